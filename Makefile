@@ -1,0 +1,39 @@
+# Every target sets up .venv by itself; `make demo` and `make test` work on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint check format clean
+
+# torch first and pinned: a free choice would bring gigabytes of CUDA libraries to machines without a GPU.
+$(VENV)/.run: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(CONSTRAINED) torch numpy
+	$(CONSTRAINED) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(CONSTRAINED) --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.run
+	$(BIN)/python tools/demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+check: lint
+	$(BIN)/python -m pytest -m 'not slow'
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf demo runs

@@ -1,0 +1,204 @@
+"""The command line: every command in one place, each one thin; what it needs is imported when it runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flipscale.errors import RunError, StoppedEarly, UserError
+
+EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 1, 2, 75
+
+app = typer.Typer(
+    name="flipscale",
+    help="Train FLIP (CLIP with most of the image masked out) and spend samples-seen budgets exactly.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(no_args_is_help=True, help="Make, index, check and audit training data.")
+app.add_typer(data_app, name="data")
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Changes to the job.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Shards = Annotated[
+    str, typer.Argument(metavar="SHARDS", help="Shards by brace expansion.", show_default=False)
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
+
+
+def main() -> None:
+    """Run a command; exit 0 done, 2 wrong input, 75 stopped with work left, 1 anything else."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except UserError as error:
+        _end(f"error: {error}", EXIT_USER)
+    except StoppedEarly as stopped:
+        _end(str(stopped), EXIT_STOPPED)
+    except RunError as error:
+        _end(f"error: {error}", EXIT_FAILED)
+    except KeyboardInterrupt:
+        _end("interrupted", EXIT_FAILED)
+
+
+def _end(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+@app.command()
+def train(
+    job: JobFile,
+    overrides: Overrides = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(help="Stop cleanly after this long, e.g. 30min (exit 75).", show_default=False),
+    ] = None,
+) -> None:
+    """Train a job here, or in every process that torchrun starts; go on where it stopped."""
+    from flipscale.commands.training import train_job
+
+    train_job(job, overrides or [], time_limit)
+
+
+@app.command()
+def plan(job: JobFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show a job's phases, steps, learning rates, parameters and FLOPs before anything runs."""
+    from flipscale.commands.planning import show_plan
+
+    show_plan(job, overrides or [], as_json)
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="Run, checkpoint or OpenCLIP directory.", show_default=False
+        ),
+    ],
+    zero_shot: Annotated[
+        str | None,
+        typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False),
+    ] = None,
+    classnames: Annotated[
+        str, typer.Option(help="File with a class name a line, `imagenet`, or `folders`.")
+    ] = "folders",
+    templates: Annotated[
+        str, typer.Option(help="File with a template a line, openai7 or openai80.")
+    ] = "openai7",
+    retrieval: Annotated[
+        str | None, typer.Option(help="Shards of image-caption pairs for retrieval.", show_default=False)
+    ] = None,
+    batch_size: int = 64,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the results here (JSON).", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Zero-shot classification and retrieval, on the sets given here or on those of the run's job."""
+    from flipscale.commands.evaluation import evaluate_checkpoint
+
+    evaluate_checkpoint(checkpoint, zero_shot, classnames, templates, retrieval, batch_size, out, as_json)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run or checkpoint directory.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write.", show_default=False)],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only verify the export that lies in OUT.")
+    ] = False,
+) -> None:
+    """Write an OpenCLIP directory, and prove that stock OpenCLIP loads it and gives the same features."""
+    from flipscale.commands.interchange import export_run
+
+    export_run(checkpoint, out, only_verify=verify)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of job files, for editors."""
+    from flipscale.config import job_schema
+
+    print(json.dumps(job_schema(), indent=2))
+
+
+@data_app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New directory.", show_default=False)],
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 64,
+    train: Annotated[int, typer.Option(help="Training samples.")] = 20_000,
+    val: Annotated[int, typer.Option(help="Captioned samples for retrieval.")] = 1_000,
+    test: Annotated[int, typer.Option(help="Labelled samples for zero-shot classification.")] = 2_000,
+    shard_size: Annotated[int, typer.Option(help="Samples a shard.")] = 1_000,
+    seed: int = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; all cores by default.", show_default=False)
+    ] = None,
+) -> None:
+    """Make a captioned set of rendered scenes that is worth learning, with held-out colour-shape pairs."""
+    from flipscale.commands.data import make_synthetic
+
+    make_synthetic(out, size, train, val, test, shard_size, seed, workers)
+
+
+@data_app.command()
+def index(
+    shards: Shards,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory for the index.", show_default=False)],
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; all cores by default.", show_default=False)
+    ] = None,
+) -> None:
+    """Scan shards once, so that training can read any sample at once."""
+    from flipscale.commands.data import make_index
+
+    make_index(shards, out, workers)
+
+
+@data_app.command()
+def check(
+    shards: Shards,
+    max_image_pixels: Annotated[str, typer.Option(help="Larger images count as unusable.")] = "100M",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; all cores by default.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decode every sample and report sizes, captions, and what training could not use."""
+    from flipscale.commands.data import check_shards
+
+    check_shards(shards, max_image_pixels, workers, as_json)
+
+
+@data_app.command()
+def vocab(
+    shards: Shards,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="vocab.txt to write.", show_default=False)],
+    size: Annotated[int, typer.Option(help="Largest number of word pieces.")] = 30_522,
+) -> None:
+    """Learn a WordPiece vocabulary from the shards' captions."""
+    from flipscale.commands.data import make_vocabulary
+
+    make_vocabulary(shards, out, size)
+
+
+@data_app.command()
+def audit(run: Run, as_json: AsJson = False) -> None:
+    """Prove from the run directory alone that no sample was skipped or repeated."""
+    from flipscale.commands.data import audit_run
+
+    audit_run(run, as_json)

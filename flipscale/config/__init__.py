@@ -1,0 +1,42 @@
+"""Job files: typed, strict, in units that people use."""
+
+from flipscale.config.job import (
+    Augmentation,
+    Checkpoints,
+    Cluster,
+    Data,
+    Evaluation,
+    Job,
+    Logging,
+    Loss,
+    Model,
+    Optimizer,
+    Phase,
+    Sharding,
+    TokenizerSource,
+)
+from flipscale.config.loading import dump_job, job_schema, load_job
+from flipscale.config.units import Cadence, parse_cadence, parse_count, parse_duration
+
+__all__ = [
+    "Augmentation",
+    "Cadence",
+    "Checkpoints",
+    "Cluster",
+    "Data",
+    "Evaluation",
+    "Job",
+    "Logging",
+    "Loss",
+    "Model",
+    "Optimizer",
+    "Phase",
+    "Sharding",
+    "TokenizerSource",
+    "dump_job",
+    "job_schema",
+    "load_job",
+    "parse_cadence",
+    "parse_count",
+    "parse_duration",
+]

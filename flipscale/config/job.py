@@ -1,0 +1,231 @@
+"""The job file's schema (pydantic, strict): what can be said, in which units, with which defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from flipscale.config.units import Cadence, parse_cadence, parse_count, parse_duration
+
+Count = Annotated[int, BeforeValidator(parse_count)]
+PositiveCount = Annotated[int, Field(gt=0), BeforeValidator(parse_count)]
+Duration = Annotated[int, Field(gt=0), BeforeValidator(parse_duration), PlainSerializer(lambda s: f"{s}s")]
+Every = Annotated[Cadence, BeforeValidator(parse_cadence), PlainSerializer(str)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # never `..`: it becomes a directory
+
+
+class _Strict(BaseModel):
+    """Frozen, no unknown keys, a field's documentation is the string below it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Model(_Strict):
+    preset: str
+    """Name of a preset: vit_b16, vit_l16, vit_l14, vit_h14, their clip_* baselines, or a tiny one."""
+    image_size: PositiveCount | None = None
+    """Side of the square input in pixels; the preset's by default."""
+    patch_size: PositiveCount | None = None
+    """Side of a patch in pixels; the preset's by default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_bare_name_is_a_preset(cls, value: Any) -> Any:
+        return {"preset": value} if isinstance(value, str) else value
+
+
+class TokenizerSource(_Strict):
+    kind: Literal["wordpiece", "clip_bpe"] = "wordpiece"
+    vocab: str | None = None
+    """WordPiece only: a vocab.txt, a directory, or a hub name such as bert-base-uncased."""
+    context_length: PositiveCount | None = None
+    """Tokens a caption; 32 for wordpiece (paper, section 3.1) and 77 for clip_bpe by default."""
+
+    @model_validator(mode="after")
+    def _wordpiece_needs_a_vocabulary(self) -> TokenizerSource:
+        if self.kind == "wordpiece" and self.vocab is None:
+            raise ValueError(
+                "tokenizer.vocab is missing: name a vocab.txt, a directory or a hub name, "
+                "or learn one with `flipscale data vocab`"
+            )
+        return self
+
+
+class Augmentation(_Strict):
+    crop_area: tuple[Fraction, Fraction] = (0.5, 1.0)
+    """Smallest and largest share of the image's area that a random crop takes (paper, A.1)."""
+    flip: bool = True
+    """Flip half of the images left to right. Turn it off where captions name left and right."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+    @model_validator(mode="after")
+    def _area_is_a_range(self) -> Augmentation:
+        low, high = self.crop_area
+        if not 0.0 < low <= high:
+            raise ValueError(f"[{low}, {high}] is no range of shares; give 0 < smallest <= largest <= 1")
+        return self
+
+
+class Data(_Strict):
+    train: str
+    """Shards by brace expansion: /data/laion/{000000..041454}.tar; `::` joins several patterns."""
+    tokenizer: TokenizerSource
+    lanes: PositiveCount = 64
+    """Parallel sample sequences that every global batch is dealt from; fixed for the life of a run.
+    It must divide every batch size, and the number of processes must divide it."""
+    window: PositiveCount = 2048
+    """Consecutive samples of a lane that are shuffled together."""
+    index: str | None = None
+    """Directory made by `flipscale data index`; without it the index is built in the run directory."""
+    workers: Count | None = None
+    """Loader processes beside each training process; by default its share of this machine's cores."""
+    augmentation: Augmentation = Augmentation()
+    max_image_pixels: PositiveCount = 100_000_000
+    """Larger images are quarantined before they are decoded."""
+
+
+class Phase(_Strict):
+    name: Name
+    samples: PositiveCount
+    """Budget of this phase in samples seen; spent exactly."""
+    mask_ratio: Share
+    """Share of each image's patches that the encoder never sees."""
+    batch_size: PositiveCount
+    """Global batch, over all processes."""
+    base_lr: Annotated[float, Field(gt=0.0)]
+    """Peak learning rate per 256 samples of batch: peak = base_lr x batch_size / 256 (paper, A.1)."""
+    warmup: Count = 0
+    """Samples over which the rate rises linearly to its peak; then a cosine falls to 0."""
+    fresh_optimizer: bool = False
+    """Start this phase with empty optimizer moments, as the paper's unmasked tuning does."""
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Phase:
+        if self.warmup >= self.samples:
+            raise ValueError(f"warmup ({self.warmup}) must be shorter than samples ({self.samples})")
+        return self
+
+
+class Optimizer(_Strict):
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    eps: Annotated[float, Field(gt=0.0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.2
+    clip_grad_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """Largest global gradient norm; none in the paper."""
+
+
+class Sharding(_Strict):
+    strategy: Literal["ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3", "fairscale_oss", "fairscale_fsdp"] = (
+        "ddp"
+    )
+    """How model and optimizer are spread over processes; all give the same training."""
+    precision: Literal["bf16", "fp32", "fp64"] = "fp32"
+    shard_size: PositiveCount | None = None
+    """hsdp only: processes that share one copy of the model, such as those of a node."""
+    reshard_after_forward: bool = True
+    """fsdp and hsdp: free a block's gathered weights after its forward; false trades memory for speed."""
+    offload_optimizer: bool = False
+    """zero1 to zero3: keep the optimizer's state in host memory."""
+    activation_checkpointing: str = Field(
+        default="none", pattern=r"^(none|full|selective|every [1-9][0-9]*)$"
+    )
+    """Recompute activations in the backward: none, full, selective (all but attention and matrix products),
+    or `every k` blocks."""
+    compile: bool = False
+    """torch.compile each transformer block."""
+    micro_batch: PositiveCount | None = None
+    """Samples that a process works on at a time; with it a global batch of any size fits (GradCache)."""
+
+    @model_validator(mode="after")
+    def _hsdp_has_a_shard_size(self) -> Sharding:
+        if (self.strategy == "hsdp") != (self.shard_size is not None):
+            raise ValueError("shard_size belongs to strategy hsdp, and hsdp needs it")
+        if self.offload_optimizer and not self.strategy.startswith("zero"):
+            raise ValueError(f"offload_optimizer belongs to zero1, zero2 and zero3, not to {self.strategy}")
+        return self
+
+
+class Loss(_Strict):
+    tile: PositiveCount = 512
+    """Rows of the logit matrix worked on at a time; memory grows with batch x tile."""
+
+
+class Checkpoints(_Strict):
+    every: tuple[Every, ...] = (Cadence(1800, "seconds"),)
+    """Save when any of these has passed: samples seen, steps, or wall-clock time."""
+    keep_last: Annotated[int, Field(ge=2)] = 3
+    """Newest checkpoints kept; at least 2, so that a damaged one never is the only one."""
+    keep_every: PositiveCount | None = None
+    """Also keep for good the first checkpoint at or after each multiple of this many samples."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_cadence_is_a_list(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        given = cast("dict[str, Any]", value)
+        every = given.get("every")
+        return {**given, "every": [every]} if isinstance(every, (str, int)) else given
+
+
+class Logging(_Strict):
+    every: Every = Cadence(10, "steps")
+    """How often a line of metrics is written: samples seen or steps."""
+    tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _not_by_the_clock(self) -> Logging:
+        if self.every.unit == "seconds":
+            raise ValueError("every counts samples or steps, not time, so that metrics are reproducible")
+        return self
+
+
+class ZeroShot(_Strict):
+    data: str
+    """webdataset shards with .cls labels (brace expansion), or a folder with one sub-folder a class."""
+    classnames: str
+    """A file with one class name a line, or `imagenet`."""
+    templates: str = "openai7"
+    """A file with one prompt template a line, `openai7` or `openai80`."""
+
+
+class Evaluation(_Strict):
+    zero_shot: dict[str, ZeroShot] = {}
+    """Classification sets by name."""
+    retrieval: dict[str, str] = {}
+    """Image-caption sets by name: webdataset shards."""
+
+
+class Cluster(_Strict):
+    nodes: PositiveCount = 1
+    gpus_per_node: PositiveCount = 8
+    timeout: Duration = 24 * 3600
+
+
+class Job(_Strict):
+    name: Name
+    output: str | None = None
+    """The run directory; runs/NAME by default."""
+    model: Model
+    seed: Count = 0
+    """Seeds the initial weights, the sample order, the augmentations and the masks."""
+    data: Data
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
+    optimizer: Optimizer = Optimizer()
+    loss: Loss = Loss()
+    sharding: Sharding = Sharding()
+    checkpoint: Checkpoints = Checkpoints()
+    logging: Logging = Logging()
+    evaluation: Evaluation = Evaluation()
+    cluster: Cluster = Cluster()
+
+    @model_validator(mode="after")
+    def _phase_names_differ(self) -> Job:
+        names = [phase.name for phase in self.phases]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two phases are called {name!r}; give each its own name")
+        return self

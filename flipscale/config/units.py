@@ -1,0 +1,103 @@
+"""Counts, durations and cadences as people write them: "12.8B", "30min", "20M samples"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+_COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+_DURATION_UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
+_NUMBER = r"(\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?)"
+_LARGEST = 2**63 - 1  # sample positions are int64
+
+CadenceUnit = Literal["samples", "steps", "seconds"]
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How often something happens: every `amount` samples seen, optimizer steps, or wall-clock seconds."""
+
+    amount: int
+    unit: CadenceUnit
+
+    def __str__(self) -> str:
+        return f"{self.amount}s" if self.unit == "seconds" else f"{self.amount} {self.unit}"
+
+
+def parse_count(value: object) -> int:
+    """Return the whole number >= 0 that `value` states: 1000, "64k", "12.8B", "1_000_000", 4e6.
+
+    k, M, B and T are powers of 1000 (upper or lower case).
+    Raises ValueError for negative numbers, unknown units, and values that are not whole or not below 2^63.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"{value!r} is not a count; write a number such as 4096, 64k, 20M or 12.8B")
+    text = str(value).strip().replace("_", "").lower()
+    match = re.fullmatch(_NUMBER + r"\s*([a-z]*)", text)
+    if match is None:
+        raise ValueError(f"{value!r} is not a count >= 0; write a number such as 4096, 64k, 20M or 12.8B")
+    number, unit = match.groups()
+    if unit not in _COUNT_UNITS:
+        raise ValueError(f"{value!r} has the unknown unit {unit!r}; counts take k, M, B or T")
+    exact = Fraction(number) * _COUNT_UNITS[unit]
+    if exact > _LARGEST:
+        raise ValueError(f"{value!r} is too large; the largest count is {_LARGEST}")
+    if exact.denominator != 1:
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(exact)
+
+
+def parse_duration(value: object) -> int:
+    """Return whole seconds >= 0 for "90s", "30min", "24h", "7d" or "1h30min".
+
+    A bare number is refused, since its unit would be a guess. Raises ValueError.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} has no unit; write a duration such as 90s, 30min, 24h or 7d")
+    text = value.strip().lower().replace(" ", "")
+    parts = re.findall(r"(\d+(?:\.\d+)?)([a-z]+)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"{value!r} is not a duration; write for example 90s, 30min, 24h or 1h30min")
+    seconds = Fraction(0)
+    for number, unit in parts:
+        if unit not in _DURATION_UNITS:
+            raise ValueError(f"{value!r} has the unknown unit {unit!r}; durations take s, min, h or d")
+        seconds += Fraction(number) * _DURATION_UNITS[unit]
+    if seconds.denominator != 1:
+        raise ValueError(f"{value!r} is not a whole number of seconds")
+    return int(seconds)
+
+
+def parse_cadence(value: object) -> Cadence:
+    """Return the cadence that "20M samples", "500 steps", "30min" or a bare sample count states.
+
+    Raises ValueError for anything else and for zero.
+    """
+    if isinstance(value, Cadence):
+        return value
+    if isinstance(value, str):
+        words = value.strip().lower().rsplit(maxsplit=1)
+        if len(words) == 2 and words[1] in ("samples", "sample", "steps", "step"):
+            unit: CadenceUnit = "samples" if words[1].startswith("sample") else "steps"
+            return _positive(parse_count(words[0]), unit, value)
+        try:
+            seconds = parse_duration(value)
+        except ValueError:
+            pass
+        else:
+            # "20m" and "20M" differ by a shift key and by a factor of 17,000: never guess.
+            if re.fullmatch(r"\s*[\d.]+\s*[mM]\s*", value):
+                raise ValueError(f"{value!r} is ambiguous; write 20min, or 20M samples")
+            return _positive(seconds, "seconds", value)
+    try:
+        return _positive(parse_count(value), "samples", value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a cadence; write 20M samples, 500 steps or 30min") from error
+
+
+def _positive(amount: int, unit: CadenceUnit, value: object) -> Cadence:
+    if amount <= 0:
+        raise ValueError(f"{value!r} must be above zero")
+    return Cadence(amount, unit)

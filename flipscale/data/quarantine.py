@@ -1,0 +1,55 @@
+"""quarantine.jsonl: every sample or shard that could not be used, and why; one line each, never twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flipscale import jsonl
+from flipscale.errors import UserError
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """One unusable sample. `shard` is its number in the index, `ordinal` its number in the shard.
+
+    A shard that is cut short is recorded under the ordinal of the first sample that it lost.
+    """
+
+    shard: int
+    ordinal: int
+    path: str
+    key: str
+    reason: str
+
+
+class Quarantine:
+    """The list of a run's unusable samples, appended to by rank 0 alone."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        jsonl.keep(path)  # a sample in a line that a crash cut is found again when the step is replayed
+        self._known = {(record.shard, record.ordinal) for record in read_quarantine(path)}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, records: Iterable[BadRecord]) -> int:
+        """Append the records that are new, durably, and return how many these are."""
+        fresh: dict[tuple[int, int], BadRecord] = {}
+        for record in records:
+            if (record.shard, record.ordinal) not in self._known:
+                fresh.setdefault((record.shard, record.ordinal), record)
+        if fresh:
+            jsonl.append(self._path, (asdict(record) for record in fresh.values()), durable=True)
+            self._known.update(fresh)
+        return len(fresh)
+
+
+def read_quarantine(path: Path) -> list[BadRecord]:
+    """Return the records in `path`; none where it does not exist. Raises UserError for other records."""
+    try:
+        return [BadRecord(**record) for record in jsonl.read(path)]
+    except TypeError as error:
+        raise UserError(f"{path} is no quarantine list ({error}); restore it") from None

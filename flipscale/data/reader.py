@@ -1,0 +1,145 @@
+"""Positions in, tensors out: reads, decodes and augments the samples that the order puts at positions."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flipscale.config import Augmentation
+from flipscale.data import lanes as order
+from flipscale.data.augment import DRAWS, random_view
+from flipscale.data.decode import BadSample, decode_caption, open_image, render
+from flipscale.data.index import Index, sample_key
+from flipscale.data.lanes import Lanes
+from flipscale.data.quarantine import BadRecord
+from flipscale.data.tokenizer import Tokenizer
+from flipscale.errors import StoppedEarly, UserError
+
+_OPEN_SHARDS = 64
+_READ_PAUSES = (0.1, 0.5, 2.0, 8.0)  # seconds before each further attempt to read
+
+
+class DataReadError(StoppedEarly):
+    """Shards could not be read, after retries; the segment ends so that the sample order stays."""
+
+
+class Chunk(NamedTuple):
+    """Consecutive positions of a batch, ready for the device."""
+
+    images: Tensor  # uint8 (n, 3, size, size)
+    tokens: Tensor  # int64 (n, context_length)
+    positions: Tensor  # int64 (n,)
+    digest: int  # sum of hash64(position, shard, ordinal) modulo 2**64
+    bad: list[BadRecord]  # samples found unusable on the way
+
+
+@dataclass(frozen=True)
+class ReaderSettings:
+    image_size: int  # pixels
+    augmentation: Augmentation
+    max_image_pixels: int
+
+
+class SampleReader:
+    """Reads any sample by its position; each loader worker has its own copy."""
+
+    def __init__(self, index: Index, lanes: Lanes, tokenizer: Tokenizer, settings: ReaderSettings) -> None:
+        self._index = index
+        self._lanes = lanes
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._files: OrderedDict[int, int] = OrderedDict()  # shard number -> file descriptor
+        self._bad: dict[tuple[int, int], BadRecord] = {}
+
+    def read(self, positions: np.ndarray) -> Chunk:
+        """Return the samples at `positions`; each unusable one is replaced by the next good of its window.
+
+        Raises DataReadError where a shard cannot be read, UserError where it changed or a window holds no
+        usable sample.
+        """
+        found = self._lanes.locate(positions)
+        numbers = order.uniforms(self._lanes.seed, positions, DRAWS)
+        images: list[np.ndarray] = []
+        captions: list[str] = []
+        bad: list[BadRecord] = []
+        for i, position in enumerate(positions):
+            for attempt in range(self._lanes.window_size(int(position))):
+                if attempt:
+                    other = self._lanes.locate(positions[i : i + 1], attempt)
+                    found.shards[i], found.ordinals[i] = other.shards[0], other.ordinals[0]
+                shard, ordinal = int(found.shards[i]), int(found.ordinals[i])
+                if (shard, ordinal) in self._bad:
+                    continue
+                try:
+                    image, caption = self._sample(shard, ordinal, numbers[i])
+                except BadSample as error:
+                    path = self._index.shards[shard].path
+                    record = BadRecord(shard, ordinal, path, sample_key(path, ordinal), str(error))
+                    self._bad[shard, ordinal] = record
+                    bad.append(record)
+                else:
+                    images.append(image)
+                    captions.append(caption)
+                    break
+            else:
+                last = self._bad[int(found.shards[i]), int(found.ordinals[i])]
+                raise UserError(
+                    f"all {self._lanes.window_size(int(position))} samples of a window in {last.path} are "
+                    f"unusable (the last one, {last.key}: {last.reason}); look at them with "
+                    "`flipscale data check`, mend or leave out the shard, and start a new run"
+                )
+        return Chunk(
+            torch.from_numpy(np.stack(images)),
+            self._tokenizer(captions),
+            torch.from_numpy(positions),
+            order.digest(positions, found.shards, found.ordinals),
+            bad,
+        )
+
+    def _sample(self, shard: int, ordinal: int, numbers: np.ndarray) -> tuple[np.ndarray, str]:
+        member = self._index.members[self._index.first_rows[shard] + ordinal]
+        caption = decode_caption(self._bytes(shard, int(member["text"]), int(member["text_bytes"])))
+        data = self._bytes(shard, int(member["image"]), int(member["image_bytes"]))
+        image = open_image(data, self._settings.max_image_pixels)
+        view = random_view(*image.size, numbers, self._settings.augmentation)
+        return render(
+            image, view, self._settings.image_size, self._settings.augmentation.interpolation
+        ), caption
+
+    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
+        path = self._index.shards[shard].path
+        for pause in (*_READ_PAUSES, None):
+            try:
+                data = os.pread(self._file(shard), size, offset)
+            except OSError as error:
+                self._close(shard)
+                if pause is None:
+                    raise DataReadError(
+                        f"{path} cannot be read ({error}) after {len(_READ_PAUSES)} retries"
+                    ) from None
+                time.sleep(pause)
+            else:
+                if len(data) < size:
+                    raise UserError(f"{path} became shorter since the index was made; make the index again")
+                return data
+        raise AssertionError("unreachable")
+
+    def _file(self, shard: int) -> int:
+        if shard not in self._files:
+            self._files[shard] = os.open(self._index.shards[shard].path, os.O_RDONLY | os.O_CLOEXEC)
+            if len(self._files) > _OPEN_SHARDS:
+                os.close(self._files.popitem(last=False)[1])
+        self._files.move_to_end(shard)
+        return self._files[shard]
+
+    def _close(self, shard: int) -> None:
+        descriptor = self._files.pop(shard, None)
+        if descriptor is not None:
+            os.close(descriptor)

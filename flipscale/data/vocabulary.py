@@ -1,0 +1,241 @@
+"""Word-piece vocabularies: read from a file, a directory or the hub, or learned from captions."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ftfy
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from flipscale.errors import UserError
+
+PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
+REQUIRED_TOKENS = (PAD, UNK, CLS)
+CONTINUATION = "##"  # marks a piece that does not begin a word, as in BERT
+
+_FILES = ("tokenizer.json", "vocab.txt")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_TIMEOUT = 10  # seconds until the hub counts as out of reach
+_ALPHABET_SIZE = 1000  # characters that a learned vocabulary can spell; words with rarer ones become [UNK]
+_MOST_REPEATS = 4096  # copies of a word handed to the trainer at a time, which bounds the list
+
+
+def clean_caption(caption: str) -> str:
+    """The caption as OpenCLIP's HFTokenizer sees it: mojibake and HTML entities resolved, blanks collapsed.
+
+    Entities are resolved twice, since crawled alt text is often escaped twice ("&amp;lt;").
+    """
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(caption))).split())
+
+
+def wordpiece_backend(pieces: Sequence[str]) -> Tokenizer:
+    """BERT's uncased tokenizer over `pieces` (id = place): lower case, no accents, words, then word pieces.
+
+    It adds no special tokens, does not pad and does not truncate.
+    """
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    backend = Tokenizer(
+        models.WordPiece(vocab=vocabulary, unk_token=UNK, continuing_subword_prefix=CONTINUATION)
+    )
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return backend
+
+
+def read_vocabulary(source: str) -> tuple[str, ...]:
+    """Word pieces in the order of their ids.
+
+    `source` is a vocab.txt (a piece a line), a tokenizer.json, a directory that holds either, or the name of
+    a model on the Hugging Face hub (looked up in its local cache first). Only the list of pieces is used: how
+    text is cleaned, split and framed is fixed by WordPieceTokenizer, and no code is taken from the hub.
+    Raises UserError if the vocabulary cannot be had, is no WordPiece, is cased, or lacks [PAD], [UNK] or
+    [CLS].
+    """
+    path = _locate(source)
+    pieces = _read_json(path) if path.suffix == ".json" else _read_lines(path)
+    missing = [token for token in REQUIRED_TOKENS if token not in set(pieces)]
+    if missing:
+        raise UserError(
+            f"tokenizer vocabulary {source} lacks {' and '.join(missing)}; "
+            "use a BERT-style vocabulary, or learn one with `flipscale data vocab`"
+        )
+    return pieces
+
+
+def learn_vocab(captions: Iterable[str], size: int, path: Path, *, min_frequency: int = 2) -> tuple[str, ...]:
+    """Learn at most `size` word pieces from `captions`, write them to `path` as a vocab.txt, return them.
+
+    First the special tokens ([PAD] = 0), then the alphabet, then merges, most frequent first.
+    Deterministic: a pure function of the multiset of captions. (Left alone, the trainer numbers the alphabet
+    by the iteration order of a hash map and breaks ties between equally frequent pairs by that number, so
+    that it learns another vocabulary each time. Here the alphabet is numbered beforehand.) Memory grows with
+    the distinct words, not with the captions. Fewer pieces come back where no pair is left that occurs
+    `min_frequency` times. Raises UserError if there is no text or `size` has no room for the alphabet.
+    """
+    backend = wordpiece_backend((UNK,))
+    words: Counter[str] = Counter()
+    for caption in captions:
+        normal = backend.normalizer.normalize_str(clean_caption(caption))
+        words.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normal))
+    if not words:
+        raise UserError(
+            "no vocabulary can be learned: the captions hold no text; check the shards' .txt entries"
+        )
+
+    letters: Counter[str] = Counter()
+    for word, count in words.items():
+        for letter in word:
+            letters[letter] += count
+    by_frequency = sorted(letters, key=lambda letter: (-letters[letter], letter))
+    alphabet = sorted(by_frequency[:_ALPHABET_SIZE])
+    later = {letter for word in words for letter in word[1:]}
+    numbered = [
+        *SPECIAL_TOKENS,
+        *alphabet,
+        *(CONTINUATION + letter for letter in alphabet if letter in later),
+    ]
+    if size < len(numbered):
+        raise UserError(
+            f"a vocabulary of {size} has no room for the captions' alphabet; ask for at least {len(numbered)}"
+        )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=min_frequency,
+        special_tokens=numbered,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_repeated(words), trainer)
+    ids = backend.get_vocab(with_added_tokens=False)
+    pieces = tuple(sorted(ids, key=ids.__getitem__))
+    write_vocabulary(pieces, path)
+    return pieces
+
+
+def write_vocabulary(pieces: Sequence[str], path: Path) -> None:
+    """A piece a line, so that the line number is the id. The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(piece + "\n" for piece in pieces)
+    os.replace(unfinished, path)
+
+
+def _repeated(words: Counter[str]) -> Iterable[list[str]]:
+    """Every word as often as it was counted."""
+    for word, count in words.items():
+        while count > 0:
+            yield [word] * min(count, _MOST_REPEATS)
+            count -= _MOST_REPEATS
+
+
+def _locate(source: str) -> Path:
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for name in _FILES:
+            if (path / name).is_file():
+                return path / name
+        raise UserError(
+            f"tokenizer directory {source} holds neither {' nor '.join(_FILES)}; name one that does"
+        )
+    if path.suffix in (".txt", ".json") or not _HUB_NAME.fullmatch(source):
+        raise UserError(
+            f"tokenizer vocabulary {source} does not exist; name a vocab.txt, a directory or a hub name"
+        )
+    return _fetch(source)
+
+
+def _fetch(name: str) -> Path:
+    """The hub's file for `name`, from the local cache or by download."""
+    # Imported here since it costs 0.3 s, and only hub names need it.
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    for file in _FILES:
+        try:
+            return Path(hf_hub_download(name, file, local_files_only=True))
+        except LocalEntryNotFoundError:
+            continue
+    for file in _FILES:
+        try:
+            # Asked for by itself because hf_hub_download retries for 20 s and more where there is no network.
+            get_hf_file_metadata(hf_hub_url(name, file), timeout=_HUB_TIMEOUT)
+            return Path(hf_hub_download(name, file, etag_timeout=_HUB_TIMEOUT))
+        except RepositoryNotFoundError as error:
+            raise UserError(
+                f"tokenizer vocabulary {name} is neither a local path nor a public model on the Hugging Face "
+                "hub; check the name"
+            ) from error
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # the hub client's own or its HTTP library's, which depends on its version
+            raise UserError(
+                f"tokenizer vocabulary {name} is no local path, not in the hub cache, and the Hugging Face "
+                f"hub is out of reach ({type(error).__name__}); name a vocab.txt or a tokenizer directory"
+            ) from error
+    raise UserError(f"hub model {name} has neither {' nor '.join(_FILES)}; name a BERT-style model")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"tokenizer vocabulary {path} is not UTF-8 (byte {error.start}); convert it"
+        ) from error
+
+
+def _read_lines(path: Path) -> tuple[str, ...]:
+    # Not splitlines(): some vocabularies hold pieces that Unicode counts as line breaks.
+    lines = _read_text(path).split("\n")
+    while lines and not lines[-1]:
+        lines.pop()
+    line_of: dict[str, int] = {}
+    for number, piece in enumerate(lines, start=1):
+        if not piece or piece in line_of:
+            fault = f"repeats line {line_of[piece]} ({piece!r})" if piece else "is empty"
+            raise UserError(
+                f"tokenizer vocabulary {path}, line {number} {fault}; give each line its own word piece"
+            )
+        line_of[piece] = number
+    return tuple(lines)
+
+
+def _read_json(path: Path) -> tuple[str, ...]:
+    try:
+        content: dict[str, Any] = json.loads(_read_text(path))
+        model, normalizer = content["model"], content.get("normalizer") or {}
+        kind = model.get("type", "unknown")
+        prefix = model.get("continuing_subword_prefix", CONTINUATION)
+        cased = normalizer.get("type") == "BertNormalizer" and not normalizer.get("lowercase", True)
+        added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
+        ids: dict[str, int] = {**added, **dict(model["vocab"])}
+        pieces = sorted(ids, key=ids.__getitem__)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{path} is no tokenizer.json of the tokenizers library ({error}); name another"
+        ) from error
+    if kind != "WordPiece" or prefix != CONTINUATION:
+        raise UserError(
+            f"{path} holds a {kind} tokenizer; flipscale needs WordPiece with the prefix {CONTINUATION}"
+        )
+    if cased:
+        raise UserError(
+            f"{path} is a cased vocabulary, but flipscale lower-cases captions; use the uncased one"
+        )
+    if [ids[piece] for piece in pieces] != list(range(len(pieces))):
+        raise UserError(
+            f"{path} does not number its word pieces 0 to {len(pieces) - 1}; repair or replace it"
+        )
+    return tuple(pieces)

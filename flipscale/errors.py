@@ -1,0 +1,13 @@
+"""Errors with causes outside flipscale's own code; the command line prints them without a traceback."""
+
+
+class UserError(Exception):
+    """The user's input is wrong: one sentence that says what, where, and how to mend (exit code 2)."""
+
+
+class RunError(Exception):
+    """The run cannot go on for a reason that is not its input: a full disk, say (exit code 1)."""
+
+
+class StoppedEarly(Exception):
+    """The run stopped with work left and wants to be started again by the same command (exit code 75)."""

@@ -1,0 +1,75 @@
+"""Image-text retrieval: recall at 1, 5 and 10, mean and median rank, both ways (FLIP, table 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+_RECALLS = (1, 5, 10)
+_SCORES_AT_ONCE = 2**20  # 4 MiB of fp32: the full image x text matrix is never held
+
+
+@dataclass(frozen=True)
+class RankSummary:
+    """Ranks of the right answers, from 1, in one direction."""
+
+    recall: dict[int, float]  # k -> share of the queries answered within the first k
+    mean_rank: float
+    median_rank: float  # rounded down where two ranks are averaged, as OpenCLIP does
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    image_to_text: RankSummary  # text retrieval: the best-ranked of the image's own captions counts
+    text_to_image: RankSummary  # image retrieval
+    images: int
+    texts: int
+
+
+def retrieve(
+    image_features: torch.Tensor, text_features: torch.Tensor, image_of_text: torch.Tensor
+) -> RetrievalResult:
+    """Rank all texts for each image and all images for each text, by dot product.
+
+    Args: image_features (N, D), text_features (M, D), image_of_text (M,) int64: the image that each text
+    describes; every image has at least one. Ties count against the model (OpenCLIP leaves them to an unstable
+    sort), so a model that maps everything to one point scores 0, not a lucky number.
+    """
+    image_of_text = image_of_text.to(image_features.device)
+    # Filled in place: small results kept between large temporaries would fragment the heap by gigabytes.
+    to_text = torch.empty(len(image_features), dtype=torch.int64, device=image_features.device)
+    to_image = torch.empty(len(text_features), dtype=torch.int64, device=image_features.device)
+    for start, scores in _score_rows(image_features, text_features):
+        image = torch.arange(start, start + len(scores), device=scores.device)
+        own = image_of_text[None, :] == image[:, None]
+        best = scores.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
+        to_text[start : start + len(scores)] = ((scores >= best) & ~own).sum(dim=1)
+    for start, scores in _score_rows(text_features, image_features):
+        # Taken from the same matrix: a product computed otherwise could differ from itself by rounding.
+        right = scores.gather(1, image_of_text[start : start + len(scores), None])
+        to_image[start : start + len(scores)] = (scores >= right).sum(dim=1) - 1
+    return RetrievalResult(
+        image_to_text=_summary(to_text),
+        text_to_image=_summary(to_image),
+        images=len(image_features),
+        texts=len(text_features),
+    )
+
+
+def _score_rows(queries: torch.Tensor, answers: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first query, scores (rows, len(answers))) until all queries are through."""
+    rows = max(1, _SCORES_AT_ONCE // len(answers))
+    for start in range(0, len(queries), rows):
+        yield start, queries[start : start + rows] @ answers.T
+
+
+def _summary(better: torch.Tensor) -> RankSummary:
+    """From the number of wrong answers at or above the right one, (Q,) int64."""
+    better = better.cpu().double()
+    return RankSummary(
+        recall={k: float((better < k).double().mean()) for k in _RECALLS},
+        mean_rank=float(better.mean()) + 1,
+        median_rank=float(better.quantile(0.5).floor()) + 1,
+    )

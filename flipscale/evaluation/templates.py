@@ -1,0 +1,61 @@
+"""Class names and prompt templates: by name from OpenCLIP, or from a file with one a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flipscale.errors import UserError
+
+_TEMPLATES = {"openai7": "SIMPLE_IMAGENET_TEMPLATES", "openai80": "OPENAI_IMAGENET_TEMPLATES"}
+_CLASS_NAMES = {"imagenet": "IMAGENET_CLASSNAMES"}
+
+
+def load_templates(source: str) -> list[str]:
+    """Prompt templates, each with one `{}` for the class name.
+
+    `source` is 'openai7' (the paper's choice, A.2), 'openai80', or a file; `{c}` is read as `{}`, since
+    CLIP_benchmark's files have it. Raises UserError for a missing file, an empty line, or a template without
+    `{}`.
+    """
+    if source in _TEMPLATES:
+        from flipscale.interop.torchvision_fix import import_open_clip
+
+        return [template("{}") for template in getattr(import_open_clip(), _TEMPLATES[source])]
+    templates = [line.replace("{c}", "{}") for line in _lines(source, "templates", _TEMPLATES)]
+    for number, template in enumerate(templates, start=1):
+        if template.count("{}") != 1:
+            raise UserError(
+                f"templates {source}, line {number} ({template!r}) needs {{}} once, where the class name goes"
+            )
+    return templates
+
+
+def load_class_names(source: str) -> list[str]:
+    """Class names in the order of their labels. `source` is 'imagenet' or a file.
+
+    Raises UserError for a missing file or an empty name.
+    """
+    if source in _CLASS_NAMES:
+        from flipscale.interop.torchvision_fix import import_open_clip
+
+        return list(getattr(import_open_clip(), _CLASS_NAMES[source]))
+    return _lines(source, "class names", _CLASS_NAMES)
+
+
+def _lines(source: str, noun: str, known: dict[str, str]) -> list[str]:
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(
+            f"{noun}: there is no file {source}; name one with a line each, or {' or '.join(known)}"
+        )
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{noun} {source} is not UTF-8 (byte {error.start}); convert it") from error
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise UserError(f"{noun} {source} is empty; write one entry a line")
+    if "" in lines:
+        raise UserError(f"{noun} {source}, line {lines.index('') + 1} is empty; write one entry a line")
+    return lines

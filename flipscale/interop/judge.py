@@ -1,0 +1,41 @@
+"""Stock open_clip as the judge of an export: run as `python -m flipscale.interop.judge EXPORT WORK`.
+
+A process of its own, since only a fresh one is sure to be offline (the hub library reads HF_HUB_OFFLINE
+once, when it is imported) and to see nothing of the trainer. WORK/inputs.safetensors holds `images` (bytes)
+and `texts` (ids), WORK/captions.json a list; the answer is WORK/answers.safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from flipscale.interop.torchvision_fix import import_open_clip
+
+
+def judge(export: Path, work: Path) -> None:
+    """Load the export as any user would, and write its features of the inputs and ids of the captions."""
+    open_clip = import_open_clip()
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{export}")
+    model.eval()
+    inputs = load_file(work / "inputs.safetensors")
+    images = [preprocess(Image.fromarray(pixels.permute(1, 2, 0).numpy())) for pixels in inputs["images"]]
+    with torch.inference_mode():
+        answers = {
+            "image_features": model.encode_image(torch.stack(images), normalize=True),
+            "text_features": model.encode_text(inputs["texts"], normalize=True),
+            "logit_scale": model.logit_scale.exp(),
+        }
+    captions = json.loads((work / "captions.json").read_text(encoding="utf-8"))
+    if captions:
+        answers["token_ids"] = open_clip.get_tokenizer(f"local-dir:{export}")(captions)
+    save_file({name: tensor.contiguous() for name, tensor in answers.items()}, work / "answers.safetensors")
+
+
+if __name__ == "__main__":
+    judge(Path(sys.argv[1]), Path(sys.argv[2]))

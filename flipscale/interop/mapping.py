@@ -1,0 +1,224 @@
+"""flipscale's model in OpenCLIP's terms, and back: configuration and state dict.
+
+Two things differ. OpenCLIP's patch convolution has no bias: it is added to the position of every patch
+instead, which is where the sum ends up anyway. And fixed sin-cos positions are a tensor of the state dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flipscale.errors import UserError
+from flipscale.models.flip import MAX_LOG_SCALE, build_model
+from flipscale.models.presets import OPENAI_MEAN, OPENAI_STD, ModelSpec, TextSpec, VisionSpec
+from flipscale.models.vision import sincos_positions
+
+State = dict[str, Tensor]
+
+_BIAS = "visual.conv1.bias"
+_POSITIONS = "visual.positional_embedding"
+
+# Every key that can be imported, with what OpenCLIP takes where it is absent (CLIPVisionCfg, CLIPTextCfg).
+_TOWER_DEFAULTS: dict[str, Any] = {"mlp_ratio": 4.0, "norm_kwargs": None, "act_kwargs": None}
+_VISION_DEFAULTS: dict[str, Any] = {
+    **_TOWER_DEFAULTS,
+    "image_size": 224,
+    "layers": 12,
+    "width": 768,
+    "head_width": 64,
+    "patch_size": 16,
+    "patch_dropout": 0.0,
+    "no_ln_pre": False,
+    "pool_type": "tok",
+    "final_ln_after_pool": False,
+    "pos_embed_type": "learnable",
+}
+_TEXT_DEFAULTS: dict[str, Any] = {
+    **_TOWER_DEFAULTS,
+    "context_length": 77,
+    "vocab_size": 49408,
+    "width": 512,
+    "heads": 8,
+    "layers": 12,
+    "no_causal_mask": False,
+    "pool_type": "argmax",
+    "hf_tokenizer_name": None,
+    "tokenizer_kwargs": None,
+}
+_MODEL_DEFAULTS: dict[str, Any] = {"embed_dim": 512, "quick_gelu": False, "custom_text": False}
+
+_VISION_POOLS = {"patch_mean": "avg", "class_token": "tok"}
+
+
+def open_clip_model_cfg(spec: ModelSpec) -> dict[str, Any]:
+    """The `model_cfg` block that makes stock OpenCLIP (>= 2.23) build this model."""
+    vision, text = spec.vision, spec.text
+    return {
+        "embed_dim": spec.embed_dim,
+        "vision_cfg": {
+            "image_size": vision.image_size,
+            "layers": vision.layers,
+            "width": vision.width,
+            "head_width": vision.width // vision.heads,
+            "patch_size": vision.patch_size,
+            "no_ln_pre": not vision.norm_before,
+            "pool_type": _VISION_POOLS[vision.pool],
+            "final_ln_after_pool": False,
+            "pos_embed_type": "sin_cos_2d" if vision.positions == "sincos" else "learnable",
+            "norm_kwargs": {"eps": vision.norm_eps},
+            "act_kwargs": {"approximate": vision.gelu},
+        },
+        "text_cfg": {
+            "context_length": text.context_length,
+            "vocab_size": text.vocab_size,
+            "width": text.width,
+            "heads": text.heads,
+            "layers": text.layers,
+            "no_causal_mask": not text.causal,
+            "pool_type": text.pool,
+            "norm_kwargs": {"eps": text.norm_eps},
+            "act_kwargs": {"approximate": text.gelu},
+        },
+    }
+
+
+def open_clip_state(state: Mapping[str, Tensor], spec: ModelSpec) -> State:
+    """A flipscale state dict as OpenCLIP's CLIP class expects it: fp32 on the CPU, contiguous.
+
+    The logit scale is clipped as in the forward pass, since OpenCLIP uses it as it is.
+    """
+    tensors = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in state.items()}
+    if spec.vision.positions == "sincos":
+        tensors[_POSITIONS] = sincos_positions(spec.vision.width, spec.vision.grid)
+    if spec.vision.patch_bias:
+        positions = tensors[_POSITIONS].clone()
+        positions[1:] += tensors.pop(_BIAS)
+        tensors[_POSITIONS] = positions
+    tensors["logit_scale"] = tensors["logit_scale"].reshape(()).clamp(0.0, MAX_LOG_SCALE)
+    return tensors
+
+
+def flipscale_state(tensors: Mapping[str, Tensor], spec: ModelSpec, patch_bias: Tensor | None) -> State:
+    """The inverse of `open_clip_state`, exact, given the patch bias that was added to the positions.
+
+    Raises:
+        UserError: a tensor is missing, unknown, or of another shape than the spec says.
+    """
+    state = dict(tensors)
+    if spec.vision.positions == "sincos":
+        state.pop(_POSITIONS)
+    if spec.vision.patch_bias:
+        assert patch_bias is not None
+        state[_BIAS] = patch_bias
+    if "logit_scale" in state:
+        state["logit_scale"] = state["logit_scale"].reshape(1)
+    expected = build_model(spec, device="meta").state_dict()
+    for name in sorted(expected.keys() | state.keys()):
+        found = tuple(state[name].shape) if name in state else "missing"
+        wanted = tuple(expected[name].shape) if name in expected else "unknown"
+        if found != wanted:
+            raise UserError(f"weight {name!r} is {found} in the file, but {wanted} by its configuration")
+    return state
+
+
+def spec_of_open_clip(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], patch_bias: Tensor | None, name: str
+) -> ModelSpec:
+    """The spec of an OpenCLIP model (CLIP class, native towers).
+
+    Positions that are the sin-cos table plus the patch bias become that again; all others are learned ones.
+
+    Args:
+        config: the parsed `open_clip_config.json`.
+        tensors: its weights.
+        patch_bias: (width,) where it was kept beside the weights.
+        name: for the spec.
+
+    Raises:
+        UserError: the model has a feature that flipscale's towers lack.
+    """
+    model = _settings(config["model_cfg"], {**_MODEL_DEFAULTS, "vision_cfg": {}, "text_cfg": {}}, "model_cfg")
+    vision = _settings(model["vision_cfg"], _VISION_DEFAULTS, "vision_cfg")
+    text = _settings(model["text_cfg"], _TEXT_DEFAULTS, "text_cfg")
+    pools = {pool: ours for ours, pool in _VISION_POOLS.items()}
+    for value, allowed, key in (
+        (vision["pool_type"], tuple(pools), "vision_cfg.pool_type"),
+        (text["pool_type"], ("first", "argmax"), "text_cfg.pool_type"),
+        (
+            vision["final_ln_after_pool"] and vision["pool_type"] == "avg",
+            (False,),
+            "vision_cfg.final_ln_after_pool",
+        ),
+        (model["quick_gelu"], (False,), "quick_gelu"),
+        (model["custom_text"], (False,), "custom_text"),
+        (vision["mlp_ratio"], (4,), "vision_cfg.mlp_ratio"),
+        (text["mlp_ratio"], (4,), "text_cfg.mlp_ratio"),
+    ):
+        if value not in allowed:
+            raise UserError(f"{key} {value!r} cannot be imported; what can: {', '.join(map(str, allowed))}")
+    bare = VisionSpec(
+        **_tower(vision, heads=vision["width"] // vision["head_width"]),
+        image_size=vision["image_size"],
+        patch_size=vision["patch_size"],
+        pool=pools[vision["pool_type"]],  # type: ignore[arg-type]
+        positions="learned",
+        patch_bias=False,
+        norm_before=not vision["no_ln_pre"],
+    )
+    preprocess = config.get("preprocess_cfg", {})
+    return ModelSpec(
+        name=name,
+        family="flip" if text["pool_type"] == "first" else "clip",
+        embed_dim=model["embed_dim"],
+        vision=_with_fixed_positions(bare, tensors.get(_POSITIONS), patch_bias),
+        text=TextSpec(
+            **_tower(text, heads=text["heads"]),
+            context_length=text["context_length"],
+            vocab_size=text["vocab_size"],
+            causal=not text["no_causal_mask"],
+            pool=text["pool_type"],
+        ),
+        mean=tuple(preprocess.get("mean", OPENAI_MEAN)),
+        std=tuple(preprocess.get("std", OPENAI_STD)),
+    )
+
+
+def _with_fixed_positions(
+    vision: VisionSpec, positions: Tensor | None, patch_bias: Tensor | None
+) -> VisionSpec:
+    if positions is None or positions.shape != (1 + vision.patches, vision.width) or vision.width % 4:
+        return vision
+    if patch_bias is not None and patch_bias.shape != (vision.width,):
+        return vision
+    table = sincos_positions(vision.width, vision.grid)
+    if patch_bias is not None:
+        table[1:] += patch_bias
+    # Sines differ by a last bit between machines; a trained table differs by far more.
+    if not torch.allclose(positions.float(), table, rtol=0.0, atol=1e-6):
+        return vision
+    return replace(vision, positions="sincos", patch_bias=patch_bias is not None)
+
+
+def _tower(settings: Mapping[str, Any], heads: int) -> dict[str, Any]:
+    return {
+        "width": settings["width"],
+        "layers": settings["layers"],
+        "heads": heads,
+        "norm_eps": (settings["norm_kwargs"] or {}).get("eps", 1e-5),
+        "gelu": (settings["act_kwargs"] or {}).get("approximate", "none"),
+    }
+
+
+def _settings(given: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The given settings over the defaults; an unknown key or a number of another type is refused."""
+    for key, value in given.items():
+        if key not in defaults:
+            raise UserError(f"{where}.{key} is a feature of OpenCLIP that flipscale's towers do not have")
+        if type(defaults[key]) is int and type(value) is not int:
+            raise UserError(f"{where}.{key} is {value!r}, and flipscale's towers need a whole number there")
+    return {**defaults, **given}

@@ -1,0 +1,52 @@
+"""Append-only files with one JSON object a line, safe against a crash in the middle of a line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flipscale.errors import UserError
+
+
+def append(path: Path, records: Iterable[Mapping[str, Any]], *, durable: bool = False) -> None:
+    """Append records; with `durable`, return only when they are on disk."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the records (none where there is no file); a last line that a crash cut is left out.
+
+    Raises UserError where any other line holds no JSON object.
+    """
+    if not path.exists():
+        return []
+    return [_record(path, number, line) for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1)]
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}, line {number} is damaged: it holds no JSON object; restore the file")
+    return record
+
+
+def keep(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda record: True) -> None:
+    """Rewrite the file with only the complete lines whose record is wanted, in one atomic step."""
+    if not path.exists():
+        return
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in read(path) if wanted(record))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

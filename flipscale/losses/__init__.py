@@ -1,0 +1,1 @@
+"""The contrastive losses: exact over the global batch, computed in tiles."""

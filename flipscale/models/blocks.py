@@ -1,0 +1,89 @@
+"""The pre-norm transformer that both towers share; parameters are named as in OpenCLIP."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, empty, nn
+
+from flipscale.models.presets import TowerSpec
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm whose output keeps the dtype of its input, also where autocast computes it in fp32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        # FSDP gathers these in bf16, and torch's CPU kernel then refuses an fp32 input.
+        dtype = torch.promote_types(self.weight.dtype, input.dtype)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps).to(input.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over (B, T, width), biases everywhere, no dropout."""
+
+    def __init__(self, spec: TowerSpec, causal: bool) -> None:
+        super().__init__()
+        self.heads = spec.heads
+        self.causal = causal
+        self.in_proj_weight = nn.Parameter(empty(3 * spec.width, spec.width))
+        self.in_proj_bias = nn.Parameter(empty(3 * spec.width))
+        self.out_proj = nn.Linear(spec.width, spec.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        qkv = qkv.view(batch, tokens, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, T, head width)
+        mixed = _attention(query, key, value, self.causal)
+        return self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    # torch's CPU kernel takes 3 times as long in bf16 as in fp32, forward and backward.
+    with torch.autocast("cpu", enabled=False):
+        mixed = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), is_causal=causal)
+    return mixed.to(query.dtype)
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, spec: TowerSpec) -> None:
+        super().__init__()
+        self.gelu = spec.gelu
+        self.c_fc = nn.Linear(spec.width, spec.mlp_width)
+        self.c_proj = nn.Linear(spec.mlp_width, spec.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x), approximate=self.gelu))
+
+
+class ResidualBlock(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)); (B, T, width) to the same shape."""
+
+    def __init__(self, spec: TowerSpec, causal: bool) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(spec.width, eps=spec.norm_eps)
+        self.attn = Attention(spec, causal)
+        self.ln_2 = LayerNorm(spec.width, eps=spec.norm_eps)
+        self.mlp = MLP(spec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """The residual blocks of one tower: each is a unit of sharding, recomputation and compilation."""
+
+    def __init__(self, spec: TowerSpec, causal: bool = False) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(ResidualBlock(spec, causal) for _ in range(spec.layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.resblocks:
+            x = block(x)
+        return x

@@ -1,0 +1,84 @@
+"""Which patches the image encoder sees: a pure function of (seed, global sample position)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from flipscale.errors import UserError
+
+_WORD = 1 << 64
+_INCREMENT = 0x9E3779B97F4A7C15
+_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+def visible_count(patches: int, mask_ratio: float) -> int:
+    """Patches kept of `patches`: floor(patches x (1 - mask_ratio)), at least one (paper, section 3.1).
+
+    Raises:
+        UserError: the ratio is outside [0, 1).
+    """
+    if not 0.0 <= mask_ratio < 1.0:
+        raise UserError(f"mask_ratio {mask_ratio} is outside [0, 1); 0.5 leaves half of the patches visible")
+    # 100 x (1 - 0.9) is 9.999...98 in floating point and means 10.
+    return max(1, math.floor(patches * (1.0 - mask_ratio) + 1e-9))
+
+
+def visible_patches(positions: Tensor, patches: int, mask_ratio: float, seed: int) -> Tensor | None:
+    """Draw the visible patches of each sample: those with the smallest noise (paper, section 3.1).
+
+    The noise of a patch is hash64(seed, position, patch), computed on the device of `positions` without
+    waiting for it, so a mask is the same in a recomputation, after a restart, and on any number of processes.
+
+    Args:
+        positions: (B,) int64, global sample positions.
+        patches: patches of an image.
+        mask_ratio: share of them to hide, in [0, 1).
+        seed: of the run.
+
+    Returns:
+        (B, K) int64 ids of the visible patches, ascending in each row; None where nothing is hidden.
+    """
+    kept = visible_count(patches, mask_ratio)
+    if mask_ratio == 0.0:
+        return None
+    ids = torch.arange(patches, device=positions.device)
+    noise = hash64(seed, positions[:, None], ids)
+    # int64 compares as signed: flipping the top bit gives it the order of uint64.
+    smallest = (noise ^ _signed(1 << 63)).topk(kept, dim=1, largest=False, sorted=False).indices
+    return smallest.sort(dim=1).values
+
+
+def hash64(seed: int, first: Tensor, *rest: Tensor) -> Tensor:
+    """Chained splitmix64 finaliser over a host integer and int64 tensors, broadcast against each other.
+
+    The bits of the int64 result are those of `flipscale.data.lanes.hash64`, which is uint64.
+    """
+    state = _mix((first ^ _signed(_mix_host((seed + _INCREMENT) % _WORD))) + _signed(_INCREMENT))
+    for word in rest:
+        state = _mix((state ^ word) + _signed(_INCREMENT))
+    return state
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift_right(z, 30)) * _signed(_MULTIPLIERS[0])
+    z = (z ^ _shift_right(z, 27)) * _signed(_MULTIPLIERS[1])
+    return z ^ _shift_right(z, 31)
+
+
+def _mix_host(z: int) -> int:
+    z = (z ^ (z >> 30)) * _MULTIPLIERS[0] % _WORD
+    z = (z ^ (z >> 27)) * _MULTIPLIERS[1] % _WORD
+    return z ^ (z >> 31)
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """Logical shift: torch's own shift of int64 copies the sign bit."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(word: int) -> int:
+    """The int64 with the bits of this uint64."""
+    return word - _WORD if word >= 1 << 63 else word

@@ -1,0 +1,42 @@
+"""The text tower: token ids to one feature (paper, section 3.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from flipscale.models.blocks import LayerNorm, Transformer
+from flipscale.models.presets import ModelSpec
+
+
+class TextTransformer(nn.Module):
+    """Token and position tables, blocks, final norm, pooling of one position, projection.
+
+    It is the base class of the whole model, not a part of it, because OpenCLIP's CLIP keeps the text
+    parameters at the top level of its state dict.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        text = spec.text
+        self.text_pool = text.pool
+        self.context_length = text.context_length
+        self.token_embedding = nn.Embedding(text.vocab_size, text.width)
+        self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
+        self.transformer = Transformer(text, causal=text.causal)
+        self.ln_final = LayerNorm(text.width, eps=text.norm_eps)
+        self.text_projection = nn.Parameter(torch.empty(text.width, spec.embed_dim))
+
+    def text_features(self, texts: Tensor) -> Tensor:
+        """Features (B, embed_dim), not normalised, of (B, context_length) int64 token ids.
+
+        Padding is attended to like any token, as in FLIP's released code and in OpenCLIP.
+        """
+        assert texts.shape[1] == self.context_length, f"texts of shape {texts.shape}"
+        tokens = self.token_embedding(texts)
+        x = self.transformer(tokens + self.positional_embedding.to(tokens.dtype))
+        if self.text_pool == "first":
+            pooled = x[:, 0]
+        else:
+            pooled = x[torch.arange(len(x), device=x.device), texts.argmax(dim=1)]
+        return self.ln_final(pooled) @ self.text_projection

@@ -1,0 +1,157 @@
+"""The image tower: pixels of the visible patches to one feature (paper, section 3.1)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flipscale.models.blocks import LayerNorm, Transformer
+from flipscale.models.presets import ModelSpec
+
+
+def sincos_positions(width: int, grid: int) -> Tensor:
+    """Fixed 2-D sin-cos positions: (1 + grid x grid, width) in fp32, the class token's row first and zero.
+
+    The first half of the channels encodes the column, the second the row, each as sines then cosines at
+    frequencies 10000^(-i / (width / 4)); the layout of MAE and of OpenCLIP.
+    """
+    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width / 4))
+    angles = torch.arange(grid, dtype=torch.float64, device="cpu")[:, None] * frequencies
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, width / 2)
+    columns = axis[None, :].expand(grid, grid, -1)
+    rows = axis[:, None].expand(grid, grid, -1)
+    table = torch.cat([columns, rows], dim=2).reshape(grid * grid, width)
+    return torch.cat([torch.zeros_like(table[:1]), table]).float()
+
+
+class _WithConstants(nn.Module):
+    """A module with computed buffers: fp32 and right whatever casts, moves or `to_empty` come over it."""
+
+    @abstractmethod
+    def constants(self) -> dict[str, Tensor]:
+        """The values of the buffers, on the CPU."""
+
+    def register_constants(self) -> None:
+        for name, value in self.constants().items():
+            self.register_buffer(name, value.to(torch.get_default_device()), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        for name, value in self.constants().items():
+            setattr(self, name, value.to(self.get_buffer(name).device))
+        return self
+
+
+class PatchEmbedding(_WithConstants):
+    """The patch convolution, as a product over the visible patches alone.
+
+    No pixel of a hidden patch is copied, normalised or embedded.
+    """
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.patch_size = spec.vision.patch_size
+        self.image_size = spec.vision.image_size
+        self.mean, self.std = spec.mean, spec.std
+        width, side = spec.vision.width, spec.vision.patch_size
+        self.weight = nn.Parameter(torch.empty(width, 3, side, side))
+        self.bias = nn.Parameter(torch.empty(width)) if spec.vision.patch_bias else None
+        self.register_constants()
+
+    def constants(self) -> dict[str, Tensor]:
+        """Normalisation (x / 255 - mean) / std of the bytes x, as a factor and a summand for each channel."""
+        mean = torch.tensor(self.mean, dtype=torch.float64, device="cpu")
+        std = torch.tensor(self.std, dtype=torch.float64, device="cpu")
+        return {
+            "pixel_scale": (1.0 / (255.0 * std)).float()[:, None],
+            "pixel_shift": (-mean / std).float()[:, None],
+        }
+
+    def forward(self, images: Tensor, keep: Tensor | None) -> Tensor:
+        """(B, 3, S, S) bytes or normalised floats, and (B, K) patch ids or None, to (B, K, width)."""
+        assert images.shape[-2:] == (self.image_size, self.image_size), f"images of shape {images.shape}"
+        pixels = (
+            all_pixels(images, self.patch_size)
+            if keep is None
+            else visible_pixels(images, keep, self.patch_size)
+        )
+        if images.dtype == torch.uint8:
+            exact = torch.promote_types(self.weight.dtype, torch.float32)
+            pixels = pixels.to(exact) * self.pixel_scale + self.pixel_shift
+        return F.linear(pixels.flatten(2).to(self.weight.dtype), self.weight.flatten(1), self.bias)
+
+
+def all_pixels(images: Tensor, side: int) -> Tensor:
+    """(B, 3, S, S) images as (B, patches, 3, side x side)."""
+    batch, channels, height, width = images.shape
+    grid = images.reshape(batch, channels, height // side, side, width // side, side)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels, side * side)
+
+
+def visible_pixels(images: Tensor, keep: Tensor, side: int) -> Tensor:
+    """The pixels of the patches `keep` (B, K) of (B, 3, S, S) images: (B, K, 3, side x side).
+
+    A row of an image is S / side runs of `side` pixels, each wholly inside one patch, so that a single
+    gather of runs fetches the visible patches and touches nothing else.
+    """
+    batch, channels, height, width = images.shape
+    grid = width // side
+    runs = images.reshape(-1, side)  # numbered by (sample, channel, row, column of the grid)
+    device = images.device
+    first_of_sample = torch.arange(batch, device=device)[:, None] * (channels * height * grid)
+    first_of_patch = first_of_sample + (keep // grid) * (side * grid) + keep % grid  # (B, K)
+    channel = torch.arange(channels, device=device)[:, None] * (height * grid)
+    offsets = channel + torch.arange(side, device=device) * grid  # (3, side)
+    wanted = first_of_patch[:, :, None, None] + offsets
+    return runs.index_select(0, wanted.flatten()).view(batch, keep.shape[1], channels, side * side)
+
+
+class VisionTransformer(_WithConstants):
+    """ViT with a class token that is never masked; the feature is pooled after the final norm."""
+
+    positional_embedding: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = vision = spec.vision
+        self.conv1 = PatchEmbedding(spec)
+        self.class_embedding = nn.Parameter(torch.empty(vision.width))
+        if vision.positions == "learned":
+            self.positional_embedding = nn.Parameter(torch.empty(1 + vision.patches, vision.width))
+        self.register_constants()
+        self.ln_pre = LayerNorm(vision.width, eps=vision.norm_eps) if vision.norm_before else nn.Identity()
+        self.transformer = Transformer(vision)
+        self.ln_post = LayerNorm(vision.width, eps=vision.norm_eps)
+        self.proj = nn.Parameter(torch.empty(vision.width, spec.embed_dim))
+
+    def constants(self) -> dict[str, Tensor]:
+        if self.spec.positions == "learned":
+            return {}
+        return {"positional_embedding": sincos_positions(self.spec.width, self.spec.grid)}
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Features (B, embed_dim), not normalised, of (B, 3, S, S) images.
+
+        Args:
+            images: uint8, or floats that are normalised already.
+            keep: (B, K) int64 ids of the visible patches; None for all.
+        """
+        patches = self.conv1(images, keep)
+        if keep is None:
+            positions = self.positional_embedding[1:]
+        else:
+            positions = F.embedding(keep + 1, self.positional_embedding)
+        patches = patches + positions.to(patches.dtype)
+        class_token = (self.class_embedding + self.positional_embedding[0]).to(patches.dtype)
+        x = torch.cat([class_token.expand(len(patches), 1, -1), patches], dim=1)
+        x = self.ln_post(self.transformer(self.ln_pre(x)))
+        pooled = x[:, 1:].mean(dim=1) if self.spec.pool == "patch_mean" else x[:, 0]
+        return pooled @ self.proj

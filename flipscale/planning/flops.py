@@ -1,0 +1,79 @@
+"""What a forward pass costs, from the shapes alone. One multiply-accumulate (MAC) is two FLOPs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flipscale.models.flip import build_model
+from flipscale.models.masking import visible_count
+from flipscale.models.presets import ModelSpec, TowerSpec
+
+
+@dataclass(frozen=True)
+class ForwardMacs:
+    """MACs of the forward pass of one image-text pair."""
+
+    image: int
+    text: int
+
+    @property
+    def total(self) -> int:
+        return self.image + self.text
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Trainable parameters; the fixed sin-cos positions are none."""
+
+    vision: int
+    """Image tower without its projection."""
+    text: int
+    """Text tower without its projection."""
+    total: int
+    """Everything: both towers, both projections, the logit scale."""
+
+
+def forward_macs(spec: ModelSpec, mask_ratio: float = 0.0, *, embed_hidden: bool = False) -> ForwardMacs:
+    """MACs of one pair: patch embedding and class token, blocks with attention products, projections.
+
+    Norms, GELU and softmax are left out, and causal attention counts whole, as is usual.
+
+    Args:
+        spec: of the model.
+        mask_ratio: share of the patches hidden.
+        embed_hidden: count the paper's code, which embeds every patch and then drops the hidden ones.
+    """
+    vision, text = spec.vision, spec.text
+    visible = visible_count(vision.patches, mask_ratio)
+    embedded = vision.patches if embed_hidden else visible
+    embedding = embedded * 3 * vision.patch_size**2 * vision.width
+    return ForwardMacs(
+        image=embedding + _blocks(vision, visible + 1) + vision.width * spec.embed_dim,
+        text=_blocks(text, text.context_length) + text.width * spec.embed_dim,
+    )
+
+
+def _blocks(tower: TowerSpec, tokens: int) -> int:
+    matrices = 4 * tower.width**2 + 2 * tower.width * tower.mlp_width  # q, k, v, output; MLP
+    attention = 2 * tokens * tower.width  # scores and weighted sum, for each token
+    return tower.layers * tokens * (matrices + attention)
+
+
+def training_flops(spec: ModelSpec, samples: int, mask_ratio: float) -> int:
+    """FLOPs of training on `samples` pairs: forward, and twice as much backward; no recomputation."""
+    return 3 * 2 * forward_macs(spec, mask_ratio).total * samples
+
+
+def flop_ratio(spec: ModelSpec, mask_ratio: float, *, embed_hidden: bool = False) -> float:
+    """Cost of a masked step over that of an unmasked one (paper, table 1a); see `forward_macs`."""
+    masked = forward_macs(spec, mask_ratio, embed_hidden=embed_hidden)
+    return masked.total / forward_macs(spec).total
+
+
+def parameter_count(spec: ModelSpec) -> ParameterCount:
+    """Trainable parameters, counted on the model itself without allocating it."""
+    sizes = {name: p.numel() for name, p in build_model(spec, device="meta").named_parameters()}
+    outside = sizes["visual.proj"] + sizes["text_projection"] + sizes["logit_scale"]
+    vision = sum(size for name, size in sizes.items() if name.startswith("visual.")) - sizes["visual.proj"]
+    total = sum(sizes.values())
+    return ParameterCount(vision=vision, text=total - outside - vision, total=total)

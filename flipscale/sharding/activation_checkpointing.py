@@ -1,0 +1,49 @@
+"""Which activations the backward recomputes instead of keeping."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from flipscale.models.flip import FLIP
+
+_ATEN = torch.ops.aten
+
+# The results that `selective` keeps. Norms, activations and sums are cheap to make again.
+_MATRIX_PRODUCTS = (_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm)
+_ATTENTION = (
+    _ATEN._scaled_dot_product_flash_attention,
+    _ATEN._scaled_dot_product_efficient_attention,
+    _ATEN._scaled_dot_product_cudnn_attention,
+    _ATEN._scaled_dot_product_fused_attention_overrideable,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu,
+)
+_KEPT = frozenset(operator.default for operator in (*_MATRIX_PRODUCTS, *_ATTENTION))
+
+
+def apply_activation_checkpointing(model: FLIP, mode: str) -> None:
+    """Recompute activations of both towers' blocks in the backward; nothing is renamed.
+
+    Call it before compiling and before sharding the blocks.
+
+    Args:
+        mode: "none"; "full": keep the input of each block alone; "selective": keep also the results of
+            attention and of matrix products; "every k": full, for the first block of every k in each tower.
+    """
+    if mode == "none":
+        return
+    every = int(mode.removeprefix("every ")) if mode.startswith("every ") else 1
+    recompute: Any = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # there is no dropout
+    if mode == "selective":
+        recompute = partial(recompute, context_fn=partial(create_selective_checkpoint_contexts, _policy))
+    for tower in (model.visual.transformer, model.transformer):
+        for block in tower.resblocks[::every]:
+            # Not a wrapping module, whose name would enter the names of the parameters.
+            block.forward = partial(recompute, block.forward)
+
+
+def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operator in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE

@@ -1,0 +1,203 @@
+"""DeepSpeed's ZeRO: moments, then also gradients, then also weights in one share per process.
+
+Tested with DeepSpeed 0.19. Its public calls neither give the gradient's norm before the update nor create
+moments ahead of it, so this file reaches into its optimizer where a comment says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from flipscale.config import Job
+from flipscale.models.flip import FLIP
+from flipscale.sharding.strategy import Features
+from flipscale.sharding.wrapping import (
+    Autocast,
+    ensure_process_group,
+    from_first,
+    ignore_old_names,
+    own_share,
+)
+from flipscale.training import optimizer as adamw
+from flipscale.world import World
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class ZeroSharded:
+    """`zero1` shares out the moments, `zero2` also the gradients, `zero3` also the weights.
+
+    The engine runs in fp32 and bf16 comes from autocast, as under `ddp`: an engine in bf16 would round the
+    norms' weights and the logit scale to 8 bits.
+    """
+
+    def __init__(self, model: FLIP, job: Job, world: World) -> None:
+        ensure_process_group(world)
+        self._world = world
+        self._stage = int(job.sharding.strategy.removeprefix("zero"))
+        model = model.to(world.device)
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._shapes = {name: p.shape for name, p in self._parameters.items()}  # zero3 empties the parameters
+        self._optimizer = adamw.build_optimizer(self._parameters.items(), job.optimizer)
+        self._optimizer.state.clear()  # of whole parameters; the engine's optimizer works on flat shares
+        self._deepspeed = _quiet_deepspeed(world)
+        self._engine: Any = self._deepspeed.initialize(
+            model=Autocast(model, world.device, enabled=job.sharding.precision == "bf16"),
+            optimizer=self._optimizer,
+            config=_engine_config(self._stage, job.sharding.offload_optimizer),
+            dist_init_required=False,
+        )[0]
+        self._zero: Any = self._engine.optimizer
+        self._create_moments()
+
+    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
+        return self._engine(images, texts, keep)
+
+    @contextmanager
+    def micro_step(self, last: bool) -> Iterator[None]:
+        """zero1 reduces gradients in the last micro-batch; zero2 and zero3, which keep a share, in each."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        yield
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def gradient_norm(self, max_norm: float | None) -> Tensor:
+        gradients = self._gradient_shares()
+        # In fp64, since on a CPU the norm of one long fp32 vector loses two digits.
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+        squared = torch.stack(norms).to(self._world.device).square().sum()
+        dist.all_reduce(squared)
+        norm = squared.sqrt().float()
+        if max_norm is not None:
+            # The same factor as torch.nn.utils.clip_grads_with_norm_.
+            factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(factor.to(gradient.device))
+        return norm
+
+    def update(self, lr: float, finite: Tensor) -> None:
+        """As in ShardedModel. Under zero3 and with offloading the host waits here: the engine reads the norm
+        once more for itself, and where that is not finite it drops the gradients before the optimizer."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        adamw.skip_unless(self._optimizer, finite)
+        self._engine.step()
+
+    def reset_optimizer(self) -> None:
+        for moments in self._optimizer.state.values():
+            for tensor in moments.values():
+                tensor.zero_()
+
+    def updates(self) -> int:
+        return adamw.updates(self._optimizer)
+
+    def state(self) -> dict[str, Tensor]:
+        """The whole state on the first process, in host memory; nothing on the others."""
+        tensors: dict[str, Tensor] = {}
+        read_weight = self._deepspeed.utils.safe_get_full_fp32_param
+        read_moment = self._deepspeed.utils.safe_get_full_optimizer_state
+        for name, parameter in self._parameters.items():
+            # Every call is a collective of all processes; one parameter is whole at a time.
+            whole = {"model": read_weight(parameter)}
+            whole |= {kind: read_moment(parameter, kind) for kind in _MOMENTS}
+            if self._world.leads:
+                tensors |= {f"{kind}.{name}": value.detach().cpu() for kind, value in whole.items()}
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, fill: Callable[[dict[str, Tensor]], None], updates: int) -> None:
+        tensors: dict[str, Tensor] = {}
+        if self._world.leads:
+            for name, shape in self._shapes.items():
+                tensors |= {f"{kind}.{name}": torch.empty(shape) for kind in ("model", *_MOMENTS)}
+        fill(tensors)
+        for name, parameter in self._parameters.items():
+            weight = from_first(tensors, f"model.{name}", self._shapes[name], self._world)
+            # Gathers and redistributes under zero3, and does nothing under the others.
+            with self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                parameter.copy_(weight)
+            for kind in _MOMENTS:
+                moment = from_first(tensors, f"{kind}.{name}", self._shapes[name], self._world)
+                self._write_moment(parameter, kind, moment)
+        self._zero.refresh_fp32_params()
+        for moments in self._optimizer.state.values():
+            moments["step"].fill_(updates)
+
+    def _write_moment(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
+        if self._stage < 3:
+            self._deepspeed.utils.safe_set_full_optimizer_state(parameter, value, kind)
+            return
+        # safe_set_full_optimizer_state fails where the processes do not divide the parameter's size.
+        numel: int = parameter.ds_tensor.numel()  # pyright: ignore[reportAttributeAccessIssue]
+        own = own_share(value, numel, self._world)
+        self._deepspeed.utils.safe_set_local_optimizer_state(parameter, own, kind)
+
+    def _flat_shares(self) -> list[Tensor]:
+        """This process's fp32 weights, a flat tensor a group. Private to DeepSpeed, as is the next one."""
+        zero = self._zero
+        return zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
+
+    def _gradient_shares(self) -> list[Tensor]:
+        """This process's averaged gradients after the last backward; their padding is zero."""
+        if self._stage == 3:
+            groups = self._zero.get_fp32_grad_partitions()
+            return [gradient for group in groups.values() for gradient in group.values()]
+        if self._zero.cpu_offload:
+            return [share.grad for share in self._flat_shares() if share.grad is not None]
+        return [gradient for group in self._zero.averaged_gradients.values() for gradient in group]
+
+    def _create_moments(self) -> None:
+        """Empty moments for every share, so that a checkpoint can be read or written at any time.
+
+        torch's AdamW would create them in its first step, and DeepSpeed would then link those of the first
+        parameter group alone.
+        """
+        for share in self._flat_shares():
+            moments = {kind: torch.zeros_like(share) for kind in _MOMENTS}
+            self._optimizer.state[share] = {"step": torch.zeros((), device=share.device), **moments}
+        if self._stage < 3:
+            self._zero._lazy_init_hp_params_optimizer_state()
+
+
+def _quiet_deepspeed(world: World) -> Any:
+    """The library, kept from compiling anything and from remarks on the terminal."""
+    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))  # it insists, also on one process
+    if world.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    ignore_old_names()
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Else it runs a compiler at start-up for a collective that only its inference uses.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _engine_config(stage: int, offload: bool) -> dict[str, Any]:
+    zero: dict[str, Any] = {
+        "stage": stage,
+        # By default zero3 replaces torch.nn.functional.linear for the rest of the process.
+        "memory_efficient_linear": False,
+    }
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    elif stage < 3:
+        zero["compute_grad_norm"] = False  # `gradient_norm` does it, and the host need not wait
+    return {
+        # Required, and without meaning here: the trainer makes the batches and scales the loss.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,  # 1.0 by default; `gradient_norm` clips
+        "zero_optimization": zero,
+        # torch's AdamW also where moments are offloaded: DeepSpeed's own would be compiled.
+        "zero_force_ds_cpu_optimizer": False,
+    }

@@ -1,0 +1,142 @@
+"""FSDP2: every process keeps one share of the weights, gradients and moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from flipscale.config import Job
+from flipscale.models.flip import FLIP
+from flipscale.models.initialization import initial_value
+from flipscale.sharding.strategy import Features
+from flipscale.sharding.wrapping import ensure_process_group
+from flipscale.training import optimizer as adamw
+from flipscale.world import World
+
+
+class FullySharded:
+    """`fsdp` shares over all processes; `hsdp` over groups of `sharding.shard_size` ranks that follow each
+    other, and every group has a whole copy.
+
+    Every transformer block is a unit, what is outside of them another one. In bf16 the blocks' weights are
+    gathered in bf16 and their gradients reduced in fp32; the outer unit (embeddings, last norms, projections,
+    logit scale) is gathered in fp32, since 8 bits would round the logit scale by up to 1.5 %. Both then run
+    under the same autocast as `ddp`.
+    """
+
+    def __init__(self, model: FLIP, job: Job, world: World) -> None:
+        """Take a `model` on the device "meta" and give it the initial weights of `job.seed`, parameter by
+        parameter: no process ever holds more than its share and one whole parameter."""
+        ensure_process_group(world)
+        self._bf16 = job.sharding.precision == "bf16"
+        self._device = world.device
+        mesh = _mesh(world, job.sharding.shard_size)
+        self._share_group = mesh.get_group(mesh.ndim - 1)
+        if job.sharding.precision == "fp64":
+            model.double()
+        self._model = model
+        _shard_units(model, mesh, self._bf16, job.sharding.reshard_after_forward)
+        model.to_empty(device=world.device)
+        _initialize(model, job.seed)
+        self._parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
+        self._optimizer = adamw.build_optimizer(self._parameters.items(), job.optimizer)
+
+    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            return self._model(images, texts, keep)
+
+    @contextmanager
+    def micro_step(self, last: bool) -> Iterator[None]:
+        assert isinstance(self._model, FSDPModule)
+        self._model.set_requires_gradient_sync(last)
+        yield
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def gradient_norm(self, max_norm: float | None) -> Tensor:
+        # On the shares, with one collective: on DTensors torch would start one for each parameter.
+        gradients = [_share(p.grad) for p in self._parameters.values() if p.grad is not None]
+        squared = torch.nn.utils.get_total_norm(gradients).double().square()
+        dist.all_reduce(squared, group=self._share_group)
+        norm = squared.sqrt().to(gradients[0].dtype)
+        if max_norm is not None:
+            torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    def update(self, lr: float, finite: Tensor) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        adamw.skip_unless(self._optimizer, finite)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def reset_optimizer(self) -> None:
+        adamw.reset_moments(self._optimizer)
+
+    def updates(self) -> int:
+        return adamw.updates(self._optimizer)
+
+    def state(self) -> dict[str, Tensor]:
+        """The canonical state as DTensors: each process saves and loads its share."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self._parameters.items():
+            moments = self._optimizer.state[parameter]
+            tensors[f"model.{name}"] = parameter.detach()
+            tensors[f"exp_avg.{name}"] = moments["exp_avg"]
+            tensors[f"exp_avg_sq.{name}"] = moments["exp_avg_sq"]
+        return tensors
+
+    def restore(self, fill: Callable[[dict[str, Tensor]], None], updates: int) -> None:
+        fill(self.state())
+        adamw.set_updates(self._optimizer, updates)
+
+
+def _mesh(world: World, shard_size: int | None) -> DeviceMesh:
+    """The processes as (share,), or as (copy, share) for HSDP."""
+    shape = (world.size,) if shard_size is None else (world.size // shard_size, shard_size)
+    names = ("share",) if shard_size is None else ("copy", "share")
+    return init_device_mesh(world.device.type, shape, mesh_dim_names=names)
+
+
+def _shard_units(model: FLIP, mesh: DeviceMesh, bf16: bool, reshard_after_forward: bool) -> None:
+    # The residual stream is not cast on its way into a block: as under `ddp`, autocast decides.
+    in_bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    exact = MixedPrecisionPolicy(cast_forward_inputs=False)
+    for block in (*model.visual.transformer.resblocks, *model.transformer.resblocks):
+        fully_shard(
+            block,
+            mesh=mesh,
+            reshard_after_forward=reshard_after_forward,
+            mp_policy=in_bf16 if bf16 else exact,
+        )
+    # The backward begins with the outer unit, so that freeing it after the forward would gain nothing.
+    fully_shard(model, mesh=mesh, reshard_after_forward=False, mp_policy=exact)
+
+
+@torch.no_grad()
+def _initialize(model: FLIP, seed: int) -> None:
+    for name, parameter in model.named_parameters():
+        whole = initial_value(name, parameter.shape, model.spec, seed).to(parameter.dtype)
+        _share(parameter).copy_(_share(_distribute_like(parameter, whole)))
+
+
+def _distribute_like(parameter: Any, whole: Tensor) -> Tensor:
+    """Every process cuts its share from its own copy; nothing is sent."""
+    mesh = parameter.device_mesh
+    whole = whole.to(mesh.device_type)
+    return distribute_tensor(whole, mesh, parameter.placements, src_data_rank=None)
+
+
+def _share(tensor: Tensor) -> Tensor:
+    """This process's part, a plain tensor on the same memory; it can be empty."""
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local()

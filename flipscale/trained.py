@@ -1,0 +1,82 @@
+"""A trained model from wherever it lies: a run, one of its checkpoints, or an OpenCLIP directory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flipscale.config import Job
+from flipscale.data.tokenizer import Tokenizer, load_tokenizer
+from flipscale.errors import UserError
+from flipscale.interop.openclip import import_openclip
+from flipscale.models.flip import FLIP, build_model
+from flipscale.run_directory import RunDirectory
+from flipscale.training import checkpoint
+from flipscale.training.checkpoint import Checkpoint
+from flipscale.training.setup import model_spec
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An fp32 model with its tokenizer; job, progress and data are None for an OpenCLIP directory."""
+
+    model: FLIP
+    tokenizer: Tokenizer
+    job: Job | None = None
+    samples_seen: int | None = None
+    digest: str | None = None
+    data: dict[str, Any] | None = None
+
+
+def load_trained(path: Path) -> Trained:
+    """Load the newest checkpoint of a run, a checkpoint directory, or an OpenCLIP directory.
+
+    The model is placed on the GPU where there is one. Raises UserError where `path` is none of these, or a
+    named checkpoint is damaged.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if (path / "open_clip_config.json").is_file():
+        spec, state = import_openclip(path)
+        model = build_model(spec, device="meta").to_empty(device=device)
+        model.load_state_dict(state)
+        kind = "wordpiece" if spec.text.pool == "first" else "clip_bpe"
+        vocab = str(path) if kind == "wordpiece" else None
+        return Trained(model, load_tokenizer(kind, vocab, spec.text.context_length))
+    if (path / "job.yaml").is_file():
+        run = RunDirectory(path.resolve())
+        found = checkpoint.find(run.checkpoints)
+        if found is None:
+            raise UserError(f"{path} has no whole checkpoint yet; train it first")
+    elif (path / checkpoint.MANIFEST).is_file():
+        run = RunDirectory(path.resolve().parents[1])
+        try:
+            found = checkpoint.read(path)
+        except checkpoint.DamagedCheckpoint as damage:
+            raise UserError(f"the checkpoint {path} is damaged: {damage}; name an older one") from None
+    else:
+        raise UserError(f"{path} is neither a run, nor a checkpoint, nor an OpenCLIP directory")
+    return _from_checkpoint(run, found, device)
+
+
+def _from_checkpoint(run: RunDirectory, found: Checkpoint, device: str) -> Trained:
+    job = Job.model_validate(found.job)
+    source = job.data.tokenizer
+    vocab = str(run.tokenizer) if source.kind == "wordpiece" else None
+    tokenizer = load_tokenizer(source.kind, vocab, source.context_length)
+    model = build_model(model_spec(job, tokenizer), device="meta").to_empty(device=device)
+    if job.sharding.precision == "fp64":
+        model.double()
+    found.load({f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()})
+    identity = json.loads(run.index.read_text())
+    return Trained(
+        model.float(),
+        tokenizer,
+        job,
+        found.progress.samples_seen,
+        format(found.progress.digest, "016x"),
+        {"fingerprint": identity["fingerprint"], "samples": identity["samples"]},
+    )

@@ -1,0 +1,135 @@
+"""Checkpoints: sharded safetensors in a directory that counts only once its manifest is on disk.
+
+A checkpoint holds `model.NAME`, `exp_avg.NAME` and `exp_avg_sq.NAME` for every parameter, whatever the
+sharding, written by torch.distributed.checkpoint. Its manifest lists every file with size and SHA-256, is
+written last, and only then does LATEST change. Loading verifies all of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.api import CheckpointException
+
+from flipscale.errors import UserError
+from flipscale.progress import Progress
+
+VERSION = 1
+MANIFEST = "manifest.json"
+LATEST = "LATEST"
+_log = logging.getLogger(__name__)
+
+# One process that saves alone is meant; the remark would come from a background thread at any moment.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint whose files were found whole."""
+
+    path: Path
+    progress: Progress
+    permanent: bool
+    job: dict[str, Any]
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Fill the tensors of `state` in place; all processes of the group take part.
+
+        Raises UserError where a name or a shape is not in the checkpoint.
+        """
+        try:
+            dcp.load(
+                state,
+                storage_reader=HuggingFaceStorageReader(str(self.path)),
+                no_dist=not dist.is_initialized(),
+            )
+        except CheckpointException as error:
+            raise UserError(f"{self.path} does not fit this model: {reason_of(error)}") from None
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint that is incomplete or not as it was written; the message says how."""
+
+
+def directory_name(samples_seen: int) -> str:
+    return f"samples_{samples_seen:012d}"
+
+
+def find(root: Path) -> Checkpoint | None:
+    """Return the newest whole checkpoint under `root`, warning about each newer one that is damaged."""
+    names = sorted((entry.name for entry in root.glob("samples_*")), reverse=True) if root.exists() else []
+    latest = root / LATEST
+    if latest.exists():
+        target = latest.read_text().strip()
+        if target not in names:
+            _log.warning("%s names %r, which does not exist; looking for another checkpoint", latest, target)
+    for name in names:
+        try:
+            return read(root / name)
+        except DamagedCheckpoint as damage:
+            _log.warning("skipping the damaged checkpoint %s: %s", root / name, damage)
+    return None
+
+
+def read(path: Path) -> Checkpoint:
+    """Verify one checkpoint against its manifest. Raises DamagedCheckpoint."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        checkpoint = Checkpoint(
+            path, Progress(**manifest["progress"]), bool(manifest["permanent"]), manifest["job"]
+        )
+        files: dict[str, dict[str, Any]] = manifest["files"]
+    except FileNotFoundError:
+        raise DamagedCheckpoint("it has no manifest, so its save was never finished") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"its manifest cannot be read ({error})") from None
+    for name, entry in files.items():
+        file = path / name
+        if not file.is_file():
+            raise DamagedCheckpoint(f"{name} is missing")
+        if file.stat().st_size != entry["bytes"]:
+            raise DamagedCheckpoint(f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}")
+        if sha256(file) != entry["sha256"]:
+            raise DamagedCheckpoint(f"the contents of {name} changed since it was written")
+    return checkpoint
+
+
+def prune(root: Path, keep_last: int) -> None:
+    """Delete all but the newest `keep_last` committed checkpoints and those marked permanent."""
+    committed = sorted((p.parent for p in root.glob(f"samples_*/{MANIFEST}")), reverse=True)
+    for path in committed[keep_last:]:
+        try:
+            if json.loads((path / MANIFEST).read_text())["permanent"]:
+                continue
+        except (OSError, ValueError, KeyError):
+            continue  # damaged: left for a person to look at
+        (path / MANIFEST).unlink()  # first, so that a half-deleted directory never looks committed
+        shutil.rmtree(path)
+
+
+def sha256(path: Path) -> str:
+    hasher = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def reason_of(error: BaseException) -> str:
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "no space is left on the file system"
+    return str(error)

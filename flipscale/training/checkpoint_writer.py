@@ -1,0 +1,156 @@
+"""Writes checkpoints beside the training: it is held only while the state is copied."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+
+from flipscale.errors import RunError
+from flipscale.progress import Progress
+from flipscale.training.checkpoint import (
+    LATEST,
+    MANIFEST,
+    VERSION,
+    directory_name,
+    prune,
+    reason_of,
+    sha256,
+)
+from flipscale.world import World
+
+
+class CheckpointWriter:
+    """Saves in the background, one checkpoint at a time; every process has one and calls it together.
+
+    Args:
+        root: the run's checkpoints directory.
+        job: stored in every manifest.
+        keep_last: see `checkpoint.prune`.
+        committed: progress of the newest checkpoint that is already on disk.
+    """
+
+    def __init__(
+        self, root: Path, job: dict[str, Any], keep_last: int, committed: Progress, world: World
+    ) -> None:
+        self.committed = committed
+        """Progress of the newest checkpoint that is known to be whole on disk."""
+        self._root = root
+        self._job = job
+        self._keep_last = keep_last
+        self._world = world
+        # Background collectives on a group of their own, lest they meet those of the training.
+        self._group = world.new_group()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[Progress] | None = None
+
+    def save(self, state: dict[str, Tensor], progress: Progress, *, permanent: bool) -> None:
+        """Copy `state` to the host and return; the rest happens beside the training.
+
+        Raises RunError on every process where the save before this one failed on any of them.
+        """
+        self.wait()
+        path = self._root / directory_name(progress.samples_seen)
+        # What lies at `path` was left by a save cut short, or is damaged: else it would have been resumed.
+        self._agreed(path, lambda: _make_room(path) if self._world.leads else None)
+        written = dcp.async_save(
+            state,
+            storage_writer=HuggingFaceStorageWriter(str(path), save_distributed=True),
+            process_group=self._group,
+            no_dist=not dist.is_initialized(),
+        )
+        assert isinstance(written, Future)
+        self._pending = self._thread.submit(self._commit, path, written, progress, permanent)
+
+    def wait(self) -> None:
+        """Return when the last save is committed. Raises RunError on every process where it failed."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self.committed = pending.result()
+
+    def close(self) -> None:
+        """Wait, and end the background thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _commit(self, path: Path, written: Future[Any], progress: Progress, permanent: bool) -> Progress:
+        self._agreed(path, written.result)
+        described = self._agreed(path, lambda: _synced_files(path, self._world))
+        manifest = {
+            "version": VERSION,
+            "progress": asdict(progress),
+            "permanent": permanent,
+            "files": {name: entry for part in described for name, entry in part.items()},
+            "job": self._job,
+        }
+
+        def publish() -> None:
+            if self._world.leads:
+                _write_durably(path / MANIFEST, json.dumps(manifest, indent=1))
+                _write_durably(self._root / LATEST, path.name + "\n")
+                prune(self._root, self._keep_last)
+
+        self._agreed(path, publish)
+        return progress
+
+    def _agreed(self, path: Path, work: Callable[[], Any]) -> list[Any]:
+        """Do this process's part; return all processes' results, or raise the same error on all of them."""
+        result, problem = None, None
+        try:
+            result = work()
+        except (OSError, CheckpointException) as error:
+            problem = reason_of(error)
+        outcomes = self._world.gather((result if problem is None else None, problem), self._group)
+        problems = [problem for _, problem in outcomes if problem]
+        if problems:
+            if self._world.leads and not (path / MANIFEST).exists():
+                shutil.rmtree(path, ignore_errors=True)
+            raise RunError(
+                f"the checkpoint {path} could not be written: {problems[0]}; older checkpoints are whole, "
+                "so mend the cause and give the same command again"
+            )
+        return [result for result, _ in outcomes]
+
+
+def _make_room(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+
+
+def _synced_files(path: Path, world: World) -> dict[str, dict[str, Any]]:
+    """Sync this process's share of the files to disk, and return their sizes and digests by name."""
+    described: dict[str, dict[str, Any]] = {}
+    for file in sorted(path.glob("*.safetensors"))[world.rank :: world.size]:
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+        described[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    return described
+
+
+def _write_durably(path: Path, text: str) -> None:
+    """Replace a small file so that after a crash it has either its old or its new content."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,77 @@
+"""What a person sees while training: a progress line on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+_log = logging.getLogger(__name__)
+
+
+class TrainingDisplay:
+    """Shows samples of the budget, phase, images/s, loss and ETA; silent on all but the leading process."""
+
+    def __init__(self, total: int, samples_seen: int, *, leads: bool) -> None:
+        self._total = total
+        self._leads = leads
+        self._progress: Progress | None = None
+        console = Console(stderr=True)
+        if leads and console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[samples]}"),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TextColumn("{task.fields[loss]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._progress.add_task(
+                "training", total=total, completed=samples_seen, samples="", speed="", loss=""
+            )
+
+    def show(self, samples_seen: int, phase: str, loss: float, images_per_second: float) -> None:
+        """Update with the latest log step."""
+        samples = f"{human(samples_seen)} of {human(self._total)}"
+        speed = f"{images_per_second:,.0f} images/s"
+        if self._progress is not None:
+            self._progress.update(
+                self._task,
+                completed=samples_seen,
+                description=phase,
+                samples=samples,
+                speed=speed,
+                loss=f"loss {loss:.4f}",
+            )
+        elif self._leads:
+            left = (self._total - samples_seen) / max(images_per_second, 1e-9)
+            _log.info("%s: %s samples, %s, loss %.4f, %s left", phase, samples, speed, loss, _clock(left))
+
+    def __enter__(self) -> TrainingDisplay:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def human(count: int) -> str:
+    """A count as people write it: 12.8B, 20.5M, 960."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.4g}{unit}"
+    return str(count)
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"

@@ -1,0 +1,117 @@
+"""From a job to the parts that training runs on: data, model, and what was there before."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from flipscale.budget import Budget, check_world_size
+from flipscale.config import Job
+from flipscale.data.index import Index, build_index, load_index
+from flipscale.data.lanes import Lanes
+from flipscale.data.quarantine import BadRecord
+from flipscale.data.reader import ReaderSettings, SampleReader
+from flipscale.data.stream import Stream, default_workers
+from flipscale.data.tokenizer import Tokenizer, load_tokenizer
+from flipscale.errors import UserError
+from flipscale.models.presets import ModelSpec, preset
+from flipscale.run_directory import RunDirectory
+from flipscale.sharding.strategy import check_sharding
+from flipscale.world import World
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training set of a run, at the same place in its order on every process."""
+
+    index: Index
+    tokenizer: Tokenizer
+    stream: Stream
+
+    def identity(self) -> dict[str, object]:
+        """What must stay the same for the life of a run; see run_directory.check_identity."""
+        return {
+            "fingerprint": self.index.fingerprint,
+            "tokenizer": self.tokenizer.fingerprint,
+            "samples": self.index.samples,
+            "shards": [[os.path.basename(shard.path), shard.samples] for shard in self.index.shards],
+        }
+
+    def cut_shards(self) -> list[BadRecord]:
+        """Shards that lost samples at their end, as quarantine records."""
+        numbers = {shard.path: number for number, shard in enumerate(self.index.shards)}
+        return [
+            BadRecord(
+                numbers[damage.path], damage.samples, damage.path, "", f"the shard is cut: {damage.reason}"
+            )
+            for damage in self.index.damaged
+        ]
+
+
+def model_spec(job: Job, tokenizer: Tokenizer) -> ModelSpec:
+    """The model's shape, with the vocabulary and context length of its tokenizer."""
+    spec = preset(
+        job.model.preset,
+        image_size=job.model.image_size,
+        patch_size=job.model.patch_size,
+        vocab_size=tokenizer.vocab_size,
+        context_length=tokenizer.context_length,
+    )
+    _check_tokenizer_fits(spec, job)
+    return spec
+
+
+def check_job(job: Job, world_size: int) -> Budget:
+    """Return the job's budget. Raises UserError for what is wrong before anything is read or started."""
+    preset(job.model.preset, image_size=job.model.image_size, patch_size=job.model.patch_size)
+    check_world_size(world_size, job.data.lanes)
+    check_sharding(job.sharding, world_size, "cuda" if torch.cuda.is_available() else "cpu")
+    return Budget.of(job.phases, job.data.lanes)
+
+
+def open_data(job: Job, run: RunDirectory, budget: Budget, world: World) -> TrainingData:
+    """Open (or build) the index, check the shards, and lay out the stream for this process."""
+    index = _open_index(job, run, world)
+    tokenizer = job_tokenizer(job)
+    lanes = Lanes(index.counts, job.data.lanes, job.data.window, job.seed)
+    spec = model_spec(job, tokenizer)
+    settings = ReaderSettings(spec.vision.image_size, job.data.augmentation, job.data.max_image_pixels)
+    workers = default_workers(world.local_size) if job.data.workers is None else job.data.workers
+    reader = SampleReader(index, lanes, tokenizer, settings)
+    return TrainingData(
+        index, tokenizer, Stream(reader, budget, job.data.lanes, world.rank, world.size, workers)
+    )
+
+
+def job_tokenizer(job: Job) -> Tokenizer:
+    source = job.data.tokenizer
+    return load_tokenizer(source.kind, source.vocab, source.context_length)
+
+
+def _open_index(job: Job, run: RunDirectory, world: World) -> Index:
+    """The leading process builds and checks; then all load the same files."""
+    directory = Path(job.data.index) if job.data.index is not None else run.path / "index"
+
+    def ready() -> None:
+        if job.data.index is None and not (directory / "index.json").exists():
+            _log.info("indexing %s (give data.index to reuse an index)", job.data.train)
+            build_index(job.data.train, directory, workers=len(os.sched_getaffinity(0)))
+        load_index(directory).verify()
+
+    world.lead(ready)
+    return load_index(directory)
+
+
+def _check_tokenizer_fits(spec: ModelSpec, job: Job) -> None:
+    kind = "wordpiece" if spec.text.pool == "first" else "clip_bpe"
+    if job.data.tokenizer.kind != kind:
+        raise UserError(
+            f"model.preset {job.model.preset} pools its text for a {kind} tokenizer; "
+            f"set data.tokenizer.kind to {kind} (it is {job.data.tokenizer.kind})"
+        )

@@ -1,0 +1,246 @@
+"""Training, top to bottom: from the newest checkpoint to the end of the budget, or to a request to stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import closing
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from flipscale.budget import Budget, Step, crossed
+from flipscale.config import Job
+from flipscale.data.quarantine import Quarantine
+from flipscale.data.stream import Batch
+from flipscale.errors import RunError, StoppedEarly
+from flipscale.models.flip import build_model
+from flipscale.models.masking import visible_patches
+from flipscale.orchestration.ledger import Ledger
+from flipscale.progress import Progress
+from flipscale.run_directory import RunDirectory, check_identity, prepare
+from flipscale.sharding.strategy import ShardedModel, shard
+from flipscale.training import checkpoint
+from flipscale.training.checkpoint_writer import CheckpointWriter
+from flipscale.training.display import TrainingDisplay
+from flipscale.training.gradients import Pairs, accumulate_gradients
+from flipscale.training.interval import Interval
+from flipscale.training.metrics import MetricsLog
+from flipscale.training.setup import TrainingData, model_spec, open_data
+from flipscale.training.stop import REASONS, StopRequests, agreed_reason
+from flipscale.world import World
+
+MAX_SKIPPED_IN_A_ROW = 20
+_log = logging.getLogger(__name__)
+
+
+def train(job: Job, budget: Budget, run: RunDirectory, world: World, stop: StopRequests) -> Progress:
+    """Train `job` in `run` until its budget (see `check_job`) is spent; every process calls it.
+
+    Raises UserError for wrong input, StoppedEarly where a stop was requested (a checkpoint is committed and
+    the same call goes on from it), RunError where the run cannot go on.
+    """
+    found = world.lead(lambda: checkpoint.find(run.checkpoints))
+    progress = found.progress if found else Progress()
+    world.lead(lambda: prepare(run, job, progress.samples_seen))
+    data = open_data(job, run, budget, world)
+    world.lead(lambda: check_identity(run, data.identity(), data.tokenizer.save))
+    spec = model_spec(job, data.tokenizer)
+    model = shard(build_model(spec, device="meta"), job, world)
+    if found:
+        _log.info("going on from %s", found.path)
+        model.restore(found.load, progress.optimizer_steps)
+    return _Trainer(job, run, world, stop, budget, data, model, spec.vision.patches, progress).run()
+
+
+class _Trainer:
+    """One segment of a run. `self.progress` is what is trained, `self.writer.committed` what is on disk."""
+
+    def __init__(
+        self,
+        job: Job,
+        run: RunDirectory,
+        world: World,
+        stop: StopRequests,
+        budget: Budget,
+        data: TrainingData,
+        model: ShardedModel,
+        patches: int,
+        progress: Progress,
+    ) -> None:
+        self.job = job
+        self.run_directory = run
+        self.world = world
+        self.stop = stop
+        self.budget = budget
+        self.data = data
+        self.model = model
+        self.patches = patches
+        self.progress = progress
+        self.writer = CheckpointWriter(
+            run.checkpoints,
+            job.model_dump(mode="json", exclude_none=True),
+            job.checkpoint.keep_last,
+            progress,
+            world,
+        )
+        self.steps_done = budget.steps_done(progress.samples_seen)
+        self.saved_at = progress.samples_seen
+        self.last_save = time.monotonic()
+        # On the device, so that a step never waits for the host: [skipped steps, skipped in a row].
+        self.skips = torch.tensor([progress.skipped_steps, 0], device=world.device)
+
+    def run(self) -> Progress:
+        """Train to the end of the budget, keeping the ledger."""
+        if not self.world.leads:
+            return self._train(None, None)
+        ledger = Ledger(self.run_directory.path, self.progress, self.world)
+        quarantine = Quarantine(self.run_directory.quarantine)
+        quarantine.add(self.data.cut_shards())
+        tensorboard = self.job.logging.tensorboard
+        try:
+            with MetricsLog(
+                self.run_directory.path, self.progress.samples_seen, tensorboard=tensorboard
+            ) as log:
+                self._train(log, quarantine)
+        except StoppedEarly as stopped:
+            ledger.close(self.writer.committed, "stopped", str(stopped))
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            ledger.close(self.writer.committed, "failed", f"{type(error).__name__}: {error}")
+            raise
+        ledger.close(self.writer.committed, "done")
+        return self.progress
+
+    def _train(self, log: MetricsLog | None, quarantine: Quarantine | None) -> Progress:
+        batches = self.data.stream.batches(self.progress.samples_seen)
+        interval = Interval(self.progress.samples_seen)
+        display = TrainingDisplay(self.budget.total, self.progress.samples_seen, leads=self.world.leads)
+        with display, closing(self.writer), closing(batches):
+            while self.progress.samples_seen < self.budget.total:
+                with interval.waiting_for_data():
+                    batch = next(batches)
+                loss, norm, scale = self._step(batch)
+                reason, save_due = self._agree(batch, quarantine)
+                if self._log_due(batch.step):
+                    self._log(batch.step, torch.stack([loss, norm, scale]), interval, log, display)
+                phase_ends = self.progress.samples_seen == self.budget.spans[batch.step.phase].stop
+                if phase_ends or save_due or reason:
+                    self._save(batch.step, permanent=phase_ends)
+                if reason and self.progress.samples_seen < self.budget.total:
+                    self._end_early(reason)
+        return self.progress
+
+    def _step(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """One update; returns loss, gradient norm and logit scale, 0-d on the device."""
+        step, device = batch.step, self.world.device
+        span = self.budget.spans[step.phase]
+        if step.start == span.start and span.phase.fresh_optimizer:
+            self.model.reset_optimizer()
+        positions = batch.positions.to(device, non_blocking=True)
+        pairs = Pairs(
+            batch.images.to(device, non_blocking=True),
+            batch.tokens.to(device, non_blocking=True),
+            visible_patches(positions, self.patches, span.phase.mask_ratio, self.job.seed),
+        )
+        loss, scale = accumulate_gradients(self.model, pairs, self.job)
+        norm = self.model.gradient_norm(self.job.optimizer.clip_grad_norm)
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        self.model.update(step.lr, finite)
+        self.skips[0] += ~finite
+        self.skips[1] = torch.where(finite, 0, self.skips[1] + 1)
+        return loss.double(), norm.double(), scale.double()
+
+    def _agree(self, batch: Batch, quarantine: Quarantine | None) -> tuple[str | None, bool]:
+        """Exchange the step's small facts; returns the agreed reason to stop, and whether to save now."""
+        save_due = self.world.leads and self._save_due(batch.step)
+        signed_digest = (batch.digest + 2**63) % 2**64 - 2**63  # the same 64 bits as an int64
+        facts = [signed_digest, len(batch.bad), int(save_due), *self.stop.counts()]
+        digest, bad, saves, *requests = self.world.sum(facts)
+        if bad:
+            # Durable before any checkpoint that counts these samples as replaced.
+            records = self.world.gather(batch.bad)
+            if quarantine is not None:
+                quarantine.add(record for part in records for record in part)
+        self.progress = self.progress.after(batch.step.size, digest)
+        self.steps_done += 1
+        return agreed_reason(requests[: len(REASONS)]), saves > 0
+
+    def _save_due(self, step: Step) -> bool:
+        for cadence in self.job.checkpoint.every:
+            if cadence.unit == "samples" and crossed(step.start, step.stop, cadence.amount):
+                return True
+            if cadence.unit == "steps" and (self.steps_done + 1) % cadence.amount == 0:
+                return True
+            if cadence.unit == "seconds" and time.monotonic() - self.last_save >= cadence.amount:
+                return True
+        return False
+
+    def _save(self, step: Step, *, permanent: bool) -> None:
+        keep_every = self.job.checkpoint.keep_every
+        marked = keep_every is not None and crossed(self.saved_at, step.stop, keep_every)
+        skipped = int(self.skips[0].item())
+        progress = replace(self.progress, skipped_steps=skipped, optimizer_steps=self.model.updates())
+        self.writer.save(self.model.state(), progress, permanent=permanent or marked)
+        self.progress = progress
+        self.saved_at = progress.samples_seen
+        self.last_save = time.monotonic()
+
+    def _end_early(self, reason: str) -> None:
+        if reason == "stop_file" and self.world.leads:
+            self.run_directory.stop_file.unlink(missing_ok=True)
+        raise StoppedEarly(
+            f"stopped on request ({reason}) at {self.progress.samples_seen} of {self.budget.total} samples; "
+            "give the same command again to go on"
+        )
+
+    def _log_due(self, step: Step) -> bool:
+        every = self.job.logging.every
+        if step.stop == self.budget.spans[step.phase].stop:
+            return True
+        if every.unit == "samples":
+            return crossed(step.start, step.stop, every.amount)
+        return self.steps_done % every.amount == 0
+
+    def _log(
+        self,
+        step: Step,
+        scalars: Tensor,
+        interval: Interval,
+        log: MetricsLog | None,
+        display: TrainingDisplay,
+    ) -> None:
+        """Bring the step's scalars to the host, all at once; end the run if its steps keep failing."""
+        loss, norm, scale, skipped, in_a_row = torch.cat([scalars, self.skips.double()]).tolist()
+        phase = self.budget.spans[step.phase].phase.name
+        images_per_second, waited = interval.restart(self.progress.samples_seen)
+        if log is not None:
+            log.write(
+                {
+                    "samples": self.progress.samples_seen,
+                    "step": self.steps_done,
+                    "phase": phase,
+                    "loss": loss,
+                    "lr": step.lr,
+                    "grad_norm": norm,
+                    "logit_scale": scale,
+                    "skipped_steps": int(skipped),
+                    "digest": format(self.progress.digest, "016x"),
+                    "images_per_second": images_per_second,
+                    "data_wait_fraction": waited,
+                    "peak_memory_gb": _peak_memory_gb(),
+                    "time": time.time(),
+                }
+            )
+        display.show(self.progress.samples_seen, phase, loss, images_per_second)
+        if in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise RunError(
+                f"the loss or its gradient was not finite for the last {int(in_a_row)} steps, up to "
+                f"{self.progress.samples_seen} samples; lower base_lr, lengthen warmup or set "
+                "optimizer.clip_grad_norm, and go on from the last checkpoint in a new run"
+            )
+
+
+def _peak_memory_gb() -> float | None:
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None

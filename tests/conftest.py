@@ -1,0 +1,83 @@
+"""Fixtures that tests of several packages share; also puts this directory on the path (shards, tiny_run)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from shards import tiny_tokenizer
+from tiny_run import TinyRun
+
+from flipscale.data.scenes import COLOURS, SHAPES
+from flipscale.data.synthetic import synthesize
+from flipscale.data.tokenizer import WordPieceTokenizer
+from flipscale.data.vocabulary import SPECIAL_TOKENS, write_vocabulary
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> WordPieceTokenizer:
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 training samples of 32 px in 3 shards, and a vocabulary of a few words."""
+    root = tmp_path_factory.mktemp("data") / "set"
+    synthesize(root, image_size=32, train=300, val=16, test=100, shard_size=100)
+    write_vocabulary([*SPECIAL_TOKENS, *COLOURS, *SHAPES, *"abcdefghijklmnopqrstuvwxyz"], root / "vocab.txt")
+    return root
+
+
+@pytest.fixture
+def tiny_run(data_set: Path, tmp_path: Path) -> Callable[..., TinyRun]:
+    """Make a job of 40 + 10 steps over 8 lanes; keyword arguments replace top-level keys."""
+
+    def make(name: str = "tiny", **changes: Any) -> TinyRun:
+        output = tmp_path / name
+        document: dict[str, Any] = {
+            "name": "tiny",
+            "output": str(output),
+            "model": "vit_micro_p8",
+            "data": {
+                "train": str(data_set / "train/{00000..00002}.tar"),
+                "tokenizer": {
+                    "kind": "wordpiece",
+                    "vocab": str(data_set / "vocab.txt"),
+                    "context_length": 16,
+                },
+                "lanes": 8,
+                "window": 16,
+                "workers": 0,
+            },
+            "phases": [
+                {
+                    "name": "masked",
+                    "samples": 640,
+                    "mask_ratio": 0.5,
+                    "batch_size": 16,
+                    "base_lr": 0.02,
+                    "warmup": 64,
+                },
+                {
+                    "name": "unmasked",
+                    "samples": 152,  # no multiple of 16: the last step takes 8
+                    "mask_ratio": 0.0,
+                    "batch_size": 16,
+                    "base_lr": 0.002,
+                    "fresh_optimizer": True,
+                },
+            ],
+            "checkpoint": {"every": ["4 steps"], "keep_last": 2},
+            "logging": {"every": "3 steps", "tensorboard": False},
+        }
+        for key, value in changes.items():
+            both = isinstance(document.get(key), dict) and isinstance(value, dict)
+            document[key] = {**document[key], **value} if both else value
+        job = tmp_path / f"{name}.yaml"
+        job.write_text(yaml.safe_dump(document))
+        return TinyRun(job, output)
+
+    return make

@@ -1,0 +1,135 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from flipscale.models.flip import FLIP, build_model
+from flipscale.models.masking import visible_patches
+from flipscale.models.presets import preset
+
+FAMILIES = ["vit_micro_p8", "clip_micro_p8"]
+
+
+def micro(name: str = "vit_micro_p8") -> FLIP:
+    return build_model(preset(name, vocab_size=100))
+
+
+def inputs(model: FLIP, batch: int = 4) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    side, length = model.spec.vision.image_size, model.spec.text.context_length
+    keep = visible_patches(torch.arange(batch), model.spec.vision.patches, 0.5, seed=0)
+    assert keep is not None
+    return {
+        "images": torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=generator),
+        "texts": torch.randint(100, (batch, length), generator=generator),
+        "keep": keep,
+    }
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_forward_gives_unit_features_and_the_scale(name: str) -> None:
+    model = micro(name)
+    images, texts, scale = model(**inputs(model))
+    assert images.shape == texts.shape == (4, 64)
+    assert torch.allclose(images.norm(dim=1), torch.ones(4))
+    assert torch.allclose(texts.norm(dim=1), torch.ones(4))
+    assert scale.shape == ()
+    assert scale.item() == pytest.approx(1 / 0.07)
+
+
+def test_either_input_may_be_missing() -> None:
+    model = micro()
+    given = inputs(model)
+    images, texts, _ = model(**given)
+    assert torch.equal(model.encode_image(given["images"], given["keep"]), images)
+    assert torch.equal(model.encode_text(given["texts"]), texts)
+    assert model(texts=given["texts"])[0] is None
+    assert model(images=given["images"])[1] is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale", "gradient"),
+    [(math.log(50), 50.0, 50.0), (-0.5, 1.0, 0.0), (math.log(100) + 0.1, 100.0, 0.0)],
+)
+def test_the_scale_is_clipped_in_the_forward_pass(stored: float, scale: float, gradient: float) -> None:
+    model = micro()
+    with torch.no_grad():
+        model.logit_scale.fill_(stored)
+    _, _, actual = model()
+    actual.backward()
+    assert model.logit_scale.grad is not None
+    assert actual.item() == pytest.approx(scale)
+    assert model.logit_scale.grad.item() == pytest.approx(gradient)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_double_precision_stays_double(name: str) -> None:
+    model = micro(name)
+    single = model(**inputs(model))
+    double = model.double()(**inputs(model))
+    for low, high in zip(single, double, strict=True):
+        assert high.dtype == torch.float64
+        assert (low - high).abs().max() <= 1e-5
+        assert (low - high).abs().max() > 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bf16_autocast_trains_and_gives_fp32_features(name: str) -> None:
+    model = micro(name)
+    exact = model(**inputs(model))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(**inputs(model))
+        (rounded[0] @ rounded[1].T * rounded[2]).logsumexp(dim=1).sum().backward()
+    for low, high in zip(rounded[:2], exact[:2], strict=True):
+        assert low.dtype == torch.float32
+        assert (low - high).abs().max() <= 0.02  # bf16 keeps 8 bits
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_parameter_takes_part(name: str) -> None:
+    model = micro(name)
+    images, texts, scale = model(**inputs(model))
+    (images @ texts.T * scale).logsumexp(dim=1).sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_shapes_can_be_had_without_memory() -> None:
+    model = build_model(preset("vit_h14"), device="meta")
+    with torch.device("meta"):
+        images, texts, _ = model(
+            torch.zeros(2, 3, 224, 224, dtype=torch.uint8),
+            torch.zeros(2, 32, dtype=torch.int64),
+            torch.zeros(2, 64, dtype=torch.int64),
+        )
+    assert images.shape == texts.shape == (2, 1024)
+    assert images.is_meta
+
+
+def test_blocks_can_be_recomputed_without_changing_a_bit() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    plain, recomputed = micro(), micro()
+    for block in (*recomputed.visual.transformer.resblocks, *recomputed.transformer.resblocks):
+        forward = block.forward
+        block.forward = lambda x, forward=forward: checkpoint(forward, x, use_reentrant=False)
+    for model in (plain, recomputed):
+        images, texts, scale = model(**inputs(model))
+        (images @ texts.T * scale).logsumexp(dim=1).sum().backward()
+    for (name, one), two in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
+        assert one.grad is not None
+        assert two.grad is not None
+        assert torch.equal(one.grad, two.grad), name
+
+
+@pytest.mark.slow
+def test_blocks_are_one_graph_each() -> None:
+    model = micro()
+    eager = model(**inputs(model))
+    for block in (*model.visual.transformer.resblocks, *model.transformer.resblocks):
+        block.compile(fullgraph=True, backend="aot_eager")  # needs no C++ compiler
+    compiled = model(**inputs(model))
+    compiled[0].sum().backward()
+    for ours, theirs in zip(compiled, eager, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-5

@@ -1,0 +1,165 @@
+"""ZeRO: one process step by step against ddp, and what the library must not do to a run or its process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from one_process import OneProcess, assert_same
+from tiny_run import TinyRun
+from torch import Tensor
+
+from flipscale.world import leave_world
+
+MakeRun = Callable[..., TinyRun]
+STAGES = ["zero1", "zero2", "zero3"]
+SHORT = [{"name": "p", "samples": 96, "mask_ratio": 0.5, "batch_size": 16, "base_lr": 0.02, "warmup": 64}]
+
+pytestmark = pytest.mark.slow  # importing DeepSpeed alone takes seconds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_process_group() -> Iterator[None]:
+    torch.set_num_threads(1)
+    yield
+    leave_world()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("strategy", STAGES)
+def test_alone_it_trains_as_ddp(strategy: str, offload: bool, precision: str) -> None:
+    """bf16 is autocast under both, so that it too differs by nothing but the order of the norm's sums."""
+    plain = OneProcess.start("ddp", precision=precision)
+    zero = OneProcess.start(strategy, precision=precision, offload_optimizer=offload)
+    for number in range(6):
+        expected, got = plain.step(number, clip=0.5), zero.step(number, clip=0.5)
+        assert got == pytest.approx(expected, rel=1e-6)
+    state = zero.copied_state()
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    for name, tensor in plain.copied_state().items():
+        if name.startswith("exp_avg"):  # Adam steps by the sign of gradients that are but rounding, too
+            torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("strategy", STAGES)
+def test_a_step_that_is_not_finite_changes_nothing(strategy: str) -> None:
+    run = OneProcess.start(strategy)
+    run.steps(range(2))
+    before = run.copied_state()
+    run.step(2, finite=False)
+    assert_same(run.copied_state(), before)
+    assert run.model.updates() == 2
+    spoiled = before | {"model.logit_scale": torch.tensor([float("nan")])}
+    run.model.restore(lambda state: fill(state, spoiled), 2)
+    loss, norm = run.step(3, finite=False)
+    assert loss != loss
+    assert norm != norm
+    run.model.restore(lambda state: fill(state, before), 2)
+    other = OneProcess.start(strategy)
+    other.steps(range(2))
+    assert run.steps(range(3, 5)) == other.steps(range(3, 5))
+
+
+@pytest.mark.parametrize("strategy", STAGES)
+def test_a_restored_model_goes_on_as_the_one_that_was_saved(strategy: str) -> None:
+    saved = OneProcess.start(strategy)
+    fresh = saved.copied_state()  # before any step
+    assert not any(tensor.any() for name, tensor in fresh.items() if name.startswith("exp_avg"))
+    saved.steps(range(3))
+    state = saved.copied_state()
+    restored = OneProcess.start(strategy)
+    restored.model.restore(lambda tensors: fill(tensors, state), saved.model.updates())
+    assert_same(restored.copied_state(), state)
+    assert restored.model.updates() == 3
+    assert restored.steps(range(3, 6)) == saved.steps(range(3, 6))
+
+
+@pytest.mark.parametrize("strategy", STAGES)
+def test_a_reset_optimizer_is_a_fresh_one(strategy: str) -> None:
+    run, plain = OneProcess.start(strategy), OneProcess.start("ddp")
+    for each in (run, plain):
+        each.steps(range(2))
+        each.model.reset_optimizer()
+        assert each.model.updates() == 0
+    assert not any(t.any() for name, t in run.copied_state().items() if name.startswith("exp_avg"))
+    assert run.steps(range(2, 5)) == [pytest.approx(step, rel=1e-6) for step in plain.steps(range(2, 5))]
+
+
+def test_the_process_keeps_its_linear_function() -> None:
+    linear = torch.nn.functional.linear
+    OneProcess.start("zero3").steps(range(1))
+    assert torch.nn.functional.linear is linear
+
+
+def fill(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    assert tensors.keys() == values.keys()
+    for name, tensor in tensors.items():
+        tensor.copy_(values[name])
+
+
+@pytest.mark.parametrize("strategy", STAGES)
+def test_micro_batches_on_two_processes_equal_the_whole_batch(tiny_run: MakeRun, strategy: str) -> None:
+    changes = {"phases": SHORT, "optimizer": {"clip_grad_norm": 0.5}, "logging": {"every": "1 steps"}}
+    whole = tiny_run("whole", **changes)
+    parts = tiny_run("parts", **changes, sharding={"strategy": strategy, "micro_batch": 3})
+    for run, processes in ((whole, 1), (parts, 2)):
+        done = run.train(processes=processes)
+        assert done.returncode == 0, done.stderr
+    for expected, got in zip(whole.metrics(), parts.metrics(), strict=True):
+        assert got["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert got["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-5)
+
+
+def test_no_compiler_and_a_quiet_terminal(
+    tiny_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without anything on PATH and with an empty cache of compiled extensions."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    for strategy in ("zero1", "zero3"):
+        done = tiny_run(strategy, phases=SHORT, sharding={"strategy": strategy}).train(processes=2)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == ""
+        assert "deprecated" not in done.stderr
+        assert "deepspeed" not in done.stderr.lower()
+    assert not os.path.exists(tmp_path / "extensions")
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "zero3"])
+def test_a_run_that_diverges_skips_together_and_ends(tiny_run: MakeRun, strategy: str) -> None:
+    phases = [{**SHORT[0], "samples": 640, "base_lr": 1e30, "warmup": 0}]
+    run = tiny_run(phases=phases, sharding={"strategy": strategy}, logging={"every": "1 steps"})
+    done = run.train(processes=2)
+    assert done.returncode == 1
+    assert "not finite for the last 20 steps" in done.stderr
+    assert run.metrics()[-1]["skipped_steps"] == 20
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "fairscale_oss"])
+def test_fp64_is_refused_in_one_sentence(tiny_run: MakeRun, strategy: str) -> None:
+    done = tiny_run(sharding={"strategy": strategy, "precision": "fp64"}).train()
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: sharding.strategy {strategy} cannot train in fp64; use ddp or fsdp, or fp32 or bf16\n"
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("strategy", STAGES)
+def test_on_a_gpu_it_trains_as_ddp(strategy: str, offload: bool, precision: str) -> None:
+    plain = OneProcess.start("ddp", "cuda", precision=precision)
+    zero = OneProcess.start(strategy, "cuda", precision=precision, offload_optimizer=offload)
+    tolerance = 1e-4 if precision == "fp32" else 1e-2
+    for number in range(6):
+        expected, got = plain.step(number, clip=0.5), zero.step(number, clip=0.5)
+        assert got == pytest.approx(expected, rel=tolerance)

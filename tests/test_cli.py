@@ -1,0 +1,128 @@
+"""The command line as a person meets it: fast help, one-sentence errors, exit codes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def flipscale(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flipscale", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_help_answers_at_once_and_without_torch() -> None:
+    def cpu_seconds() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    times: list[float] = []
+    for _ in range(3):
+        before = cpu_seconds()
+        done = flipscale("--help")
+        times.append(cpu_seconds() - before)
+        assert done.returncode == 0
+        assert "train" in done.stdout
+    # CPU time, since the wall clock of a busy test machine says nothing about the program.
+    assert min(times) <= 0.3
+    imported = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "flipscale", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in imported.splitlines()}
+    assert not {"torch", "open_clip", "transformers", "PIL", "numpy", "pydantic"} & loaded
+
+
+JOB = """
+name: x
+model: vit_micro_p8
+data:
+  train: missing/{00000..00001}.tar
+  tokenizer: {kind: wordpiece, vocab: vocab.txt}
+phases:
+  - {name: a, samples: 640, mask_ratio: 0.5, batch_size: 64, base_lr: 1e-3}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.lane=3", "unknown key data.lane; did you mean lanes?"),
+        ("phases.0.samples=12.8Q", "unknown unit"),
+        ("phases.0.samples=-5", "not a count"),
+        ("phases.0.batch_size=0", "greater than 0"),
+        ("phases.0.batch_size=100", "no multiple of data.lanes = 64; the nearest are 64 and 128"),
+        ("phases.0.samples=650", "the nearest are 640 and 704"),
+        ("model.preset=vit_b61", "vit_b16"),
+        ("model.image_size=33", "patch size 8"),
+        ("sharding.strategy=fsdp3", "fsdp"),
+        ("sharding.activation_checkpointing=every 0", "activation_checkpointing"),
+        ("sharding.strategy=fairscale_fsdp", "CUDA"),
+        ("seed=1", "does not exist"),
+    ],
+)
+def test_wrong_input_gets_one_sentence_and_exit_2(tmp_path: Path, override: str, message: str) -> None:
+    (tmp_path / "job.yaml").write_text(JOB)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\na\n")
+    done = flipscale("train", "job.yaml", override, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in done.stderr
+
+
+def test_more_processes_than_lanes_allow_is_said_before_they_meet(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(JOB)
+    done = subprocess.run(
+        [sys.executable, "-m", "flipscale", "train", "job.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "WORLD_SIZE": "3", "RANK": "0"},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "start 2 or 4 processes" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["eval", "export"])
+def test_what_is_no_checkpoint_is_named(tmp_path: Path, command: str) -> None:
+    more = [str(tmp_path / "out")] if command == "export" else []
+    done = flipscale(command, str(tmp_path), *more)
+    assert done.returncode == 2
+    assert "neither a run, nor a checkpoint, nor an OpenCLIP directory" in done.stderr
+
+
+def test_every_job_file_loads_and_plans() -> None:
+    jobs = sorted((ROOT / "jobs").rglob("*.yaml"))
+    assert jobs
+    for job in jobs:
+        done = flipscale("plan", str(job), "--json")
+        assert done.returncode == 0, f"{job}: {done.stderr}"
+
+
+def test_the_version_of_the_readme_job_plans(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    job = readme.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "job.yaml").write_text(job)
+    done = flipscale("plan", "job.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "195,313" in done.stdout

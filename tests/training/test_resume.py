@@ -1,0 +1,107 @@
+"""A run that is killed and started again by the same command ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from tiny_run import TinyRun
+
+from flipscale.orchestration.ledger import read_ledger
+
+MakeRun = Callable[..., TinyRun]
+
+
+def kill_at_random_moments(run: TinyRun, kills: int, seed: int) -> None:
+    """SIGKILL the run and its workers `kills` times, each some steps and a random moment further on."""
+    rng = random.Random(seed)
+    for number in range(kills):
+        process = run.start()
+        wanted = 1 + number * 3 + rng.randrange(3)  # lines of metrics, one for 3 steps
+        deadline = time.monotonic() + 120
+        while len(run.metrics()) < wanted and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.1)
+        assert process.poll() is None, "the run ended before it could be killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_five_kills_leave_no_trace(tiny_run: MakeRun) -> None:
+    straight, killed = tiny_run("straight"), tiny_run("killed")
+    assert straight.train().returncode == 0
+    kill_at_random_moments(killed, 5, seed=1)
+    assert killed.train().returncode == 0
+    assert killed.weights() == straight.weights()
+    assert killed.metrics() == straight.metrics()
+    assert killed.last_manifest()["progress"] == straight.last_manifest()["progress"]
+    reasons = [line["reason"] for line in read_ledger(killed.output)]
+    assert reasons == ["killed"] * 5 + ["done"]
+    assert sum(line["samples_to"] - line["samples_from"] for line in read_ledger(killed.output)) == 792
+
+
+@pytest.mark.slow
+def test_loader_workers_change_nothing(tiny_run: MakeRun) -> None:
+    runs = {workers: tiny_run(f"workers{workers}", data={"workers": workers}) for workers in (0, 1, 3)}
+    assert runs[0].train().returncode == 0
+    for workers in (1, 3):
+        kill_at_random_moments(runs[workers], 2, seed=workers)
+        assert runs[workers].train().returncode == 0
+        assert runs[workers].weights() == runs[0].weights()
+        assert runs[workers].metrics() == runs[0].metrics()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp64", 1e-9), ("fp32", 1e-4)])
+def test_two_processes_train_as_one(tiny_run: MakeRun, precision: str, tolerance: float) -> None:
+    """fp32 differs by rounding that training amplifies; fp64 shows that nothing else differs."""
+    changes = {"sharding": {"precision": precision}, "logging": {"every": "1 steps", "tensorboard": False}}
+    one, two = tiny_run("one", **changes), tiny_run("two", **changes)
+    assert one.train().returncode == 0
+    done = two.train(processes=2)
+    assert done.returncode == 0, done.stderr
+    assert [m["digest"] for m in two.metrics()] == [m["digest"] for m in one.metrics()]
+    pairs = list(zip(one.metrics(), two.metrics(), strict=True))[:30]
+    assert max(abs(a["loss"] - b["loss"]) for a, b in pairs) <= tolerance
+
+
+@pytest.mark.slow
+def test_the_world_size_may_change_between_starts(tiny_run: MakeRun) -> None:
+    straight, moved = tiny_run("straight"), tiny_run("moved")
+    assert straight.train().returncode == 0
+    assert moved.train("phases.1.samples=152", "--time-limit", "1s").returncode in (0, 75)
+    assert moved.train(processes=2).returncode == 0
+    assert moved.last_manifest()["progress"]["digest"] == straight.last_manifest()["progress"]["digest"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("request_name", ["SIGTERM", "SIGINT", "SIGUSR2", "STOP"])
+def test_a_request_to_stop_saves_and_exits_75(tiny_run: MakeRun, request_name: str) -> None:
+    run = tiny_run(
+        "stopped", phases=[dict(name="long", samples=160000, mask_ratio=0.5, batch_size=16, base_lr=0.01)]
+    )
+    process = run.start("checkpoint.every=1h")
+    deadline = time.monotonic() + 120
+    while not run.metrics():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    if request_name == "STOP":
+        (run.output / "STOP").touch()
+    else:
+        process.send_signal(getattr(signal, request_name))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "same command again" in errors
+    assert "Traceback" not in errors
+    assert not (run.output / "STOP").exists()
+    line = read_ledger(run.output)[-1]
+    assert line["reason"] == "stopped"
+    assert line["samples_to"] == run.last_manifest()["progress"]["samples_seen"] > 0

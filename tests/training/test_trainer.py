@@ -1,0 +1,237 @@
+"""Training through its phases, in this process: what is logged, saved and refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_run import TinyRun
+
+from flipscale.config import load_job
+from flipscale.data.audit import audit
+from flipscale.data.synthetic import make_sample
+from flipscale.data.tokenizer import WordPieceTokenizer
+from flipscale.data.vocabulary import SPECIAL_TOKENS
+from flipscale.errors import RunError, StoppedEarly, UserError
+from flipscale.losses.contrastive import contrastive_loss
+from flipscale.models.flip import FLIP, build_model
+from flipscale.models.presets import preset
+from flipscale.orchestration.ledger import read_ledger
+from flipscale.progress import Progress
+from flipscale.run_directory import RunDirectory, existing_run, run_directory
+from flipscale.training import trainer
+from flipscale.training.metrics import read_metrics
+from flipscale.training.setup import check_job
+from flipscale.training.stop import REASONS, StopRequests
+from flipscale.world import World
+
+MakeRun = Callable[..., TinyRun]
+ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def train(run: TinyRun, *overrides: str, stop: StopRequests | None = None) -> Progress:
+    job = load_job(run.job, overrides)
+    directory = run_directory(job)
+    budget = check_job(job, 1)
+    return trainer.train(job, budget, directory, ALONE, stop or StopRequests(directory.stop_file))
+
+
+def test_both_phases_run_to_the_exact_budget(tiny_run: MakeRun) -> None:
+    run = tiny_run()
+    progress = train(run)
+    assert progress.samples_seen == 792
+    metrics = read_metrics(run.output)
+    assert [m["phase"] for m in metrics].count("unmasked") > 0
+    assert metrics[-1]["samples"] == 792
+    assert metrics[-1]["step"] == 50
+    by_samples = {m["samples"]: m for m in metrics}
+    assert by_samples[48]["lr"] == pytest.approx(0.02 * 16 / 256 * 48 / 64)
+    assert by_samples[640]["phase"] == "masked"
+    assert metrics[-1]["lr"] < 0.1 * 0.002 * 16 / 256
+    # The end of each phase is kept for good, besides the newest two.
+    kept = {int(path.name.split("_")[1]): path for path in (run.output / "checkpoints").glob("samples_*")}
+    assert {640, 792} <= set(kept)
+    manifest = json.loads((kept[640] / "manifest.json").read_text())
+    assert manifest["permanent"]
+    assert manifest["progress"]["optimizer_steps"] == 40
+    assert run.last_manifest()["progress"]["optimizer_steps"] == 10  # fresh_optimizer
+    assert audit(RunDirectory(run.output)).proven
+
+
+def test_a_finished_run_trained_again_does_nothing(tiny_run: MakeRun) -> None:
+    run = tiny_run()
+    train(run)
+    weights, metrics = run.weights(), run.metrics()
+    assert train(run).samples_seen == 792
+    assert (run.weights(), run.metrics()) == (weights, metrics)
+    assert [line["reason"] for line in read_ledger(run.output)] == ["done", "done"]
+
+
+@pytest.mark.slow
+def test_the_loss_begins_at_the_log_of_the_batch() -> None:
+    """On a preset of the paper; in towers as narrow as the tiny ones random features spread further."""
+    batch = 16
+    model = build_model(preset("vit_b16", vocab_size=200))
+    samples = [make_sample(0, "train", number, 224) for number in range(batch)]
+    images = torch.stack([pil_to_tensor(Image.open(io.BytesIO(jpeg))) for _, _, jpeg in samples])
+    words = sorted({word for _, caption, _ in samples for word in caption.split()})
+    tokenizer = WordPieceTokenizer([*SPECIAL_TOKENS, *words])
+    with torch.no_grad():
+        image_features, text_features, scale = model(
+            images, tokenizer([caption for _, caption, _ in samples])
+        )
+        assert abs(float(contrastive_loss(image_features, text_features, scale)) - math.log(batch)) < 0.05
+
+
+def pil_to_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+class StopAt(StopRequests):
+    """Asks to stop after a number of steps, as a signal would."""
+
+    def __init__(self, run: RunDirectory, steps: int) -> None:
+        super().__init__(run.stop_file)
+        self.left = steps
+
+    def counts(self) -> list[int]:
+        self.left -= 1
+        return [int(reason == "sigterm" and self.left <= 0) for reason in REASONS]
+
+
+def test_any_stop_step_gives_the_same_end(tiny_run: MakeRun) -> None:
+    straight = tiny_run("straight")
+    train(straight)
+    for steps in (1, 7, 40, 41):
+        run = tiny_run(f"stopped{steps}")
+        with pytest.raises(StoppedEarly, match="same command again"):
+            train(run, stop=StopAt(RunDirectory(run.output), steps))
+        assert run.last_manifest()["progress"]["samples_seen"] == steps * 16
+        train(run)
+        assert run.weights() == straight.weights()
+        assert run.metrics() == straight.metrics()
+
+
+def test_damaged_checkpoints_roll_the_run_back_and_it_still_ends_the_same(tiny_run: MakeRun) -> None:
+    straight, damaged = tiny_run("straight"), tiny_run("damaged")
+    train(straight)
+    with pytest.raises(StoppedEarly):
+        train(damaged, stop=StopAt(RunDirectory(damaged.output), 30))
+    newest = max((damaged.output / "checkpoints").glob("samples_*"))
+    (newest / "manifest.json").unlink()
+    train(damaged)
+    assert damaged.weights() == straight.weights()
+    assert damaged.metrics() == straight.metrics()
+    ledger = read_ledger(damaged.output)
+    assert [line["reason"] for line in ledger] == ["stopped", "rolled_back", "done"]
+    assert sum(line["samples_to"] - line["samples_from"] for line in ledger) == 792
+    assert audit(RunDirectory(damaged.output)).proven
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_run(
+    tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = FLIP.forward
+    calls = 0
+
+    def spoiled(self: FLIP, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        image, text, scale = forward(self, *args, **kwargs)
+        broken = calls in (5, 6) or calls > 12
+        return (image * math.nan if broken and image is not None else image), text, scale
+
+    monkeypatch.setattr(FLIP, "forward", spoiled)
+    run = tiny_run(logging={"every": "1 steps", "tensorboard": False})
+    with pytest.raises(RunError, match="not finite for the last 20 steps"):
+        train(run)
+    metrics = read_metrics(run.output)
+    assert [m["skipped_steps"] for m in metrics[:8]] == [0, 0, 0, 0, 1, 2, 2, 2]
+    assert math.isfinite(metrics[7]["loss"])
+    assert read_ledger(run.output)[-1]["reason"] == "failed"
+
+
+def test_unusable_samples_are_replaced_recorded_and_audited(
+    tiny_run: MakeRun, data_set: Path, tmp_path: Path
+) -> None:
+    shard = bytearray((data_set / "train" / "00001.tar").read_bytes())
+    for at in range(0, len(shard) - 512, 512):  # spoil the header of every seventh image
+        if shard[at : at + 3] == b"\xff\xd8\xff" and (at // 512) % 7 == 0:
+            shard[at : at + 64] = bytes(64)
+    copies = tmp_path / "shards"
+    copies.mkdir()
+    for number in range(3):
+        name = f"0000{number}.tar"
+        (copies / name).write_bytes(shard if number == 1 else (data_set / "train" / name).read_bytes())
+    run = tiny_run(data={"train": str(copies / "{00000..00002}.tar")})
+    assert train(run).samples_seen == 792
+    report = audit(RunDirectory(run.output))
+    assert report.proven
+    assert 0 < report.unusable < 50
+    assert report.replaced >= report.unusable
+    records = [json.loads(line) for line in (run.output / "quarantine.jsonl").read_text().splitlines()]
+    assert len({(r["shard"], r["ordinal"]) for r in records}) == len(records) == report.unusable
+    assert all(r["key"] != "?" and r["path"].endswith("00001.tar") for r in records)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["seed=1"], "seed was 0, now 1"),
+        (["data.lanes=4"], "data.lanes was 8, now 4"),
+        (["phases.0.base_lr=0.5"], r"phases\.0\.base_lr was 0\.02, now 0\.5"),
+        (["model.image_size=64"], "image_size"),
+        (["name=other"], "holds the run of the job 'tiny', not 'other'"),
+    ],
+)
+def test_a_changed_job_is_refused_by_name(tiny_run: MakeRun, overrides: list[str], message: str) -> None:
+    run = tiny_run()
+    with pytest.raises(StoppedEarly):
+        train(run, stop=StopAt(RunDirectory(run.output), 2))
+    with pytest.raises(UserError, match=message):
+        train(run, *overrides)
+    train(run, "phases.1.base_lr=0.001", "data.workers=0", "checkpoint.keep_last=5")  # these may change
+
+
+def test_other_data_and_another_vocabulary_are_refused(
+    tiny_run: MakeRun, data_set: Path, tmp_path: Path
+) -> None:
+    run = tiny_run()
+    with pytest.raises(StoppedEarly):
+        train(run, stop=StopAt(RunDirectory(run.output), 2))
+    other = tmp_path / "other.txt"
+    other.write_text((data_set / "vocab.txt").read_text().replace("star", "moon"))
+    with pytest.raises(UserError, match="vocabulary is not the one"):
+        train(run, f"data.tokenizer.vocab={other}")
+    (run.output / "index" / "index.json").unlink()
+    with pytest.raises(UserError, match="shards are not those"):
+        train(run, f"data.train={data_set}/train/{{00000..00001}}.tar")
+
+
+def test_a_missing_shard_is_named(tiny_run: MakeRun, tmp_path: Path) -> None:
+    run = tiny_run(data={"train": str(tmp_path / "{00000..00002}.tar")})
+    with pytest.raises(UserError, match=r"00000\.tar and 2 more"):
+        train(run)
+
+
+def test_a_tokenizer_of_the_other_family_is_refused(tiny_run: MakeRun) -> None:
+    with pytest.raises(UserError, match="clip_bpe"):
+        train(tiny_run(model="clip_micro_p8"))
+
+
+def test_existing_run_names_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run directory"):
+        existing_run(tmp_path)

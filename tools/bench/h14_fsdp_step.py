@@ -1,0 +1,221 @@
+"""ViT-H/14 in little memory: a step and a checkpoint by FSDP on two processes, loaded by one and exported.
+
+    python tools/bench/h14_fsdp_step.py all --work DIRECTORY [--out docs/benchmarks/h14_fsdp_cpu_DATE.md]
+
+DIRECTORY needs 24 GB for vit_h14 and is left as it is. `step` (under torchrun) and `export` are the two
+halves; each prints its measurements as JSON. Peaks are resident memory (VmHWM), Linux only. In `step` the
+weights of the blocks are gathered in bf16, all activations are recomputed, half of the patches are masked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
+
+from flipscale.config import Job
+from flipscale.interop.openclip import WEIGHTS, export_openclip
+from flipscale.models.flip import build_model
+from flipscale.models.masking import visible_patches
+from flipscale.models.presets import preset
+from flipscale.progress import Progress
+from flipscale.sharding.strategy import shard
+from flipscale.training.checkpoint import Checkpoint
+from flipscale.training.gradients import Pairs, accumulate_gradients
+from flipscale.world import join_world, leave_world
+
+PROCESSES, BATCH = 2, 2  # BATCH: pairs of each process
+FILE_BYTES = 1 << 29  # of all shares of a file; the writer holds its share of one in memory
+
+PAGE = """# {model}: one FSDP step and one checkpoint in little memory
+
+Commit {commit}, {date}. {processor}, {cores} shared cores, {memory_gib:.0f} GiB, torch {torch}.
+Made by `tools/bench/h14_fsdp_step.py all`; raw numbers: `{raw}`.
+
+{parameters:.0f} M parameters: {weights_gib:.2f} GiB of fp32 weights. fsdp on {processes} processes of one
+thread, batch {batch} each, bf16, full activation checkpointing, AdamW in fp32.
+
+| peak resident memory, GiB | {ranks} |
+|---|{rule}
+| after building | {built} |
+| after one step | {stepped} |
+| after saving | {saved} |
+
+Both processes together: {step_total:.1f} GiB after the step (of 24), {total:.1f} GiB with the save.
+Seconds: building {build_s:.0f}, step {step_s:.0f}, save {save_s:.0f} ({checkpoint_gib:.1f} GiB).
+
+One process: loading {load_s:.0f} s, exporting {export_s:.0f} s, peak {export_gib:.2f} GiB
+= {export_ratio:.2f} times the fp32 weights, {start_gib:.2f} GiB of it there before loading.
+"""
+
+
+def memory_gib(field: str) -> float:
+    """VmHWM (peak) or VmRSS (now) of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 2**20
+    raise AssertionError(field)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    return work(), time.perf_counter() - began
+
+
+def job_of(model: str) -> Job:
+    return Job.model_validate(
+        {
+            "name": "bench",
+            "model": model,
+            "data": {"train": "none.tar", "tokenizer": {"vocab": "none.txt"}, "lanes": 1},
+            "phases": [{"name": "p", "samples": 4, "mask_ratio": 0.5, "batch_size": 4, "base_lr": 4e-6}],
+            "sharding": {"strategy": "fsdp", "precision": "bf16", "activation_checkpointing": "full"},
+        }
+    )
+
+
+def file_numbers(state: dict[str, Tensor]) -> dict[str, int]:
+    """The number of the file of each tensor, counted from 1."""
+    numbers: dict[str, int] = {}
+    held = 0
+    for name, tensor in state.items():
+        held += tensor.numel() * tensor.element_size()
+        numbers[name] = 1 + held // FILE_BYTES
+    return numbers
+
+
+def step(model_name: str, work: Path) -> None:
+    world = join_world()
+    torch.set_num_threads(1)
+    job, spec = job_of(model_name), preset(model_name)
+    model, build_s = timed(lambda: shard(build_model(spec, device="meta"), job, world))
+    measured: dict[str, Any] = {"rank": world.rank, "build_s": build_s, "built_gib": memory_gib("VmHWM")}
+
+    random = torch.Generator().manual_seed(world.rank)
+    side = spec.vision.image_size
+    pairs = Pairs(
+        torch.randint(256, (BATCH, 3, side, side), dtype=torch.uint8, generator=random),
+        torch.randint(spec.text.vocab_size, (BATCH, spec.text.context_length), generator=random),
+        visible_patches(torch.arange(BATCH) + BATCH * world.rank, spec.vision.patches, 0.5, job.seed),
+    )
+
+    def train() -> tuple[float, float]:
+        loss, _ = accumulate_gradients(model, pairs, job)
+        norm = model.gradient_norm(None)
+        model.update(1e-6, torch.isfinite(loss) & torch.isfinite(norm))
+        return float(loss), float(norm)
+
+    (measured["loss"], measured["norm"]), measured["step_s"] = timed(train)
+    measured["stepped_gib"] = memory_gib("VmHWM")
+
+    state = model.state()
+    writer = HuggingFaceStorageWriter(str(work / "checkpoint"), file_numbers(state), save_distributed=True)
+    _, measured["save_s"] = timed(lambda: dcp.save(state, storage_writer=writer))
+    measured["saved_gib"] = memory_gib("VmHWM")
+    everyone = world.gather(measured)
+    if world.leads:
+        print(json.dumps(everyone), flush=True)
+    leave_world()
+
+
+def export(model_name: str, work: Path) -> None:
+    torch.set_num_threads(1)
+    spec = preset(model_name)
+    start_gib = memory_gib("VmRSS")
+    model = build_model(spec, device="meta").to_empty(device="cpu")
+    found = Checkpoint(work / "checkpoint", Progress(), True, {})
+    state = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    _, load_s = timed(lambda: found.load(state))
+    loaded_gib = memory_gib("VmHWM")
+    _, export_s = timed(lambda: export_openclip(model, spec, work / "export"))
+    weights = sum(parameter.numel() for parameter in model.parameters()) * 4 / 2**30
+    measured = {
+        "start_gib": start_gib,
+        "load_s": load_s,
+        "loaded_gib": loaded_gib,
+        "export_s": export_s,
+        "export_gib": memory_gib("VmHWM"),
+        "weights_gib": weights,
+        "export_file_gib": (work / "export" / WEIGHTS).stat().st_size / 2**30,
+    }
+    print(json.dumps(measured), flush=True)
+
+
+def output_of(command: list[str]) -> Any:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def everything(model: str, work: Path, out: Path | None) -> None:
+    for name in ("checkpoint", "export"):
+        shutil.rmtree(work / name, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    arguments = ["--work", str(work), "--model", model]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
+    ranks = output_of([sys.executable, *launcher, __file__, "step", *arguments])
+    alone = output_of([sys.executable, __file__, "export", *arguments])
+    print(json.dumps({"step": ranks, "export": alone}, indent=1))
+    if out is None:
+        return
+    raw = out.with_suffix(".json")
+    raw.write_text(json.dumps({"step": ranks, "export": alone}, indent=1) + "\n")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    column = {key: " | ".join(f"{rank[key]:.2f}" for rank in ranks) for key in ranks[0] if "gib" in key}
+    files = sum(file.stat().st_size for file in (work / "checkpoint").iterdir())
+    page = PAGE.format(
+        model=model,
+        commit=commit.stdout.strip() or "none",
+        date=date.today().isoformat(),
+        processor=platform.processor() or platform.machine(),
+        cores=os.cpu_count(),
+        memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        torch=torch.__version__,
+        raw=raw.name,
+        parameters=alone["weights_gib"] * 2**30 / 4e6,
+        processes=PROCESSES,
+        batch=BATCH,
+        ranks=" | ".join(f"process {rank['rank']}" for rank in ranks),
+        rule="---|" * len(ranks),
+        built=column["built_gib"],
+        stepped=column["stepped_gib"],
+        saved=column["saved_gib"],
+        step_total=sum(rank["stepped_gib"] for rank in ranks),
+        total=sum(rank["saved_gib"] for rank in ranks),
+        checkpoint_gib=files / 2**30,
+        export_ratio=alone["export_gib"] / alone["weights_gib"],
+        **{key: max(rank[key] for rank in ranks) for key in ("build_s", "step_s", "save_s")},
+        **{key: alone[key] for key in ("load_s", "export_s", "export_gib", "weights_gib", "start_gib")},
+    )
+    out.write_text(page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("command", choices=("all", "step", "export"))
+    parser.add_argument("--work", type=Path, required=True, help="directory for checkpoint and export")
+    parser.add_argument("--model", default="vit_h14")
+    parser.add_argument("--out", type=Path, help="the page to write, with its raw numbers beside it")
+    options = parser.parse_args()
+    if options.command == "all":
+        everything(options.model, options.work, options.out)
+    else:
+        (step if options.command == "step" else export)(options.model, options.work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""`make demo`: all of flipscale on this machine, in minutes: data, training, evaluation, OpenCLIP export.
+
+Runs the same commands that a person would type, prints each, and ends with one table.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "demo"
+JOB = ROOT / "jobs" / "quickstart.yaml"
+TRAIN_SHARDS = "demo/data/train/{00000..00007}.tar"
+RUN, EXPORT, RESULTS = DEMO / "run", DEMO / "openclip", DEMO / "results.json"
+
+
+def main() -> None:
+    console = Console()
+    began = time.monotonic()
+    if not (DEMO / "data" / "README.md").exists():
+        shutil.rmtree(DEMO / "data", ignore_errors=True)
+        flipscale(console, "data", "synth", "demo/data", "--train", "8000", "--val", "500", "--test", "1800")
+    if not (DEMO / "vocab.txt").exists():
+        flipscale(console, "data", "vocab", TRAIN_SHARDS, "demo/vocab.txt", "--size", "1000")
+    trained_from = time.monotonic()
+    flipscale(console, "train", str(JOB))
+    trained = time.monotonic() - trained_from
+    flipscale(console, "data", "audit", str(RUN))
+    flipscale(console, "eval", str(RUN), "--out", str(RESULTS))
+    flipscale(console, "export", str(RUN), str(EXPORT))
+    summarize(console, trained, time.monotonic() - began)
+
+
+def flipscale(console: Console, *arguments: str) -> None:
+    """Run one command, shown as a person would type it; end with its exit code if it fails."""
+    console.print(f"[bold]$ flipscale {' '.join(arguments)}[/bold]", highlight=False, soft_wrap=True)
+    code = subprocess.run([sys.executable, "-m", "flipscale", *arguments], cwd=ROOT, check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+def summarize(console: Console, training_seconds: float, seconds: float) -> None:
+    """One table: what each phase did, what the model can do, and where the files are."""
+    metrics = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text().splitlines()]
+    results = json.loads(RESULTS.read_text())
+    table = Table("", "", title="flipscale demo", show_header=False)
+    for phase in dict.fromkeys(record["phase"] for record in metrics):
+        records = [record for record in metrics if record["phase"] == phase]
+        speed = sorted(record["images_per_second"] for record in records)[len(records) // 2]
+        table.add_row(
+            f"phase {phase}",
+            f"to {records[-1]['samples']:,} samples seen, loss {records[0]['loss']:.2f} to "
+            f"{records[-1]['loss']:.2f}, {speed:,.0f} images/s",
+        )
+    for name, scores in results["zero_shot"].items():
+        table.add_row(
+            f"zero-shot, {name.replace('_', ' ')}",
+            f"top-1 {scores['top1']:.1%}, top-5 {scores['top5']:.1%} of {scores['samples']} unseen images "
+            f"in {scores['classes']} classes (chance {1 / scores['classes']:.1%})",
+        )
+    for name, scores in results["retrieval"].items():
+        table.add_row(
+            f"retrieval, {name}",
+            f"image to text R@1 {scores['image_to_text']['R@1']:.1%}, text to image R@1 "
+            f"{scores['text_to_image']['R@1']:.1%} of {scores['images']} pairs",
+        )
+    table.add_row("time", f"{seconds:.0f} s, of which {training_seconds:.0f} s training")
+    table.add_row("run", str(RUN.relative_to(ROOT)))
+    table.add_row("OpenCLIP model", f"{EXPORT.relative_to(ROOT)} (verified with stock open_clip)")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
