@@ -6,6 +6,7 @@ Runs the same commands that a person would type, prints each, and ends with one 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,42 +16,45 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
-DEMO = ROOT / "demo"
-JOB = ROOT / "jobs" / "quickstart.yaml"
+ROOT = Path(__file__).resolve().parents[1]  # all paths below are relative to it
+JOB = "jobs/quickstart.yaml"
+DATA, VOCABULARY = "demo/data", "demo/vocab.txt"
 TRAIN_SHARDS = "demo/data/train/{00000..00007}.tar"
-RUN, EXPORT, RESULTS = DEMO / "run", DEMO / "openclip", DEMO / "results.json"
+RUN, EXPORT, RESULTS = "demo/run", "demo/openclip", "demo/results.json"
 
 
 def main() -> None:
     console = Console()
     began = time.monotonic()
-    if not (DEMO / "data" / "README.md").exists():
-        shutil.rmtree(DEMO / "data", ignore_errors=True)
-        flipscale(console, "data", "synth", "demo/data", "--train", "8000", "--val", "500", "--test", "1800")
-    if not (DEMO / "vocab.txt").exists():
-        flipscale(console, "data", "vocab", TRAIN_SHARDS, "demo/vocab.txt", "--size", "1000")
+    if not (ROOT / DATA / "README.md").exists():  # written last, so that it marks a complete set
+        shutil.rmtree(ROOT / DATA, ignore_errors=True)
+        flipscale(console, "data", "synth", DATA, "--train", "8000", "--val", "500", "--test", "1800")
+    if not (ROOT / VOCABULARY).exists():
+        flipscale(console, "data", "vocab", TRAIN_SHARDS, VOCABULARY, "--size", "1000")
     trained_from = time.monotonic()
-    flipscale(console, "train", str(JOB))
+    flipscale(console, "train", JOB)
     trained = time.monotonic() - trained_from
-    flipscale(console, "data", "audit", str(RUN))
-    flipscale(console, "eval", str(RUN), "--out", str(RESULTS))
-    flipscale(console, "export", str(RUN), str(EXPORT))
+    flipscale(console, "data", "audit", RUN)
+    flipscale(console, "eval", RUN, "--out", RESULTS)
+    flipscale(console, "export", RUN, EXPORT)
     summarize(console, trained, time.monotonic() - began)
 
 
 def flipscale(console: Console, *arguments: str) -> None:
     """Run one command, shown as a person would type it; end with its exit code if it fails."""
     console.print(f"[bold]$ flipscale {' '.join(arguments)}[/bold]", highlight=False, soft_wrap=True)
-    code = subprocess.run([sys.executable, "-m", "flipscale", *arguments], cwd=ROOT, check=False).returncode
+    # Threads that spin while they wait take the cores of the loader, and of whatever else runs here.
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    command = [sys.executable, "-m", "flipscale", *arguments]
+    code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     if code:
         sys.exit(code)
 
 
 def summarize(console: Console, training_seconds: float, seconds: float) -> None:
     """One table: what each phase did, what the model can do, and where the files are."""
-    metrics = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text().splitlines()]
-    results = json.loads(RESULTS.read_text())
+    metrics = [json.loads(line) for line in (ROOT / RUN / "metrics.jsonl").read_text().splitlines()]
+    results = json.loads((ROOT / RESULTS).read_text())
     table = Table("", "", title="flipscale demo", show_header=False)
     for phase in dict.fromkeys(record["phase"] for record in metrics):
         records = [record for record in metrics if record["phase"] == phase]
@@ -73,8 +77,8 @@ def summarize(console: Console, training_seconds: float, seconds: float) -> None
             f"{scores['text_to_image']['R@1']:.1%} of {scores['images']} pairs",
         )
     table.add_row("time", f"{seconds:.0f} s, of which {training_seconds:.0f} s training")
-    table.add_row("run", str(RUN.relative_to(ROOT)))
-    table.add_row("OpenCLIP model", f"{EXPORT.relative_to(ROOT)} (verified with stock open_clip)")
+    table.add_row("run", RUN)
+    table.add_row("OpenCLIP model", f"{EXPORT} (verified with stock open_clip)")
     console.print(table)
 
 

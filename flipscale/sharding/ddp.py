@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -28,12 +29,15 @@ class DataParallel:
         self._parameters = [p for p in self._module.parameters() if p.requires_grad]
         self._wrapped = self._module
         if world.size > 1:
-            self._wrapped = DistributedDataParallel(
-                self._module,
-                device_ids=[world.device] if world.device.type == "cuda" else None,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-            )
+            with warnings.catch_warnings():
+                # torch 2.13 renames the argument; the new name is unknown to the older supported versions.
+                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+                self._wrapped = DistributedDataParallel(
+                    self._module,
+                    device_ids=[world.device] if world.device.type == "cuda" else None,
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
+                )
 
     def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
         device = self._parameters[0].device.type

@@ -30,6 +30,8 @@ from flipscale.training.checkpoint import (
 )
 from flipscale.world import World
 
+FILE_BYTES = 1 << 29  # of all processes' shares of a file; the writer holds its share of one in memory
+
 
 class CheckpointWriter:
     """Saves in the background, one checkpoint at a time; every process has one and calls it together.
@@ -66,7 +68,7 @@ class CheckpointWriter:
         self._agreed(path, lambda: _make_room(path) if self._world.leads else None)
         written = dcp.async_save(
             state,
-            storage_writer=HuggingFaceStorageWriter(str(path), save_distributed=True),
+            storage_writer=HuggingFaceStorageWriter(str(path), file_numbers(state), save_distributed=True),
             process_group=self._group,
             no_dist=not dist.is_initialized(),
         )
@@ -123,6 +125,16 @@ class CheckpointWriter:
                 "so mend the cause and give the same command again"
             )
         return [result for result, _ in outcomes]
+
+
+def file_numbers(state: dict[str, Tensor]) -> dict[str, int]:
+    """The number of the file of each tensor, counted from 1, so that no file grows far beyond FILE_BYTES."""
+    numbers: dict[str, int] = {}
+    held = 0
+    for name, tensor in state.items():
+        held += tensor.numel() * tensor.element_size()
+        numbers[name] = 1 + held // FILE_BYTES
+    return numbers
 
 
 def _make_room(path: Path) -> None:

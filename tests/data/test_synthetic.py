@@ -180,7 +180,7 @@ def test_relations_hold_in_the_picture(splits):
                 dx, dy = np.abs(np.subtract(centre(first), centre(other)))
                 assert len(others) == 2 or (dx > dy) == (relation in ("left of", "right of"))
     assert set(seen) == {None, "inside", *scenes.RELATIONS}
-    assert 0.4 < seen[None] / 700 < 0.6  # half of the pictures name one object, so naming is learnt quickly
+    assert 0.54 < seen[None] / 700 < 0.66  # 0.6 +- 3 standard deviations hold one object
 
 
 SAID = {word: relation for relation in (*scenes.RELATIONS, "inside") for word in scenes._WORDS[relation]}
@@ -248,19 +248,23 @@ def test_painted_colour_is_the_named_one_after_jpeg(split):
         scene, text, jpeg = synthetic.make_sample(0, split, number, 64)
         picture = np.asarray(Image.open(io.BytesIO(jpeg)))
         for thing in scene.objects:
-            pixels = picture[coverage(thing, 64) == 255]
+            pixels = picture[coverage(thing, 64, outline=False) == 255]
             # Bands of a pattern are darker than the named colour: its brighter half shows it.
             light = pixels.sum(1)
             shares = palette_shares(pixels[light >= np.median(light)] if thing.texture != "plain" else pixels)
             assert max(shares, key=lambda name: shares[name]) == thing.colour, (number, text, shares)
 
 
-def test_objects_stand_out_from_their_ground():
-    for number in range(300):
+def test_a_dark_line_parts_every_object_from_its_ground():
+    for number in range(80):
         scene, text, _ = synthetic.make_sample(0, "train", number, 64)
-        ground = np.array(scene.background.rgb)
+        picture = np.asarray(render(scene, 128)).mean(-1)
         for thing in scene.objects:
-            assert np.linalg.norm(ground - thing.rgb) > 90, text
+            filling = coverage(thing, 128, outline=False)
+            line = picture[(coverage(thing, 128) == 255) & (filling == 0)]
+            assert len(line) > 0.1 * (filling == 255).sum(), text
+            # The darkest ground is gray at the dark end of a gradient, 0.65 * 182 = 118.
+            assert line.max() < 60, text
 
 
 def test_shapes_differ_in_silhouette():
@@ -288,8 +292,8 @@ def test_objects_lie_inside_the_picture_and_apart(seed, size):
         assert -1e-9 <= left < right <= size + 1e-9
         assert -1e-9 <= top < bottom <= size + 1e-9
         assert max(right - left, bottom - top) == pytest.approx(thing.extent * size)
-        assert thing.extent >= (0.45 if len(scene.objects) == 1 else 0.28)
-    covered = np.sum([coverage(thing, 1024) > 0 for thing in scene.objects], axis=0)
+        assert thing.extent >= (0.45 if len(scene.objects) == 1 else 0.25)
+    covered = np.sum([coverage(thing, 512) > 0 for thing in scene.objects], axis=0)
     assert covered.max() == 1  # nothing hides anything, also not what a ring holds
 
 
@@ -300,7 +304,7 @@ def test_positions_sizes_and_grounds_of_the_test_split_vary():
     extents = np.array([scene.objects[0].extent for scene in drawn])
     assert extents.min() < 0.5
     assert extents.max() > 0.9
-    assert len({(scene.background.colour, scene.background.kind) for scene in drawn}) == 18
+    assert len({(scene.background.colour, scene.background.kind) for scene in drawn}) == 15
     assert {scene.objects[0].texture for scene in drawn} == set(scenes.TEXTURES)
 
 

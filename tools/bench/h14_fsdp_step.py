@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from flipscale.config import Job
@@ -35,11 +34,11 @@ from flipscale.models.presets import preset
 from flipscale.progress import Progress
 from flipscale.sharding.strategy import shard
 from flipscale.training.checkpoint import Checkpoint
+from flipscale.training.checkpoint_writer import file_numbers
 from flipscale.training.gradients import Pairs, accumulate_gradients
 from flipscale.world import join_world, leave_world
 
 PROCESSES, BATCH = 2, 2  # BATCH: pairs of each process
-FILE_BYTES = 1 << 29  # of all shares of a file; the writer holds its share of one in memory
 
 PAGE = """# {model}: one FSDP step and one checkpoint in little memory
 
@@ -86,16 +85,6 @@ def job_of(model: str) -> Job:
             "sharding": {"strategy": "fsdp", "precision": "bf16", "activation_checkpointing": "full"},
         }
     )
-
-
-def file_numbers(state: dict[str, Tensor]) -> dict[str, int]:
-    """The number of the file of each tensor, counted from 1."""
-    numbers: dict[str, int] = {}
-    held = 0
-    for name, tensor in state.items():
-        held += tensor.numel() * tensor.element_size()
-        numbers[name] = 1 + held // FILE_BYTES
-    return numbers
 
 
 def step(model_name: str, work: Path) -> None:
