@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint check format clean
+.PHONY: demo test matrix lint check format clean
 
 # torch first and pinned: a free choice would bring gigabytes of CUDA libraries to machines without a GPU.
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -21,7 +21,10 @@ demo: $(VENV)/.run
 	$(BIN)/python tools/demo.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not matrix'
+
+matrix: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m matrix
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -29,7 +32,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright
 
 check: lint
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

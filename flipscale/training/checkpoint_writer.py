@@ -66,9 +66,14 @@ class CheckpointWriter:
         path = self._root / directory_name(progress.samples_seen)
         # What lies at `path` was left by a save cut short, or is damaged: else it would have been resumed.
         self._agreed(path, lambda: _make_room(path) if self._world.leads else None)
+        sizes: dict[str, int] = {}
+        for part in self._world.gather(
+            {n: t.numel() * t.element_size() for n, t in state.items()}, self._group
+        ):
+            sizes |= part  # a process may hold what the others leave out
         written = dcp.async_save(
             state,
-            storage_writer=HuggingFaceStorageWriter(str(path), file_numbers(state), save_distributed=True),
+            storage_writer=HuggingFaceStorageWriter(str(path), file_numbers(sizes), save_distributed=True),
             process_group=self._group,
             no_dist=not dist.is_initialized(),
         )
@@ -127,12 +132,16 @@ class CheckpointWriter:
         return [result for result, _ in outcomes]
 
 
-def file_numbers(state: dict[str, Tensor]) -> dict[str, int]:
-    """The number of the file of each tensor, counted from 1, so that no file grows far beyond FILE_BYTES."""
+def file_numbers(sizes: dict[str, int]) -> dict[str, int]:
+    """The number of the file of each tensor, counted from 1, so that no file grows far beyond FILE_BYTES.
+
+    Args:
+        sizes: bytes of each tensor, the shares of all processes together.
+    """
     numbers: dict[str, int] = {}
     held = 0
-    for name, tensor in state.items():
-        held += tensor.numel() * tensor.element_size()
+    for name, size in sizes.items():
+        held += size
         numbers[name] = 1 + held // FILE_BYTES
     return numbers
 

@@ -178,13 +178,13 @@ def test_sixteen_bit_grey_is_scaled_and_not_cut_off():
     )
 
 
-def test_only_the_given_limit_holds():
+def test_only_the_given_limit_holds(monkeypatch):
     """Pillow's own limit is neither needed nor changed."""
-    limit = Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12_345)
     assert open_image(vast_png(20_000, 10_000), 10**9).size == (20_000, 10_000)
     with pytest.raises(BadSample, match="more than 199999999"):
         open_image(vast_png(20_000, 10_000), 199_999_999)
-    assert limit == Image.MAX_IMAGE_PIXELS
+    assert Image.MAX_IMAGE_PIXELS == 12_345
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -245,6 +245,19 @@ def test_a_read_error_that_passes_changes_nothing(tmp_path, monkeypatch):
     assert pauses == [0.1, 0.5]
     assert chunk.images.equal(expected.images)
     assert chunk.bad == []
+
+
+def test_a_file_handle_that_went_stale_is_opened_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "_READ_PAUSES", (0.01,))
+    pattern = write_shards(tmp_path, [6])
+    expected = open_reader(pattern)[0].read(positions(0, 6))
+    reader, _ = open_reader(pattern)
+    reader.read(positions(0, 1))
+    handles = {os.path.realpath(f"/proc/self/fd/{n}"): int(n) for n in os.listdir("/proc/self/fd")}
+    directory = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(directory, handles[str(tmp_path / "00000.tar")])  # reading from it fails from now on
+    os.close(directory)
+    assert reader.read(positions(0, 6)).images.equal(expected.images)
 
 
 def test_only_so_many_shards_stay_open(tmp_path):

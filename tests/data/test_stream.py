@@ -21,6 +21,9 @@ from flipscale.errors import StoppedEarly, UserError
 
 LANES = 8
 BAD_AT = {(0, 3): "half a jpeg", (1, 0): "missing caption", (2, 7): "one pixel", (2, 8): "not utf-8"}
+BAD_AT |= {
+    (shard, ordinal): "no image" for shard, ordinal in [(0, 11), (0, 20), (0, 28), (1, 9), (2, 22), (2, 40)]
+}
 # Batches of several chunks and of less than one, a short step at the end of either phase; 5 epochs in all.
 PHASES = [("first", 360, 160), ("second", 120, 24), ("third", 8, 24)]
 BUDGET = Budget.of(

@@ -256,12 +256,12 @@ def test_painted_colour_is_the_named_one_after_jpeg(split):
 
 
 def test_a_dark_line_parts_every_object_from_its_ground():
-    for number in range(80):
+    for number in range(60):
         scene, text, _ = synthetic.make_sample(0, "train", number, 64)
-        picture = np.asarray(render(scene, 128)).mean(-1)
+        picture = np.asarray(render(scene, 256)).mean(-1)
         for thing in scene.objects:
-            filling = coverage(thing, 128, outline=False)
-            line = picture[(coverage(thing, 128) == 255) & (filling == 0)]
+            filling = coverage(thing, 256, outline=False)
+            line = picture[(coverage(thing, 256) == 255) & (filling == 0)]
             assert len(line) > 0.1 * (filling == 255).sum(), text
             # The darkest ground is gray at the dark end of a gradient, 0.65 * 182 = 118.
             assert line.max() < 60, text

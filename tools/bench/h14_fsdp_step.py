@@ -112,7 +112,11 @@ def step(model_name: str, work: Path) -> None:
     measured["stepped_gib"] = memory_gib("VmHWM")
 
     state = model.state()
-    writer = HuggingFaceStorageWriter(str(work / "checkpoint"), file_numbers(state), save_distributed=True)
+    writer = HuggingFaceStorageWriter(
+        str(work / "checkpoint"),
+        file_numbers({name: tensor.nbytes for name, tensor in state.items()}),
+        save_distributed=True,
+    )
     _, measured["save_s"] = timed(lambda: dcp.save(state, storage_writer=writer))
     measured["saved_gib"] = memory_gib("VmHWM")
     everyone = world.gather(measured)
