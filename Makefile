@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test matrix lint check format clean
+.PHONY: demo test test-long lint check format clean
 
 # torch first and pinned: a free choice would bring gigabytes of CUDA libraries to machines without a GPU.
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -21,10 +21,10 @@ demo: $(VENV)/.run
 	$(BIN)/python tools/demo.py
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not matrix'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not long'
 
-matrix: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m matrix
+test-long: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from flipscale.commands.table import print_table
 from flipscale.config import Evaluation
 from flipscale.config.job import ZeroShot
 from flipscale.errors import UserError
@@ -59,34 +59,32 @@ def evaluate_checkpoint(
     if as_json:
         print(json.dumps(results, indent=2))
     else:
-        show_results(results, Console())
+        show_results(results)
 
 
-def show_results(results: dict[str, Any], console: Console) -> None:
+def show_results(results: dict[str, Any]) -> None:
     """Print the document of `evaluate` as tables."""
-    if results["zero_shot"]:
-        table = Table(
-            "zero-shot", "images", "classes", "top-1", "top-5", "mean per class", "chance", "skipped"
+    zero_shot: list[list[str]] = []
+    for name, scores in results["zero_shot"].items():
+        shares = (scores["top1"], scores["top5"], scores["mean_per_class"], 1 / scores["classes"])
+        counts = [str(scores["samples"]), str(scores["classes"])]
+        zero_shot.append([name, *counts, *(f"{share:.1%}" for share in shares), str(scores["skipped"])])
+    retrieval: list[list[str]] = []
+    for name, scores in results["retrieval"].items():
+        for direction in ("image_to_text", "text_to_image"):
+            recalls = [f"{scores[direction][key]:.1%}" for key in ("R@1", "R@5", "R@10")]
+            counts = [str(scores["images"]), str(scores["texts"])]
+            median = f"{scores[direction]['median_rank']:g}"
+            retrieval.append(
+                [name, direction.replace("_", " "), *counts, *recalls, median, str(scores["skipped"])]
+            )
+    if zero_shot:
+        print_table(
+            ["zero-shot", "images", "classes", "top-1", "top-5", "mean per class", "chance", "skipped"],
+            zero_shot,
         )
-        for name, scores in results["zero_shot"].items():
-            shares = (scores["top1"], scores["top5"], scores["mean_per_class"], 1 / scores["classes"])
-            counts = (str(scores["samples"]), str(scores["classes"]))
-            table.add_row(name, *counts, *(f"{share:.1%}" for share in shares), str(scores["skipped"]))
-        console.print(table)
-    if results["retrieval"]:
-        table = Table(
-            "retrieval", "direction", "images", "texts", "R@1", "R@5", "R@10", "median rank", "skipped"
+    if retrieval:
+        print_table(
+            ["retrieval", "direction", "images", "texts", "R@1", "R@5", "R@10", "median rank", "skipped"],
+            retrieval,
         )
-        for name, scores in results["retrieval"].items():
-            for direction in ("image_to_text", "text_to_image"):
-                ranks = scores[direction]
-                table.add_row(
-                    name,
-                    direction.replace("_", " "),
-                    str(scores["images"]),
-                    str(scores["texts"]),
-                    *(f"{ranks[key]:.1%}" for key in ("R@1", "R@5", "R@10")),
-                    f"{ranks['median_rank']:g}",
-                    str(scores["skipped"]),
-                )
-        console.print(table)

@@ -11,7 +11,7 @@ import torch
 
 from flipscale.budget import Budget, check_world_size
 from flipscale.config import Job
-from flipscale.data.index import Index, build_index, load_index
+from flipscale.data.index import Index, build_index, expand_shards, load_index
 from flipscale.data.lanes import Lanes
 from flipscale.data.quarantine import BadRecord
 from flipscale.data.reader import ReaderSettings, SampleReader
@@ -99,13 +99,27 @@ def _open_index(job: Job, run: RunDirectory, world: World) -> Index:
     directory = Path(job.data.index) if job.data.index is not None else run.path / "index"
 
     def ready() -> None:
-        if job.data.index is None and not (directory / "index.json").exists():
+        paths = expand_shards(job.data.train)
+        if job.data.index is None and not _indexes(directory, paths):
             _log.info("indexing %s (give data.index to reuse an index)", job.data.train)
             build_index(job.data.train, directory, workers=len(os.sched_getaffinity(0)))
-        load_index(directory).verify()
+        index = load_index(directory)
+        if [shard.path for shard in index.shards] != paths:
+            raise UserError(
+                f"the index in {directory} is of {len(index.shards)} shards from {index.shards[0].path} on, "
+                f"not of data.train = {job.data.train}; make it for these with `flipscale data index`"
+            )
+        index.verify()
 
     world.lead(ready)
     return load_index(directory)
+
+
+def _indexes(directory: Path, paths: list[str]) -> bool:
+    """Whether the run has built its index already, and of the shards that lie at these paths."""
+    if not (directory / "index.json").exists():
+        return False
+    return [shard.path for shard in load_index(directory).shards] == paths
 
 
 def _check_tokenizer_fits(spec: ModelSpec, job: Job) -> None:

@@ -185,6 +185,7 @@ def trained(run: TinyRun, processes: int) -> TinyRun:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("processes", "sharding"),
     [(2, FSDP), (4, FSDP), (4, HSDP), (2, {**FSDP, "micro_batch": 2, "reshard_after_forward": False})],
@@ -216,6 +217,7 @@ def test_fp64_shows_that_only_rounding_differs(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_activation_checkpointing_changes_no_bit_of_a_run(tiny_run: MakeRun) -> None:
     modes = ("none", "full", "selective", "every 2")
     runs = {m: tiny_run(m.replace(" ", "_"), sharding={**FSDP, "activation_checkpointing": m}) for m in modes}
@@ -251,6 +253,7 @@ def test_resumed_under_the_same_it_is_the_same_to_the_bit(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp64", 1e-9)])
 def test_a_run_may_change_strategy_and_world_size(
     tiny_run: MakeRun, precision: str, tolerance: float
@@ -265,6 +268,7 @@ def test_a_run_may_change_strategy_and_world_size(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("processes", "first", "second"),
     [(2, {"strategy": "ddp"}, FSDP), (2, FSDP, {"strategy": "ddp"}), (4, FSDP, HSDP), (4, HSDP, FSDP)],

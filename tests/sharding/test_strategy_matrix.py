@@ -112,7 +112,7 @@ def test_the_curve_is_that_of_one_process(straight: Straight, name: str) -> None
 
 
 PAIRS = [
-    pytest.param(first, second, marks=[] if first == second else [pytest.mark.matrix])
+    pytest.param(first, second, marks=[] if first == second else [pytest.mark.long])
     for first in MATRIX
     for second in MATRIX
 ]

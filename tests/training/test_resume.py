@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -45,6 +47,48 @@ def test_five_kills_leave_no_trace(tiny_run: MakeRun) -> None:
     reasons = [line["reason"] for line in read_ledger(killed.output)]
     assert reasons == ["killed"] * 5 + ["done"]
     assert sum(line["samples_to"] - line["samples_from"] for line in read_ledger(killed.output)) == 792
+
+
+def kill_in_a_save(run: TinyRun, rng: random.Random) -> None:
+    """SIGKILL the run at a random moment while a checkpoint that has no manifest yet is being written."""
+    process = run.start("checkpoint.every=1 steps")
+    committed = set((run.output / "checkpoints").glob("samples_*/manifest.json"))
+    deadline = time.monotonic() + 120
+    while True:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        manifests = set((run.output / "checkpoints").glob("samples_*/manifest.json"))
+        begun = {path.parent for path in manifests} ^ set((run.output / "checkpoints").glob("samples_*"))
+        if manifests - committed and begun:  # it came further than before, and is saving
+            break
+    time.sleep(rng.random() * 0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_twenty_kills_in_the_middle_of_a_save(tiny_run: MakeRun) -> None:
+    straight, killed = tiny_run("straight"), tiny_run("killed")
+    assert straight.train().returncode == 0
+    rng = random.Random(7)
+    unfinished = 0
+    for _ in range(20):
+        kill_in_a_save(killed, rng)
+        saves = set((killed.output / "checkpoints").glob("samples_*"))
+        unfinished += any(not (path / "manifest.json").exists() for path in saves)
+    assert unfinished >= 10, "most kills came after the save"
+    assert killed.train().returncode == 0
+    assert killed.weights() == straight.weights()
+    assert killed.metrics() == straight.metrics()
+    assert killed.last_manifest()["progress"] == straight.last_manifest()["progress"]
+    assert flipscale_audit(killed).returncode == 0
+
+
+def flipscale_audit(run: TinyRun) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flipscale", "data", "audit", str(run.output)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow

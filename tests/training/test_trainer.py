@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tiny_run import TinyRun
 
 from flipscale.config import load_job
 from flipscale.data.audit import audit
+from flipscale.data.index import build_index
 from flipscale.data.synthetic import make_sample
 from flipscale.data.tokenizer import WordPieceTokenizer
 from flipscale.data.vocabulary import SPECIAL_TOKENS
@@ -216,9 +218,22 @@ def test_other_data_and_another_vocabulary_are_refused(
     other.write_text((data_set / "vocab.txt").read_text().replace("star", "moon"))
     with pytest.raises(UserError, match="vocabulary is not the one"):
         train(run, f"data.tokenizer.vocab={other}")
-    (run.output / "index" / "index.json").unlink()
+    fewer = f"data.train={data_set}/train/{{00000..00001}}.tar"
     with pytest.raises(UserError, match="shards are not those"):
-        train(run, f"data.train={data_set}/train/{{00000..00001}}.tar")
+        train(run, fewer)
+    build_index(f"{data_set}/train/{{00000..00002}}.tar", tmp_path / "index")
+    with pytest.raises(UserError, match="is of 3 shards"):
+        train(run, fewer, f"data.index={tmp_path / 'index'}")
+
+
+def test_a_run_goes_on_where_its_shards_were_moved(tiny_run: MakeRun, data_set: Path, tmp_path: Path) -> None:
+    straight, moved = tiny_run("straight"), tiny_run("moved")
+    train(straight)
+    with pytest.raises(StoppedEarly):
+        train(moved, stop=StopAt(RunDirectory(moved.output), 7))
+    shutil.copytree(data_set / "train", tmp_path / "elsewhere")
+    train(moved, f"data.train={tmp_path}/elsewhere/{{00000..00002}}.tar")
+    assert moved.weights() == straight.weights()
 
 
 def test_a_missing_shard_is_named(tiny_run: MakeRun, tmp_path: Path) -> None:
