@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flipscale.errors import UserError
+from flipscale.files import write_durably
 
 
 def append(path: Path, records: Iterable[Mapping[str, Any]], *, durable: bool = False) -> None:
@@ -44,9 +45,4 @@ def keep(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda record: T
     """Rewrite the file with only the complete lines whose record is wanted, in one atomic step."""
     if not path.exists():
         return
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record) + "\n" for record in read(path) if wanted(record))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_durably(path, "".join(json.dumps(record) + "\n" for record in read(path) if wanted(record)))

@@ -16,6 +16,7 @@ import yaml
 from flipscale.budget import Budget
 from flipscale.config import Job, dump_job, load_job
 from flipscale.errors import UserError
+from flipscale.files import write_durably
 
 # Keys that may differ between two starts of a run: they change neither the samples nor the mathematics.
 CHANGEABLE = (
@@ -109,7 +110,7 @@ def prepare(run: RunDirectory, job: Job, samples_seen: int) -> None:
         _check_same_job(run, recorded_job(run), job, samples_seen)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        _write(run.job, dump_job(job))
+        write_durably(run.job, dump_job(job))
         run.checkpoints.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"the run directory {run.path} cannot be written: {error.strerror}") from None
@@ -128,7 +129,7 @@ def check_identity(
     if not run.index.exists():
         run.tokenizer.mkdir(exist_ok=True)
         save_tokenizer(run.tokenizer)
-        _write(run.index, json.dumps(dict(identity)))
+        write_durably(run.index, json.dumps(dict(identity)))
         return
     recorded = _recorded_identity(run)
     if recorded["fingerprint"] != identity["fingerprint"]:
@@ -182,16 +183,6 @@ def _check_not_foreign(run: RunDirectory) -> None:
         return
     if any(entry.name not in ("lock", "job.yaml.partial") for entry in run.path.iterdir()):
         raise UserError(f"{run.path} is not empty and holds no run; set `output` to a new directory")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that is there whole or, after a crash, not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _check_same_job(run: RunDirectory, before: Job, now: Job, samples_seen: int) -> None:

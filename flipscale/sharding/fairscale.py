@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from flipscale.config import Job
 from flipscale.losses.ranks import Ranks
 from flipscale.models.flip import FLIP
+from flipscale.sharding.adamw_held import AdamWHeld
 from flipscale.sharding.strategy import Features, ShardedModel
 from flipscale.sharding.wrapping import (
     Autocast,
@@ -139,7 +140,7 @@ class _Joined(nn.Module):
         return torch.cat([part.flatten() for part in self.model(images, texts, keep) if part is not None])
 
 
-class FairscaleFullySharded:
+class FairscaleFullySharded(AdamWHeld):
     """`fairscale_fsdp`: every parameter's weights, gradient and moments in one share per process.
 
     Parameters are not joined into flat ones, so that each keeps its name and its weight decay. bf16 comes
@@ -164,15 +165,15 @@ class FairscaleFullySharded:
         self._world = world
         model = model.to(world.device)
         # The parameters stay the same objects; only their data becomes a share.
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._shapes = {name: p.shape for name, p in self._parameters.items()}
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._shapes = {name: p.shape for name, p in parameters.items()}
         for blocks in (model.visual.transformer.resblocks, model.transformer.resblocks):
             for number, block in enumerate(blocks):
                 blocks[number] = wrapped(block)
         bf16 = job.sharding.precision == "bf16"
         self._wrapped = wrapped(_Joined(Autocast(model, world.device, enabled=bf16)))
         self._embed_dim = model.spec.embed_dim
-        self._optimizer = adamw.build_optimizer(self._parameters.items(), job.optimizer)
+        super().__init__(parameters, adamw.build_optimizer(parameters.items(), job.optimizer))
 
     def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
         sizes = [0 if given is None else len(given) * self._embed_dim for given in (images, texts)]
@@ -189,9 +190,6 @@ class FairscaleFullySharded:
         """Gradients are reduced in every micro-batch, since each process keeps a share alone."""
         yield
 
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
     def gradient_norm(self, max_norm: float | None) -> Tensor:
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
         squared = torch.nn.utils.get_total_norm(gradients).square()
@@ -200,19 +198,6 @@ class FairscaleFullySharded:
         if max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters.values(), max_norm, norm)
         return norm
-
-    def update(self, lr: float, finite: Tensor) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        adamw.skip_unless(self._optimizer, finite)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-
-    def reset_optimizer(self) -> None:
-        adamw.reset_moments(self._optimizer)
-
-    def updates(self) -> int:
-        return adamw.updates(self._optimizer)
 
     def state(self) -> dict[str, Tensor]:
         """The whole state on the first process, in host memory; nothing on the others."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,13 +16,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from flipscale.config import Job
 from flipscale.models.flip import FLIP
 from flipscale.models.initialization import initial_value
+from flipscale.sharding.adamw_held import AdamWHeld
 from flipscale.sharding.strategy import Features
 from flipscale.sharding.wrapping import ensure_process_group
-from flipscale.training import optimizer as adamw
+from flipscale.training.optimizer import build_optimizer
 from flipscale.world import World
 
 
-class FullySharded:
+class FullySharded(AdamWHeld):
     """`fsdp` shares over all processes; `hsdp` over groups of `sharding.shard_size` ranks that follow each
     other, and every group has a whole copy.
 
@@ -46,8 +47,8 @@ class FullySharded:
         _shard_units(model, mesh, self._bf16, job.sharding.reshard_after_forward)
         model.to_empty(device=world.device)
         _initialize(model, job.seed)
-        self._parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
-        self._optimizer = adamw.build_optimizer(self._parameters.items(), job.optimizer)
+        parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
+        super().__init__(parameters, build_optimizer(parameters.items(), job.optimizer))
 
     def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
@@ -59,9 +60,6 @@ class FullySharded:
         self._model.set_requires_gradient_sync(last)
         yield
 
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
     def gradient_norm(self, max_norm: float | None) -> Tensor:
         # On the shares, with one collective: on DTensors torch would start one for each parameter.
         gradients = [_share(p.grad) for p in self._parameters.values() if p.grad is not None]
@@ -71,33 +69,6 @@ class FullySharded:
         if max_norm is not None:
             torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
-
-    def update(self, lr: float, finite: Tensor) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        adamw.skip_unless(self._optimizer, finite)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-
-    def reset_optimizer(self) -> None:
-        adamw.reset_moments(self._optimizer)
-
-    def updates(self) -> int:
-        return adamw.updates(self._optimizer)
-
-    def state(self) -> dict[str, Tensor]:
-        """The canonical state as DTensors: each process saves and loads its share."""
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self._parameters.items():
-            moments = self._optimizer.state[parameter]
-            tensors[f"model.{name}"] = parameter.detach()
-            tensors[f"exp_avg.{name}"] = moments["exp_avg"]
-            tensors[f"exp_avg_sq.{name}"] = moments["exp_avg_sq"]
-        return tensors
-
-    def restore(self, fill: Callable[[dict[str, Tensor]], None], updates: int) -> None:
-        fill(self.state())
-        adamw.set_updates(self._optimizer, updates)
 
 
 def _mesh(world: World, shard_size: int | None) -> DeviceMesh:

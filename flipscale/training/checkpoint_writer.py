@@ -18,6 +18,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
 from flipscale.errors import RunError
+from flipscale.files import write_durably
 from flipscale.progress import Progress
 from flipscale.training.checkpoint import (
     LATEST,
@@ -106,8 +107,8 @@ class CheckpointWriter:
 
         def publish() -> None:
             if self._world.leads:
-                _write_durably(path / MANIFEST, json.dumps(manifest, indent=1))
-                _write_durably(self._root / LATEST, path.name + "\n")
+                write_durably(path / MANIFEST, json.dumps(manifest, indent=1))
+                write_durably(self._root / LATEST, path.name + "\n")
                 prune(self._root, self._keep_last)
 
         self._agreed(path, publish)
@@ -160,18 +161,3 @@ def _synced_files(path: Path, world: World) -> dict[str, dict[str, Any]]:
             os.fsync(handle.fileno())
         described[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
     return described
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """Replace a small file so that after a crash it has either its old or its new content."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
