@@ -187,7 +187,7 @@ class ZeroShot(_Strict):
     data: str
     """webdataset shards with .cls labels (brace expansion), or a folder with one sub-folder a class."""
     classnames: str
-    """A file with one class name a line, or `imagenet`."""
+    """A file with one class name a line, `imagenet`, or `folders` for the names of the class folders."""
     templates: str = "openai7"
     """A file with one prompt template a line, `openai7` or `openai80`."""
 
