@@ -1,0 +1,62 @@
+"""heartbeats/rank_NNNNN.json: every process's last sign of life, and how it ended where it could tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+BEAT_SECONDS = 5.0  # between two writes of a process that is alive
+DIRECTORY = "heartbeats"
+
+State = Literal["starting", "training", "saving", "stopped", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What one process last wrote about itself. All processes of a start share its `attempt`."""
+
+    attempt: str
+    """JOBID.RESTARTS under Slurm, else HOST.PID of the leading process."""
+    rank: int
+    world_size: int
+    node: str
+    pid: int
+    state: State
+    samples_seen: int
+    step_seconds: float  # of the latest steps; 0.0 before the first
+    time: float  # seconds since 1970
+    kind: str = ""
+    """Of a failure: code, data, out_of_memory, non_finite, disk, input, peer_lost or hang."""
+    message: str = ""
+    """Of a failure: its last line."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was written."""
+        return time.time() - self.time
+
+
+def write_heartbeat(run: Path, beat: Heartbeat) -> None:
+    """Replace the process's file; a reader sees the old or the new one. Not synced: only the living matter."""
+    path = run / DIRECTORY / f"rank_{beat.rank:05d}.json"
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(asdict(beat)))
+    os.replace(partial, path)
+
+
+def read_heartbeats(run: Path, attempt: str | None = None) -> list[Heartbeat]:
+    """The processes' last signs by rank: those of `attempt`, or of the newest one."""
+    beats: list[Heartbeat] = []
+    for path in sorted((run / DIRECTORY).glob("rank_*.json")):
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+            beats.append(Heartbeat(**record))
+        except (OSError, ValueError, TypeError):
+            continue  # removed, or of another version, since the directory was read
+    if attempt is None and beats:
+        attempt = max(beats, key=lambda beat: beat.time).attempt
+    return [beat for beat in beats if beat.attempt == attempt]

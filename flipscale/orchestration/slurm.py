@@ -1,0 +1,124 @@
+"""What Slurm says about itself and about jobs: one command a question, each with a time limit."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flipscale.errors import UserError
+
+_SECONDS = 30  # a healthy controller answers in far less; a client without one waits for minutes
+_FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_/:.]*)=")
+
+# Job states in which Slurm will still start the job or has not ended it.
+LIVE_STATES = frozenset(
+    "PENDING RUNNING SUSPENDED COMPLETING CONFIGURING REQUEUED SIGNALING STAGE_OUT RESIZING STOPPED "
+    "REQUEUE_HOLD REQUEUE_FED SPECIAL_EXIT".split()
+)
+
+
+class SlurmError(Exception):
+    """Slurm refused a command or did not answer; the message is what it said."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job as `squeue` or `sacct` lists it."""
+
+    job_id: str
+    state: str
+    """RUNNING, PENDING, TIMEOUT, ...; without the details that sacct adds."""
+    reason: str
+    """Why it waits, or empty."""
+    nodes: str
+
+    @property
+    def live(self) -> bool:
+        return self.state in LIVE_STATES
+
+
+def slurm(*command: str) -> str:
+    """Run a Slurm command; return what it prints. Raises SlurmError, UserError where it is not installed."""
+    if shutil.which(command[0]) is None:
+        raise UserError(
+            f"there is no {command[0]} on PATH; run this where Slurm's commands are, or use --cluster local"
+        )
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} did not answer within {_SECONDS} s") from None
+    if done.returncode:
+        raise SlurmError(" ".join(done.stderr.split()) or f"{command[0]} ended with {done.returncode}")
+    return done.stdout
+
+
+def configuration() -> dict[str, str]:
+    """The controller's settings, by the names of slurm.conf; `SLURM_VERSION` too."""
+    pairs = (line.partition("=") for line in slurm("scontrol", "show", "config").splitlines())
+    return {key.strip(): value.strip() for key, separator, value in pairs if separator}
+
+
+def partitions() -> dict[str, dict[str, str]]:
+    """Every partition's settings (MaxTime, GraceTime, PreemptMode, TotalNodes, ...) by its name."""
+    records = [_fields(line) for line in slurm("scontrol", "show", "partition", "-o").splitlines()]
+    return {record["PartitionName"]: record for record in records if "PartitionName" in record}
+
+
+def job_record(job_id: str) -> dict[str, str] | None:
+    """All that the controller knows about a job (JobState, Restarts, EndTime, ...); None when it is gone."""
+    try:
+        return _fields(slurm("scontrol", "show", "job", "-o", job_id).splitlines()[0])
+    except SlurmError as error:
+        if "Invalid job id" in str(error):
+            return None
+        raise
+
+
+def job_states(job_ids: Sequence[str], *, accounting: bool) -> dict[str, JobState]:
+    """States of jobs by id, in one query; the controller alone forgets a job some minutes after its end.
+
+    Args:
+        job_ids: `123`, or `123_4` for an element of an array.
+        accounting: whether to ask `sacct`, which remembers, and not `squeue`.
+    """
+    if not job_ids:
+        return {}
+    if accounting:
+        out = slurm("sacct", "-n", "-P", "-X", "-j", ",".join(job_ids), "-o", "JobID,State,Reason,NodeList")
+    else:
+        out = slurm("squeue", "--me", "-h", "-r", "--states=all", "-o", "%i|%T|%r|%N")
+    states: dict[str, JobState] = {}
+    for line in out.splitlines():
+        job_id, state, reason, nodes = line.split("|", 3)
+        if job_id in job_ids:
+            told = "" if reason == "None" else reason
+            states[job_id] = JobState(job_id, state.split()[0], told, nodes)
+    return states
+
+
+def seconds_of(limit: str) -> int | None:
+    """A Slurm time (`1-02:00:00`, `30:00`, `90`: minutes) in seconds; None where there is no limit."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    if found is None:
+        return None
+    days, first, second, third = (int(group) if group else 0 for group in found.groups())
+    if found.group(1) or found.group(4):  # D-HH[:MM[:SS]] or HH:MM:SS
+        return ((days * 24 + first) * 60 + second) * 60 + third
+    return first * 60 + second
+
+
+def sends_user_signal(settings: Mapping[str, str]) -> bool:
+    """Whether preemption sends the job's own signal; the setting moved between Slurm releases."""
+    return "preempt_send_user_signal" in settings.get("SlurmctldParameters", "") or (
+        "send_user_signal" in settings.get("PreemptParameters", "")
+    )
+
+
+def _fields(line: str) -> dict[str, str]:
+    """`Key=value` pairs of a `scontrol -o` line; a value reaches to the next key."""
+    found = list(_FIELD.finditer(line))
+    ends = [match.start() for match in found[1:]] + [len(line)]
+    return {match.group(1): line[match.end() : end].strip() for match, end in zip(found, ends, strict=True)}
