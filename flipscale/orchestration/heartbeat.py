@@ -41,7 +41,7 @@ class Heartbeat:
 
 
 def write_heartbeat(run: Path, beat: Heartbeat) -> None:
-    """Replace the process's file; a reader sees the old or the new one. Not synced: only the living matter."""
+    """Replace the process's file; a reader sees the old or the new one. Not synced: only the living count."""
     path = run / DIRECTORY / f"rank_{beat.rank:05d}.json"
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(asdict(beat)))

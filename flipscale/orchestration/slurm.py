@@ -14,10 +14,9 @@ _SECONDS = 30  # a healthy controller answers in far less; a client without one 
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_/:.]*)=")
 
 # Job states in which Slurm will still start the job or has not ended it.
-LIVE_STATES = frozenset(
-    "PENDING RUNNING SUSPENDED COMPLETING CONFIGURING REQUEUED SIGNALING STAGE_OUT RESIZING STOPPED "
-    "REQUEUE_HOLD REQUEUE_FED SPECIAL_EXIT".split()
-)
+_WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
+_AT_WORK = frozenset({"RUNNING", "SUSPENDED", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"})
+LIVE_STATES = _WAITING | _AT_WORK
 
 
 class SlurmError(Exception):
