@@ -84,11 +84,11 @@ class Daemons:
         return self.directory / f"run/{name}.started"
 
     def _last_words(self, name: str) -> str:
-        """The last line that a daemon wrote into its log, or on its terminal if it never opened the log."""
+        """The last lines that a daemon wrote into its log, or on its terminal if it never opened the log."""
         for suffix in ("log", "out"):
             log = self.directory / f"log/{name}.{suffix}"
             if log.exists() and (lines := log.read_text(errors="replace").split("\n")[:-1]):
-                return lines[-1]
+                return " / ".join(lines[-2:])
         return "it wrote nothing"
 
 

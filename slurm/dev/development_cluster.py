@@ -21,7 +21,18 @@ from daemons import ClusterError, Daemons, clean_environment
 from slurm_conf import Ports, Settings, slurm_conf, user_name
 
 READY_SECONDS = 30  # give up after this long; it takes about 1 s, with accounting 4 s
-PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol", "squeue", "scancel")
+PROGRAMS = (
+    "munged",
+    "munge",
+    "slurmctld",
+    "slurmd",
+    "srun",
+    "sbatch",
+    "scontrol",
+    "sinfo",
+    "squeue",
+    "scancel",
+)
 ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db", "mariadb", "sacctmgr")
 PARTS = ("munge", "state", "log", "run", "database")  # and spool-NODE
 LONGEST_DIRECTORY = 75  # with "/spool-n1/n1_12345.4294967291" below the 107 bytes of a socket's path
@@ -219,12 +230,13 @@ class DevelopmentCluster:
 
     def _clear(self) -> None:
         """From any state to one without processes; what is left of the directory is its logs."""
-        if self.daemons.pid("slurmctld") is not None:
+        nodes = self.settings().node_names
+        if None not in map(self.daemons.pid, ["slurmctld", *nodes]):  # else jobs of a lost node would stay
             self.daemons.client("scancel", f"--user={user_name()}", seconds=5)
             jobs = ("squeue", "--noheader")  # tasks that ignore TERM are killed after KillWait
             gone = partial(self._answers, *jobs, expected="")
             processes.wait_until(gone, self.settings().kill_wait + 5)
-        self.daemons.stop(*self.settings().node_names, "slurmctld")
+        self.daemons.stop(*nodes, "slurmctld")
         for name in (*accounting.DAEMONS, "munged"):
             self.daemons.stop(name, seconds=15)
         processes.end(processes.find(self.directory, self.name()), seconds=0)

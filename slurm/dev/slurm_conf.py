@@ -55,7 +55,7 @@ def slurm_conf(directory: Path, name: str, settings: Settings, ports: Ports, har
     `hardware` is the output of `slurmd -C`: every emulated node has the whole host; Slurm refuses more.
     """
     wanted = ("CPUs=", "Boards=", "SocketsPerBoard=", "CoresPerSocket=", "ThreadsPerCore=", "RealMemory=")
-    node_hardware = " ".join(field for field in hardware.split() if field.startswith(wanted))
+    host = " ".join(field for field in hardware.split() if field.startswith(wanted))
     user = user_name()
     accounting = f"""\
 AccountingStorageType=accounting_storage/slurmdbd
@@ -65,7 +65,7 @@ AccountingStoragePass={directory}/munge/socket
 JobAcctGatherType=jobacct_gather/linux
 """
     nodes = "".join(
-        f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} {node_hardware} State=UNKNOWN\n"
+        f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} {host} State=UNKNOWN\n"
         for node, port in zip(settings.node_names, ports.nodes, strict=True)
     )
     members = ",".join(settings.node_names)

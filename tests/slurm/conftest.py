@@ -1,0 +1,62 @@
+"""Clusters for the tests of this directory: real ones, each in a directory and on ports of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from cluster_handle import SCRIPT, Cluster
+
+INSTALL_SECONDS = 280
+
+
+@pytest.fixture(scope="session")
+def slurm_installed() -> None:
+    """Skip without Slurm, after trying to install it as root; in CI that is a failure."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
+    if all(shutil.which(program, path=path) for program in ("slurmctld", "slurmd", "slurmdbd", "mariadbd")):
+        return
+    install = [sys.executable, str(SCRIPT), "install"]
+    done = subprocess.run(install, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS)
+    if done.returncode:
+        reason = f"no Slurm: {done.stderr.strip().splitlines()[-1]}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def new_cluster(slurm_installed: None) -> Iterator[Callable[..., Cluster]]:
+    """Bring up a further cluster; the arguments are options of `up`. All go down after the last test."""
+    with ExitStack() as clusters:
+        yield lambda *options: clusters.enter_context(_cluster(*options))
+
+
+@pytest.fixture(scope="session")
+def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
+    """Three nodes, so that a job of two has one to fall back to. A test leaves it idle and whole."""
+    return new_cluster("--nodes=3", "--kill-wait=2")
+
+
+@pytest.fixture(scope="session")
+def accounting_cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
+    """Two nodes and accounting, so that sacct works."""
+    return new_cluster("--nodes=2", "--kill-wait=2", "--accounting")
+
+
+@contextmanager
+def _cluster(*options: str) -> Iterator[Cluster]:
+    # Sockets have short names only, which pytest's own directories exceed.
+    with tempfile.TemporaryDirectory(prefix="flipscale-slurm-") as directory:
+        running = Cluster.up(Path(directory), *options)
+        try:
+            yield running
+        finally:
+            running.down()
