@@ -20,7 +20,7 @@ import processes
 from daemons import ClusterError, Daemons, clean_environment
 from slurm_conf import Ports, Settings, slurm_conf, user_name
 
-READY_SECONDS = 30  # give up after this long; it takes about 1 s, with accounting 4 s
+READY_SECONDS = 60  # give up then; about 1 s is usual, with accounting 3 s
 PROGRAMS = (
     "munged",
     "munge",
@@ -97,21 +97,25 @@ class DevelopmentCluster:
     # Faults
 
     def node_kill(self, node: str, steps: bool) -> None:
-        """SIGKILL a node's slurmd, with `steps` everything that runs on the node."""
+        """SIGKILL a node's slurmd, with `steps` everything that runs on the node.
+
+        Killed one by one, the first would be reported by the next, and the job would fail of it at once.
+        """
         pid = self.daemons.pid(self._known(node))
         if pid is None and not steps:
             raise ClusterError(f"The slurmd of {node} does not run; start it with `node-start {node}`.")
         victims = processes.find(self.directory, self.name(), owner=node) if steps else [pid]
-        for victim in victims:
-            if victim is not None:
-                processes.send(victim, signal.SIGKILL)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for victim in victims:
+                if victim is not None:
+                    processes.send(victim, number)
         processes.wait_until(lambda: self.daemons.pid(node) is None, 5)
 
     def node_start(self, node: str) -> None:
         """Restart a node's slurmd; first end what a dead one left, or the next job on it would fail."""
         if self.daemons.pid(self._known(node)) is not None:
             raise ClusterError(f"The slurmd of {node} already runs.")
-        processes.end(processes.find(self.directory, self.name(), owner=node), seconds=0)
+        self._end_steps(node)
         self._start_node(node)
 
     def preempt(self, nodes: int | None, seconds: int) -> str:
@@ -236,10 +240,17 @@ class DevelopmentCluster:
             jobs = ("squeue", "--noheader")  # tasks that ignore TERM are killed after KillWait
             gone = partial(self._answers, *jobs, expected="")
             processes.wait_until(gone, self.settings().kill_wait + 5)
+        for node in nodes:  # a slurmd with a step would outlive its TERM
+            self._end_steps(node)
         self.daemons.stop(*nodes, "slurmctld")
         for name in (*accounting.DAEMONS, "munged"):
             self.daemons.stop(name, seconds=15)
         processes.end(processes.find(self.directory, self.name()), seconds=0)
+
+    def _end_steps(self, node: str) -> None:
+        """KILL what runs on a node, but not its slurmd."""
+        steps = {*processes.find(self.directory, self.name(), owner=node)} - {self.daemons.pid(node)}
+        processes.end(steps, seconds=0)
 
     def _wipe(self) -> None:
         """Remove what an earlier `up` wrote; the directory may hold nothing else."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 SCRIPT = Path(__file__).parents[2] / "slurm/dev/dev_cluster.py"
-COMMAND_SECONDS = 60  # of any one command; only a hang takes as long
+COMMAND_SECONDS = 120  # of any one command; only a hang takes as long
 Job = dict[str, str]  # the fields of `scontrol show job`, by their names there
 
 
