@@ -1,4 +1,4 @@
-"""Job files: typed, strict, in units that people use."""
+"""Job and site files: typed, strict, in units that people use."""
 
 from flipscale.config.job import (
     Augmentation,
@@ -15,8 +15,9 @@ from flipscale.config.job import (
     Sharding,
     TokenizerSource,
 )
-from flipscale.config.loading import dump_job, job_schema, load_job
-from flipscale.config.units import Cadence, parse_cadence, parse_count, parse_duration
+from flipscale.config.loading import dump_job, job_schema, load_job, load_site
+from flipscale.config.site import Site
+from flipscale.config.units import Cadence, parse_bytes, parse_cadence, parse_count, parse_duration
 
 __all__ = [
     "Augmentation",
@@ -32,10 +33,13 @@ __all__ = [
     "Optimizer",
     "Phase",
     "Sharding",
+    "Site",
     "TokenizerSource",
     "dump_job",
     "job_schema",
     "load_job",
+    "load_site",
+    "parse_bytes",
     "parse_cadence",
     "parse_count",
     "parse_duration",

@@ -17,13 +17,13 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # never `..`: it becomes a directory
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     """Frozen, no unknown keys, a field's documentation is the string below it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Model(_Strict):
+class Model(Strict):
     preset: str
     """Name of a preset: vit_b16, vit_l16, vit_l14, vit_h14, their clip_* baselines, or a tiny one."""
     image_size: PositiveCount | None = None
@@ -37,7 +37,7 @@ class Model(_Strict):
         return {"preset": value} if isinstance(value, str) else value
 
 
-class TokenizerSource(_Strict):
+class TokenizerSource(Strict):
     kind: Literal["wordpiece", "clip_bpe"] = "wordpiece"
     vocab: str | None = None
     """WordPiece only: a vocab.txt, a directory, or a hub name such as bert-base-uncased."""
@@ -54,7 +54,7 @@ class TokenizerSource(_Strict):
         return self
 
 
-class Augmentation(_Strict):
+class Augmentation(Strict):
     crop_area: tuple[Fraction, Fraction] = (0.5, 1.0)
     """Smallest and largest share of the image's area that a random crop takes (paper, A.1)."""
     flip: bool = True
@@ -69,7 +69,7 @@ class Augmentation(_Strict):
         return self
 
 
-class Data(_Strict):
+class Data(Strict):
     train: str
     """Shards by brace expansion: /data/laion/{000000..041454}.tar; `::` joins several patterns."""
     tokenizer: TokenizerSource
@@ -87,7 +87,7 @@ class Data(_Strict):
     """Larger images are quarantined before they are decoded."""
 
 
-class Phase(_Strict):
+class Phase(Strict):
     name: Name
     samples: PositiveCount
     """Budget of this phase in samples seen; spent exactly."""
@@ -109,7 +109,7 @@ class Phase(_Strict):
         return self
 
 
-class Optimizer(_Strict):
+class Optimizer(Strict):
     betas: tuple[Share, Share] = (0.9, 0.95)
     eps: Annotated[float, Field(gt=0.0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.2
@@ -117,7 +117,7 @@ class Optimizer(_Strict):
     """Largest global gradient norm; none in the paper."""
 
 
-class Sharding(_Strict):
+class Sharding(Strict):
     strategy: Literal["ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3", "fairscale_oss", "fairscale_fsdp"] = (
         "ddp"
     )
@@ -148,12 +148,12 @@ class Sharding(_Strict):
         return self
 
 
-class Loss(_Strict):
+class Loss(Strict):
     tile: PositiveCount = 512
     """Rows of the logit matrix worked on at a time; memory grows with batch x tile."""
 
 
-class Checkpoints(_Strict):
+class Checkpoints(Strict):
     every: tuple[Every, ...] = (Cadence(1800, "seconds"),)
     """Save when any of these has passed: samples seen, steps, or wall-clock time."""
     keep_last: Annotated[int, Field(ge=2)] = 3
@@ -171,7 +171,7 @@ class Checkpoints(_Strict):
         return {**given, "every": [every]} if isinstance(every, (str, int)) else given
 
 
-class Logging(_Strict):
+class Logging(Strict):
     every: Every = Cadence(10, "steps")
     """How often a line of metrics is written: samples seen or steps."""
     tensorboard: bool = True
@@ -183,7 +183,7 @@ class Logging(_Strict):
         return self
 
 
-class ZeroShot(_Strict):
+class ZeroShot(Strict):
     data: str
     """webdataset shards with .cls labels (brace expansion), or a folder with one sub-folder a class."""
     classnames: str
@@ -192,20 +192,20 @@ class ZeroShot(_Strict):
     """A file with one prompt template a line, `openai7` or `openai80`."""
 
 
-class Evaluation(_Strict):
+class Evaluation(Strict):
     zero_shot: dict[str, ZeroShot] = {}
     """Classification sets by name."""
     retrieval: dict[str, str] = {}
     """Image-caption sets by name: webdataset shards."""
 
 
-class Cluster(_Strict):
+class Cluster(Strict):
     nodes: PositiveCount = 1
     gpus_per_node: PositiveCount = 8
     timeout: Duration = 24 * 3600
 
 
-class Job(_Strict):
+class Job(Strict):
     name: Name
     output: str | None = None
     """The run directory; runs/NAME by default."""

@@ -1,21 +1,27 @@
-"""Read a job file: `extends`, overrides from the command line, and errors that name the nearest key."""
+"""Read job and site files: `extends`, overrides, and errors that name the nearest key."""
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from flipscale.config.job import Checkpoints, Job, Logging
+from flipscale.config.job import Checkpoints, Job, Logging, Strict
+from flipscale.config.site import Site
 from flipscale.errors import UserError
+
+SITE_VARIABLE = "FLIPSCALE_SITE"  # names the site file of those who give none
 
 # A date such as 2026-13-45 is a ValueError, and a thousand open brackets are a RecursionError.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+Document = TypeVar("Document", bound=Strict)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -40,13 +46,28 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     Raises UserError with one sentence for a file that cannot be read, a cycle of `extends`, an unknown key
     (naming the nearest known one) or a value that does not fit.
     """
-    document = _read_with_bases(path, ())
+    return _load(Job, path, overrides)
+
+
+def load_site(path: Path | None = None) -> Site:
+    """Return the site in the YAML file at `path`, or at $FLIPSCALE_SITE; without both a plain cluster.
+
+    Raises UserError as `load_job` does.
+    """
+    named = os.environ.get(SITE_VARIABLE)
+    if path is None and not named:
+        return Site()
+    return _load(Site, path or Path(named or ""), ())
+
+
+def _load(kind: type[Document], path: Path, overrides: Sequence[str]) -> Document:
+    document = _read_with_bases(kind, path, ())
     for override in overrides:
         _apply_override(document, override)
     try:
-        return Job.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        raise UserError(f"{path}: {_first_problem(error)}") from None
+        raise UserError(f"{path}: {_first_problem(kind, error)}") from None
 
 
 def dump_job(job: Job) -> str:
@@ -90,14 +111,14 @@ def _allow_units(node: Any) -> None:
             _allow_units(value)
 
 
-def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+def _read_with_bases(kind: type[Strict], path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     resolved = path.resolve()
     if resolved in chain:
         raise UserError(f"{path} extends itself through {' -> '.join(p.name for p in (*chain, resolved))}")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"there is no job file at {path}{_extended_by(chain)}") from None
+        raise UserError(f"there is no {_word(kind)} file at {path}{_extended_by(chain)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     try:
@@ -111,8 +132,13 @@ def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return own
     if not isinstance(base, str):
-        raise UserError(f"{path}: extends must be the path of one job file, not {base!r}")
-    return _merged(_read_with_bases(path.parent / base, (*chain, resolved)), own)
+        raise UserError(f"{path}: extends must be the path of one {_word(kind)} file, not {base!r}")
+    return _merged(_read_with_bases(kind, path.parent / base, (*chain, resolved)), own)
+
+
+def _word(kind: type[Strict]) -> str:
+    """What people call such a file: job or site."""
+    return kind.__name__.lower()
 
 
 def _extended_by(chain: tuple[Path, ...]) -> str:
@@ -173,13 +199,13 @@ def _number(items: Sequence[Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(kind: type[Strict], error: ValidationError) -> str:
     """Say the first of pydantic's findings in one sentence; an unknown key goes before its consequences."""
     findings = sorted(error.errors(), key=lambda finding: finding["type"] != "extra_forbidden")
     finding = findings[0]
-    where = ".".join(str(part) for part in finding["loc"]) or "the job"
+    where = ".".join(str(part) for part in finding["loc"]) or f"the {_word(kind)}"
     if finding["type"] == "extra_forbidden":
-        return _unknown_key(finding, where)
+        return _unknown_key(kind, finding, where)
     if finding["type"] == "missing":
         return f"the key {where} is missing"
     message = finding["msg"].removeprefix("Value error, ")
@@ -188,9 +214,9 @@ def _first_problem(error: ValidationError) -> str:
     return f"{where}: {message[:1].lower() + message[1:]}{given}"
 
 
-def _unknown_key(finding: ErrorDetails, where: str) -> str:
+def _unknown_key(kind: type[Strict], finding: ErrorDetails, where: str) -> str:
     *parents, unknown = finding["loc"]
-    known = sorted(_fields_at(Job, parents))
+    known = sorted(_fields_at(kind, parents))
     nearest = difflib.get_close_matches(str(unknown), known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}?" if nearest else f"known keys here: {', '.join(known)}"
     return f"unknown key {where}; {hint}"

@@ -1,4 +1,4 @@
-"""Counts, durations and cadences as people write them: "12.8B", "30min", "20M samples"."""
+"""Counts, memory, durations and cadences as people write them: "12.8B", "80GB", "30min", "20M samples"."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Literal
 
 _COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _DURATION_UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
+_BYTE_UNITS = {
+    f"{letter}{infix}b": base**power
+    for power, letter in enumerate("kmgt", 1)
+    for infix, base in (("", 1000), ("i", 1024))
+}
 _NUMBER = r"(\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?)"
 _LARGEST = 2**63 - 1  # sample positions are int64
 
@@ -47,6 +52,22 @@ def parse_count(value: object) -> int:
     if exact.denominator != 1:
         raise ValueError(f"{value!r} is not a whole number")
     return int(exact)
+
+
+def parse_bytes(value: object) -> int:
+    """Return the whole number of bytes > 0 for "80GB" (powers of 1000), "512GiB" (of 1024) or a bare number.
+
+    Raises ValueError.
+    """
+    text = str(value).strip().lower()
+    match = re.fullmatch(_NUMBER + r"\s*([kmgt]i?b)?", text)
+    if match is None or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not an amount of memory; write for example 80GB or 512GiB")
+    number, unit = match.groups()
+    amount = int(Fraction(number) * (_BYTE_UNITS[unit] if unit else 1))
+    if not 0 < amount <= _LARGEST:
+        raise ValueError(f"{value!r} is no amount of memory between 1 byte and 2^63")
+    return amount
 
 
 def parse_duration(value: object) -> int:

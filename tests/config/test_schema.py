@@ -78,7 +78,7 @@ def test_every_field_is_in_the_schema():
     parts = {model.__name__: model for model in models(BaseModel) if model.__module__ == Job.__module__}
     described: dict[str, Any] = {"Job": schema, **schema["$defs"]}
     described["Model"] = described["Model"]["anyOf"][1]
-    del parts["_Strict"]
+    del parts["Strict"]
     assert {"Data", "Phase", "Cluster", "ZeroShot"} <= parts.keys()
     for name, model in parts.items():
         assert described[name]["additionalProperties"] is False
