@@ -72,6 +72,40 @@ def train(
 
 
 @app.command()
+def submit(
+    jobs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="JOB... [KEY.SUB=VALUE]...",
+            help="Job files (or run directories, to go on), and changes to all of them.",
+            show_default=False,
+        ),
+    ],
+    site: Annotated[
+        Path | None,
+        typer.Option(help="Site file; $FLIPSCALE_SITE, or a plain cluster, by default.", show_default=False),
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option(help="slurm, or local: this machine alone, without Slurm.")
+    ] = "slurm",
+    at_most: Annotated[
+        int | None, typer.Option(help="Of several jobs, how many run at once.", show_default=False)
+    ] = None,
+    check_nodes: Annotated[
+        bool, typer.Option("--check-nodes", help="First ask free nodes whether they see the run directory.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show plan, checks and script; needs no Slurm.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit jobs that then need nobody until their budget is spent; several become one job array."""
+    from flipscale.commands.submission import submit_jobs
+
+    submit_jobs(jobs, site, cluster, at_most, check_nodes, dry_run, as_json)
+
+
+@app.command()
 def plan(job: JobFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show a job's phases, steps, learning rates, parameters and FLOPs before anything runs."""
     from flipscale.commands.planning import show_plan

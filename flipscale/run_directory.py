@@ -116,6 +116,12 @@ def prepare(run: RunDirectory, job: Job, samples_seen: int) -> None:
         raise UserError(f"the run directory {run.path} cannot be written: {error.strerror}") from None
 
 
+def committed_samples(run: RunDirectory) -> int:
+    """Samples seen at the newest checkpoint that was committed, whether its files are still whole or not."""
+    committed = run.checkpoints.glob("samples_*/manifest.json")
+    return max((int(path.parent.name.removeprefix("samples_")) for path in committed), default=0)
+
+
 def check_identity(
     run: RunDirectory, identity: Mapping[str, Any], save_tokenizer: Callable[[Path], None]
 ) -> None:

@@ -88,6 +88,14 @@ class Index:
         """Row of each shard's first sample in `members`."""
         return np.concatenate([[0], np.cumsum(self.counts)[:-1]])
 
+    def check_paths(self, paths: list[str], pattern: str) -> None:
+        """Raise UserError where the index is not of the shards at `paths`, which `pattern` names."""
+        if [shard.path for shard in self.shards] != paths:
+            raise UserError(
+                f"the index in {self.directory} is of {len(self.shards)} shards from {self.shards[0].path} "
+                f"on, not of data.train = {pattern}; make it for these with `flipscale data index`"
+            )
+
     def verify(self) -> None:
         """Raise UserError naming a shard that is missing or changed since the index was made."""
 

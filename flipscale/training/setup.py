@@ -104,11 +104,7 @@ def _open_index(job: Job, run: RunDirectory, world: World) -> Index:
             _log.info("indexing %s (give data.index to reuse an index)", job.data.train)
             build_index(job.data.train, directory, workers=len(os.sched_getaffinity(0)))
         index = load_index(directory)
-        if [shard.path for shard in index.shards] != paths:
-            raise UserError(
-                f"the index in {directory} is of {len(index.shards)} shards from {index.shards[0].path} on, "
-                f"not of data.train = {job.data.train}; make it for these with `flipscale data index`"
-            )
+        index.check_paths(paths, job.data.train)
         index.verify()
 
     world.lead(ready)
