@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +18,11 @@ import yaml
 
 from flipscale.budget import Budget
 from flipscale.config import Job, dump_job, load_job
-from flipscale.errors import UserError
+from flipscale.errors import RunError, UserError
 from flipscale.files import write_durably
+
+_SECONDS_TO_END = 60.0  # for a process of an older start that still holds the run
+_log = logging.getLogger(__name__)
 
 # Keys that may differ between two starts of a run: they change neither the samples nor the mathematics.
 CHANGEABLE = (
@@ -36,6 +42,7 @@ CHANGEABLE = (
     "checkpoint",
     "logging",
     "evaluation",
+    "hang",
     "cluster",
 )
 
@@ -159,26 +166,71 @@ def _recorded_identity(run: RunDirectory) -> dict[str, Any]:
         raise UserError(f"{run.index} is damaged; restore it, or set another `output`") from None
 
 
+class Hold:
+    """A process's hold on a run; an older start of the same job, left over on a lost node, loses it."""
+
+    def __init__(self, run: RunDirectory, descriptor: int, holder: str) -> None:
+        self._path = run.path / "lock"
+        self._descriptor = descriptor
+        self._holder = holder
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, holder.encode(), 0)
+
+    def check(self) -> None:
+        """Raise RunError where a newer start has taken the run over: this one must not write any more."""
+        try:
+            holder = self._path.read_text()
+        except FileNotFoundError:
+            holder = "nobody"
+        if holder != self._holder:
+            raise RunError(f"the run belongs to {holder} now, not to {self._holder}", kind="superseded")
+
+
 @contextmanager
-def locked(run: RunDirectory) -> Iterator[None]:
+def locked(
+    run: RunDirectory, holder: str = "", may_follow: Callable[[str], bool] = str.isspace
+) -> Iterator[Hold]:
     """Hold the run for this process.
+
+    Args:
+        holder: names this start; by default host and process.
+        may_follow: whether the start of this name is known to be over or fenced off. If such a one still has
+            the run, because its process was left behind, it gets a minute to end and then loses the run.
 
     Raises UserError while another process trains in it, and where the directory holds something else.
     """
     _check_not_foreign(run)
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"the run directory {run.path} cannot be written: {error.strerror}") from None
-    try:
+    path = run.path / "lock"
+    holder = holder or f"{socket.gethostname()}.{os.getpid()}"
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while True:
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"the run directory {run.path} cannot be written: {error.strerror}") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
         except BlockingIOError:
-            raise UserError(
-                f"another process is training in {run.path}; stop it, or set another `output`"
-            ) from None
-        yield
+            before = os.pread(descriptor, 1000, 0).decode(errors="replace")
+            os.close(descriptor)
+            if not may_follow(before):
+                raise UserError(
+                    f"another process is training in {run.path} ({before or 'nobody knows which'}); "
+                    "stop it, or set another `output`"
+                ) from None
+            if time.monotonic() > deadline:
+                _log.warning("taking %s over from %s, which was left behind", run.path, before)
+                path.unlink(missing_ok=True)
+            else:
+                time.sleep(1.0)
+        except OSError as error:
+            # Some shared file systems have no locks; what is written in the file still fences.
+            _log.warning("%s cannot be locked (%s)", path, error.strerror)
+            break
+    try:
+        yield Hold(run, descriptor, holder)
     finally:
         os.close(descriptor)
 

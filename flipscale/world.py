@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from flipscale.errors import UserError
+from flipscale.errors import RunError, UserError
+from flipscale.placement import Placement
 
 T = TypeVar("T")
 
@@ -25,6 +25,8 @@ class World:
     local_rank: int
     local_size: int
     device: torch.device
+    place: Placement = field(default_factory=Placement)
+    """Where this process runs, as its launcher said."""
 
     @property
     def leads(self) -> bool:
@@ -50,14 +52,15 @@ class World:
         return group
 
     def lead(self, work: Callable[[], T]) -> T:
-        """Let the leading process do `work`; every process returns its result or raises its UserError."""
+        """Let the leading process do `work`; every process returns its result, or raises its
+        UserError or RunError."""
         if self.size == 1:
             return work()
         outcome: list[Any] = [None, None]
         if self.leads:
             try:
                 outcome[0] = work()
-            except UserError as error:
+            except (UserError, RunError) as error:
                 outcome[1] = error
         dist.broadcast_object_list(outcome, src=0, group=_control_group())
         result, error = outcome
@@ -74,35 +77,39 @@ class World:
         return total.tolist()
 
 
-def planned_world_size() -> int:
-    """The number of processes that the launcher starts, known before any of them talks to another."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def join_world(timeout: timedelta = timedelta(minutes=10)) -> World:
-    """Join the process group that torchrun or srun described in the environment; alone without either.
+def join_world(place: Placement, timeout: timedelta = timedelta(minutes=10)) -> World:
+    """Join the processes that a launcher started with this one; alone without a launcher.
 
     Raises UserError where more processes than GPUs were started on this machine.
     """
-    environment = os.environ
-    rank = int(environment.get("RANK", 0))
-    size = planned_world_size()
-    local_rank = int(environment.get("LOCAL_RANK", 0))
-    local_size = int(environment.get("LOCAL_WORLD_SIZE", size))
     if torch.cuda.is_available():
-        if local_rank >= torch.cuda.device_count():
+        if place.local_rank >= torch.cuda.device_count():
             raise UserError(
-                f"{local_size} processes were started on a machine with {torch.cuda.device_count()} GPUs; "
-                "start one process a GPU"
+                f"{place.local_size} processes were started on a machine with {torch.cuda.device_count()} "
+                "GPUs; start one process a GPU"
             )
-        device = torch.device("cuda", local_rank)
+        device = torch.device("cuda", place.local_rank)
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    if size > 1:
+    if place.size > 1:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timeout)
-    return World(rank, size, local_rank, local_size, device)
+        ranks = {"rank": place.rank, "world_size": place.size, "timeout": timeout}
+        if place.rendezvous:
+            dist.init_process_group(backend, store=_attempt_store(place, timeout), **ranks)
+        else:
+            dist.init_process_group(backend, **ranks)
+    return World(place.rank, place.size, place.local_rank, place.local_size, device, place)
+
+
+def _attempt_store(place: Placement, timeout: timedelta) -> dist.Store:
+    """Where the processes of this start find each other.
+
+    Its keys carry the attempt, so that a process left over from an earlier start can never join.
+    """
+    host, _, port = place.rendezvous.rpartition(":")
+    store = dist.TCPStore(host, int(port), place.size, is_master=place.rank == 0, timeout=timeout)
+    return dist.PrefixStore(place.attempt, store)
 
 
 def leave_world() -> None:

@@ -183,6 +183,17 @@ class Logging(Strict):
         return self
 
 
+class Hang(Strict):
+    """When a step is given up: the processes write their stacks to the logs, and the job starts again."""
+
+    factor: Annotated[float, Field(ge=2.0)] = 20.0
+    """A step may take this many times the longest of the latest 20."""
+    least: Duration = 300
+    """But never less than this."""
+    start: Duration = 3600
+    """The limit of start-up with its first step, and of a save."""
+
+
 class ZeroShot(Strict):
     data: str
     """webdataset shards with .cls labels (brace expansion), or a folder with one sub-folder a class."""
@@ -220,6 +231,7 @@ class Job(Strict):
     checkpoint: Checkpoints = Checkpoints()
     logging: Logging = Logging()
     evaluation: Evaluation = Evaluation()
+    hang: Hang = Hang()
     cluster: Cluster = Cluster()
 
     @model_validator(mode="after")

@@ -29,6 +29,9 @@ _READ_PAUSES = (0.1, 0.5, 2.0, 8.0)  # seconds before each further attempt to re
 class DataReadError(StoppedEarly):
     """Shards could not be read, after retries; the segment ends so that the sample order stays."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="data")
+
 
 class Chunk(NamedTuple):
     """Consecutive positions of a batch, ready for the device."""

@@ -1,9 +1,10 @@
-"""heartbeats/rank_NNNNN.json: every process's last sign of life, and how it ended where it could tell."""
+"""heartbeats/ATTEMPT/rank_NNNNN.json: every process's last sign of life, and how it ended."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 BEAT_SECONDS = 5.0  # between two writes of a process that is alive
 DIRECTORY = "heartbeats"
+_KEPT_ATTEMPTS = 5
 
 State = Literal["starting", "training", "saving", "stopped", "done", "failed"]
 
@@ -27,10 +29,10 @@ class Heartbeat:
     pid: int
     state: State
     samples_seen: int
-    step_seconds: float  # of the latest steps; 0.0 before the first
+    step_seconds: float  # the longest of the latest steps; 0.0 before the first
     time: float  # seconds since 1970
     kind: str = ""
-    """Of a failure: code, data, out_of_memory, non_finite, disk, input, peer_lost or hang."""
+    """Of a failure: code, data, out_of_memory, non_finite, disk, input, lost_process or hang."""
     message: str = ""
     """Of a failure: its last line."""
 
@@ -42,7 +44,8 @@ class Heartbeat:
 
 def write_heartbeat(run: Path, beat: Heartbeat) -> None:
     """Replace the process's file; a reader sees the old or the new one. Not synced: only the living count."""
-    path = run / DIRECTORY / f"rank_{beat.rank:05d}.json"
+    path = run / DIRECTORY / beat.attempt / f"rank_{beat.rank:05d}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(asdict(beat)))
     os.replace(partial, path)
@@ -50,13 +53,31 @@ def write_heartbeat(run: Path, beat: Heartbeat) -> None:
 
 def read_heartbeats(run: Path, attempt: str | None = None) -> list[Heartbeat]:
     """The processes' last signs by rank: those of `attempt`, or of the newest one."""
+    if attempt is None:
+        attempts = _attempts(run)
+        if not attempts:
+            return []
+        attempt = attempts[-1].name
     beats: list[Heartbeat] = []
-    for path in sorted((run / DIRECTORY).glob("rank_*.json")):
+    for path in sorted((run / DIRECTORY / attempt).glob("rank_*.json")):
         try:
             record: dict[str, Any] = json.loads(path.read_text())
             beats.append(Heartbeat(**record))
         except (OSError, ValueError, TypeError):
             continue  # removed, or of another version, since the directory was read
-    if attempt is None and beats:
-        attempt = max(beats, key=lambda beat: beat.time).attempt
-    return [beat for beat in beats if beat.attempt == attempt]
+    return beats
+
+
+def forget_old_attempts(run: Path) -> None:
+    """Remove all but the newest attempts; their story is in the ledger."""
+    for path in _attempts(run)[:-_KEPT_ATTEMPTS]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _attempts(run: Path) -> list[Path]:
+    """Directories of attempts, oldest first."""
+    try:
+        found = [(path.stat().st_mtime_ns, path) for path in (run / DIRECTORY).iterdir() if path.is_dir()]
+    except OSError:
+        return []
+    return [path for _, path in sorted(found)]

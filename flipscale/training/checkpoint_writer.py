@@ -128,7 +128,8 @@ class CheckpointWriter:
                 shutil.rmtree(path, ignore_errors=True)
             raise RunError(
                 f"the checkpoint {path} could not be written: {problems[0]}; older checkpoints are whole, "
-                "so mend the cause and give the same command again"
+                "so mend the cause and give the same command again",
+                kind="disk",
             )
         return [result for result, _ in outcomes]
 

@@ -17,9 +17,9 @@ from flipscale.data.stream import Batch
 from flipscale.errors import RunError, StoppedEarly
 from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_patches
-from flipscale.orchestration.ledger import Ledger
+from flipscale.orchestration.segment import Segment
 from flipscale.progress import Progress
-from flipscale.run_directory import RunDirectory, check_identity, prepare
+from flipscale.run_directory import check_identity, prepare
 from flipscale.sharding.strategy import ShardedModel, shard
 from flipscale.training import checkpoint
 from flipscale.training.checkpoint_writer import CheckpointWriter
@@ -28,22 +28,23 @@ from flipscale.training.gradients import Pairs, accumulate_gradients
 from flipscale.training.interval import Interval
 from flipscale.training.metrics import MetricsLog
 from flipscale.training.setup import TrainingData, model_spec, open_data
-from flipscale.training.stop import REASONS, StopRequests, agreed_reason
-from flipscale.world import World
+from flipscale.training.stop import REASONS, agreed_reason
 
 MAX_SKIPPED_IN_A_ROW = 20
 _log = logging.getLogger(__name__)
 
 
-def train(job: Job, budget: Budget, run: RunDirectory, world: World, stop: StopRequests) -> Progress:
-    """Train `job` in `run` until its budget (see `check_job`) is spent; every process calls it.
+def train(job: Job, budget: Budget, segment: Segment) -> Progress:
+    """Train `job` until its budget (see `check_job`) is spent; every process calls it.
 
     Raises UserError for wrong input, StoppedEarly where a stop was requested (a checkpoint is committed and
     the same call goes on from it), RunError where the run cannot go on.
     """
+    run, world = segment.run, segment.world
     found = world.lead(lambda: checkpoint.find(run.checkpoints))
     progress = found.progress if found else Progress()
     world.lead(lambda: prepare(run, job, progress.samples_seen))
+    segment.begin(progress)
     data = open_data(job, run, budget, world)
     world.lead(lambda: check_identity(run, data.identity(), data.tokenizer.save))
     spec = model_spec(job, data.tokenizer)
@@ -51,18 +52,16 @@ def train(job: Job, budget: Budget, run: RunDirectory, world: World, stop: StopR
     if found:
         _log.info("going on from %s", found.path)
         model.restore(found.load, progress.optimizer_steps)
-    return _Trainer(job, run, world, stop, budget, data, model, spec.vision.patches, progress).run()
+    return _Trainer(job, segment, budget, data, model, spec.vision.patches, progress).run()
 
 
 class _Trainer:
-    """One segment of a run. `self.progress` is what is trained, `self.writer.committed` what is on disk."""
+    """One segment's training. `self.progress` is what is trained, `self.writer.committed` what is on disk."""
 
     def __init__(
         self,
         job: Job,
-        run: RunDirectory,
-        world: World,
-        stop: StopRequests,
+        segment: Segment,
         budget: Budget,
         data: TrainingData,
         model: ShardedModel,
@@ -70,54 +69,55 @@ class _Trainer:
         progress: Progress,
     ) -> None:
         self.job = job
-        self.run_directory = run
-        self.world = world
-        self.stop = stop
+        self.segment = segment
+        self.run_directory, self.world = segment.run, segment.world
         self.budget = budget
         self.data = data
         self.model = model
         self.patches = patches
         self.progress = progress
         self.writer = CheckpointWriter(
-            run.checkpoints,
+            segment.run.checkpoints,
             job.model_dump(mode="json", exclude_none=True),
             job.checkpoint.keep_last,
             progress,
-            world,
+            segment.world,
         )
         self.steps_done = budget.steps_done(progress.samples_seen)
         self.saved_at = progress.samples_seen
         self.last_save = time.monotonic()
         # On the device, so that a step never waits for the host: [skipped steps, skipped in a row].
-        self.skips = torch.tensor([progress.skipped_steps, 0], device=world.device)
+        self.skips = torch.tensor([progress.skipped_steps, 0], device=segment.world.device)
 
     def run(self) -> Progress:
-        """Train to the end of the budget, keeping the ledger."""
-        if not self.world.leads:
-            return self._train(None, None)
-        ledger = Ledger(self.run_directory.path, self.progress, self.world)
-        quarantine = Quarantine(self.run_directory.quarantine)
-        quarantine.add(self.data.cut_shards())
-        tensorboard = self.job.logging.tensorboard
+        """Train to the end of the budget, and account for the segment."""
         try:
-            with MetricsLog(
-                self.run_directory.path, self.progress.samples_seen, tensorboard=tensorboard
-            ) as log:
-                self._train(log, quarantine)
-        except StoppedEarly as stopped:
-            ledger.close(self.writer.committed, "stopped", str(stopped))
+            if self.world.leads:
+                self._lead()
+            else:
+                self._train(None, None)
+        except BaseException as error:
+            self.segment.end(self.writer.committed, self.progress, error)
             raise
-        except (Exception, KeyboardInterrupt) as error:
-            ledger.close(self.writer.committed, "failed", f"{type(error).__name__}: {error}")
-            raise
-        ledger.close(self.writer.committed, "done")
+        self.segment.end(self.writer.committed, self.progress)
         return self.progress
 
-    def _train(self, log: MetricsLog | None, quarantine: Quarantine | None) -> Progress:
+    def _lead(self) -> None:
+        quarantine = Quarantine(self.run_directory.quarantine)
+        quarantine.add(self.data.cut_shards())
+        samples, tensorboard = self.progress.samples_seen, self.job.logging.tensorboard
+        with MetricsLog(self.run_directory.path, samples, tensorboard=tensorboard) as log:
+            self._train(log, quarantine)
+
+    def _train(self, log: MetricsLog | None, quarantine: Quarantine | None) -> None:
         batches = self.data.stream.batches(self.progress.samples_seen)
         interval = Interval(self.progress.samples_seen)
         display = TrainingDisplay(self.budget.total, self.progress.samples_seen, leads=self.world.leads)
         with display, closing(self.writer), closing(batches):
+            reason = agreed_reason(self.world.sum(self.segment.stop.counts()))
+            if reason and self.progress.samples_seen < self.budget.total:
+                self._end_early(reason)
+            self.segment.training()
             while self.progress.samples_seen < self.budget.total:
                 with interval.waiting_for_data():
                     batch = next(batches)
@@ -128,9 +128,9 @@ class _Trainer:
                 phase_ends = self.progress.samples_seen == self.budget.spans[batch.step.phase].stop
                 if phase_ends or save_due or reason:
                     self._save(batch.step, permanent=phase_ends)
+                self.segment.watchdog.step(self.progress.samples_seen)
                 if reason and self.progress.samples_seen < self.budget.total:
                     self._end_early(reason)
-        return self.progress
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """One update; returns loss, gradient norm and logit scale, 0-d on the device."""
@@ -156,7 +156,7 @@ class _Trainer:
         """Exchange the step's small facts; returns the agreed reason to stop, and whether to save now."""
         save_due = self.world.leads and self._save_due(batch.step)
         signed_digest = (batch.digest + 2**63) % 2**64 - 2**63  # the same 64 bits as an int64
-        facts = [signed_digest, len(batch.bad), int(save_due), *self.stop.counts()]
+        facts = [signed_digest, len(batch.bad), int(save_due), *self.segment.stop.counts()]
         digest, bad, saves, *requests = self.world.sum(facts)
         if bad:
             # Durable before any checkpoint that counts these samples as replaced.
@@ -182,7 +182,8 @@ class _Trainer:
         marked = keep_every is not None and crossed(self.saved_at, step.stop, keep_every)
         skipped = int(self.skips[0].item())
         progress = replace(self.progress, skipped_steps=skipped, optimizer_steps=self.model.updates())
-        self.writer.save(self.model.state(), progress, permanent=permanent or marked)
+        with self.segment.watchdog.unhurried():
+            self.writer.save(self.model.state(), progress, permanent=permanent or marked)
         self.progress = progress
         self.saved_at = progress.samples_seen
         self.last_save = time.monotonic()
@@ -192,7 +193,9 @@ class _Trainer:
             self.run_directory.stop_file.unlink(missing_ok=True)
         raise StoppedEarly(
             f"stopped on request ({reason}) at {self.progress.samples_seen} of {self.budget.total} samples; "
-            "give the same command again to go on"
+            "give the same command again to go on",
+            self.segment.reason_of_stop(reason),
+            agreed=True,
         )
 
     def _log_due(self, step: Step) -> bool:
@@ -216,6 +219,7 @@ class _Trainer:
         phase = self.budget.spans[step.phase].phase.name
         images_per_second, waited = interval.restart(self.progress.samples_seen)
         if log is not None:
+            self.segment.check_hold()
             log.write(
                 {
                     "samples": self.progress.samples_seen,
@@ -238,7 +242,8 @@ class _Trainer:
             raise RunError(
                 f"the loss or its gradient was not finite for the last {int(in_a_row)} steps, up to "
                 f"{self.progress.samples_seen} samples; lower base_lr, lengthen warmup or set "
-                "optimizer.clip_grad_norm, and go on from the last checkpoint in a new run"
+                "optimizer.clip_grad_norm, and go on from the last checkpoint in a new run",
+                kind="non_finite",
             )
 
 

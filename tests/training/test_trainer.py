@@ -27,6 +27,7 @@ from flipscale.losses.contrastive import contrastive_loss
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.presets import preset
 from flipscale.orchestration.ledger import read_ledger
+from flipscale.orchestration.segment import Segment
 from flipscale.progress import Progress
 from flipscale.run_directory import RunDirectory, existing_run, run_directory
 from flipscale.training import trainer
@@ -48,7 +49,8 @@ def train(run: TinyRun, *overrides: str, stop: StopRequests | None = None) -> Pr
     job = load_job(run.job, overrides)
     directory = run_directory(job)
     budget = check_job(job, 1)
-    return trainer.train(job, budget, directory, ALONE, stop or StopRequests(directory.stop_file))
+    segment = Segment(job, directory, ALONE, stop or StopRequests(directory.stop_file))
+    return trainer.train(job, budget, segment)
 
 
 def test_both_phases_run_to_the_exact_budget(tiny_run: MakeRun) -> None:
@@ -107,7 +109,7 @@ class StopAt(StopRequests):
 
     def __init__(self, run: RunDirectory, steps: int) -> None:
         super().__init__(run.stop_file)
-        self.left = steps
+        self.left = steps + 1  # training looks once before the first step
 
     def counts(self) -> list[int]:
         self.left -= 1
@@ -163,7 +165,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_run(
     metrics = read_metrics(run.output)
     assert [m["skipped_steps"] for m in metrics[:8]] == [0, 0, 0, 0, 1, 2, 2, 2]
     assert math.isfinite(metrics[7]["loss"])
-    assert read_ledger(run.output)[-1]["reason"] == "failed"
+    assert read_ledger(run.output)[-1]["reason"] == "non_finite"
 
 
 def test_unusable_samples_are_replaced_recorded_and_audited(

@@ -31,6 +31,7 @@ from flipscale.interop.openclip import WEIGHTS, export_openclip
 from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_patches
 from flipscale.models.presets import preset
+from flipscale.placement import placement
 from flipscale.progress import Progress
 from flipscale.sharding.strategy import shard
 from flipscale.training.checkpoint import Checkpoint
@@ -88,7 +89,7 @@ def job_of(model: str) -> Job:
 
 
 def step(model_name: str, work: Path) -> None:
-    world = join_world()
+    world = join_world(placement())
     torch.set_num_threads(1)
     job, spec = job_of(model_name), preset(model_name)
     model, build_s = timed(lambda: shard(build_model(spec, device="meta"), job, world))
