@@ -69,6 +69,11 @@ class Segment:
         self._resumed = resumed
         self.watchdog.start(resumed.samples_seen)
         self.world.lead(lambda: self._open_ledger(resumed))
+        place = self.world.place
+        _log.info(
+            "start %s: %d processes on %s, from %d samples",
+            *(self.attempt, self.world.size, ", ".join(place.nodes or (place.node,)), resumed.samples_seen),
+        )
         if self._managed is not None and self.world.leads:
             self._prepare(self._managed)
 

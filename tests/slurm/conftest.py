@@ -46,6 +46,12 @@ def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
 
 
 @pytest.fixture(scope="session")
+def patient_cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
+    """Three nodes; as on real clusters, KillWait is longer than a process needs to leave."""
+    return new_cluster("--nodes=3", "--kill-wait=10", "--grace=15")
+
+
+@pytest.fixture(scope="session")
 def accounting_cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
     """Two nodes and accounting, so that sacct works."""
     return new_cluster("--nodes=2", "--kill-wait=2", "--accounting")

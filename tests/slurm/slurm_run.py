@@ -1,0 +1,121 @@
+"""A tiny run as a job on a development cluster, and what tests do to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cluster_handle import Cluster, Job, is_requeued
+from tiny_run import TinyRun
+
+from flipscale.orchestration.heartbeat import Heartbeat, read_heartbeats
+from flipscale.orchestration.ledger import read_ledger
+
+FLIPSCALE = (sys.executable, "-m", "flipscale")
+SITE: dict[str, Any] = {
+    "name": "test",
+    "partition": "low",
+    "gpus_per_node": 0,
+    "processes_per_node": 1,
+    "cpus_per_process": 1,
+    "stop_before": "30s",
+    "environment": {"OMP_NUM_THREADS": 1},
+    "sbatch": {"exclusive": True},
+}
+
+
+@dataclass(frozen=True)
+class SlurmRun:
+    """`run` on `cluster`, submitted with the site file `site`."""
+
+    cluster: Cluster
+    run: TinyRun
+    site: Path
+
+    @classmethod
+    def of(cls, cluster: Cluster, run: TinyRun, **changes: Any) -> SlurmRun:
+        """With the keys of the site changed to `changes`."""
+        site = run.job.with_suffix(".site.yaml")
+        site.write_text(yaml.safe_dump({**SITE, **changes}))
+        return cls(cluster, run, site)
+
+    def submit(self, *overrides: str) -> str:
+        """Submit it as a person would; returns the job's id."""
+        self.cluster.run(*FLIPSCALE, "submit", self.run.job, "--site", self.site, *overrides)
+        return self.newest_job()
+
+    def newest_job(self) -> str:
+        from flipscale.orchestration.submission import read_submissions
+        from flipscale.run_directory import RunDirectory
+
+        return read_submissions(RunDirectory(self.run.output))[-1].job_id
+
+    def wait_for_samples(self, samples: int, timeout: float = 90) -> int:
+        """Wait until so many samples are in the metrics; returns how many there are."""
+
+        def seen() -> int:
+            metrics = self.run.metrics()
+            return metrics[-1]["samples"] if metrics else 0
+
+        return self.cluster.wait_until(seen, lambda count: count >= samples, timeout)
+
+    def more_samples(self, samples: int, timeout: float = 90) -> int:
+        """Wait until the present start has trained so many samples more than the newest checkpoint had when
+        it began, so that it listens to signals."""
+        return self.wait_for_samples(self.last_segment_end() + samples, timeout)
+
+    def last_segment_end(self) -> int:
+        ledger = self.ledger()
+        return ledger[-1]["samples_to"] if ledger else 0
+
+    def ledger(self) -> list[dict[str, Any]]:
+        return read_ledger(self.run.output)
+
+    def wait_for_segments(self, count: int, timeout: float = 90) -> dict[str, Any]:
+        """Wait until the ledger has so many lines; returns the last of them."""
+        lines = self.cluster.wait_until(self.ledger, lambda lines: len(lines) >= count, timeout)
+        return lines[count - 1]
+
+    def beats(self) -> list[Heartbeat]:
+        return read_heartbeats(self.run.output)
+
+    def kill(self, rank: int, number: signal.Signals) -> None:
+        """Send a signal to one process of the job."""
+        os.kill(self.beats()[rank].pid, number)
+
+    def starts_again(self, job: str, restarts: int, timeout: float = 120) -> None:
+        """Wait until the job is started for the `restarts`-th time again, without the wait of two minutes.
+
+        A job on a node that is lost is over only when Slurm has noticed, which can take longer than that.
+        """
+
+        def requeued(record: Job) -> bool:
+            running = record["JobState"] in ("RUNNING", "CONFIGURING")
+            return int(record["Restarts"]) == restarts and (running or is_requeued(record))
+
+        if is_requeued(self.cluster.wait_for(job, requeued, timeout)):
+            self.cluster.command("release", job)
+
+    def wait_for_end(self, job: str, state: str = "COMPLETED", timeout: float = 120) -> Job:
+        return self.cluster.wait_for(job, state, timeout)
+
+    def log(self) -> str:
+        """All that the processes wrote."""
+        paths = sorted((self.run.output / "logs").glob("*.err"))
+        return "".join(f"== {path.name}\n{path.read_text()}" for path in paths)
+
+
+def trained_without_gaps(ledger: Sequence[Mapping[str, Any]], total: int) -> bool:
+    """Whether the segments follow each other without a gap or an overlap, up to the whole budget."""
+    reached = 0
+    for line in ledger:
+        if line["samples_from"] != reached:
+            return False
+        reached = line["samples_to"]
+    return reached == total

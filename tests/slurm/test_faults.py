@@ -1,0 +1,192 @@
+"""Processes that hang, fail or get signals at bad moments; clusters that refuse; people who cancel."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster_handle import Cluster
+from slurm_run import SlurmRun, trained_without_gaps
+from tiny_run import TinyRun
+
+from flipscale.data.audit import audit
+from flipscale.run_directory import RunDirectory
+
+MakeRun = Callable[..., TinyRun]
+pytestmark = pytest.mark.slow
+
+# Imported by every Python of the job from PYTHONPATH: a defect in the code, in one process at one step.
+DEFECT = """
+import os, sys
+if os.environ.get("SLURM_PROCID") == "1" and "train" in sys.argv:
+    from flipscale.training import trainer
+    step = trainer._Trainer._step
+    def defective(self, batch):
+        if batch.step.start >= 320:
+            raise KeyError("a defect in the code")
+        return step(self, batch)
+    trainer._Trainer._step = defective
+"""
+
+
+def two_nodes(samples: int = 16_000, **changes: Any) -> dict[str, Any]:
+    phase = dict(name="long", samples=samples, mask_ratio=0.5, batch_size=16, base_lr=0.01, warmup=640)
+    return {
+        "phases": [phase],
+        "checkpoint": {"every": ["50 steps"], "keep_last": 2},
+        "cluster": {"nodes": 2, "gpus_per_node": 1, "timeout": "60min"},
+        **changes,
+    }
+
+
+def test_a_process_that_hangs_is_noticed_and_the_job_goes_on(
+    tiny_run: MakeRun, patient_cluster: Cluster
+) -> None:
+    hang = {"factor": 3, "least": "12s", "start": "2min"}
+    run = SlurmRun.of(patient_cluster, tiny_run("hangs", **two_nodes(4_000, hang=hang)))
+    job = run.submit()
+    run.more_samples(320)
+    run.kill(1, signal.SIGSTOP)
+    run.starts_again(job, 1)
+    run.wait_for_end(job)
+    ledger = run.ledger()
+    assert [line["reason"] for line in ledger] == ["hang", "done"], run.log()
+    assert "no sign of rank 1" in ledger[0]["detail"]
+    assert len(ledger[0]["suspects"]) == 1
+    assert "Thread 0x" in run.log()  # the Python stacks of the process that waited
+    assert "_agree" in run.log() or "_step" in run.log()
+    assert trained_without_gaps(ledger, 4_000)
+    assert audit(RunDirectory(run.run.output)).proven
+
+
+def test_a_defect_in_one_process_ends_all_and_is_not_tried_again(
+    tiny_run: MakeRun, patient_cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(DEFECT)
+    environment = {"OMP_NUM_THREADS": 1, "PYTHONPATH": str(tmp_path / "path")}
+    run = SlurmRun.of(patient_cluster, tiny_run("defect", **two_nodes()), environment=environment)
+    job = run.submit()
+    run.wait_for_samples(300)
+    run.wait_for_end(job, "FAILED", timeout=30)  # all processes are gone within this time
+    (line,) = run.ledger()
+    assert line["reason"] == "code", run.log()
+    assert "KeyError: 'a defect in the code'" in line["detail"]
+    states = run.cluster.run("sinfo", "--noheader", "--format=%T").stdout.split()
+    assert set(states) <= {"idle", "completing"}
+    assert patient_cluster.job(job)["Restarts"] == "0"
+
+
+def test_a_cancelled_job_stays_cancelled(tiny_run: MakeRun, patient_cluster: Cluster) -> None:
+    run = SlurmRun.of(patient_cluster, tiny_run("cancelled", **two_nodes()))
+    job = run.submit()
+    run.more_samples(160)
+    patient_cluster.run("scancel", job)
+    run.wait_for_end(job, "CANCELLED")
+    (line,) = run.ledger()
+    assert (line["reason"], line["lost_samples"]) == ("cancelled", 0)
+    # And a person may go on from there.
+    again = run.submit("cluster.nodes=1")
+    run.more_samples(160)
+    (run.run.output / "STOP").touch()
+    run.wait_for_end(again, "FAILED")  # exit code 75: work is left
+    assert patient_cluster.job(again)["ExitCode"] == "75:0"
+    assert [line["reason"] for line in run.ledger()] == ["cancelled", "stopped"]
+
+
+def test_signals_before_the_first_step_and_twice_and_in_a_save(
+    tiny_run: MakeRun, patient_cluster: Cluster
+) -> None:
+    run = SlurmRun.of(patient_cluster, tiny_run("early", **two_nodes(4_000)))
+    job = run.submit()
+    patient_cluster.wait_for(job, "RUNNING")
+    patient_cluster.wait_until(lambda: list(run.run.output.glob("logs/*_0_log.out")), bool)
+    patient_cluster.run("scancel", "--signal=TERM", job)  # while Python still imports
+    run.starts_again(job, 1)
+    run.more_samples(160)
+    for _ in range(5):
+        patient_cluster.run("scancel", "--signal=TERM", job, check=False)
+        patient_cluster.run("scancel", "--signal=USR2", job, check=False)
+    run.starts_again(job, 2)
+    run.wait_for_end(job)
+    ledger = run.ledger()
+    assert [line["reason"] for line in ledger] == ["preempted", "preempted", "done"], run.log()
+    assert ledger[0]["samples_to"] == 0
+    assert trained_without_gaps(ledger, 4_000)
+
+
+def test_the_number_of_nodes_may_change_at_every_start(tiny_run: MakeRun, patient_cluster: Cluster) -> None:
+    straight, moved = tiny_run("straight", **two_nodes(6_000)), tiny_run("moved", **two_nodes(6_000))
+    run = SlurmRun.of(patient_cluster, moved)
+    job = run.submit()
+    for restarts, nodes in ((1, 1), (2, 2)):
+        run.more_samples(320)
+        patient_cluster.preempt(seconds=1)
+        patient_cluster.wait_for(job, lambda record: record["Reason"] == "BeginTime", 60)
+        patient_cluster.run("scontrol", "update", f"JobId={job}", f"NumNodes={nodes}")
+        run.starts_again(job, restarts)
+    run.wait_for_end(job)
+    assert [line["world_size"] for line in run.ledger()] == [2, 1, 2], run.log()
+    assert straight.train().returncode == 0
+    digest = straight.last_manifest()["progress"]["digest"]
+    assert moved.last_manifest()["progress"]["digest"] == digest
+
+
+def test_a_refused_requeue_falls_back_to_a_job_that_follows(
+    tiny_run: MakeRun, patient_cluster: Cluster
+) -> None:
+    run = SlurmRun.of(patient_cluster, tiny_run("refused", **two_nodes(4_000)))
+    job = run.submit()
+    run.more_samples(320)
+    patient_cluster.run("scontrol", "update", f"JobId={job}", "Requeue=0")
+    patient_cluster.run("scancel", "--signal=TERM", job)
+    run.wait_for_segments(1)
+    successor = patient_cluster.wait_until(run.newest_job, lambda newest: newest != job)
+    run.wait_for_end(successor)
+    assert [line["job_id"] for line in run.ledger()] == [job, successor]
+    assert trained_without_gaps(run.ledger(), 4_000)
+
+
+def test_a_chain_goes_on_after_a_kill_without_warning_and_ends_with_the_budget(
+    tiny_run: MakeRun, patient_cluster: Cluster
+) -> None:
+    run = SlurmRun.of(patient_cluster, tiny_run("chain", **two_nodes(4_000)), restart="chain")
+    job = run.submit()
+    run.more_samples(320)
+    follower = patient_cluster.wait_until(run.newest_job, lambda newest: newest != job)
+    patient_cluster.run("scancel", "--signal=KILL", job)
+    run.wait_for_end(follower)
+    assert [line["job_id"] for line in run.ledger()] == [job, follower], run.log()
+    assert trained_without_gaps(run.ledger(), 4_000)
+    # The job that would have followed is not wanted any more.
+    patient_cluster.wait_until(patient_cluster.squeue, lambda jobs: not jobs)
+
+
+def test_one_torchrun_a_node(tiny_run: MakeRun, patient_cluster: Cluster) -> None:
+    run = SlurmRun.of(patient_cluster, tiny_run("torchrun", **two_nodes(4_000)), launcher="torchrun")
+    job = run.submit()
+    run.more_samples(320)
+    patient_cluster.preempt(seconds=1)
+    run.starts_again(job, 1)
+    run.wait_for_end(job)
+    assert [line["reason"] for line in run.ledger()] == ["preempted", "done"], run.log()
+    assert trained_without_gaps(run.ledger(), 4_000)
+
+
+def test_an_older_start_that_still_holds_the_run_loses_it(
+    tiny_run: MakeRun, patient_cluster: Cluster
+) -> None:
+    """A process that was left behind on a lost node can neither join the next start nor write."""
+    run = SlurmRun.of(patient_cluster, tiny_run("orphan", **two_nodes(8_000)))
+    job = run.submit()
+    run.more_samples(320)
+    orphan = run.beats()[0].pid
+    run.kill(0, signal.SIGSTOP)
+    patient_cluster.run("scontrol", "requeue", job)
+    run.starts_again(job, 1)
+    run.wait_for_end(job)
+    assert [line["reason"] for line in run.ledger()][-1] == "done", run.log()
+    assert not Path(f"/proc/{orphan}/cmdline").exists() or not Path(f"/proc/{orphan}/cmdline").read_bytes()
