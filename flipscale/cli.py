@@ -106,11 +106,25 @@ def submit(
 
 
 @app.command()
-def plan(job: JobFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Show a job's phases, steps, learning rates, parameters and FLOPs before anything runs."""
+def plan(
+    job: JobFile,
+    overrides: Overrides = None,
+    gpu: Annotated[str, typer.Option(help="GPU to plan for, such as a100-80gb.")] = "h100-80gb",
+    gpus: Annotated[
+        int | None, typer.Option(help="Number of GPUs; the job's nodes x gpus_per_node by default.")
+    ] = None,
+    mfu: Annotated[
+        float | None, typer.Option(help="Share of the GPUs' peak to count with; 0.25 by default.")
+    ] = None,
+    images_per_second: Annotated[
+        float | None, typer.Option(help="Measured speed of the whole job, instead of --mfu.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a job's phases, learning rates and FLOPs, whether it fits, and how long it takes."""
     from flipscale.commands.planning import show_plan
 
-    show_plan(job, overrides or [], as_json)
+    show_plan(job, overrides or [], gpu, gpus, mfu, images_per_second, as_json=as_json)
 
 
 @app.command("eval")

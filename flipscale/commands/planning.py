@@ -7,16 +7,36 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flipscale.commands.table import print_table
-from flipscale.config import load_job
-from flipscale.planning.plan import plan_job
+from flipscale.config import Job, load_job
+from flipscale.planning.plan import Plan, cluster_gpus, plan_job
+from flipscale.planning.throughput import DEFAULT_GPU, speed
 from flipscale.training.display import human
 
+_PARTS = ("weights", "gradients", "moments", "gathered", "activations", "loss", "batch")
 
-def show_plan(path: Path, overrides: list[str], as_json: bool) -> None:
-    plan = plan_job(load_job(path, overrides))
+
+def show_plan(
+    path: Path,
+    overrides: list[str],
+    gpu: str = DEFAULT_GPU,
+    gpus: int | None = None,
+    mfu: float | None = None,
+    images_per_second: float | None = None,
+    *,
+    as_json: bool,
+) -> None:
+    job = load_job(path, overrides)
+    on = speed(gpu, cluster_gpus(job) if gpus is None else gpus, mfu, images_per_second)
+    plan = plan_job(job, on)
     if as_json:
         print(json.dumps(asdict(plan), indent=2))
         return
+    _print_budget(plan)
+    _print_memory(plan)
+    _print_time(plan, job)
+
+
+def _print_budget(plan: Plan) -> None:
     print_table(
         ("phase", "samples", "steps", "batch", "masked", "peak lr", "warm-up", "FLOPs a sample", "FLOPs"),
         [
@@ -37,6 +57,61 @@ def show_plan(path: Path, overrides: list[str], as_json: bool) -> None:
     print(
         f"{plan.model}: {plan.parameters / 1e6:.1f} M parameters "
         f"({plan.vision_parameters / 1e6:.1f} M image, {plan.text_parameters / 1e6:.1f} M text); "
-        f"{plan.state_bytes / 2**30:.2f} GiB of fp32 weights and AdamW moments"
+        f"a checkpoint of weights and AdamW moments takes {_gib(plan.state_bytes)}"
     )
-    print(f"{human(plan.samples)} samples, {plan.steps:,} steps, {plan.flops:.3g} FLOPs in all")
+    print(f"{human(plan.samples)} samples, {plan.steps:,} steps, {plan.flops:.3g} FLOPs in all\n")
+
+
+def _print_memory(plan: Plan) -> None:
+    gpu = plan.speed.gpu
+    print_table(
+        ("phase, GiB a GPU", *_PARTS, "needed", "fits"),
+        [
+            (
+                phase.name,
+                *(f"{getattr(phase.memory, part) / 2**30:.2f}" for part in _PARTS),
+                f"{phase.memory_bytes / 2**30:.2f} of {gpu.memory / 2**30:.0f}",
+                "yes" if phase.fits else "NO",
+            )
+            for phase in plan.phases
+        ],
+    )
+    host = max(phase.memory.host for phase in plan.phases)
+    print(f"host memory: {_gib(host)} a process for decoded batches, checkpoints and what is offloaded")
+    if plan.advice is None:
+        print(f"no change of sharding makes it fit {plan.speed.gpus} x {gpu.name}; take more or larger GPUs")
+    elif plan.advice:
+        print(f"it would fit with {' '.join(plan.advice)}")
+    print()
+
+
+def _print_time(plan: Plan, job: Job) -> None:
+    on = plan.speed
+    basis = f"{on.mfu:.0%} of their peak (--mfu)"
+    if on.images_per_second is not None:
+        basis = f"the given {on.images_per_second:,.0f} images/s"
+    print_table(
+        ("phase", "images/s", "time", "GPU-hours"),
+        [
+            (
+                phase.name,
+                f"{phase.samples / phase.seconds:,.0f}",
+                _duration(phase.seconds),
+                f"{phase.gpu_hours:,.0f}",
+            )
+            for phase in plan.phases
+        ],
+    )
+    print(
+        f"{_duration(plan.seconds)} on {on.gpus} x {on.gpu.name} at {basis}: "
+        f"{plan.gpu_hours:,.0f} GPU-hours, in {plan.segments} segment{'s' if plan.segments > 1 else ''} "
+        f"of at most {job.cluster.timeout / 3600:g} h"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_count
@@ -70,6 +71,7 @@ def flop_ratio(spec: ModelSpec, mask_ratio: float, *, embed_hidden: bool = False
     return masked.total / forward_macs(spec).total
 
 
+@cache
 def parameter_count(spec: ModelSpec) -> ParameterCount:
     """Trainable parameters, counted on the model itself without allocating it."""
     sizes = {name: p.numel() for name, p in build_model(spec, device="meta").named_parameters()}

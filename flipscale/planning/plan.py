@@ -1,14 +1,18 @@
-"""What a job will do, computed before anything runs."""
+"""What a job will do and need, computed before anything runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flipscale.budget import Budget, PhaseSpan
+from flipscale.budget import Budget, PhaseSpan, check_world_size
 from flipscale.config import Job
 from flipscale.data.tokenizer import CLIP_LENGTH, WORDPIECE_LENGTH
 from flipscale.models.presets import ModelSpec, preset
+from flipscale.planning.fit import advise, fits
 from flipscale.planning.flops import parameter_count, training_flops
+from flipscale.planning.memory import PhaseMemory, estimate
+from flipscale.planning.throughput import DEFAULT_GPU, Speed, segments, speed, training_seconds
+from flipscale.sharding.strategy import check_sharding
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,11 @@ class PhasePlan:
     warmup: int  # samples
     flops_per_sample: int  # forward and backward
     flops: int
+    memory: PhaseMemory  # of one process
+    memory_bytes: int  # its sum in device memory
+    fits: bool
+    seconds: float  # of training alone
+    gpu_hours: float
 
 
 @dataclass(frozen=True)
@@ -30,50 +39,93 @@ class Plan:
     parameters: int
     vision_parameters: int
     text_parameters: int
-    state_bytes: int  # fp32 weights and both AdamW moments
+    state_bytes: int  # of one checkpoint: weights and both AdamW moments
     samples: int
     steps: int
     flops: int
     phases: tuple[PhasePlan, ...]
+    speed: Speed  # GPU, number of GPUs, and the speed that times are computed with
+    fits: bool
+    advice: tuple[str, ...] | None  # overrides with which it fits; empty where it does, None where none helps
+    seconds: float
+    gpu_hours: float
+    segments: int  # starts that the job's time limit makes of it
 
 
-def plan_job(job: Job) -> Plan:
-    """Return the plan of `job`, with its preset's vocabulary. Raises UserError for a job that cannot run."""
+def plan_job(job: Job, on: Speed | None = None) -> Plan:
+    """Return the plan of `job`, with its preset's vocabulary. Raises UserError for a job that cannot run.
+
+    Args:
+        on: GPUs and their speed; by default those of `job.cluster`, as H100s.
+    """
+    on = on or speed(DEFAULT_GPU, cluster_gpus(job))
     budget = Budget.of(job.phases, job.data.lanes)
+    check_world_size(on.gpus, job.data.lanes)
+    check_sharding(job.sharding, on.gpus, "cuda")
+    spec = model_shape(job)
+    count = parameter_count(spec)
+    memories = estimate(job, spec, on.gpus)
+    phases = tuple(
+        _phase_plan(span, spec, memory, on, job.sharding.micro_batch)
+        for span, memory in zip(budget.spans, memories, strict=True)
+    )
+    fit = all(phase.fits for phase in phases)
+    seconds = sum(phase.seconds for phase in phases)
+    return Plan(
+        model=job.model.preset,
+        parameters=count.total,
+        vision_parameters=count.vision,
+        text_parameters=count.text,
+        state_bytes=3 * count.total * (8 if job.sharding.precision == "fp64" else 4),
+        samples=budget.total,
+        steps=budget.steps,
+        flops=sum(phase.flops for phase in phases),
+        phases=phases,
+        speed=on,
+        fits=fit,
+        advice=() if fit else advise(job, spec, on.gpus, on.gpu.memory),
+        seconds=seconds,
+        gpu_hours=seconds * on.gpus / 3600,
+        segments=segments(seconds, job.cluster.timeout),
+    )
+
+
+def model_shape(job: Job) -> ModelSpec:
+    """The job's model with its preset's vocabulary: no tokenizer is read."""
     source = job.data.tokenizer
     default_length = WORDPIECE_LENGTH if source.kind == "wordpiece" else CLIP_LENGTH
-    spec = preset(
+    return preset(
         job.model.preset,
         image_size=job.model.image_size,
         patch_size=job.model.patch_size,
         context_length=source.context_length or default_length,
     )
-    count = parameter_count(spec)
-    phases = tuple(_phase_plan(span, spec) for span in budget.spans)
-    return Plan(
-        job.model.preset,
-        count.total,
-        count.vision,
-        count.text,
-        3 * 4 * count.total,
-        budget.total,
-        budget.steps,
-        sum(phase.flops for phase in phases),
-        phases,
-    )
 
 
-def _phase_plan(span: PhaseSpan, spec: ModelSpec) -> PhasePlan:
+def cluster_gpus(job: Job) -> int:
+    return job.cluster.nodes * job.cluster.gpus_per_node
+
+
+def _phase_plan(
+    span: PhaseSpan, spec: ModelSpec, memory: PhaseMemory, on: Speed, micro_batch: int | None
+) -> PhasePlan:
     phase = span.phase
     per_sample = training_flops(spec, 1, phase.mask_ratio)
+    in_parts = micro_batch is not None and micro_batch < -(-phase.batch_size // on.gpus)
+    seconds = training_seconds(on, spec, phase.samples, phase.mask_ratio, forward_twice=in_parts)
     return PhasePlan(
-        phase.name,
-        phase.samples,
-        span.steps,
-        phase.batch_size,
-        phase.mask_ratio,
-        span.peak_lr,
-        phase.warmup,
-        per_sample,
-        per_sample * phase.samples,
+        name=phase.name,
+        samples=phase.samples,
+        steps=span.steps,
+        batch_size=phase.batch_size,
+        mask_ratio=phase.mask_ratio,
+        peak_lr=span.peak_lr,
+        warmup=phase.warmup,
+        flops_per_sample=per_sample,
+        flops=per_sample * phase.samples,
+        memory=memory,
+        memory_bytes=memory.total,
+        fits=fits(memory.total, on.gpu.memory),
+        seconds=seconds,
+        gpu_hours=seconds * on.gpus / 3600,
     )

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from live_bytes import LiveBytes
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.models.flip import FLIP, build_model
@@ -46,37 +45,12 @@ def loss_of(model: FLIP) -> Tensor:
     return contrastive_loss(images, texts, scale)
 
 
-class LiveBytes(TorchDispatchMode):
-    """Sees the storage of every result of every operation, so that those still held can be added up."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        return result
-
-    def held(self, model: FLIP) -> int:
-        """Bytes; without those of the weights, of which the forward makes views."""
-        weights = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-        return sum(
-            size
-            for key, (storage, size) in self._storages.items()
-            if key not in weights and not storage.expired()
-        )
-
-
 def held_after_forward(mode: str) -> int:
     """Bytes made in the forward that wait for the backward."""
     model = tiny_model(mode)
     with LiveBytes() as live:
         loss = loss_of(model)
-    held = live.held(model)
+    held = live.held(without=(*model.parameters(), *model.buffers()))
     loss.backward()
     return held
 

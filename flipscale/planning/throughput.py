@@ -1,0 +1,96 @@
+"""How long a job takes: its FLOPs over what the GPUs reach of their peak, or a measured speed."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from flipscale.errors import UserError
+from flipscale.models.presets import ModelSpec
+from flipscale.planning.flops import training_flops
+
+DEFAULT_MFU = 0.25
+"""Share of the peak that model FLOPs reach. Published CLIP training at this scale in bf16: 15 % (ViT-H/14 on
+824 A100, LAION's large-openclip post), 26 % (ViT-bigG/14, half of the patches dropped, on 512 A100, LAION's
+giant-openclip post), about 29 % (CLIPA-v2's H/14, from its GPU-hours). There is no published figure of a GPU
+newer than the A100: measure, and give `--mfu` or `--images-per-second`."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU by its vendor's data sheet."""
+
+    name: str
+    memory: int
+    """Bytes that a process sees: a little less than what the name says."""
+    peak_flops: float
+    """FLOP/s of dense bf16 matrix products. (The sheets' larger figures are for sparse ones.)"""
+
+
+# NVIDIA's data sheets of the A100, the H100 (SXM5) and the H200 (SXM). No V100: it cannot compute in bf16.
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("a100-40gb", 39 * 2**30, 312e12),
+        Gpu("a100-80gb", 78 * 2**30, 312e12),
+        Gpu("h100-80gb", 78 * 2**30, 989.4e12),
+        Gpu("h200-141gb", 139 * 2**30, 989.4e12),
+    )
+}
+DEFAULT_GPU = "h100-80gb"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a phase's speed rests on: a share of the peak, or images a second of the whole job."""
+
+    gpu: Gpu
+    gpus: int
+    mfu: float = DEFAULT_MFU
+    images_per_second: float | None = None
+    """Measured, over all GPUs; taken as it is for every phase."""
+
+
+def find_gpu(name: str) -> Gpu:
+    """The GPU of this name. Raises UserError with the nearest names."""
+    gpu = GPUS.get(name.lower())
+    if gpu is None:
+        nearest = difflib.get_close_matches(name.lower(), GPUS, n=2, cutoff=0.3) or list(GPUS)
+        raise UserError(
+            f"there is no GPU {name!r} in the table; did you mean {' or '.join(nearest)}? "
+            f"All: {', '.join(GPUS)}"
+        )
+    return gpu
+
+
+def speed(gpu: str, gpus: int, mfu: float | None = None, images_per_second: float | None = None) -> Speed:
+    """Check what a user gave. Raises UserError for what cannot be."""
+    if gpus < 1:
+        raise UserError(f"--gpus {gpus} is no number of GPUs; give 1 or more")
+    if mfu is not None and images_per_second is not None:
+        raise UserError("--mfu and --images-per-second exclude each other; give one of them")
+    if mfu is not None and not 0.0 < mfu <= 1.0:
+        raise UserError(f"--mfu {mfu} is no share of the peak; give one above 0 and up to 1, such as 0.4")
+    if images_per_second is not None and not images_per_second > 0.0:
+        raise UserError(f"--images-per-second {images_per_second} is no speed; give a number above 0")
+    return Speed(find_gpu(gpu), gpus, DEFAULT_MFU if mfu is None else mfu, images_per_second)
+
+
+def training_seconds(
+    speed: Speed, spec: ModelSpec, samples: int, mask_ratio: float, *, forward_twice: bool = False
+) -> float:
+    """Seconds of training on `samples` pairs; neither start-up, waiting for data, nor queues are in it.
+
+    Args:
+        forward_twice: GradCache's second forward, a third more work. Activation checkpointing is not counted:
+            the runs that the default MFU comes from have it, too.
+    """
+    if speed.images_per_second is not None:
+        return samples / speed.images_per_second
+    flops = training_flops(spec, samples, mask_ratio) * (4 / 3 if forward_twice else 1.0)
+    return flops / (speed.gpu.peak_flops * speed.gpus * speed.mfu)
+
+
+def segments(seconds: float, timeout: int) -> int:
+    """Starts of the job that a time limit of `timeout` seconds makes of this much training, at least 1."""
+    return max(1, -(-round(seconds) // timeout))

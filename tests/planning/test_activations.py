@@ -1,0 +1,70 @@
+"""The counted activations against the storages that torch really keeps from a forward pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from live_bytes import LiveBytes
+
+from flipscale.config import Sharding
+from flipscale.models.flip import build_model
+from flipscale.models.masking import visible_count, visible_patches
+from flipscale.models.presets import ModelSpec, preset
+from flipscale.planning.activations import ElementSizes, image_activations, text_activations, weight_copies
+from flipscale.sharding.activation_checkpointing import apply_activation_checkpointing
+
+
+def kept(spec: ModelSpec, sharding: Sharding, pairs: int, mask_ratio: float) -> int:
+    """Bytes made by a forward pass that wait for the backward; neither weights nor the batch."""
+    torch.set_num_threads(1)
+    model = build_model(spec)
+    apply_activation_checkpointing(model, sharding.activation_checkpointing)
+    side = spec.vision.image_size
+    images = torch.randint(256, (pairs, 3, side, side), dtype=torch.uint8)
+    texts = torch.randint(spec.text.vocab_size, (pairs, spec.text.context_length))
+    keep = visible_patches(torch.arange(pairs), spec.vision.patches, mask_ratio, 0)
+    bf16 = sharding.precision == "bf16"
+    with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        outputs = model(images, texts, keep)
+    batch = (images, texts) if keep is None else (images, texts, keep)
+    held = live.held(without=(*model.parameters(), *model.buffers(), *batch))
+    del outputs
+    return held
+
+
+def counted(spec: ModelSpec, sharding: Sharding, pairs: int, mask_ratio: float) -> int:
+    sizes = ElementSizes.of(sharding.precision, "cpu")
+    visible = visible_count(spec.vision.patches, mask_ratio)
+    image = image_activations(spec, pairs, visible, sharding, sizes)
+    text = text_activations(spec, pairs, sharding, sizes)
+    return image.kept + text.kept + weight_copies(spec, sharding, sizes)
+
+
+@pytest.mark.parametrize("mask_ratio", [0.0, 0.5])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("mode", ["none", "full", "selective", "every 2", "every 3"])
+@pytest.mark.parametrize("name", ["vit_tiny_p8", "clip_tiny_p8", "vit_micro_p8"])
+def test_what_is_counted_is_what_is_kept(name: str, mode: str, precision: str, mask_ratio: float) -> None:
+    spec = preset(name, vocab_size=100)
+    sharding = Sharding.model_validate({"activation_checkpointing": mode, "precision": precision})
+    measured = kept(spec, sharding, 8, mask_ratio)
+    # A few hundred bytes of scalars and lengths are not counted.
+    assert counted(spec, sharding, 8, mask_ratio) == pytest.approx(measured, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["none", "selective"])
+def test_a_preset_of_the_paper(mode: str) -> None:
+    spec = preset("vit_b16", vocab_size=100)
+    sharding = Sharding.model_validate({"activation_checkpointing": mode, "precision": "bf16"})
+    assert counted(spec, sharding, 2, 0.5) == pytest.approx(kept(spec, sharding, 2, 0.5), rel=0.01)
+
+
+def test_cuda_keeps_bf16_attention_and_copies_for_its_norms() -> None:
+    """Per residual element of a bf16 block: CUDA keeps 14 of 2 bytes and two fp32 norm inputs."""
+    spec, sharding = preset("vit_h14"), Sharding(precision="bf16")
+    one, two = (
+        image_activations(spec, n, 256, sharding, ElementSizes.of("bf16", "cuda")).kept for n in (1, 2)
+    )
+    block = (two - one) / spec.vision.layers / (257 * spec.vision.width)
+    assert block == pytest.approx(14 * 2 + 2 * 4, rel=0.02)
