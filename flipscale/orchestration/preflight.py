@@ -20,7 +20,9 @@ from flipscale.errors import UserError
 from flipscale.orchestration.allocation import Allocation, allocation
 from flipscale.orchestration.batch import node_check
 from flipscale.orchestration.slurm import SlurmError, slurm
-from flipscale.planning.plan import plan_job
+from flipscale.planning.fit import advise, fits
+from flipscale.planning.memory import estimate
+from flipscale.planning.plan import model_shape, state_bytes
 from flipscale.run_directory import RunDirectory
 from flipscale.sharding.strategy import check_sharding
 
@@ -61,6 +63,7 @@ def preflight(run: RunDirectory, job: Job, site: Site) -> list[Finding]:
             ("data", _data),
             ("tokenizer", _tokenizer),
             ("disk", _disk),
+            ("memory", _memory),
         )
     ]
 
@@ -177,7 +180,7 @@ def _tokenizer(candidate: Candidate) -> str:
 
 
 def _disk(candidate: Candidate) -> str:
-    one = plan_job(candidate.job).state_bytes
+    one = state_bytes(candidate.job)
     there = len(list(candidate.run.checkpoints.glob("samples_*/manifest.json")))
     # The newest is written before the oldest goes.
     wanted = max(1, candidate.job.checkpoint.keep_last + 1 - there)
@@ -192,6 +195,20 @@ def _disk(candidate: Candidate) -> str:
     if free < wanted * one:
         raise Warned(f"{text} will be kept (checkpoint.keep_last), and do not fit")
     return text
+
+
+def _memory(candidate: Candidate) -> str:
+    job, world_size, there = candidate.job, candidate.asked.world_size, candidate.site.gpu_memory
+    spec = model_shape(job)
+    needed = max(phase.total for phase in estimate(job, spec, world_size))
+    text = f"{needed / _GIB:.1f} GiB a process by the estimate of `flipscale plan`"
+    if there is None or not candidate.asked.gpus_per_node:
+        return f"{text}; set gpu_memory in the site file to have it compared"
+    if fits(needed, there):
+        return f"{text}, of {there / _GIB:.0f} GiB"
+    advice = advise(job, spec, world_size, there)
+    mend = f"try {' '.join(advice)}" if advice else "take more or larger GPUs"
+    raise Warned(f"{text}, which does not fit a GPU of {there / _GIB:.0f} GiB; {mend}")
 
 
 def _sample(items: list[str] | tuple) -> list:

@@ -76,7 +76,7 @@ def plan_job(job: Job, on: Speed | None = None) -> Plan:
         parameters=count.total,
         vision_parameters=count.vision,
         text_parameters=count.text,
-        state_bytes=3 * count.total * (8 if job.sharding.precision == "fp64" else 4),
+        state_bytes=state_bytes(job),
         samples=budget.total,
         steps=budget.steps,
         flops=sum(phase.flops for phase in phases),
@@ -100,6 +100,11 @@ def model_shape(job: Job) -> ModelSpec:
         patch_size=job.model.patch_size,
         context_length=source.context_length or default_length,
     )
+
+
+def state_bytes(job: Job) -> int:
+    """Size of a checkpoint: weights and both AdamW moments."""
+    return 3 * parameter_count(model_shape(job)).total * (8 if job.sharding.precision == "fp64" else 4)
 
 
 def cluster_gpus(job: Job) -> int:

@@ -21,6 +21,7 @@ from flipscale.config import Job
 from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_patches
 from flipscale.models.presets import preset
+from flipscale.placement import placement
 from flipscale.planning.memory import estimate
 from flipscale.sharding.strategy import shard
 from flipscale.training.gradients import Pairs, accumulate_gradients
@@ -66,7 +67,7 @@ def measure(world: World, sharding: dict[str, Any]) -> dict[str, int]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    world = join_world()
+    world = join_world(placement())
     found = [measure(world, sharding) for sharding in json.loads(sys.argv[1])]
     if world.leads:
         print(json.dumps(found), flush=True)

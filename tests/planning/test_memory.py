@@ -13,12 +13,14 @@ import pytest
 import torch
 from measured_step import SPEC, job_of, measure
 
-from flipscale.config import Job, load_job
+from flipscale.config import Job, Site, load_job
 from flipscale.models.presets import preset
+from flipscale.orchestration.preflight import preflight
 from flipscale.planning.fit import CONTEXT, MARGIN, advise, fits
 from flipscale.planning.flops import parameter_count
 from flipscale.planning.memory import PhaseMemory, estimate
 from flipscale.planning.throughput import GPUS
+from flipscale.run_directory import RunDirectory
 from flipscale.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,3 +182,15 @@ def test_the_margin_is_left_free() -> None:
     limit = int(memory * (1 - MARGIN) - CONTEXT)
     assert fits(limit, memory)
     assert not fits(limit + 1, memory)
+
+
+@pytest.mark.parametrize(
+    ("memory", "level", "said"), [("80GB", "ok", "of 75 GiB"), ("24GB", "warning", "try sharding.")]
+)
+def test_preflight_compares_with_the_sites_gpu(tmp_path: Path, memory: str, level: str, said: str) -> None:
+    job = load_job(ROOT / "jobs/vith14_model_data_schedule.yaml")
+    site = Site.model_validate({"gpus_per_node": 8, "gpu_memory": memory})
+    findings = preflight(RunDirectory(tmp_path / "run"), job, site)
+    (found,) = [finding for finding in findings if finding.check == "memory"]
+    assert found.level == level
+    assert said in found.text
