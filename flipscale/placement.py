@@ -36,6 +36,11 @@ class Placement:
         return bool(self.job_id) and bool(self.nodes)
 
     @property
+    def under_local_executor(self) -> bool:
+        """Whether submitit's controller on this machine started it."""
+        return bool(self.job_id) and not self.nodes
+
+    @property
     def attempt(self) -> str:
         """Names this start of this job; all of its processes agree on it. Empty outside of jobs."""
         return f"{self.job_id}.{self.restarts}" if self.job_id else ""

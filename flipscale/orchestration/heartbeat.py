@@ -35,6 +35,8 @@ class Heartbeat:
     """Of a failure: code, data, out_of_memory, non_finite, disk, input, lost_process or hang."""
     message: str = ""
     """Of a failure: its last line."""
+    suspects: tuple[str, ...] = ()
+    """Of a failure: the nodes that it is blamed on."""
 
     @property
     def age(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import socket
 import time
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ import psutil
 from flipscale import jsonl
 from flipscale.files import write_durably
 from flipscale.orchestration.failures import TRANSIENT, Failure, slurm_verdict
-from flipscale.orchestration.heartbeat import BEAT_SECONDS, Heartbeat, read_heartbeats
+from flipscale.orchestration.heartbeat import Heartbeat, read_heartbeats
 from flipscale.progress import Progress
 from flipscale.world import World
 
@@ -200,10 +199,8 @@ def _told_by(run: Path, killed: dict[str, Any], beats: list[Heartbeat]) -> Failu
     from_slurm = slurm_verdict(log, local_start) if killed["job_id"] else None
     if failed:
         first = min(failed, key=lambda beat: (beat.kind == "lost_process", beat.time))
-        # A process that hangs was silent before the others noticed; one that they lost until then was not.
-        latest = {"hang": first.time - 2 * BEAT_SECONDS, "lost_process": math.inf}.get(first.kind, 0.0)
-        silent = (beat.node for beat in beats if beat.state != "failed" and beat.time < latest)
-        suspects = tuple(dict.fromkeys(silent))
+        silent = tuple(dict.fromkeys(beat.node for beat in beats if beat.state != "failed"))
+        suspects = silent if first.kind == "lost_process" else tuple(first.suspects)
         kind = from_slurm if first.kind == "lost_process" and from_slurm else first.kind
         return Failure(kind, f"rank {first.rank} on {first.node}: {first.message}", suspects)
     return Failure(from_slurm or "killed", "its processes left no word")

@@ -101,7 +101,9 @@ class Segment:
         """The ledger's word for an agreed stop; all processes call it."""
         managed = self._managed
         if managed is None:
-            return "timeout" if requested == "deadline" else "stopped"
+            # submitit's controller warns of its time limit by this signal.
+            warned = self.world.place.under_local_executor and requested == "sigusr2"
+            return "timeout" if requested == "deadline" or warned else "stopped"
         return self.world.lead(lambda: managed.reason_of_stop(requested))
 
     def end(self, committed: Progress, reached: Progress, error: BaseException | None = None) -> None:
@@ -133,17 +135,27 @@ class Segment:
         """
         _guard_exit()
         managed = self._managed
-        if managed is None:
+        again = managed is not None and error is not None and self.failed(error).kind in TRANSIENT
+        if managed is not None and not again and self.world.leads:
+            managed.renounce()
+        if error is None:
             return
-        if error is None or self.failed(error).kind not in TRANSIENT:
-            if self.world.leads:
-                managed.renounce()
-            return
-        _log.info("%s", error)
-        if _agreed(error):
+        if managed is not None and again and _agreed(error):
+            _log.info("%s", error)
             arranged = self.world.lead(lambda: self._start_again(managed))
             _exit_now(0 if arranged else 75)
-        self._give_up(managed)
+        if self.world.place.under_local_executor and self.failed(error).kind == "timeout":
+            from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
+
+            _log.info("%s", error)
+            _exit_now(LOCAL_REQUEUE_RETURN_CODE)  # the controller starts all processes again
+        if failure_of(error).kind == "lost_process":
+            # Its own traceback says nothing: the cause lies with another process, and that one tells.
+            _log.error("error: %s", self.failed(error).message)
+        if managed is not None and again:
+            self._give_up(managed)
+        if failure_of(error).kind == "lost_process":
+            _exit_now(1)
 
     def _open_ledger(self, resumed: Progress) -> None:
         self._ledger = Ledger(self.run.path, resumed, self.world, self.attempt)

@@ -146,6 +146,7 @@ class Watchdog:
             time.time(),
             failure.kind if failure else "",
             failure.message if failure else "",
+            failure.suspects if failure else (),
         )
         # A full or slow disk must not end a training that goes well.
         with self._lock, suppress(OSError):

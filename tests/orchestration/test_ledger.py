@@ -81,11 +81,12 @@ def test_the_cause_of_a_killed_segment_goes_before_its_consequences(tmp_path: Pa
     assert line["suspects"] == []
 
 
-def test_the_silent_node_of_a_hang_is_blamed_and_not_the_ones_that_were_killed(tmp_path: Path) -> None:
+def test_the_node_that_a_hang_was_blamed_on_is_kept_and_not_those_that_were_killed(tmp_path: Path) -> None:
     Ledger(tmp_path, Progress(), world(), "7.0")
     now = time.time()
-    write_heartbeat(tmp_path, Heartbeat("7.0", 0, 3, "n1", 1, "failed", 64, 0.1, now, "hang", "no step"))
-    write_heartbeat(tmp_path, Heartbeat("7.0", 1, 3, "n2", 1, "training", 64, 0.1, now - 60))
+    hang = Heartbeat("7.0", 0, 3, "n1", 1, "failed", 64, 0.1, now, "hang", "no step", ("n2",))
+    write_heartbeat(tmp_path, hang)
+    write_heartbeat(tmp_path, Heartbeat("7.0", 1, 3, "n2", 1, "training", 64, 0.1, now + 1))  # woken by CONT
     write_heartbeat(tmp_path, Heartbeat("7.0", 2, 3, "n3", 1, "training", 64, 0.1, now - 1))
     Ledger(tmp_path, Progress(), world(1), "7.1")
     (line,) = read_ledger(tmp_path)
