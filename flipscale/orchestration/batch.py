@@ -111,6 +111,8 @@ def _setup(directory: Path, site: Site, asked: Allocation, *, array: bool) -> li
         'srun --mpi=none --kill-on-bad-exit=0 --chdir=/ --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" '
         f"sh -c {shlex.quote(node_check(f'{run}/token', run))}",
         f"if [ $? -eq {UNSEEN} ]; then exit 2; fi",
+        # An administrator may give the waiting job another number of nodes; srun goes by this.
+        f'export SLURM_NTASKS="$((SLURM_NNODES * {tasks_per_node(site, asked)}))"',
         *site.setup,
     ]
     if (cpus := _cpus_per_task(site, asked)) is not None:

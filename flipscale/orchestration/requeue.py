@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import psutil
-from submitit.helpers import clean_env
+from submitit.helpers import clean_env, environment_variables
 
 from flipscale.config.site import Site
 from flipscale.errors import UserError
@@ -66,14 +66,11 @@ class ManagedJob:
             record = slurm.job_record(self.place.job_id) or {}
         except (SlurmError, UserError):
             return "preempted"
-        end = _end_of(record)
-        if end is not None and time.time() > end - self.site.stop_before - _NEAR_THE_END:
+        if self._near_its_limit(record):
             return "timeout"
-        if record.get("JobState") == "COMPLETING":
-            # Slurm has ended the job already. Where it was cancelled, a requeue would bring it back to life;
-            # Slurm counts a restart at once where it starts the job again by itself.
-            if record.get("Restarts") == str(self.place.restarts):
-                return "cancelled"
+        if self._is_cancelled(record):
+            return "cancelled"
+        if self._is_requeued(record):
             log = self.run.path / "logs" / f"{self.place.job_id}_0_log.err"
             return slurm_verdict(log, datetime.fromtimestamp(self.started)) or "preempted"
         return "preempted"
@@ -86,6 +83,11 @@ class ManagedJob:
         """
         if (successor := self._successor()) is not None:
             return f"job {successor.job_id} is waiting for this one to end"
+        record = slurm.job_record(self.place.job_id) or {}
+        if self._is_requeued(record):
+            return "Slurm has requeued the job already"
+        if self._is_cancelled(record) and not self._near_its_limit(record):
+            return "the job was cancelled; it does not start again"
         try:
             slurm.slurm("scontrol", "requeue", self.place.job_id)
         except SlurmError as refusal:
@@ -111,12 +113,26 @@ class ManagedJob:
                     "job %s, which follows this one, could not be cancelled: %s", successor.job_id, error
                 )
 
+    def _near_its_limit(self, record: dict[str, str]) -> bool:
+        end = _end_of(record)
+        return end is not None and time.time() > end - self.site.stop_before - _NEAR_THE_END
+
+    def _is_requeued(self, record: dict[str, str]) -> bool:
+        """Whether Slurm starts this job again already: it counts a restart as soon as that is decided."""
+        return int(record.get("Restarts", "0")) > self.place.restarts
+
+    def _is_cancelled(self, record: dict[str, str]) -> bool:
+        """Whether the job was ended from outside; a requeue at this point would bring it back to life."""
+        return record.get("JobState") in ("COMPLETING", "CANCELLED") and not self._is_requeued(record)
+
     def _successor(self) -> Submission | None:
         last = read_submissions(self.run)[-1]
         return last if last.dependency == self.place.job_id else None
 
     def _submit_successor(self) -> Submission:
-        with clean_env():  # else sbatch takes over the settings of the job that it is called from
+        # Else sbatch takes over the settings of the job that it is called from; but it needs its controller.
+        client = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
+        with clean_env(), environment_variables(**client):
             return submit_run(
                 self.run, recorded_job(self.run), self.site, cluster="slurm", dependency=self.place.job_id
             )

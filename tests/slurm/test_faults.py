@@ -70,7 +70,7 @@ def test_a_defect_in_one_process_ends_all_and_is_not_tried_again(
     environment = {"OMP_NUM_THREADS": 1, "PYTHONPATH": str(tmp_path / "path")}
     run = SlurmRun.of(patient_cluster, tiny_run("defect", **two_nodes()), environment=environment)
     job = run.submit()
-    run.wait_for_samples(300)
+    run.wait_for_samples(240)
     run.wait_for_end(job, "FAILED", timeout=30)  # all processes are gone within this time
     (line,) = run.ledger()
     assert line["reason"] == "code", run.log()
@@ -126,7 +126,9 @@ def test_the_number_of_nodes_may_change_at_every_start(tiny_run: MakeRun, patien
         run.more_samples(320)
         patient_cluster.preempt(seconds=1)
         patient_cluster.wait_for(job, lambda record: record["Reason"] == "BeginTime", 60)
-        patient_cluster.run("scontrol", "update", f"JobId={job}", f"NumNodes={nodes}")
+        patient_cluster.run(
+            "scontrol", "update", f"JobId={job}", f"NumTasks={nodes}", f"NumNodes={nodes}-{nodes}"
+        )
         run.starts_again(job, restarts)
     run.wait_for_end(job)
     assert [line["world_size"] for line in run.ledger()] == [2, 1, 2], run.log()
@@ -157,7 +159,8 @@ def test_a_chain_goes_on_after_a_kill_without_warning_and_ends_with_the_budget(
     job = run.submit()
     run.more_samples(320)
     follower = patient_cluster.wait_until(run.newest_job, lambda newest: newest != job)
-    patient_cluster.run("scancel", "--signal=KILL", job)
+    for rank in (0, 1):
+        run.kill(rank, signal.SIGKILL)
     run.wait_for_end(follower)
     assert [line["job_id"] for line in run.ledger()] == [job, follower], run.log()
     assert trained_without_gaps(run.ledger(), 4_000)
