@@ -23,11 +23,10 @@ from flipscale.run_directory import check_identity, prepare
 from flipscale.sharding.strategy import ShardedModel, shard
 from flipscale.training import checkpoint
 from flipscale.training.checkpoint_writer import CheckpointWriter
-from flipscale.training.display import TrainingDisplay
 from flipscale.training.gradients import Pairs, accumulate_gradients
-from flipscale.training.interval import Interval
 from flipscale.training.metrics import MetricsLog
 from flipscale.training.setup import TrainingData, model_spec, open_data
+from flipscale.training.step_log import StepLog
 from flipscale.training.stop import REASONS, agreed_reason
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -111,20 +110,22 @@ class _Trainer:
 
     def _train(self, log: MetricsLog | None, quarantine: Quarantine | None) -> None:
         batches = self.data.stream.batches(self.progress.samples_seen)
-        interval = Interval(self.progress.samples_seen)
-        display = TrainingDisplay(self.budget.total, self.progress.samples_seen, leads=self.world.leads)
-        with display, closing(self.writer), closing(batches):
+        start, leads = self.progress.samples_seen, self.world.leads
+        steps = StepLog(self.job.logging, self.budget, start, log, leads=leads)
+        with steps, closing(self.writer), closing(batches):
             reason = agreed_reason(self.world.sum(self.segment.stop.counts()))
             if reason and self.progress.samples_seen < self.budget.total:
                 self._end_early(reason)
             self.segment.training()
             while self.progress.samples_seen < self.budget.total:
-                with interval.waiting_for_data():
+                with steps.waiting_for_data():
                     batch = next(batches)
-                loss, norm, scale = self._step(batch)
+                scalars = self._step(batch)
                 reason, save_due = self._agree(batch, quarantine)
-                if self._log_due(batch.step):
-                    self._log(batch.step, torch.stack([loss, norm, scale]), interval, log, display)
+                if steps.due(batch.step, self.steps_done):
+                    self.segment.check_hold()
+                    steps.write(batch.step, self.steps_done, self.progress.digest, scalars)
+                    self._check_skips()
                 phase_ends = self.progress.samples_seen == self.budget.spans[batch.step.phase].stop
                 if phase_ends or save_due or reason:
                     self._save(batch.step, permanent=phase_ends)
@@ -132,8 +133,8 @@ class _Trainer:
                 if reason and self.progress.samples_seen < self.budget.total:
                     self._end_early(reason)
 
-    def _step(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """One update; returns loss, gradient norm and logit scale, 0-d on the device."""
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        """One update; returns what a line of metrics tells of it, 0-d on the device."""
         step, device = batch.step, self.world.device
         span = self.budget.spans[step.phase]
         if step.start == span.start and span.phase.fresh_optimizer:
@@ -150,7 +151,7 @@ class _Trainer:
         self.model.update(step.lr, finite)
         self.skips[0] += ~finite
         self.skips[1] = torch.where(finite, 0, self.skips[1] + 1)
-        return loss.double(), norm.double(), scale.double()
+        return {"loss": loss, "grad_norm": norm, "logit_scale": scale, "skipped_steps": self.skips[0]}
 
     def _agree(self, batch: Batch, quarantine: Quarantine | None) -> tuple[str | None, bool]:
         """Exchange the step's small facts; returns the agreed reason to stop, and whether to save now."""
@@ -198,54 +199,13 @@ class _Trainer:
             agreed=True,
         )
 
-    def _log_due(self, step: Step) -> bool:
-        every = self.job.logging.every
-        if step.stop == self.budget.spans[step.phase].stop:
-            return True
-        if every.unit == "samples":
-            return crossed(step.start, step.stop, every.amount)
-        return self.steps_done % every.amount == 0
-
-    def _log(
-        self,
-        step: Step,
-        scalars: Tensor,
-        interval: Interval,
-        log: MetricsLog | None,
-        display: TrainingDisplay,
-    ) -> None:
-        """Bring the step's scalars to the host, all at once; end the run if its steps keep failing."""
-        loss, norm, scale, skipped, in_a_row = torch.cat([scalars, self.skips.double()]).tolist()
-        phase = self.budget.spans[step.phase].phase.name
-        images_per_second, waited = interval.restart(self.progress.samples_seen)
-        if log is not None:
-            self.segment.check_hold()
-            log.write(
-                {
-                    "samples": self.progress.samples_seen,
-                    "step": self.steps_done,
-                    "phase": phase,
-                    "loss": loss,
-                    "lr": step.lr,
-                    "grad_norm": norm,
-                    "logit_scale": scale,
-                    "skipped_steps": int(skipped),
-                    "digest": format(self.progress.digest, "016x"),
-                    "images_per_second": images_per_second,
-                    "data_wait_fraction": waited,
-                    "peak_memory_gb": _peak_memory_gb(),
-                    "time": time.time(),
-                }
-            )
-        display.show(self.progress.samples_seen, phase, loss, images_per_second)
+    def _check_skips(self) -> None:
+        """End the run if its steps keep failing; called where the host waits for the device anyway."""
+        in_a_row = int(self.skips[1].item())
         if in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise RunError(
-                f"the loss or its gradient was not finite for the last {int(in_a_row)} steps, up to "
+                f"the loss or its gradient was not finite for the last {in_a_row} steps, up to "
                 f"{self.progress.samples_seen} samples; lower base_lr, lengthen warmup or set "
                 "optimizer.clip_grad_norm, and go on from the last checkpoint in a new run",
                 kind="non_finite",
             )
-
-
-def _peak_memory_gb() -> float | None:
-    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None

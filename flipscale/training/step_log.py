@@ -1,0 +1,88 @@
+"""What a run tells of its steps: lines of metrics, and the display."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from flipscale.budget import Budget, Step, crossed
+from flipscale.config.job import Logging
+from flipscale.training.display import TrainingDisplay
+from flipscale.training.interval import Interval
+from flipscale.training.metrics import MetricsLog
+
+_COUNTS = frozenset({"skipped_steps"})
+
+
+class StepLog:
+    """Brings the scalars of a step to the host once a log interval, all together.
+
+    Args:
+        metrics: the leading process's; None on the others.
+    """
+
+    def __init__(
+        self, settings: Logging, budget: Budget, samples_seen: int, metrics: MetricsLog | None, *, leads: bool
+    ) -> None:
+        self._every = settings.every
+        self._budget = budget
+        self._metrics = metrics
+        self._interval = Interval(samples_seen)
+        self._display = TrainingDisplay(budget.total, samples_seen, leads=leads)
+
+    def waiting_for_data(self) -> AbstractContextManager[None]:
+        """Wraps the wait for the next batch."""
+        return self._interval.waiting_for_data()
+
+    def due(self, step: Step, steps_done: int) -> bool:
+        """Whether a line is due after `step`, the run's step number `steps_done`."""
+        if step.stop == self._budget.spans[step.phase].stop:
+            return True
+        if self._every.unit == "samples":
+            return crossed(step.start, step.stop, self._every.amount)
+        return steps_done % self._every.amount == 0
+
+    def write(self, step: Step, steps_done: int, digest: int, scalars: dict[str, Tensor]) -> None:
+        """Write the line of `step`.
+
+        Args:
+            digest: order digest of all samples up to the step's end.
+            scalars: by name, `loss` among them; 0-d on the device.
+        """
+        values = torch.stack([scalar.double() for scalar in scalars.values()]).tolist()
+        named = {n: int(v) if n in _COUNTS else v for n, v in zip(scalars, values, strict=True)}
+        phase = self._budget.spans[step.phase].phase.name
+        images_per_second, waited = self._interval.restart(step.stop)
+        if self._metrics is not None:
+            self._metrics.write(
+                {
+                    "samples": step.stop,
+                    "step": steps_done,
+                    "phase": phase,
+                    "lr": step.lr,
+                    **named,
+                    "digest": format(digest, "016x"),
+                    "images_per_second": images_per_second,
+                    "data_wait_fraction": waited,
+                    "peak_memory_gb": _peak_memory_gb(),
+                    "time": time.time(),
+                }
+            )
+        self._display.show(step.stop, phase, named["loss"], images_per_second)
+
+    def __enter__(self) -> StepLog:
+        self._display.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._display.__exit__(kind, error, trace)
+
+
+def _peak_memory_gb() -> float | None:
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
