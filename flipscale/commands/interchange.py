@@ -25,6 +25,7 @@ def export_run(checkpoint: Path, out: Path, *, only_verify: bool) -> None:
             "data": trained.data,
             "phases": [phase.model_dump() for phase in job.phases],
             "seed": job.seed,
+            "loss": job.loss.kind,
             "optimizer": job.optimizer.model_dump(),
             "precision": job.sharding.precision,
         }

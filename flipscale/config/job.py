@@ -149,6 +149,9 @@ class Sharding(Strict):
 
 
 class Loss(Strict):
+    kind: Literal["contrastive", "sigmoid"] = "contrastive"
+    """contrastive: InfoNCE over the global batch (paper, section 3); sigmoid: SigLIP's loss over the same
+    pairs, with a learned bias in the model."""
     tile: PositiveCount = 512
     """Rows of the logit matrix worked on at a time; memory grows with batch x tile."""
 

@@ -31,6 +31,8 @@ def judge(export: Path, work: Path) -> None:
             "text_features": model.encode_text(inputs["texts"], normalize=True),
             "logit_scale": model.logit_scale.exp(),
         }
+    if getattr(model, "logit_bias", None) is not None:
+        answers["logit_bias"] = model.logit_bias.detach()
     captions = json.loads((work / "captions.json").read_text(encoding="utf-8"))
     if captions:
         answers["token_ids"] = open_clip.get_tokenizer(f"local-dir:{export}")(captions)

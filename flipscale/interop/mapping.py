@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flipscale.errors import UserError
 from flipscale.models.flip import MAX_LOG_SCALE, build_model
+from flipscale.models.initialization import SIGMOID_BIAS
 from flipscale.models.presets import OPENAI_MEAN, OPENAI_STD, ModelSpec, TextSpec, VisionSpec
 from flipscale.models.vision import sincos_positions
 
@@ -50,7 +51,13 @@ _TEXT_DEFAULTS: dict[str, Any] = {
     "hf_tokenizer_name": None,
     "tokenizer_kwargs": None,
 }
-_MODEL_DEFAULTS: dict[str, Any] = {"embed_dim": 512, "quick_gelu": False, "custom_text": False}
+_MODEL_DEFAULTS: dict[str, Any] = {
+    "embed_dim": 512,
+    "quick_gelu": False,
+    "custom_text": False,
+    "init_logit_scale": None,  # an initial value alone: what was trained is in the weights
+    "init_logit_bias": None,
+}
 
 _VISION_POOLS = {"patch_mean": "avg", "class_token": "tok"}
 
@@ -60,6 +67,8 @@ def open_clip_model_cfg(spec: ModelSpec) -> dict[str, Any]:
     vision, text = spec.vision, spec.text
     return {
         "embed_dim": spec.embed_dim,
+        # OpenCLIP makes the parameter only where it is told an initial value.
+        **({"init_logit_bias": SIGMOID_BIAS} if spec.logit_bias else {}),
         "vision_cfg": {
             "image_size": vision.image_size,
             "layers": vision.layers,
@@ -100,6 +109,8 @@ def open_clip_state(state: Mapping[str, Tensor], spec: ModelSpec) -> State:
         positions[1:] += tensors.pop(_BIAS)
         tensors[_POSITIONS] = positions
     tensors["logit_scale"] = tensors["logit_scale"].reshape(()).clamp(0.0, MAX_LOG_SCALE)
+    if spec.logit_bias:
+        tensors["logit_bias"] = tensors["logit_bias"].reshape(())
     return tensors
 
 
@@ -115,8 +126,9 @@ def flipscale_state(tensors: Mapping[str, Tensor], spec: ModelSpec, patch_bias: 
     if spec.vision.patch_bias:
         assert patch_bias is not None
         state[_BIAS] = patch_bias
-    if "logit_scale" in state:
-        state["logit_scale"] = state["logit_scale"].reshape(1)
+    for name in ("logit_scale", "logit_bias"):
+        if name in state:
+            state[name] = state[name].reshape(1)
     expected = build_model(spec, device="meta").state_dict()
     for name in sorted(expected.keys() | state.keys()):
         found = tuple(state[name].shape) if name in state else "missing"
@@ -185,6 +197,7 @@ def spec_of_open_clip(
         ),
         mean=tuple(preprocess.get("mean", OPENAI_MEAN)),
         std=tuple(preprocess.get("std", OPENAI_STD)),
+        logit_bias=model["init_logit_bias"] is not None,
     )
 
 

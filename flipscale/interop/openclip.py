@@ -68,6 +68,8 @@ class VerifyReport:
     text_difference: float
     scale_difference: float
     """Relative."""
+    bias_difference: float
+    """0 where the model has no logit bias."""
     captions: int
     """Captions whose token ids were compared, all equal."""
     open_clip_version: str
@@ -207,15 +209,23 @@ def verify_export(
     asked = list(captions) if tokenizer is not None else []
     answers = _ask_open_clip(out, images, texts, asked)
     with torch.inference_mode():
-        image_features, text_features, scale = reference(images, texts)
+        image_features, text_features, scale, *bias = reference(images, texts)
+    if bool(bias) != ("logit_bias" in answers):
+        raise ExportMismatch(f"OpenCLIP loading {out} and the model do not both have a logit bias")
     report = VerifyReport(
         image_difference=_difference(image_features, answers["image_features"]),
         text_difference=_difference(text_features, answers["text_features"]),
         scale_difference=_difference(scale, answers["logit_scale"]) / float(scale),
+        bias_difference=max((_difference(b, answers["logit_bias"]) for b in bias), default=0.0),
         captions=len(asked),
         open_clip_version=importlib.metadata.version("open_clip_torch"),
     )
-    differences = (report.image_difference, report.text_difference, report.scale_difference)
+    differences = (
+        report.image_difference,
+        report.text_difference,
+        report.scale_difference,
+        report.bias_difference,
+    )
     if not all(difference <= TOLERANCE for difference in differences):  # a NaN fails, too
         raise ExportMismatch(
             f"OpenCLIP loading {out} differs from the model by more than {TOLERANCE}: {report}"

@@ -12,6 +12,9 @@ from torch import Tensor
 from flipscale.models.presets import ModelSpec
 
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
+# For the sigmoid loss (Zhai et al., Sigmoid Loss for Language Image Pre-Training, section 3.2): nearly all
+# pairs do not match, and without this bias the first steps would only correct for that.
+SIGMOID_LOG_SCALE, SIGMOID_BIAS = math.log(10), -10.0
 
 
 def initial_value(name: str, shape: Sequence[int], spec: ModelSpec, seed: int) -> Tensor:
@@ -29,7 +32,9 @@ def initial_value(name: str, shape: Sequence[int], spec: ModelSpec, seed: int) -
     digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
     generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little"))
     if name == "logit_scale":
-        return value.fill_(INITIAL_LOG_SCALE)
+        return value.fill_(SIGMOID_LOG_SCALE if spec.logit_bias else INITIAL_LOG_SCALE)
+    if name == "logit_bias":
+        return value.fill_(SIGMOID_BIAS)
     parts = name.split(".")
     if len(parts) > 1 and parts[-2].startswith("ln_"):
         return value.fill_(1.0 if parts[-1] == "weight" else 0.0)

@@ -96,6 +96,8 @@ class ModelSpec:
     text: TextSpec
     mean: Triple
     std: Triple
+    logit_bias: bool = False
+    """A learned bias on the logits, for the sigmoid loss; the logit scale then begins as SigLIP's."""
 
 
 _Size = tuple[int, int, int]  # width, layers, heads
@@ -167,6 +169,7 @@ def preset(
     patch_size: int | None = None,
     vocab_size: int | None = None,
     context_length: int | None = None,
+    logit_bias: bool = False,
 ) -> ModelSpec:
     """The preset of this name, with the given sizes (pixels, tokens) in place of its own.
 
@@ -187,4 +190,4 @@ def preset(
         vocab_size=vocab_size or spec.text.vocab_size,
         context_length=context_length or spec.text.context_length,
     )
-    return replace(spec, vision=vision, text=text)
+    return replace(spec, vision=vision, text=text, logit_bias=logit_bias)

@@ -31,7 +31,7 @@ class ParameterCount:
     text: int
     """Text tower without its projection."""
     total: int
-    """Everything: both towers, both projections, the logit scale."""
+    """Everything: both towers, both projections, the logit scale and bias."""
 
 
 def forward_macs(spec: ModelSpec, mask_ratio: float = 0.0, *, embed_hidden: bool = False) -> ForwardMacs:

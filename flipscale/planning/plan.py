@@ -99,6 +99,7 @@ def model_shape(job: Job) -> ModelSpec:
         image_size=job.model.image_size,
         patch_size=job.model.patch_size,
         context_length=source.context_length or default_length,
+        logit_bias=job.loss.kind == "sigmoid",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -38,16 +38,18 @@ class AdamWHeld:
     def updates(self) -> int:
         return adamw.updates(self._optimizer)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Iterator[tuple[str, Tensor]]:
         """The canonical state as references: DTensors where each process saves and loads its share."""
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self._parameters.items():
+        return self._state_of(self._parameters)
+
+    def _state_of(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        for name in names:
+            parameter = self._parameters[name]
             moments = self._optimizer.state[parameter]
-            tensors[f"model.{name}"] = parameter.detach()
-            tensors[f"exp_avg.{name}"] = moments["exp_avg"]
-            tensors[f"exp_avg_sq.{name}"] = moments["exp_avg_sq"]
-        return tensors
+            yield f"model.{name}", parameter.detach()
+            yield f"exp_avg.{name}", moments["exp_avg"]
+            yield f"exp_avg_sq.{name}", moments["exp_avg_sq"]
 
     def restore(self, fill: Callable[[dict[str, Tensor]], None], updates: int) -> None:
-        fill(self.state())
+        fill(dict(self._state_of(self._parameters)))
         adamw.set_updates(self._optimizer, updates)

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from flipscale.config import Job
-from flipscale.models.flip import FLIP
+from flipscale.models.flip import FLIP, Features
 from flipscale.sharding.adamw_held import AdamWHeld
-from flipscale.sharding.strategy import Features
 from flipscale.training.optimizer import build_optimizer
 from flipscale.world import World
 
@@ -22,6 +21,7 @@ class DataParallel(AdamWHeld):
     """`ddp`: gradients are averaged while the backward runs. One process needs no wrapper."""
 
     def __init__(self, model: FLIP, job: Job, world: World) -> None:
+        self._world = world
         self._precision = job.sharding.precision
         self._device = world.device
         self._module = model.to(world.device)
@@ -52,6 +52,10 @@ class DataParallel(AdamWHeld):
             return
         with self._wrapped.no_sync():
             yield
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """Every process gives its part of the names, so that together they copy and write the state once."""
+        return self._state_of(list(self._parameters)[self._world.rank :: self._world.size])
 
     def gradient_norm(self, max_norm: float | None) -> Tensor:
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]

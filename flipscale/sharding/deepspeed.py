@@ -17,8 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from flipscale.config import Job
-from flipscale.models.flip import FLIP
-from flipscale.sharding.strategy import Features
+from flipscale.models.flip import FLIP, Features
 from flipscale.sharding.wrapping import (
     Autocast,
     ensure_process_group,
@@ -100,9 +99,8 @@ class ZeroSharded:
     def updates(self) -> int:
         return adamw.updates(self._optimizer)
 
-    def state(self) -> dict[str, Tensor]:
-        """The whole state on the first process, in host memory; nothing on the others."""
-        tensors: dict[str, Tensor] = {}
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """The whole state on the first process, nothing on the others."""
         read_weight = self._deepspeed.utils.safe_get_full_fp32_param
         read_moment = self._deepspeed.utils.safe_get_full_optimizer_state
         for name, parameter in self._parameters.items():
@@ -110,8 +108,7 @@ class ZeroSharded:
             whole = {"model": read_weight(parameter)}
             whole |= {kind: read_moment(parameter, kind) for kind in _MOMENTS}
             if self._world.leads:
-                tensors |= {f"{kind}.{name}": value.detach().cpu() for kind, value in whole.items()}
-        return tensors
+                yield from ((f"{kind}.{name}", value.detach()) for kind, value in whole.items())
 
     @torch.no_grad()
     def restore(self, fill: Callable[[dict[str, Tensor]], None], updates: int) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from flipscale.config import Job
 from flipscale.losses.ranks import Ranks
-from flipscale.models.flip import FLIP
+from flipscale.models.flip import FLIP, Features
 from flipscale.sharding.adamw_held import AdamWHeld
-from flipscale.sharding.strategy import Features, ShardedModel
+from flipscale.sharding.strategy import ShardedModel
 from flipscale.sharding.wrapping import (
     Autocast,
     ensure_process_group,
@@ -105,12 +105,11 @@ class OptimizerStateSharded:
     def updates(self) -> int:
         return adamw.updates(self._optimizer.optim)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Iterator[tuple[str, Tensor]]:
         """The weights on the first process, and on each process the moments it owns."""
-        tensors: dict[str, Tensor] = {}
         if self._leads:
-            tensors |= self._weights()
-        return tensors | self._owned_moments()
+            yield from self._weights().items()
+        yield from self._owned_moments().items()
 
     def restore(self, fill: Callable[[dict[str, Tensor]], None], updates: int) -> None:
         fill(self._weights() | self._owned_moments())
@@ -178,11 +177,11 @@ class FairscaleFullySharded(AdamWHeld):
     def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
         sizes = [0 if given is None else len(given) * self._embed_dim for given in (images, texts)]
         joined: Tensor = self._wrapped(images, texts, keep)
-        image_features, text_features, scale = joined.split([*sizes, 1])
+        image_features, text_features, head = joined.split([*sizes, len(joined) - sum(sizes)])
         return (
             None if images is None else image_features.view(-1, self._embed_dim),
             None if texts is None else text_features.view(-1, self._embed_dim),
-            scale.squeeze(0),
+            *head.unbind(),
         )
 
     @contextmanager
@@ -199,17 +198,15 @@ class FairscaleFullySharded(AdamWHeld):
             torch.nn.utils.clip_grads_with_norm_(self._parameters.values(), max_norm, norm)
         return norm
 
-    def state(self) -> dict[str, Tensor]:
-        """The whole state on the first process, in host memory; nothing on the others."""
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """The whole state on the first process, nothing on the others."""
         ranks = Ranks.of()
-        tensors: dict[str, Tensor] = {}
         for name, shares in self._shares().items():
             shape = self._shapes[name]
             for kind, share in shares.items():
                 whole = ranks.gather(share.flatten()).flatten()[: shape.numel()].view(shape)
                 if self._world.leads:
-                    tensors[f"{kind}.{name}"] = whole.cpu()
-        return tensors
+                    yield f"{kind}.{name}", whole
 
     def restore(self, fill: Callable[[dict[str, Tensor]], None], updates: int) -> None:
         tensors: dict[str, Tensor] = {}

@@ -14,10 +14,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from flipscale.config import Job
-from flipscale.models.flip import FLIP
+from flipscale.models.flip import FLIP, Features
 from flipscale.models.initialization import initial_value
 from flipscale.sharding.adamw_held import AdamWHeld
-from flipscale.sharding.strategy import Features
 from flipscale.sharding.wrapping import ensure_process_group
 from flipscale.training.optimizer import build_optimizer
 from flipscale.world import World

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -10,11 +10,9 @@ from torch import Tensor
 
 from flipscale.config import Job, Sharding
 from flipscale.errors import UserError
-from flipscale.models.flip import FLIP
+from flipscale.models.flip import FLIP, Features
 from flipscale.sharding.activation_checkpointing import apply_activation_checkpointing
 from flipscale.world import World
-
-Features = tuple[Tensor | None, Tensor | None, Tensor]
 
 
 class ShardedModel(Protocol):
@@ -49,14 +47,15 @@ class ShardedModel(Protocol):
         """Updates since the optimizer was last fresh."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Iterator[tuple[str, Tensor]]:
         """The canonical state for a checkpoint: model.NAME, exp_avg.NAME, exp_avg_sq.NAME in fp32 (fp64 jobs:
-        fp64), full tensors or DTensors; all processes call it, and one may hold what others leave out."""
+        fp64), full tensors or DTensors. All processes read it to its end, and one may give what others leave
+        out. A strategy that must gather its shares has one whole parameter at a time."""
         ...
 
     def restore(self, fill: Callable[[dict[str, Tensor]], None], updates: int) -> None:
-        """Take over a checkpoint made after `updates` updates: `fill` writes it into tensors named as in
-        `state()`; all processes call it."""
+        """Take over a checkpoint made after `updates` updates: `fill` writes it into tensors named as those
+        of `state()`; all processes call it."""
         ...
 
 

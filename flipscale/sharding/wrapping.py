@@ -9,8 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from flipscale.models.flip import FLIP
-from flipscale.sharding.strategy import Features
+from flipscale.models.flip import FLIP, Features
 from flipscale.world import World
 
 

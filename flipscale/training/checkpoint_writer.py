@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +29,7 @@ from flipscale.training.checkpoint import (
     reason_of,
     sha256,
 )
+from flipscale.training.host_copy import HostCopy
 from flipscale.world import World
 
 FILE_BYTES = 1 << 29  # of all processes' shares of a file; the writer holds its share of one in memory
@@ -56,10 +57,18 @@ class CheckpointWriter:
         # Background collectives on a group of their own, lest they meet those of the training.
         self._group = world.new_group()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._copy = HostCopy()
         self._pending: Future[Progress] | None = None
 
-    def save(self, state: dict[str, Tensor], progress: Progress, *, permanent: bool) -> None:
+    def prepare(self, state: Iterable[tuple[str, Tensor]]) -> None:
+        """Take a first copy when training starts, so that the first save finds its memory there."""
+        self._copy.take(state)
+
+    def save(self, state: Iterable[tuple[str, Tensor]], progress: Progress, *, permanent: bool) -> None:
         """Copy `state` to the host and return; the rest happens beside the training.
+
+        Args:
+            state: names and tensors, as ShardedModel.state gives them.
 
         Raises RunError on every process where the save before this one failed on any of them.
         """
@@ -67,19 +76,8 @@ class CheckpointWriter:
         path = self._root / directory_name(progress.samples_seen)
         # What lies at `path` was left by a save cut short, or is damaged: else it would have been resumed.
         self._agreed(path, lambda: _make_room(path) if self._world.leads else None)
-        sizes: dict[str, int] = {}
-        for part in self._world.gather(
-            {n: t.numel() * t.element_size() for n, t in state.items()}, self._group
-        ):
-            sizes |= part  # a process may hold what the others leave out
-        written = dcp.async_save(
-            state,
-            storage_writer=HuggingFaceStorageWriter(str(path), file_numbers(sizes), save_distributed=True),
-            process_group=self._group,
-            no_dist=not dist.is_initialized(),
-        )
-        assert isinstance(written, Future)
-        self._pending = self._thread.submit(self._commit, path, written, progress, permanent)
+        copy = self._copy.take(state)
+        self._pending = self._thread.submit(self._commit, path, copy, progress, permanent)
 
     def wait(self) -> None:
         """Return when the last save is committed. Raises RunError on every process where it failed."""
@@ -94,8 +92,8 @@ class CheckpointWriter:
         finally:
             self._thread.shutdown()
 
-    def _commit(self, path: Path, written: Future[Any], progress: Progress, permanent: bool) -> Progress:
-        self._agreed(path, written.result)
+    def _commit(self, path: Path, copy: dict[str, Tensor], progress: Progress, permanent: bool) -> Progress:
+        self._agreed(path, lambda: self._write(path, copy))
         described = self._agreed(path, lambda: _synced_files(path, self._world))
         manifest = {
             "version": VERSION,
@@ -113,6 +111,19 @@ class CheckpointWriter:
 
         self._agreed(path, publish)
         return progress
+
+    def _write(self, path: Path, copy: dict[str, Tensor]) -> None:
+        sizes: dict[str, int] = {}
+        for part in self._world.gather(
+            {n: t.numel() * t.element_size() for n, t in copy.items()}, self._group
+        ):
+            sizes |= part  # a process may hold what the others leave out
+        dcp.save(
+            copy,
+            storage_writer=HuggingFaceStorageWriter(str(path), file_numbers(sizes), save_distributed=True),
+            process_group=self._group,
+            no_dist=not dist.is_initialized(),
+        )
 
     def _agreed(self, path: Path, work: Callable[[], Any]) -> list[Any]:
         """Do this process's part; return all processes' results, or raise the same error on all of them."""

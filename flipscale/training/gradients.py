@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flipscale.config import Job
 from flipscale.losses.contrastive import contrastive_loss
+from flipscale.losses.sigmoid import sigmoid_loss
 from flipscale.sharding.strategy import ShardedModel
 
 
@@ -26,8 +27,9 @@ class Pairs(NamedTuple):
         return [Pairs(i, t, keeps[k] if keeps is not None else None) for k, (i, t) in enumerate(parts)]
 
 
-def accumulate_gradients(model: ShardedModel, pairs: Pairs, job: Job) -> tuple[Tensor, Tensor]:
-    """Leave the global batch's gradients in `model`; return its loss and the logit scale (0-d, detached).
+def accumulate_gradients(model: ShardedModel, pairs: Pairs, job: Job) -> dict[str, Tensor]:
+    """Leave the global batch's gradients in `model`; return its `loss`, `logit_scale` and, where the model
+    has one, `logit_bias` (0-d, detached).
 
     With `sharding.micro_batch` the activations of only so many pairs are held at a time: features are first
     computed without a graph, the loss gives their gradients, and each micro-batch is then computed again
@@ -36,35 +38,46 @@ def accumulate_gradients(model: ShardedModel, pairs: Pairs, job: Job) -> tuple[T
     size = job.sharding.micro_batch
     if size is None or size >= len(pairs.images):
         with model.micro_step(last=True):
-            images, texts, scale = model.forward(*pairs)
-            loss = _loss(images, texts, scale, job)
+            images, texts, *head = model.forward(*pairs)
+            loss = _loss(_given(images), _given(texts), head, job)
             model.backward(loss)
-        return loss.detach(), scale.detach()
+        return _scalars(loss, head)
 
     parts = pairs.split(size)
     with torch.no_grad():
         features = [model.forward(*part) for part in parts]
     images = torch.cat([_given(part[0]) for part in features]).requires_grad_()
     texts = torch.cat([_given(part[1]) for part in features]).requires_grad_()
-    scale = features[0][2].detach().requires_grad_()
-    loss = _loss(images, texts, scale, job)
-    image_gradients, text_gradients, scale_gradient = torch.autograd.grad(loss, (images, texts, scale))
+    head = [value.detach().requires_grad_() for value in features[0][2:]]
+    loss = _loss(images, texts, head, job)
+    image_gradients, text_gradients, *head_gradients = torch.autograd.grad(loss, (images, texts, *head))
     gradients = zip(image_gradients.split(size), text_gradients.split(size), strict=True)
     for number, (part, (image_gradient, text_gradient)) in enumerate(zip(parts, gradients, strict=True)):
         last = number == len(parts) - 1
         with model.micro_step(last):
-            part_images, part_texts, part_scale = model.forward(*part)
+            part_images, part_texts, *part_head = model.forward(*part)
             surrogate = (_given(part_images) * image_gradient).sum() + (
                 _given(part_texts) * text_gradient
             ).sum()
-            # Every part has the scale in its graph, as the sharding libraries expect of each parameter.
-            surrogate = surrogate + part_scale * (scale_gradient if last else 0.0)
+            for value, gradient in zip(part_head, head_gradients, strict=True):
+                # Every part has them in its graph, as the sharding libraries expect of each parameter.
+                surrogate = surrogate + value * (gradient if last else 0.0)
             model.backward(surrogate)
-    return loss.detach(), scale.detach()
+    return _scalars(loss, head)
 
 
-def _loss(images: Tensor | None, texts: Tensor | None, scale: Tensor, job: Job) -> Tensor:
-    return contrastive_loss(_given(images), _given(texts), scale, tile=job.loss.tile)
+def _loss(images: Tensor, texts: Tensor, head: list[Tensor], job: Job) -> Tensor:
+    """`head`: the logit scale and, for the sigmoid loss, the logit bias."""
+    if job.loss.kind == "sigmoid":
+        scale, bias = head
+        return sigmoid_loss(images, texts, scale, bias, tile=job.loss.tile)
+    (scale,) = head
+    return contrastive_loss(images, texts, scale, tile=job.loss.tile)
+
+
+def _scalars(loss: Tensor, head: list[Tensor]) -> dict[str, Tensor]:
+    names = ("loss", "logit_scale", "logit_bias")
+    return {name: value.detach() for name, value in zip(names, (loss, *head), strict=False)}
 
 
 def _given(features: Tensor | None) -> Tensor:

@@ -62,6 +62,7 @@ def model_spec(job: Job, tokenizer: Tokenizer) -> ModelSpec:
         patch_size=job.model.patch_size,
         vocab_size=tokenizer.vocab_size,
         context_length=tokenizer.context_length,
+        logit_bias=job.loss.kind == "sigmoid",
     )
     _check_tokenizer_fits(spec, job)
     return spec

@@ -82,6 +82,7 @@ class _Trainer:
             progress,
             segment.world,
         )
+        self.writer.prepare(model.state())
         self.steps_done = budget.steps_done(progress.samples_seen)
         self.saved_at = progress.samples_seen
         self.last_save = time.monotonic()
@@ -145,13 +146,13 @@ class _Trainer:
             batch.tokens.to(device, non_blocking=True),
             visible_patches(positions, self.patches, span.phase.mask_ratio, self.job.seed),
         )
-        loss, scale = accumulate_gradients(self.model, pairs, self.job)
+        scalars = accumulate_gradients(self.model, pairs, self.job)
         norm = self.model.gradient_norm(self.job.optimizer.clip_grad_norm)
-        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        finite = torch.isfinite(scalars["loss"]) & torch.isfinite(norm)
         self.model.update(step.lr, finite)
         self.skips[0] += ~finite
         self.skips[1] = torch.where(finite, 0, self.skips[1] + 1)
-        return {"loss": loss, "grad_norm": norm, "logit_scale": scale, "skipped_steps": self.skips[0]}
+        return {**scalars, "grad_norm": norm, "skipped_steps": self.skips[0]}
 
     def _agree(self, batch: Batch, quarantine: Quarantine | None) -> tuple[str | None, bool]:
         """Exchange the step's small facts; returns the agreed reason to stop, and whether to save now."""

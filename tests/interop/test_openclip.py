@@ -43,7 +43,8 @@ PIECES = [
 ]
 FLIP_SPEC = preset("vit_tiny_p8", vocab_size=len(PIECES))
 CLIP_SPEC = preset("clip_tiny_p8")
-SPECS = [FLIP_SPEC, CLIP_SPEC]
+SIGMOID_SPEC = preset("vit_tiny_p8", vocab_size=len(PIECES), logit_bias=True)
+SPECS = [FLIP_SPEC, CLIP_SPEC, SIGMOID_SPEC]
 TOLERANCE = 1e-5
 
 
@@ -84,7 +85,7 @@ def stock_differences(stock: torch.nn.Module, model: FLIP) -> tuple[float, float
     return tuple((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name + "_bias" * spec.logit_bias)
 def test_stock_open_clip_gives_the_models_features(spec: ModelSpec, tmp_path: Path) -> None:
     model = perturbed(spec)
     export_openclip(model, spec, tmp_path)
@@ -95,7 +96,7 @@ def test_stock_open_clip_gives_the_models_features(spec: ModelSpec, tmp_path: Pa
     assert stock.visual.preprocess_cfg["resize_mode"] == "shortest"
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name + "_bias" * spec.logit_bias)
 def test_export_and_import_are_inverse_to_the_bit(spec: ModelSpec, tmp_path: Path) -> None:
     model = perturbed(spec)
     export_openclip(model.state_dict(), spec, tmp_path)
@@ -104,6 +105,21 @@ def test_export_and_import_are_inverse_to_the_bit(spec: ModelSpec, tmp_path: Pat
     original = model.state_dict()
     assert state.keys() == original.keys()
     assert [name for name in state if not torch.equal(state[name], original[name])] == []
+
+
+def test_the_logits_of_a_sigmoid_model_are_open_clips(tmp_path: Path) -> None:
+    model = perturbed(SIGMOID_SPEC)
+    export_openclip(model, SIGMOID_SPEC, tmp_path)
+    stock = open_clip.create_model(f"local-dir:{tmp_path}").eval()
+    visual: Any = stock.visual
+    images, texts = some_images(SIGMOID_SPEC), some_texts(SIGMOID_SPEC)
+    floats = normalized(images, visual.preprocess_cfg["mean"], visual.preprocess_cfg["std"])
+    with torch.no_grad():
+        theirs, _ = stock.get_logits(floats, texts)  # type: ignore[operator]
+        image_features, text_features, scale, bias = model(images, texts)
+    ours = scale * image_features @ text_features.T + bias
+    assert bias.item() < -9
+    assert (theirs - ours).abs().max() <= TOLERANCE * float(scale)
 
 
 def test_models_of_open_clip_can_be_imported(tmp_path: Path) -> None:
@@ -281,8 +297,12 @@ def test_trained_positions_are_not_mistaken_for_the_fixed_table(tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "tokenizer"),
-    [(FLIP_SPEC, WordPieceTokenizer(PIECES)), (CLIP_SPEC, ClipTokenizer())],
-    ids=["flip", "clip"],
+    [
+        (FLIP_SPEC, WordPieceTokenizer(PIECES)),
+        (CLIP_SPEC, ClipTokenizer()),
+        (SIGMOID_SPEC, WordPieceTokenizer(PIECES)),
+    ],
+    ids=["flip", "clip", "sigmoid"],
 )
 def test_verification_passes_in_a_process_of_its_own(spec: ModelSpec, tokenizer: Any, tmp_path: Path) -> None:
     model = perturbed(spec)
@@ -302,6 +322,13 @@ def test_verification_notices_other_weights_other_pixels_and_other_tokens(tmp_pa
     changed["preprocess_cfg"]["mean"][0] += 0.01
     (tmp_path / CONFIG).write_text(json.dumps(changed))
     with pytest.raises(ExportMismatch, match="differs from the model"):
+        verify_export(tmp_path, model, tokenizer)
+
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    without = json.loads(json.dumps(config))
+    without["model_cfg"]["init_logit_bias"] = 0.0
+    (tmp_path / CONFIG).write_text(json.dumps(without))
+    with pytest.raises(ExportMismatch, match="do not both have a logit bias"):
         verify_export(tmp_path, model, tokenizer)
 
     (tmp_path / CONFIG).write_text(json.dumps(config))

@@ -38,6 +38,17 @@ def test_forward_gives_unit_features_and_the_scale(name: str) -> None:
     assert scale.item() == pytest.approx(1 / 0.07)
 
 
+def test_a_model_for_the_sigmoid_loss_also_gives_the_bias() -> None:
+    """It begins as in SigLIP: scale 10, bias -10."""
+    model = build_model(preset("vit_micro_p8", vocab_size=100, logit_bias=True))
+    images, texts, scale, bias = model(**inputs(model))
+    assert images.shape == texts.shape
+    assert scale.shape == bias.shape == ()
+    assert (scale.item(), bias.item()) == (pytest.approx(10), -10)
+    assert dict(model.named_parameters())["logit_bias"].shape == (1,)
+    assert "logit_bias" not in dict(micro().named_parameters())
+
+
 def test_either_input_may_be_missing() -> None:
     model = micro()
     given = inputs(model)

@@ -57,7 +57,7 @@ class OneProcess:
         images, tokens, keep = make_pairs(number)
         assert keep is not None
         pairs = Pairs(images.to(self.device), tokens.to(self.device), keep.to(self.device))
-        loss, _ = accumulate_gradients(self.model, pairs, self.job)
+        loss = accumulate_gradients(self.model, pairs, self.job)["loss"]
         norm = self.model.gradient_norm(clip)
         self.model.update(1e-3, torch.tensor(finite, device=self.device))
         return float(loss), float(norm)
@@ -66,7 +66,7 @@ class OneProcess:
         return [self.step(number, clip=clip) for number in numbers]
 
     def copied_state(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone().cpu() for name, tensor in self.model.state().items()}
+        return {name: tensor.detach().clone().cpu() for name, tensor in self.model.state()}
 
 
 def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:

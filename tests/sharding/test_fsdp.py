@@ -62,7 +62,7 @@ def pairs(device: torch.device, count: int = 8) -> Pairs:
 def train_steps(model: ShardedModel, job: Job, world: World, steps: int) -> list[float]:
     losses: list[float] = []
     for _ in range(steps):
-        loss, _ = accumulate_gradients(model, pairs(world.device), job)
+        loss = accumulate_gradients(model, pairs(world.device), job)["loss"]
         norm = model.gradient_norm(job.optimizer.clip_grad_norm)
         model.update(1e-3, torch.isfinite(norm))
         losses.append(float(loss))
@@ -76,7 +76,7 @@ def whole(tensor: Tensor) -> Tensor:
 def test_weights_begin_as_those_of_ddp_under_the_same_names(alone: World) -> None:
     ours, _ = sharded(alone, strategy="fsdp")
     theirs, _ = sharded(alone, strategy="ddp")
-    ours_state, theirs_state = ours.state(), theirs.state()
+    ours_state, theirs_state = dict(ours.state()), dict(theirs.state())
     assert list(ours_state) == list(theirs_state)
     for name, tensor in ours_state.items():
         assert torch.equal(whole(tensor), theirs_state[name]), name
@@ -108,14 +108,14 @@ def test_the_gradient_is_clipped_to_its_norm(alone: World) -> None:
 def test_a_step_that_is_not_finite_changes_nothing(alone: World) -> None:
     model, job = sharded(alone, strategy="fsdp")
     train_steps(model, job, alone, 2)
-    before = {name: whole(tensor).clone() for name, tensor in model.state().items()}
+    before = {name: whole(tensor).clone() for name, tensor in model.state()}
     accumulate_gradients(model, pairs(alone.device), job)
     model.update(1e-3, torch.tensor(False))
     assert model.updates() == 2
-    assert all(torch.equal(whole(tensor), before[name]) for name, tensor in model.state().items())
+    assert all(torch.equal(whole(tensor), before[name]) for name, tensor in model.state())
     train_steps(model, job, alone, 1)
     assert model.updates() == 3
-    assert not torch.equal(whole(model.state()["model.logit_scale"]), before["model.logit_scale"])
+    assert not torch.equal(whole(dict(model.state())["model.logit_scale"]), before["model.logit_scale"])
 
 
 def test_bf16_differs_from_ddp_by_the_rounding_of_the_norms_alone(alone: World) -> None:
@@ -133,18 +133,18 @@ def test_bf16_differs_from_ddp_by_the_rounding_of_the_norms_alone(alone: World) 
     rounding = [abs(a - b) for a, b in zip(train_steps(theirs, job, alone, 20), expected, strict=True)]
     ours_off = [abs(a - b) for a, b in zip(train_steps(ours, job, alone, 20), expected, strict=True)]
     assert 0 < max(ours_off) < 3 * max(rounding)
-    assert all(tensor.dtype is torch.float32 for tensor in ours.state().values())
+    assert all(tensor.dtype is torch.float32 for _, tensor in ours.state())
 
 
 def test_the_state_is_good_after_forwards_without_gradients(alone: World) -> None:
     """As in an evaluation: FSDP leaves its gathered weights in place of the shares then."""
     model, job = sharded(alone, strategy="fsdp", reshard_after_forward=False)
     train_steps(model, job, alone, 1)
-    before = {name: whole(tensor).clone() for name, tensor in model.state().items()}
+    before = {name: whole(tensor).clone() for name, tensor in model.state()}
     with torch.no_grad():
         model.forward(pairs(alone.device).images, None, None)
         model.forward(None, pairs(alone.device).tokens, None)
-    assert all(torch.equal(whole(tensor), before[name]) for name, tensor in model.state().items())
+    assert all(torch.equal(whole(tensor), before[name]) for name, tensor in model.state())
     train_steps(model, job, alone, 1)
     assert model.updates() == 2
 

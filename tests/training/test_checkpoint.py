@@ -30,7 +30,7 @@ def state_at(samples: int) -> dict[str, Tensor]:
 def save(root: Path, samples: int, *, permanent: bool = False, keep_last: int = 9) -> Path:
     writer = CheckpointWriter(root, {"name": "x"}, keep_last, Progress(), ALONE)
     progress = Progress(samples_seen=samples, digest=samples * 3, optimizer_steps=samples // 8)
-    writer.save(state_at(samples), progress, permanent=permanent)
+    writer.save(state_at(samples).items(), progress, permanent=permanent)
     writer.close()
     assert writer.committed == progress
     return root / checkpoint.directory_name(samples)
@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
 def test_what_changes_after_the_copy_is_not_in_the_checkpoint(tmp_path: Path) -> None:
     writer = CheckpointWriter(tmp_path, {"name": "x"}, 2, Progress(), ALONE)
     state = state_at(8)
-    writer.save(state, Progress(samples_seen=8), permanent=False)
+    writer.save(state.items(), Progress(samples_seen=8), permanent=False)
     for tensor in state.values():  # training goes on while the save is under way
         tensor.zero_()
     writer.close()

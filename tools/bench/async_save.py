@@ -47,11 +47,12 @@ def measure(model_name: str, directory: Path, repeats: int) -> tuple[list[float]
     }
     world = World(0, 1, 0, 1, torch.device("cpu"))
     writer = CheckpointWriter(directory, {"name": model_name}, 2, Progress(), world)
+    writer.prepare(state.items())  # as the trainer does when it starts
     held: list[float] = []
     whole: list[float] = []
     for repeat in range(1, repeats + 1):
         began = time.perf_counter()
-        writer.save(state, Progress(samples_seen=repeat), permanent=False)
+        writer.save(state.items(), Progress(samples_seen=repeat), permanent=False)
         held.append(time.perf_counter() - began)
         writer.wait()
         whole.append(time.perf_counter() - began)

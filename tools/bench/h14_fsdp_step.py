@@ -104,7 +104,7 @@ def step(model_name: str, work: Path) -> None:
     )
 
     def train() -> tuple[float, float]:
-        loss, _ = accumulate_gradients(model, pairs, job)
+        loss = accumulate_gradients(model, pairs, job)["loss"]
         norm = model.gradient_norm(None)
         model.update(1e-6, torch.isfinite(loss) & torch.isfinite(norm))
         return float(loss), float(norm)
@@ -112,7 +112,7 @@ def step(model_name: str, work: Path) -> None:
     (measured["loss"], measured["norm"]), measured["step_s"] = timed(train)
     measured["stepped_gib"] = memory_gib("VmHWM")
 
-    state = model.state()
+    state = dict(model.state())
     writer = HuggingFaceStorageWriter(
         str(work / "checkpoint"),
         file_numbers({name: tensor.nbytes for name, tensor in state.items()}),
