@@ -18,6 +18,7 @@ from flipscale.run_directory import RunDirectory
 from flipscale.training import checkpoint
 from flipscale.training.checkpoint import Checkpoint
 from flipscale.training.setup import model_spec
+from flipscale.world import World
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ class Trained:
     data: dict[str, Any] | None = None
 
 
-def load_trained(path: Path) -> Trained:
+def load_trained(path: Path, world: World) -> Trained:
     """Load the newest checkpoint of a run, a checkpoint directory, or an OpenCLIP directory.
 
-    The model is placed on the GPU where there is one. Raises UserError where `path` is none of these, or a
-    named checkpoint is damaged.
+    All processes of `world` call it, and each has the whole model on its device. Raises UserError, on every
+    process, where `path` is none of these, or a named checkpoint is damaged.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = world.device
     if (path / "open_clip_config.json").is_file():
         spec, state = import_openclip(path)
         model = build_model(spec, device="meta").to_empty(device=device)
@@ -48,21 +49,25 @@ def load_trained(path: Path) -> Trained:
         return Trained(model, load_tokenizer(kind, vocab, spec.text.context_length))
     if (path / "job.yaml").is_file():
         run = RunDirectory(path.resolve())
-        found = checkpoint.find(run.checkpoints)
+        found = world.lead(lambda: checkpoint.find(run.checkpoints))
         if found is None:
             raise UserError(f"{path} has no whole checkpoint yet; train it first")
     elif (path / checkpoint.MANIFEST).is_file():
         run = RunDirectory(path.resolve().parents[1])
-        try:
-            found = checkpoint.read(path)
-        except checkpoint.DamagedCheckpoint as damage:
-            raise UserError(f"the checkpoint {path} is damaged: {damage}; name an older one") from None
+        found = world.lead(lambda: _named(path))
     else:
         raise UserError(f"{path} is neither a run, nor a checkpoint, nor an OpenCLIP directory")
     return _from_checkpoint(run, found, device)
 
 
-def _from_checkpoint(run: RunDirectory, found: Checkpoint, device: str) -> Trained:
+def _named(path: Path) -> Checkpoint:
+    try:
+        return checkpoint.read(path)
+    except checkpoint.DamagedCheckpoint as damage:
+        raise UserError(f"the checkpoint {path} is damaged: {damage}; name an older one") from None
+
+
+def _from_checkpoint(run: RunDirectory, found: Checkpoint, device: torch.device) -> Trained:
     job = Job.model_validate(found.job)
     source = job.data.tokenizer
     vocab = str(run.tokenizer) if source.kind == "wordpiece" else None

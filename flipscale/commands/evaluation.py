@@ -15,7 +15,10 @@ from flipscale.config import Evaluation
 from flipscale.config.job import ZeroShot
 from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import evaluate
-from flipscale.trained import load_trained
+from flipscale.evaluation.features import Encoder
+from flipscale.placement import placement
+from flipscale.trained import Trained, load_trained
+from flipscale.world import World, join_world, leave_world
 
 
 def evaluate_checkpoint(
@@ -28,38 +31,52 @@ def evaluate_checkpoint(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    trained = load_trained(checkpoint)
-    sets = trained.job.evaluation if trained.job is not None else Evaluation()
-    if zero_shot is not None or retrieval is not None:
-        chosen = ZeroShot(data=zero_shot, classnames=classnames, templates=templates) if zero_shot else None
-        sets = Evaluation(
-            zero_shot={"zero_shot": chosen} if chosen else {},
-            retrieval={"retrieval": retrieval} if retrieval else {},
-        )
-    if not sets.zero_shot and not sets.retrieval:
-        raise UserError(f"the job of {checkpoint} names no evaluation sets; give --zero-shot or --retrieval")
-    with Progress(
-        TextColumn("evaluating {task.description}: {task.completed:.0f} images"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    ) as progress:
-        tasks = {name: progress.add_task(name, total=None) for name in (*sets.zero_shot, *sets.retrieval)}
-        results = evaluate(
-            trained.model,
-            trained.tokenizer,
-            trained.model.spec.vision.image_size,
-            sets,
-            samples_seen=trained.samples_seen,
-            batch_size=batch_size,
-            progress=lambda name, images: progress.update(tasks[name], completed=images),
-        )
+    world = join_world(placement())
+    try:
+        trained = load_trained(checkpoint, world)
+        sets = trained.job.evaluation if trained.job is not None else Evaluation()
+        if zero_shot is not None or retrieval is not None:
+            chosen = (
+                ZeroShot(data=zero_shot, classnames=classnames, templates=templates) if zero_shot else None
+            )
+            sets = Evaluation(
+                zero_shot={"zero_shot": chosen} if chosen else {},
+                retrieval={"retrieval": retrieval} if retrieval else {},
+            )
+        if not sets.zero_shot and not sets.retrieval:
+            raise UserError(
+                f"the job of {checkpoint} names no evaluation sets; give --zero-shot or --retrieval"
+            )
+        results = _evaluated(trained, sets, batch_size, world)
+    finally:
+        leave_world()
+    if not world.leads:
+        return
     if out is not None:
         out.write_text(json.dumps(results, indent=2) + "\n")
     if as_json:
         print(json.dumps(results, indent=2))
     else:
         show_results(results)
+
+
+def _evaluated(trained: Trained, sets: Evaluation, batch_size: int, world: World) -> dict[str, Any]:
+    """The document of `evaluate`, with progress on the leading process's terminal."""
+    encoder = Encoder(trained.model, trained.tokenizer, trained.model.spec.vision.image_size, world)
+    with Progress(
+        TextColumn("evaluating {task.description}: {task.completed:.0f} images"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not (world.leads and sys.stderr.isatty()),
+    ) as progress:
+        tasks = {name: progress.add_task(name, total=None) for name in (*sets.zero_shot, *sets.retrieval)}
+        return evaluate(
+            encoder,
+            sets,
+            samples_seen=trained.samples_seen,
+            batch_size=batch_size,
+            progress=lambda name, images: progress.update(tasks[name], completed=images * world.size),
+        )
 
 
 def show_results(results: dict[str, Any]) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from flipscale.errors import UserError
 from flipscale.interop.openclip import export_openclip, verify_export
+from flipscale.placement import Placement
 from flipscale.trained import load_trained
+from flipscale.world import join_world
 
 
 def export_run(checkpoint: Path, out: Path, *, only_verify: bool) -> None:
     """Export a run's newest checkpoint (or the one named) to OUT and verify it; or verify what lies there."""
-    trained = load_trained(checkpoint)
+    trained = load_trained(checkpoint, join_world(Placement()))
     job = trained.job
     if job is None:
         raise UserError(

@@ -207,10 +207,21 @@ class ZeroShot(Strict):
 
 
 class Evaluation(Strict):
+    every: Every | None = None
+    """Also evaluate while training, after so many samples or steps and at the end of every phase; without
+    it only `flipscale eval` evaluates."""
     zero_shot: dict[str, ZeroShot] = {}
     """Classification sets by name."""
     retrieval: dict[str, str] = {}
     """Image-caption sets by name: webdataset shards."""
+
+    @model_validator(mode="after")
+    def _something_at_reproducible_places(self) -> Evaluation:
+        if self.every is not None and self.every.unit == "seconds":
+            raise ValueError("every counts samples or steps, not time, so that evaluations are reproducible")
+        if self.every is not None and not (self.zero_shot or self.retrieval):
+            raise ValueError("every needs a set to evaluate: name one under zero_shot or retrieval")
+        return self
 
 
 class Cluster(Strict):

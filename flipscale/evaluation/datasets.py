@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -26,11 +27,31 @@ Target = TypeVar("Target")
 
 
 @dataclass(frozen=True)
+class Member:
+    """The bytes of a shard's member, not read yet: a process reads the images of its own batches alone."""
+
+    shard: str
+    offset: int
+    size: int
+
+    def read_bytes(self) -> bytes:
+        try:
+            with open(self.shard, "rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        except OSError as error:
+            raise _not_whole(self.shard, error) from error
+        if len(data) < self.size:
+            raise _not_whole(self.shard, "unexpected end of data")
+        return data
+
+
+@dataclass(frozen=True)
 class RawSample:
     """One undecoded sample; `None` where a shard has no such member."""
 
     name: str
-    image: bytes | Path | None
+    image: bytes | Path | Member | None
     label: bytes | None = None
     caption: bytes | None = None
 
@@ -40,12 +61,32 @@ class Skipped:
     """Samples that could not be used: how many, and why for the first few."""
 
     count: int = 0
-    examples: list[str] = field(default_factory=list)
+    first: dict[int, str] = field(default_factory=dict)  # by the sample's place in the set
 
-    def add(self, name: str, reason: str) -> None:
+    def add(self, place: int, name: str, reason: str) -> None:
         self.count += 1
-        if len(self.examples) < _EXAMPLES:
-            self.examples.append(f"{name}: {reason}")
+        if len(self.first) < _EXAMPLES:
+            self.first[place] = f"{name}: {reason}"
+
+    @property
+    def examples(self) -> list[str]:
+        return list(self.first.values())
+
+    @classmethod
+    def joined(cls, parts: Iterable[Skipped]) -> Skipped:
+        """Those of all the processes that read a set together."""
+        parts = list(parts)
+        first = sorted(item for part in parts for item in part.first.items())
+        return cls(sum(part.count for part in parts), dict(first[:_EXAMPLES]))
+
+
+@dataclass(frozen=True)
+class Batch(Generic[Target]):
+    """Model inputs with their targets; `number` puts the batches of several processes in order."""
+
+    number: int
+    inputs: torch.Tensor
+    targets: list[Target]
 
 
 @dataclass(frozen=True)
@@ -60,40 +101,51 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Reader(Generic[Target]):
-    """Decodes samples in threads (Pillow leaves the interpreter free) and batches them in their order."""
+    """Decodes samples in threads (Pillow leaves the interpreter free) and batches them in their order.
+
+    A batch is the usable ones of `batch_size` samples that follow each other, whoever reads it.
+    """
 
     samples: Iterable[RawSample]
     target: Callable[[RawSample], Target]
     decoding: Decoding
     skipped: Skipped = field(default_factory=Skipped)
 
-    def batches(self) -> Iterator[tuple[torch.Tensor, list[Target]]]:
-        """Images, uint8 (B, 3, image_size, image_size), with their targets; `skipped` counts the rest."""
-        images: list[np.ndarray] = []
-        targets: list[Target] = []
-        for name, result in self._decoded():
-            if isinstance(result, BadSample):
-                self.skipped.add(name, str(result))
-                continue
-            images.append(result[0])
-            targets.append(result[1])
-            if len(images) == self.decoding.batch_size:
-                yield torch.from_numpy(np.stack(images)), targets
-                images, targets = [], []
-        if images:
-            yield torch.from_numpy(np.stack(images)), targets
+    def batches(self, rank: int = 0, size: int = 1) -> Iterator[Batch[Target]]:
+        """Every `size`th batch from number `rank` on; `skipped` counts the samples that are in none.
 
-    def _decoded(self) -> Iterator[tuple[str, tuple[np.ndarray, Target] | BadSample]]:
-        """Results in the order of the samples, decoded up to two batches ahead."""
-        pending: deque[tuple[str, Future[tuple[np.ndarray, Target] | BadSample]]] = deque()
+        Inputs are images, uint8 (B, 3, image_size, image_size), B > 0.
+        """
+        for number, group in groupby(self._decoded(rank, size), self._number):
+            images: list[np.ndarray] = []
+            targets: list[Target] = []
+            for place, name, result in group:
+                if isinstance(result, BadSample):
+                    self.skipped.add(place, name, str(result))
+                else:
+                    images.append(result[0])
+                    targets.append(result[1])
+            if images:
+                yield Batch(number, torch.from_numpy(np.stack(images)), targets)
+
+    def _number(self, decoded: tuple[int, str, object]) -> int:
+        return decoded[0] // self.decoding.batch_size
+
+    def _decoded(
+        self, rank: int, size: int
+    ) -> Iterator[tuple[int, str, tuple[np.ndarray, Target] | BadSample]]:
+        """Places, names and results in the order of the samples, decoded up to two batches ahead."""
+        pending: deque[tuple[int, str, Future[tuple[np.ndarray, Target] | BadSample]]] = deque()
         with ThreadPoolExecutor(self.decoding.workers) as pool:
-            for sample in self.samples:
-                pending.append((sample.name, pool.submit(self._decode, sample)))
+            for place, sample in enumerate(self.samples):
+                if place // self.decoding.batch_size % size != rank:
+                    continue
+                pending.append((place, sample.name, pool.submit(self._decode, sample)))
                 if len(pending) > 2 * self.decoding.batch_size:
-                    name, future = pending.popleft()
-                    yield name, future.result()
-            for name, future in pending:
-                yield name, future.result()
+                    first, name, future = pending.popleft()
+                    yield first, name, future.result()
+            for first, name, future in pending:
+                yield first, name, future.result()
 
     def _decode(self, sample: RawSample) -> tuple[np.ndarray, Target] | BadSample:
         try:
@@ -101,9 +153,9 @@ class Reader(Generic[Target]):
         except BadSample as bad:
             return bad
 
-    def _square(self, source: bytes | Path | None) -> np.ndarray:
+    def _square(self, source: bytes | Path | Member | None) -> np.ndarray:
         try:
-            data = source.read_bytes() if isinstance(source, Path) else source
+            data = source.read_bytes() if isinstance(source, (Path, Member)) else source
         except OSError as error:
             raise BadSample(f"the image cannot be read ({error.strerror})") from None
         size, max_pixels = self.decoding.image_size, self.decoding.max_image_pixels
@@ -164,17 +216,24 @@ def read_shards(pattern: str) -> Iterator[RawSample]:
 
     Raises UserError for a shard that is missing or not whole: a score over part of a set is no score.
     """
+    for path in existing_shards(pattern):
+        try:
+            yield from _read_shard(path)
+        except (tarfile.TarError, OSError) as error:
+            raise _not_whole(path, error) from error
+
+
+def existing_shards(pattern: str) -> list[str]:
+    """The paths of a pattern. Raises UserError for one that is no file."""
     paths = expand_shards(pattern)
     for path in paths:
         if not os.path.isfile(path):
             raise UserError(f"the evaluation shard {path} is no file; check the pattern {pattern!r}")
-    for path in paths:
-        try:
-            yield from _read_shard(path)
-        except (tarfile.TarError, OSError) as error:
-            raise UserError(
-                f"the evaluation shard {path} cannot be read whole ({error}); restore it"
-            ) from error
+    return paths
+
+
+def _not_whole(shard: str, reason: object) -> UserError:
+    return UserError(f"the evaluation shard {shard} cannot be read whole ({reason}); restore it")
 
 
 def read_folder(root: Path, classes: list[Path]) -> Iterator[RawSample]:
@@ -196,7 +255,7 @@ def class_folders(root: Path) -> list[Path]:
 
 
 def _read_shard(path: str) -> Iterator[RawSample]:
-    members: dict[str, bytes] = {}
+    members: dict[str, Any] = {}
     current: str | None = None
     for key, extension, data in _members(path):
         kind = "image" if extension in IMAGE_EXTENSIONS else extension
@@ -209,13 +268,13 @@ def _read_shard(path: str) -> Iterator[RawSample]:
         yield _sample(path, current, members)
 
 
-def _sample(path: str, key: str, members: dict[str, bytes]) -> RawSample:
+def _sample(path: str, key: str, members: dict[str, Any]) -> RawSample:
     name = f"{os.path.basename(path)}/{key}"
     return RawSample(name, members.get("image"), members.get("cls"), members.get("txt"))
 
 
-def _members(path: str) -> Iterator[tuple[str, str, bytes]]:
-    """(key, extension, content) of the image, label and caption members of a tar."""
+def _members(path: str) -> Iterator[tuple[str, str, bytes | Member]]:
+    """(key, extension, content) of the image, label and caption members of a tar; images are not read."""
     size = os.path.getsize(path)
     with tarfile.open(path, "r:") as tar:
         for member in tar:
@@ -224,6 +283,9 @@ def _members(path: str) -> Iterator[tuple[str, str, bytes]]:
                 continue
             if member.offset_data + member.size > size:
                 raise tarfile.ReadError("unexpected end of data")
+            if extension in IMAGE_EXTENSIONS:
+                yield key, extension, Member(path, member.offset_data, member.size)
+                continue
             content = tar.extractfile(member)
             assert content is not None
             yield key, extension, content.read()

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import torch
 
 from flipscale.config.job import Evaluation, ZeroShot
-from flipscale.data.tokenizer import Tokenizer
 from flipscale.errors import UserError
 from flipscale.evaluation.datasets import (
     Decoding,
@@ -20,11 +19,12 @@ from flipscale.evaluation.datasets import (
     Skipped,
     captions_of,
     class_folders,
+    existing_shards,
     label_of,
     read_folder,
     read_shards,
 )
-from flipscale.evaluation.features import DualEncoder, encode_images, encode_texts
+from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.retrieval import RankSummary, retrieve
 from flipscale.evaluation.templates import load_class_names, load_templates
 from flipscale.evaluation.zeroshot import classifier_weights, classify
@@ -36,9 +36,7 @@ FOLDER_NAMES = "folders"  # as a set's `classnames`: the names of its class fold
 
 
 def evaluate(
-    model: DualEncoder,
-    tokenizer: Tokenizer,
-    image_size: int,
+    encoder: Encoder,
     sets: Evaluation,
     *,
     samples_seen: int | None = None,
@@ -48,10 +46,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the model on every set; accuracies and recalls are shares of 1.
 
+    All processes of `encoder.world` call it and get the same document.
+
     Args:
-        image_size: side in pixels of the squares the model takes; it normalises colours itself.
         samples_seen: how far training had come, copied into the document.
-        progress: called with the name of a set and its images encoded so far.
+        batch_size: images that a process encodes at a time.
+        progress: called with the name of a set and its images that this process has encoded so far.
 
     Returns {"samples_seen": n | None, "skipped": n, "zero_shot": {name: {"top1", "top5", "mean_per_class",
     "per_class", "samples", "classes", "templates", "skipped", "skipped_examples"}}, "retrieval": {name:
@@ -60,13 +60,13 @@ def evaluate(
     Raises UserError for sets that are missing, damaged, empty or at odds with their class names, and for
     features that are not finite.
     """
-    decoding = Decoding(image_size, batch_size, workers)
+    decoding = Decoding(encoder.image_size, batch_size, workers)
     zero_shot = {
-        name: _zero_shot(model, tokenizer, chosen, decoding, partial(progress, name))
+        name: _zero_shot(encoder, chosen, decoding, partial(progress, name))
         for name, chosen in sets.zero_shot.items()
     }
     retrieval = {
-        name: _retrieval(model, tokenizer, shards, decoding, partial(progress, name))
+        name: _retrieval(encoder, shards, decoding, partial(progress, name))
         for name, shards in sets.retrieval.items()
     }
     return {
@@ -77,16 +77,25 @@ def evaluate(
     }
 
 
-def _zero_shot(
-    model: DualEncoder, tokenizer: Tokenizer, chosen: ZeroShot, decoding: Decoding, progress: _Progress
-) -> dict[str, Any]:
+def check_sets(sets: Evaluation) -> None:
+    """Raise UserError for what is wrong with the sets and can be seen without reading their samples."""
+    for chosen in sets.zero_shot.values():
+        if not Path(chosen.data).is_dir():
+            existing_shards(chosen.data)
+        _labelled_samples(chosen)
+        load_templates(chosen.templates)
+    for shards in sets.retrieval.values():
+        existing_shards(shards)
+
+
+def _zero_shot(encoder: Encoder, chosen: ZeroShot, decoding: Decoding, progress: _Progress) -> dict[str, Any]:
     samples, names = _labelled_samples(chosen)
     templates = load_templates(chosen.templates)
     reader = Reader(samples, label_of(len(names)), decoding)
-    features, labels = _encode(model, chosen.data, reader, progress)
-    weights = classifier_weights(model, tokenizer, names, templates)
+    features, labels, skipped = _images(encoder, chosen.data, reader, progress)
+    weights = classifier_weights(encoder, names, templates)
     result = classify(features, weights, torch.tensor(labels))
-    return {**asdict(result), "templates": len(templates), **_skips(reader.skipped)}
+    return {**asdict(result), "templates": len(templates), **_skips(skipped)}
 
 
 def _labelled_samples(chosen: ZeroShot) -> tuple[Iterator[RawSample], list[str]]:
@@ -108,43 +117,30 @@ def _labelled_samples(chosen: ZeroShot) -> tuple[Iterator[RawSample], list[str]]
     return read_folder(root, folders), names
 
 
-def _retrieval(
-    model: DualEncoder, tokenizer: Tokenizer, shards: str, decoding: Decoding, progress: _Progress
-) -> dict[str, Any]:
+def _retrieval(encoder: Encoder, shards: str, decoding: Decoding, progress: _Progress) -> dict[str, Any]:
     reader = Reader(read_shards(shards), captions_of, decoding)
-    image_features, captions = _encode(model, shards, reader, progress)
+    image_features, captions, skipped = _images(encoder, shards, reader, progress)
     texts = [caption for of_image in captions for caption in of_image]
     image_of_text = torch.repeat_interleave(torch.tensor([len(of_image) for of_image in captions]))
-    result = retrieve(image_features, encode_texts(model, tokenizer, texts), image_of_text)
+    result = retrieve(image_features, encoder.texts(texts), image_of_text)
     return {
         "image_to_text": _ranks(result.image_to_text),
         "text_to_image": _ranks(result.text_to_image),
         "images": result.images,
         "texts": result.texts,
         "distinct_texts": len(set(texts)),
-        **_skips(reader.skipped),
+        **_skips(skipped),
     }
 
 
-def _encode(
-    model: DualEncoder, data: str, reader: Reader[Target], progress: _Progress
-) -> tuple[torch.Tensor, list[Target]]:
-    """Image features (N, D) and the N targets."""
-    targets: list[Target] = []
-
-    def images() -> Iterator[torch.Tensor]:
-        for batch, wanted in reader.batches():
-            yield batch
-            targets.extend(wanted)
-            progress(len(targets))
-        if not targets:
-            skips = reader.skipped
-            first = f", the first being {skips.examples[0]}" if skips.count else ""
-            raise UserError(
-                f"the evaluation set {data} holds no usable sample ({skips.count} skipped{first})"
-            )
-
-    return encode_images(model, images()), targets
+def _images(
+    encoder: Encoder, data: str, reader: Reader[Target], progress: _Progress
+) -> tuple[torch.Tensor, list[Target], Skipped]:
+    features, targets, skipped = encoder.images(reader, progress)
+    if not targets:
+        first = f", the first being {skipped.examples[0]}" if skipped.count else ""
+        raise UserError(f"the evaluation set {data} holds no usable sample ({skipped.count} skipped{first})")
+    return features, targets, skipped
 
 
 def _ranks(summary: RankSummary) -> dict[str, float]:

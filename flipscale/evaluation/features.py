@@ -1,71 +1,139 @@
-"""Image and text features of a whole evaluation set."""
+"""Image and text features of a whole evaluation set, made by all processes together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from flipscale.data.tokenizer import Tokenizer
 from flipscale.errors import UserError
+from flipscale.evaluation.datasets import Batch, Reader, Skipped
+from flipscale.world import World
+
+Target = TypeVar("Target")
+
+_TEXTS_AT_ONCE = 256
 
 
 class DualEncoder(Protocol):
-    """What evaluation asks of a model: a torch module that encodes uint8 images and token ids."""
+    """What evaluation asks of a model. All processes call it equally often, as sharded models need it."""
 
-    training: bool
+    def encode_image(self, images: Tensor) -> Tensor:
+        """L2-normalised features (B, D) of uint8 (B, 3, S, S) on the device."""
+        ...
 
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor: ...
-    def encode_text(self, texts: torch.Tensor) -> torch.Tensor: ...
-    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
-    def train(self, mode: bool = True) -> object: ...
+    def encode_text(self, texts: Tensor) -> Tensor:
+        """L2-normalised features (B, D) of int64 (B, context_length) on the device."""
+        ...
 
 
-def encode_images(model: DualEncoder, batches: Iterable[torch.Tensor]) -> torch.Tensor:
-    """L2-normalised features (N, D), fp32, on the model's device, of uint8 batches (B, 3, H, W), N > 0.
+@dataclass(frozen=True)
+class Encoder:
+    """A model, with the processes that share a set's batches; all of them get all features.
 
-    Raises UserError if a feature is not finite.
+    The batches are those that one process would make, so that the features are the same to the bit.
     """
-    with _inference(model) as device:
-        features = [model.encode_image(images.to(device)).float() for images in batches]
-    return _finite(torch.cat(features), "image")
+
+    model: DualEncoder
+    tokenizer: Tokenizer
+    image_size: int
+    """Side in pixels of the squares that the model takes; it normalises colours itself."""
+    world: World
+
+    def images(
+        self, reader: Reader[Target], progress: Callable[[int], None]
+    ) -> tuple[Tensor, list[Target], Skipped]:
+        """Features (N, D), fp32, of the usable samples in their order, their targets, and what was skipped.
+
+        Args:
+            progress: called with the number of samples that this process has read so far.
+
+        Raises UserError, on every process, where one meets it, and for features that are not finite.
+        """
+
+        def own() -> Iterator[Batch[Target]]:
+            read = 0
+            for batch in reader.batches(self.world.rank, self.world.size):
+                yield batch
+                read += len(batch.targets)
+                progress(read)
+
+        blank = torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)
+        features, targets = self._encode(self.model.encode_image, own(), blank, "image")
+        return features, targets, Skipped.joined(self.world.gather(reader.skipped))
+
+    def texts(self, captions: Sequence[str]) -> Tensor:
+        """Features (len(captions), D), fp32; there is at least one caption, and equal ones are encoded once.
+
+        Raises UserError if a feature is not finite.
+        """
+        place = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+        distinct = list(place)
+        own = (
+            Batch(start, self.tokenizer(part), part)
+            for start in range(
+                self.world.rank * _TEXTS_AT_ONCE, len(distinct), self.world.size * _TEXTS_AT_ONCE
+            )
+            for part in [distinct[start : start + _TEXTS_AT_ONCE]]
+        )
+        features, _ = self._encode(self.model.encode_text, own, self.tokenizer([""]), "text")
+        order = torch.tensor([place[caption] for caption in captions], device=features.device)
+        return features[order]
+
+    def _encode(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        own: Iterator[Batch[Target]],
+        surplus: Tensor,
+        kind: str,
+    ) -> tuple[Tensor, list[Target]]:
+        """Features and targets of all processes' batches, by their numbers.
+
+        Args:
+            surplus: encoded, for nothing, where other processes have one batch more than this one.
+        """
+        done: list[tuple[int, Tensor, list[Target]]] = []
+        # Without compiled blocks: other shapes than training's would compile them anew, and might change
+        # what training itself runs.
+        with (
+            torch.no_grad(),
+            torch.autocast(self.world.device.type, enabled=False),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            for batch in self._rounds(own):
+                inputs = surplus if batch is None else batch.inputs
+                features = encode(inputs.to(self.world.device)).float()
+                if batch is not None:
+                    done.append((batch.number, features.cpu(), batch.targets))
+        parts = sorted(chain.from_iterable(self.world.gather(done)), key=lambda part: part[0])
+        if not parts:
+            return torch.empty(0, 0), []
+        features = torch.cat([features for _, features, _ in parts]).to(self.world.device)
+        return _finite(features, kind), [target for _, _, targets in parts for target in targets]
+
+    def _rounds(self, own: Iterator[Batch[Target]]) -> Iterator[Batch[Target] | None]:
+        """This process's batches, then None as long as another process still has one."""
+        while True:
+            batch, problem = None, None
+            try:
+                batch = next(own, None)
+            except UserError as error:
+                problem = error
+            others = self.world.gather((batch is not None, problem))
+            for _, problem in others:
+                if problem is not None:
+                    raise problem
+            if not any(more for more, _ in others):
+                return
+            yield batch
 
 
-def encode_texts(
-    model: DualEncoder, tokenizer: Tokenizer, captions: Sequence[str], batch_size: int = 256
-) -> torch.Tensor:
-    """L2-normalised features (len(captions), D), fp32, on the model's device; there is at least one caption.
-
-    Equal captions are encoded once and get equal features. Raises UserError if a feature is not finite.
-    """
-    place = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    distinct = list(place)
-    with _inference(model) as device:
-        features = [
-            model.encode_text(tokenizer(distinct[start : start + batch_size]).to(device)).float()
-            for start in range(0, len(distinct), batch_size)
-        ]
-    order = torch.tensor([place[caption] for caption in captions], device=device)
-    return _finite(torch.cat(features), "text")[order]
-
-
-@contextmanager
-def _inference(model: DualEncoder) -> Iterator[torch.device]:
-    """Evaluation mode without gradients and without autocast; gives the model's device."""
-    parameter = next(iter(model.parameters()), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
-    was_training = model.training
-    model.train(False)
-    try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            yield device
-    finally:
-        model.train(was_training)
-
-
-def _finite(features: torch.Tensor, kind: str) -> torch.Tensor:
+def _finite(features: Tensor, kind: str) -> Tensor:
     bad = int((~torch.isfinite(features).all(dim=1)).sum())
     if bad:
         raise UserError(

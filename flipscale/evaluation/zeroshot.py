@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from flipscale.data.tokenizer import Tokenizer
-from flipscale.evaluation.features import DualEncoder, encode_texts
+from flipscale.evaluation.features import Encoder
 
 _PROMPTS_AT_ONCE = 8192  # keeps the prompt embeddings of 1,000 classes x 80 templates out of memory
 _ROWS_AT_ONCE = 4096  # images whose logits are held together
@@ -27,9 +26,7 @@ class ZeroShotResult:
     classes: int
 
 
-def classifier_weights(
-    model: DualEncoder, tokenizer: Tokenizer, classnames: Sequence[str], templates: Sequence[str]
-) -> torch.Tensor:
+def classifier_weights(encoder: Encoder, classnames: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
     """(D, C) fp32: each class's prompt embeddings, averaged over the templates and normalised again.
 
     Every template holds `{}`, which the class name replaces.
@@ -39,7 +36,7 @@ def classifier_weights(
     for start in range(0, len(classnames), step):
         names = classnames[start : start + step]
         prompts = [template.replace("{}", name) for name in names for template in templates]
-        embeddings = encode_texts(model, tokenizer, prompts)
+        embeddings = encoder.texts(prompts)
         weights.append(functional.normalize(embeddings.unflatten(0, (len(names), -1)).mean(dim=1), dim=1))
     return torch.cat(weights).T
 

@@ -21,6 +21,13 @@ class Interval:
         yield
         self._waited += time.perf_counter() - entered
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count."""
+        entered = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - entered
+
     def restart(self, samples_seen: int) -> tuple[float, float]:
         """Return (images per second, share of the time spent waiting for data) since the last call."""
         now = time.perf_counter()

@@ -38,6 +38,10 @@ class StepLog:
         """Wraps the wait for the next batch."""
         return self._interval.waiting_for_data()
 
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Wraps an evaluation, whose time is not the training's."""
+        return self._interval.paused()
+
     def due(self, step: Step, steps_done: int) -> bool:
         """Whether a line is due after `step`, the run's step number `steps_done`."""
         if step.stop == self._budget.spans[step.phase].stop:

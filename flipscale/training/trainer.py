@@ -23,6 +23,7 @@ from flipscale.run_directory import check_identity, prepare
 from flipscale.sharding.strategy import ShardedModel, shard
 from flipscale.training import checkpoint
 from flipscale.training.checkpoint_writer import CheckpointWriter
+from flipscale.training.evaluation import PeriodicEvaluation
 from flipscale.training.gradients import Pairs, accumulate_gradients
 from flipscale.training.metrics import MetricsLog
 from flipscale.training.setup import TrainingData, model_spec, open_data
@@ -51,7 +52,9 @@ def train(job: Job, budget: Budget, segment: Segment) -> Progress:
     if found:
         _log.info("going on from %s", found.path)
         model.restore(found.load, progress.optimizer_steps)
-    return _Trainer(job, segment, budget, data, model, spec.vision.patches, progress).run()
+    size = spec.vision.image_size
+    evaluation = PeriodicEvaluation(job.evaluation, budget, model, data.tokenizer, size, world)
+    return _Trainer(job, segment, budget, data, model, evaluation, spec.vision.patches, progress).run()
 
 
 class _Trainer:
@@ -64,6 +67,7 @@ class _Trainer:
         budget: Budget,
         data: TrainingData,
         model: ShardedModel,
+        evaluation: PeriodicEvaluation,
         patches: int,
         progress: Progress,
     ) -> None:
@@ -73,6 +77,7 @@ class _Trainer:
         self.budget = budget
         self.data = data
         self.model = model
+        self.evaluation = evaluation
         self.patches = patches
         self.progress = progress
         self.writer = CheckpointWriter(
@@ -117,6 +122,7 @@ class _Trainer:
             reason = agreed_reason(self.world.sum(self.segment.stop.counts()))
             if reason and self.progress.samples_seen < self.budget.total:
                 self._end_early(reason)
+            self._evaluate(steps, log)
             self.segment.training()
             while self.progress.samples_seen < self.budget.total:
                 with steps.waiting_for_data():
@@ -128,11 +134,19 @@ class _Trainer:
                     steps.write(batch.step, self.steps_done, self.progress.digest, scalars)
                     self._check_skips()
                 phase_ends = self.progress.samples_seen == self.budget.spans[batch.step.phase].stop
-                if phase_ends or save_due or reason:
+                if phase_ends or save_due or reason or self.evaluation.due(self.progress.samples_seen):
                     self._save(batch.step, permanent=phase_ends)
                 self.segment.watchdog.step(self.progress.samples_seen)
                 if reason and self.progress.samples_seen < self.budget.total:
                     self._end_early(reason)
+                self._evaluate(steps, log)
+
+    def _evaluate(self, steps: StepLog, log: MetricsLog | None) -> None:
+        """Where it is due. Also before the first step: the last segment may have ended in an evaluation."""
+        if self.evaluation.due(self.progress.samples_seen):
+            self.segment.check_hold()
+            with steps.evaluating(), self.segment.watchdog.unhurried():
+                self.evaluation.run(self.progress.samples_seen, log)
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         """One update; returns what a line of metrics tells of it, 0-d on the device."""

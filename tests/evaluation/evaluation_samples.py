@@ -9,7 +9,16 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from flipscale.data.tokenizer import Tokenizer
+from flipscale.evaluation.features import DualEncoder, Encoder
+from flipscale.world import World
+
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
+
+
+def encoder_of(model: DualEncoder, tokenizer: Tokenizer, image_size: int = 16) -> Encoder:
+    """The model in this process alone."""
+    return Encoder(model, tokenizer, image_size, World(0, 1, 0, 1, torch.device("cpu")))
 
 
 def encoded(image: np.ndarray | Image.Image, kind: str = "PNG") -> bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation_samples import swatch, write_tar
+from evaluation_samples import encoder_of, swatch, write_tar
 
 from flipscale.config.job import Evaluation, ZeroShot
 from flipscale.errors import UserError
@@ -54,9 +54,7 @@ def test_the_document_of_a_known_model(sets, colour_model, words):
     config = Evaluation(zero_shot={"swatches": zero_shot(sets)}, retrieval={"pairs": str(sets / "pairs.tar")})
     seen = []
     document = evaluate(
-        colour_model,
-        words,
-        16,
+        encoder_of(colour_model, words),
         config,
         samples_seen=4096,
         batch_size=3,
@@ -105,7 +103,7 @@ def test_the_document_of_a_known_model(sets, colour_model, words):
             }
         },
     }
-    assert seen == [("swatches", 3), ("swatches", 4), ("pairs", 3), ("pairs", 4)]
+    assert seen == [("swatches", 2), ("swatches", 4), ("pairs", 3), ("pairs", 4)]
 
 
 def test_a_folder_with_names_from_a_file_or_from_itself(sets, words, colour_model):
@@ -113,12 +111,12 @@ def test_a_folder_with_names_from_a_file_or_from_itself(sets, words, colour_mode
     (sets / "folder" / "b").mkdir()
     (sets / "sorted.txt").write_text("blue\ngreen\nred\n")
     config = Evaluation(zero_shot={"folder": zero_shot(sets, "folder", "sorted.txt")})
-    result = evaluate(colour_model, words, 16, config)["zero_shot"]["folder"]
+    result = evaluate(encoder_of(colour_model, words), config)["zero_shot"]["folder"]
     assert result["per_class"] == [0.5, None, 1.0]
     for old, new in (("a", "blue"), ("b", "the_green"), ("c", "red")):
         (sets / "folder" / old).rename(sets / "folder" / new)
     config = Evaluation(zero_shot={"folder": zero_shot(sets, "folder", "folders")})
-    result = evaluate(colour_model, words, 16, config)["zero_shot"]["folder"]
+    result = evaluate(encoder_of(colour_model, words), config)["zero_shot"]["folder"]
     assert result["per_class"] == [0.5, 1.0, None]
 
 
@@ -127,7 +125,7 @@ def test_a_flip_model_is_evaluated_and_batching_changes_nothing(sets, words):
     model = build_model(spec)
     config = Evaluation(zero_shot={"zero": zero_shot(sets)}, retrieval={"pairs": str(sets / "pairs.tar")})
     documents = [
-        evaluate(model, words, spec.vision.image_size, config, batch_size=size, workers=workers)
+        evaluate(encoder_of(model, words, spec.vision.image_size), config, batch_size=size, workers=workers)
         for size, workers in ((64, 1), (1, 3))
     ]
     assert documents[0] == documents[1]
@@ -135,7 +133,7 @@ def test_a_flip_model_is_evaluated_and_batching_changes_nothing(sets, words):
 
 
 def test_nothing_to_evaluate_is_an_empty_document(words, colour_model):
-    assert evaluate(colour_model, words, 16, Evaluation()) == {
+    assert evaluate(encoder_of(colour_model, words), Evaluation()) == {
         "samples_seen": None,
         "skipped": 0,
         "zero_shot": {},
@@ -182,11 +180,11 @@ def broken(sets: Path, case: str) -> Evaluation:
 )
 def test_bad_input_is_one_clear_sentence(sets, words, colour_model, case, message):
     with pytest.raises(UserError, match=message):
-        evaluate(colour_model, words, 16, broken(sets, case))
+        evaluate(encoder_of(colour_model, words), broken(sets, case))
 
 
 def test_a_diverged_model_is_refused(sets, words, colour_model):
     with torch.no_grad():
         colour_model.table.fill_(torch.nan)
     with pytest.raises(UserError, match="features are NaN or infinite"):
-        evaluate(colour_model, words, 16, Evaluation(zero_shot={"a": zero_shot(sets)}))
+        evaluate(encoder_of(colour_model, words), Evaluation(zero_shot={"a": zero_shot(sets)}))

@@ -1,73 +1,57 @@
-"""Features of a set: gradient-free, in fp32, the model left as it was, nothing that is not finite."""
+"""Features of a set: gradient-free, in fp32, of every sample once, nothing that is not finite."""
 
 import pytest
 import torch
-from evaluation_samples import noise
+from evaluation_samples import encoded, encoder_of, noise
 
 from flipscale.errors import UserError
-from flipscale.evaluation.features import encode_images, encode_texts
+from flipscale.evaluation.datasets import Decoding, RawSample, Reader, label_of
+
+
+def reader(count: int, batch_size: int, image_size: int = 32) -> Reader[int]:
+    samples = [RawSample(str(n), encoded(noise(n)), b"0") for n in range(count)]
+    return Reader(samples, label_of(1), Decoding(image_size, batch_size))
 
 
 def images(count: int) -> torch.Tensor:
     return torch.stack([torch.from_numpy(noise(n)).permute(2, 0, 1) for n in range(count)])
 
 
-def test_image_features_are_those_of_the_whole_set(stock):
-    pixels = images(7)
-    features = encode_images(stock, pixels.split(3))
+def ignore(read: int) -> None:
+    pass
+
+
+def test_image_features_are_those_of_the_whole_set(stock, bpe):
+    features, targets, skipped = encoder_of(stock, bpe, 32).images(reader(7, 3), ignore)
     assert features.shape == (7, 32)
     assert features.dtype == torch.float32
     assert not features.requires_grad
-    torch.testing.assert_close(features, stock.encode_image(pixels).detach(), rtol=0, atol=1e-6)
+    assert (targets, skipped.count) == ([0] * 7, 0)
+    torch.testing.assert_close(features, stock.encode_image(images(7)).detach(), rtol=0, atol=1e-6)
 
 
 def test_text_features_follow_the_captions_with_repeats(stock, bpe):
-    captions = ["a cat", "a dog", "a cat", "two dogs", "a dog"]
-    features = encode_texts(stock, bpe, captions, batch_size=2)
+    captions = ["a cat", "a dog", "a cat", "two dogs", *(f"{n} dogs" for n in range(300)), "a dog"]
+    features = encoder_of(stock, bpe, 32).texts(captions)
     torch.testing.assert_close(features, stock.encode_text(bpe(captions)).detach(), rtol=0, atol=1e-6)
     assert torch.equal(features[0], features[2])
-    assert torch.equal(features[1], features[4])
+    assert torch.equal(features[1], features[-1])
 
 
-class Dropping(torch.nn.Module):
-    """Gives NaN in training mode and low precision under autocast."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(3, 4)
-
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.layer(images.float().mean(dim=(2, 3)))
-        return features * torch.nan if self.training else features
-
-    def encode_text(self, texts: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_evaluation_and_is_put_back(training):
-    model = Dropping().train(training)
+def test_an_autocast_around_it_changes_nothing(stock, bpe):
     with torch.autocast("cpu", torch.bfloat16):
-        features = encode_images(model, [images(2)])
-    assert torch.equal(features, encode_images(model, [images(2)]))
-    assert model.training is training
-
-
-def test_the_mode_is_put_back_after_an_error():
-    model = Dropping().train()
-    with pytest.raises(NotImplementedError):
-        encode_texts(model, lambda captions: torch.zeros(len(captions), 4), ["a"])  # pyright: ignore
-    assert model.training
+        features, _, _ = encoder_of(stock, bpe, 32).images(reader(2, 2), ignore)
+    assert torch.equal(features, encoder_of(stock, bpe, 32).images(reader(2, 2), ignore)[0])
 
 
 def test_features_that_are_not_finite_are_refused(colour_model, words):
     with torch.no_grad():
         colour_model.table[1, 2] = torch.nan
-    pixels = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
-    pixels[:2, 1] = 255
-    with pytest.raises(UserError, match="2 of 5 image features are NaN or infinite"):
-        encode_images(colour_model, pixels.split(4))
+    green = (images(32).float().mean(dim=(2, 3)).argmax(dim=1) == 1).sum()
+    assert 0 < green < 32
+    with pytest.raises(UserError, match=f"{green} of 32 image features are NaN or infinite"):
+        encoder_of(colour_model, words, 32).images(reader(32, 5), ignore)
     with torch.no_grad():
         colour_model.table[1, 2] = torch.inf
     with pytest.raises(UserError, match="text features are NaN or infinite"):
-        encode_texts(colour_model, words, ["red", "green"])
+        encoder_of(colour_model, words).texts(["red", "green"])

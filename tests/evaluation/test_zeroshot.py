@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from evaluation_samples import noise
+from evaluation_samples import encoder_of, noise
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flipscale.evaluation import zeroshot
-from flipscale.evaluation.features import encode_images
 from flipscale.evaluation.templates import load_templates
 from flipscale.evaluation.zeroshot import classifier_weights, classify
 from flipscale.interop.torchvision_fix import import_open_clip
@@ -19,7 +18,7 @@ NAMES = ["red fox", "grey wolf", "tabby cat", "school bus", "acorn", "pizza", "v
 def test_weights_are_open_clips(stock, bpe, monkeypatch, prompts_at_once):
     monkeypatch.setattr(zeroshot, "_PROMPTS_AT_ONCE", prompts_at_once)
     open_clip = import_open_clip()
-    ours = classifier_weights(stock, bpe, NAMES, load_templates("openai7"))
+    ours = classifier_weights(encoder_of(stock, bpe), NAMES, load_templates("openai7"))
     theirs = open_clip.build_zero_shot_classifier(
         stock.clip, bpe, NAMES, list(open_clip.SIMPLE_IMAGENET_TEMPLATES), num_classes_per_batch=3
     )
@@ -41,8 +40,8 @@ def test_top1_and_top5_counts_are_open_clips(stock, bpe):
         logits = 100.0 * stock.clip.encode_image(pixels, normalize=True) @ classifier
     correct = logits.topk(5, 1, True, True)[1].t().eq(labels.view(1, -1).expand(5, -1))
 
-    weights = classifier_weights(stock, bpe, NAMES, load_templates("openai7"))
-    result = classify(encode_images(stock, images.split(64)), weights, labels)
+    weights = classifier_weights(encoder_of(stock, bpe), NAMES, load_templates("openai7"))
+    result = classify(stock.encode_image(images).detach(), weights, labels)
     assert result.top1 * 150 == pytest.approx(int(correct[:1].sum()))
     assert result.top5 * 150 == pytest.approx(int(correct.sum()))
     assert 0 < result.top1 < result.top5 < 1
@@ -80,7 +79,9 @@ def test_logits_in_pieces_give_the_same_result(monkeypatch):
 
 def test_every_prompt_counts_alike_whatever_its_class(colour_model, words):
     """Averaged over templates of which one says nothing, the classes are still told apart."""
-    weights = classifier_weights(colour_model, words, ["red", "green", "blue"], ["a {}.", "the photo {}"])
+    weights = classifier_weights(
+        encoder_of(colour_model, words), ["red", "green", "blue"], ["a {}.", "the photo {}"]
+    )
     features = torch.eye(3)
     result = classify(features, weights, torch.tensor([0, 1, 1]))
     assert result.top1 == 2 / 3

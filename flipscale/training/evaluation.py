@@ -1,0 +1,93 @@
+"""Evaluation while training: the job's sets, scored with the live model by all processes."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from torch import Tensor
+
+from flipscale.budget import Budget, crossed
+from flipscale.config.job import Evaluation
+from flipscale.data.tokenizer import Tokenizer
+from flipscale.errors import UserError
+from flipscale.evaluation.evaluate import check_sets, evaluate
+from flipscale.evaluation.features import Encoder
+from flipscale.sharding.strategy import ShardedModel
+from flipscale.training.metrics import MetricsLog
+from flipscale.world import World
+
+_log = logging.getLogger(__name__)
+
+
+class PeriodicEvaluation:
+    """Evaluates at the job's `evaluation.every` and at the end of every phase; never where it is not set.
+
+    Args:
+        image_size: side in pixels of the squares that the model takes.
+
+    Raises UserError, on every process, where a set is not there or at odds with its class names.
+    """
+
+    def __init__(
+        self,
+        settings: Evaluation,
+        budget: Budget,
+        model: ShardedModel,
+        tokenizer: Tokenizer,
+        image_size: int,
+        world: World,
+    ) -> None:
+        self._settings = settings
+        self._budget = budget
+        self._world = world
+        self._encoder = Encoder(_Live(model), tokenizer, image_size, world)
+        if settings.every is not None:
+            world.lead(lambda: check_sets(settings))
+
+    def run(self, samples_seen: int, log: MetricsLog | None) -> None:
+        """Score the sets, unless that is recorded at `samples_seen` already; all processes call it.
+
+        `log` is the leading process's, and None on the others. A failure is recorded in place of the scores
+        and does not end the training.
+        """
+        if self._world.lead(lambda: log is not None and log.evaluated(samples_seen)):
+            return
+        began = time.time()
+        try:
+            document = evaluate(self._encoder, self._settings, samples_seen=samples_seen)
+        except UserError as error:
+            _log.warning("the evaluation at %d samples failed: %s", samples_seen, error)
+            document = {"samples_seen": samples_seen, "error": str(error)}
+        if log is not None:
+            log.write_evaluation({**document, "seconds": time.time() - began, "time": began})
+
+    def due(self, samples_seen: int) -> bool:
+        """Whether the sets are scored at `samples_seen`. The trainer also saves there, so that what is
+        scored can be had, and a stop during the scoring costs nothing."""
+        every = self._settings.every
+        if every is None or samples_seen == 0:
+            return False
+        span = self._budget.span_at(samples_seen - 1)
+        if samples_seen == span.stop:
+            return True
+        if every.unit == "steps":
+            return self._budget.steps_done(samples_seen) % every.amount == 0
+        return crossed(samples_seen - span.phase.batch_size, samples_seen, every.amount)
+
+
+class _Live:
+    """The model that is being trained, as evaluation asks for one."""
+
+    def __init__(self, model: ShardedModel) -> None:
+        self._model = model
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        features = self._model.forward(images, None, None)[0]
+        assert features is not None
+        return features
+
+    def encode_text(self, texts: Tensor) -> Tensor:
+        features = self._model.forward(None, texts, None)[1]
+        assert features is not None
+        return features
