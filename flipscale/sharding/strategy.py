@@ -95,8 +95,10 @@ def shard(model: FLIP, job: Job, world: World) -> ShardedModel:
 def check_sharding(sharding: Sharding, world_size: int, device_type: str) -> None:
     """Raise UserError for a strategy that cannot run on `world_size` processes of this kind of device."""
     if sharding.shard_size is not None and world_size % sharding.shard_size:
+        larger = sharding.shard_size > world_size
+        wrong = f"but there are only {world_size}" if larger else f"not a divisor of the {world_size}"
         raise UserError(
-            f"sharding.shard_size is {sharding.shard_size}, not a divisor of the {world_size} processes; "
+            f"sharding.shard_size is {sharding.shard_size}, {wrong} processes; "
             f"set it to a divisor of {world_size}"
         )
     if sharding.strategy == "fairscale_fsdp" and device_type != "cuda":

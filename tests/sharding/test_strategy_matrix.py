@@ -40,6 +40,7 @@ SETTINGS = {
     "fairscale_oss x2": _setting(2, "fairscale_oss"),
 }
 MATRIX = [name for name in SETTINGS if name != "zero2 x2"]  # zero1's state, gathered by the same calls
+MORE_PROCESSES = {f"{name} x4": _setting(4, name) for name in ("zero1", "zero2", "zero3", "fairscale_oss")}
 
 Straight = Callable[[str], TinyRun]
 
@@ -78,7 +79,7 @@ def _write_job(path: Path, data_set: Path) -> Path:
 
 
 def _train(run: TinyRun, name: str) -> None:
-    setting = SETTINGS[name]
+    setting = (SETTINGS | MORE_PROCESSES)[name]
     done = run.train(f"output={run.output}", *setting.overrides, processes=setting.processes)
     assert done.returncode == 0, done.stderr
 
@@ -102,7 +103,13 @@ def _digests(run: TinyRun) -> list[str]:
     return [m["digest"] for m in run.metrics()]
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "one process"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in SETTINGS if name != "one process"),
+        *(pytest.param(name, marks=pytest.mark.long) for name in MORE_PROCESSES),
+    ],
+)
 def test_the_curve_is_that_of_one_process(straight: Straight, name: str) -> None:
     alone, sharded = straight("one process"), straight(name)
     apart = [abs(a - b) for a, b in zip(_losses(alone), _losses(sharded), strict=True)]
