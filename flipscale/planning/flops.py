@@ -75,7 +75,9 @@ def flop_ratio(spec: ModelSpec, mask_ratio: float, *, embed_hidden: bool = False
 def parameter_count(spec: ModelSpec) -> ParameterCount:
     """Trainable parameters, counted on the model itself without allocating it."""
     sizes = {name: p.numel() for name, p in build_model(spec, device="meta").named_parameters()}
-    outside = sizes["visual.proj"] + sizes["text_projection"] + sizes["logit_scale"]
+    outside = sum(
+        sizes.get(name, 0) for name in ("visual.proj", "text_projection", "logit_scale", "logit_bias")
+    )
     vision = sum(size for name, size in sizes.items() if name.startswith("visual.")) - sizes["visual.proj"]
     total = sum(sizes.values())
     return ParameterCount(vision=vision, text=total - outside - vision, total=total)

@@ -83,12 +83,9 @@ def test_it_ends_with_exit_2_before_the_processes_meet(tiny_run: MakeRun) -> Non
 
 
 def test_a_tile_larger_than_the_batch_is_the_batch() -> None:
-    features = torch.nn.functional.normalize(torch.randn(2, 5, 8), dim=-1)
-    scale = torch.tensor(3.0)
-    assert torch.equal(
-        contrastive_loss(*features, scale, tile=10**9), contrastive_loss(*features, scale, tile=5)
-    )
-    bias = torch.tensor(-3.0)
-    assert torch.equal(
-        sigmoid_loss(*features, scale, bias, tile=10**9), sigmoid_loss(*features, scale, bias, tile=5)
-    )
+    images, texts = torch.nn.functional.normalize(torch.randn(2, 5, 8), dim=-1)
+    scale, bias = torch.tensor(3.0), torch.tensor(-3.0)
+    contrastive = [contrastive_loss(images, texts, scale, tile=tile) for tile in (5, 10**9)]
+    assert torch.equal(*contrastive)
+    sigmoid = [sigmoid_loss(images, texts, scale, bias, tile=tile) for tile in (5, 10**9)]
+    assert torch.equal(*sigmoid)
