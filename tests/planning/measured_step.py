@@ -58,7 +58,7 @@ def measure(world: World, sharding: dict[str, Any]) -> dict[str, int]:
                 torch.randint(1000, (PAIRS, SPEC.text.context_length)),
                 visible_patches(torch.arange(PAIRS), patches, 0.5, job.seed),
             )
-            loss, _ = accumulate_gradients(model, pairs, job)
+            loss = accumulate_gradients(model, pairs, job)["loss"]
             model.gradient_norm(None)
             model.update(1e-6, torch.isfinite(loss))
     (estimated,) = estimate(job, SPEC, world.size, "cpu")

@@ -92,7 +92,7 @@ def test_on_a_gpu(mode: str) -> None:
         torch.arange(patches // 2, device=device).expand(count, -1).contiguous(),
     )
     for _ in range(2):
-        loss, _ = accumulate_gradients(model, pairs, job)
+        loss = accumulate_gradients(model, pairs, job)["loss"]
         model.update(1e-6, torch.isfinite(loss))
     (estimated,) = estimate(job, spec, 1)
     assert 0.75 * estimated.total <= torch.cuda.max_memory_allocated() <= 1.05 * estimated.total

@@ -30,6 +30,7 @@ from flipscale.errors import UserError
 from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_patches
 from flipscale.models.presets import ModelSpec, preset
+from flipscale.placement import placement
 from flipscale.planning.flops import training_flops
 from flipscale.sharding.strategy import check_sharding, shard
 from flipscale.training.gradients import Pairs, accumulate_gradients
@@ -84,7 +85,7 @@ def random_pairs(spec: ModelSpec, batch: int, world: World) -> Pairs:
 
 def one(options: argparse.Namespace) -> None:
     """Measure one strategy; the first process prints a JSON line."""
-    world = join_world()
+    world = join_world(placement())
     try:
         measured = measure(options, world)
     finally:
