@@ -108,8 +108,8 @@ def _setup(directory: Path, site: Site, asked: Allocation, *, array: bool) -> li
     run = f"{shlex.quote(str(directory))}{'/$SLURM_ARRAY_TASK_ID/..' if array else ''}"
     lines = [
         # A node without the run directory cannot write its log either: its processes would fail unheard.
-        'srun --mpi=none --kill-on-bad-exit=0 --chdir=/ --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" '
-        f"sh -c {shlex.quote(node_check(f'{run}/token', run))}",
+        'srun --overlap --mpi=none --kill-on-bad-exit=0 --chdir=/ --nodes="$SLURM_NNODES" '
+        f'--ntasks="$SLURM_NNODES" sh -c {shlex.quote(node_check(f"{run}/token", run))}',
         f"if [ $? -eq {UNSEEN} ]; then exit 2; fi",
         # An administrator may give the waiting job another number of nodes; srun goes by this.
         f'export SLURM_NTASKS="$((SLURM_NNODES * {tasks_per_node(site, asked)}))"',

@@ -1,0 +1,67 @@
+"""Slurm's commands as scripts of a few lines: what they answer is in files, what they were told too."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIG = """\
+Configuration data as of now
+AccountingStorageType   = accounting_storage/none
+JobRequeue              = 1
+KillWait                = 30 sec
+PreemptMode             = REQUEUE
+PreemptType             = preempt/partition_prio
+SLURM_VERSION           = 22.05.8
+SlurmctldParameters     = (null)
+"""
+PARTITIONS = (
+    "PartitionName=low Default=YES MaxNodes=UNLIMITED MaxTime=UNLIMITED PreemptMode=REQUEUE GraceTime=15 "
+    "State=UP TotalNodes=4\n"
+    "PartitionName=short Default=NO MaxNodes=2 MaxTime=00:30:00 PreemptMode=REQUEUE GraceTime=0 State=UP "
+    "TotalNodes=4\n"
+    "PartitionName=closed Default=NO MaxTime=UNLIMITED PreemptMode=OFF State=DOWN TotalNodes=4\n"
+    "PartitionName=lost Default=NO MaxTime=UNLIMITED PreemptMode=CANCEL GraceTime=60 State=UP TotalNodes=4\n"
+)
+_TOOLS = ("sh", "bash", "env", "true", "cat", "sleep")
+_ANSWERS = {
+    "sbatch": 'cat "$1" >> {root}/submitted; cat {root}/refusal >&2; [ -s {root}/refusal ] && exit 1; '
+    "echo Submitted batch job 7",
+    "scontrol": 'cat {root}/"$2"',
+    "squeue": "cat {root}/queue",
+    "srun": "cat {root}/nodes >&2; exit $(cat {root}/nodes_exit)",
+}
+
+
+@dataclass(frozen=True)
+class FakeSlurm:
+    """A PATH with these commands, the shell's own, and nothing else."""
+
+    root: Path
+
+    @classmethod
+    def make(cls, root: Path, *, installed: bool = True) -> FakeSlurm:
+        (root / "bin").mkdir(parents=True)
+        for tool in _TOOLS:
+            (root / "bin" / tool).symlink_to(shutil.which(tool) or "")
+        for name, body in _ANSWERS.items() if installed else ():
+            script = root / "bin" / name
+            script.write_text(f"#!/bin/sh\n{body.format(root=root)}\n")
+            script.chmod(0o755)
+        fake = cls(root)
+        fake.answers(config=CONFIG, partition=PARTITIONS, queue="", refusal="", nodes="", nodes_exit="0")
+        return fake
+
+    @property
+    def path(self) -> str:
+        return str(self.root / "bin")
+
+    def answers(self, **texts: str) -> None:
+        for name, text in texts.items():
+            (self.root / name).write_text(text)
+
+    def submitted(self) -> str:
+        """All scripts that sbatch was given."""
+        path = self.root / "submitted"
+        return path.read_text() if path.exists() else ""
