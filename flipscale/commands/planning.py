@@ -31,12 +31,12 @@ def show_plan(
     if as_json:
         print(json.dumps(asdict(plan), indent=2))
         return
-    _print_budget(plan)
+    print_budget(plan)
     _print_memory(plan)
     _print_time(plan, job)
 
 
-def _print_budget(plan: Plan) -> None:
+def print_budget(plan: Plan) -> None:
     print_table(
         ("phase", "samples", "steps", "batch", "masked", "peak lr", "warm-up", "FLOPs a sample", "FLOPs"),
         [
@@ -96,20 +96,20 @@ def _print_time(plan: Plan, job: Job) -> None:
             (
                 phase.name,
                 f"{phase.samples / phase.seconds:,.0f}",
-                _duration(phase.seconds),
+                duration(phase.seconds),
                 f"{phase.gpu_hours:,.0f}",
             )
             for phase in plan.phases
         ],
     )
     print(
-        f"{_duration(plan.seconds)} on {on.gpus} x {on.gpu.name} at {basis}: "
+        f"{duration(plan.seconds)} on {on.gpus} x {on.gpu.name} at {basis}: "
         f"{plan.gpu_hours:,.0f} GPU-hours, in {plan.segments} segment{'s' if plan.segments > 1 else ''} "
         f"of at most {job.cluster.timeout / 3600:g} h"
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flipscale.commands.planning import show_plan
+from flipscale.commands.planning import duration, print_budget, show_plan
 from flipscale.commands.table import print_table
 from flipscale.config import Job, Site, load_job, load_site
 from flipscale.errors import UserError
@@ -26,7 +26,9 @@ from flipscale.orchestration.submission import (
     submit_array,
     submit_run,
 )
-from flipscale.run_directory import RunDirectory, run_directory
+from flipscale.planning.plan import plan_job
+from flipscale.planning.throughput import DEFAULT_GPU, Speed, speed
+from flipscale.run_directory import RunDirectory, committed_samples, run_directory
 
 Runs = Sequence[tuple[RunDirectory, Job]]
 
@@ -59,7 +61,10 @@ def submit_jobs(
     if cluster == "slurm":
         findings += _cluster_findings(runs[0][1], site, dry_run)
     if dry_run:
-        _show(files, overrides, findings, script, as_json)
+        if not as_json:
+            for file, (_, job) in zip(files, runs, strict=True):
+                _show_plan(file, overrides, job, site)
+        _show(findings, script, as_json)
         return
     refuse_errors(findings)
     if ask_nodes and cluster == "slurm":
@@ -108,14 +113,18 @@ def _asked_nodes(run: RunDirectory, job: Job, site: Site) -> str:
     return f"{asked.nodes} see {run.path}"
 
 
-def _show(
-    files: list[Path], overrides: list[str], findings: list[Finding], script: str | None, as_json: bool
-) -> None:
+def _show_plan(file: Path, overrides: list[str], job: Job, site: Site) -> None:
+    asked = allocation(job, site)
+    if asked.gpus_per_node:
+        show_plan(file, overrides, site.gpu or DEFAULT_GPU, asked.world_size, as_json=False)
+    else:
+        print_budget(plan_job(job, speed(DEFAULT_GPU, asked.world_size)))
+
+
+def _show(findings: list[Finding], script: str | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"preflight": [asdict(found) for found in findings], "script": script}, indent=2))
         return
-    for file in files:
-        show_plan(file, overrides, as_json=False)
     print_table(("check", "", "what it means"), [(f.check, f.level, f.text) for f in findings])
     if script is not None:
         print(script)
@@ -134,7 +143,7 @@ def _report(runs: Runs, submissions: Sequence[Submission], findings: list[Findin
             f"job {submission.job_id}: {job.name}, {submission.nodes} x {submission.processes_per_node} "
             f"processes on {where}, segments of at most {submission.time_limit // 60} min, in {run.path}"
         )
-    print("expected wall time: unknown until it has trained for a while")
+        print(f"expected wall time: {_expectation(run, job, submission)}")
     print("\n".join(f"next: {_next(run)}" for run, _ in runs))
 
 
@@ -147,9 +156,36 @@ def _described(run: RunDirectory, job: Job, submission: Submission) -> dict[str,
         "nodes": submission.nodes,
         "processes_per_node": submission.processes_per_node,
         "time_limit_seconds": submission.time_limit,
-        "expected_seconds": None,
+        "expected_seconds": _expected_seconds(run, job, submission),
         "next": _next(run),
     }
+
+
+def _expectation(run: RunDirectory, job: Job, submission: Submission) -> str:
+    seconds, on = _expected_seconds(run, job, submission), _speed(job, submission)
+    if seconds is None or on is None:
+        return (
+            "unknown; name the site's gpu to have it computed, or look again when it has trained for a while"
+        )
+    return (
+        f"{duration(seconds)} of training on {on.gpus} x {on.gpu.name}, if they reach {on.mfu:.0%} of their "
+        "peak, and the time in the queue"
+    )
+
+
+def _expected_seconds(run: RunDirectory, job: Job, submission: Submission) -> float | None:
+    """Of training what is left, by the same arithmetic as `flipscale plan`; None where nothing is known."""
+    on = _speed(job, submission)
+    if on is None:
+        return None
+    plan = plan_job(job, on)
+    return plan.seconds * (1 - committed_samples(run) / plan.samples)
+
+
+def _speed(job: Job, submission: Submission) -> Speed | None:
+    asked = allocation(job, submission.site)
+    known = submission.site.gpu is not None and asked.gpus_per_node
+    return speed(submission.site.gpu or "", asked.world_size) if known else None
 
 
 def _next(run: RunDirectory) -> str:

@@ -60,8 +60,10 @@ class Site(Strict):
     """Nodes never to use, names or ranges such as n[3-5]."""
     gpus_per_node: Count | None = None
     """GPUs that a node has; 0 for a cluster without; as many as the job asks where it is not said."""
+    gpu: Line | None = None
+    """The kind of GPU by its name in `flipscale plan --gpu`; the expected time and memory rest on it."""
     gpu_memory: Bytes | None = None
-    """Of one GPU, such as 80GB; the memory estimate is held against it."""
+    """Of one GPU, such as 96GB, where `gpu` does not say it; the memory estimate is held against it."""
     cores_per_node: PositiveCount | None = None
     """Cores that a node has; they are shared out among its processes."""
     cpus_per_process: PositiveCount | None = None

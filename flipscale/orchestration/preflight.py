@@ -23,6 +23,7 @@ from flipscale.orchestration.slurm import SlurmError, slurm
 from flipscale.planning.fit import advise, fits
 from flipscale.planning.memory import estimate
 from flipscale.planning.plan import model_shape, state_bytes
+from flipscale.planning.throughput import find_gpu
 from flipscale.run_directory import RunDirectory
 from flipscale.sharding.strategy import check_sharding
 
@@ -198,12 +199,13 @@ def _disk(candidate: Candidate) -> str:
 
 
 def _memory(candidate: Candidate) -> str:
-    job, world_size, there = candidate.job, candidate.asked.world_size, candidate.site.gpu_memory
+    job, site, world_size = candidate.job, candidate.site, candidate.asked.world_size
+    there = find_gpu(site.gpu).memory if site.gpu and site.gpu_memory is None else site.gpu_memory
     spec = model_shape(job)
     needed = max(phase.total for phase in estimate(job, spec, world_size))
     text = f"{needed / _GIB:.1f} GiB a process by the estimate of `flipscale plan`"
     if there is None or not candidate.asked.gpus_per_node:
-        return f"{text}; set gpu_memory in the site file to have it compared"
+        return f"{text}; set gpu or gpu_memory in the site file to have it compared"
     if fits(needed, there):
         return f"{text}, of {there / _GIB:.0f} GiB"
     advice = advise(job, spec, world_size, there)

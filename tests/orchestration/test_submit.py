@@ -18,6 +18,8 @@ from flipscale.commands.submission import submit_jobs
 from flipscale.config import Site, load_job, load_site
 from flipscale.errors import UserError
 from flipscale.orchestration.submission import read_submissions, submit_run
+from flipscale.planning.plan import plan_job
+from flipscale.planning.throughput import speed
 from flipscale.run_directory import run_directory
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +145,32 @@ def test_a_submission_is_recorded_and_the_run_directory_ready(
         "7_submission.sh",
         "7_submitted.pkl",
     ]
+
+
+def test_the_expected_time_is_that_of_plan_for_what_is_left(
+    fake: FakeSlurm,
+    site: Callable[..., Path],
+    tiny_run: Callable[..., TinyRun],
+    capsys: pytest.CaptureFixture[str],
+):
+    run = tiny_run(cluster={"nodes": 2, "gpus_per_node": 2})
+    gpus = site(gpus_per_node=2, gpu="h200-141gb")
+    submit(run.job, site=gpus)
+    (told,) = json.loads(capsys.readouterr().out)["jobs"]
+    job = load_job(run.job)
+    whole = plan_job(job, speed("h200-141gb", 4)).seconds
+    assert told["expected_seconds"] == pytest.approx(whole)
+    total = sum(phase.samples for phase in job.phases)
+    checkpoint = run.output / "checkpoints" / f"samples_{total // 4:012d}"
+    checkpoint.mkdir()
+    (checkpoint / "manifest.json").touch()
+    submit(run.job, site=gpus, as_json=False)
+    assert "of training on 4 x h200-141gb" in capsys.readouterr().out
+    submit(run.job, site=gpus)
+    (told,) = json.loads(capsys.readouterr().out)["jobs"]
+    assert told["expected_seconds"] == pytest.approx(whole * 3 / 4)
+    with pytest.raises(UserError, match="there is no GPU 'h100' in the table; did you mean h100-80gb"):
+        submit(run.job, site=site(gpus_per_node=2, gpu="h100"))
 
 
 def test_a_run_is_submitted_once(
