@@ -1,0 +1,63 @@
+"""docs/slurm.md: a stranger types its commands, one after the other, and has a preempted run that finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 800  # on a machine that has other things to do
+
+
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    """As in a fresh shell, but for the directory of the cluster."""
+    # Sockets have short names only, which pytest's own directories exceed.
+    with tempfile.TemporaryDirectory(prefix="flipscale-docs-") as directory:
+        foreign = ("SLURM", "SBATCH_", "FLIPSCALE_")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+        environment = {**kept, "FLIPSCALE_SLURM_DIRECTORY": directory}
+        yield environment
+        subprocess.run([ROOT / "slurm/dev/cluster", "down"], env=environment, check=True, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 60)
+def test_the_page_does_what_it_says(slurm_installed: None, environment: dict[str, str], tmp_path: Path):
+    for name in ("jobs", "slurm"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    blocks = re.findall(
+        r"^```bash\n(.*?)^```$", (ROOT / "docs/slurm.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    script = "set -eo pipefail\n" + "".join(blocks)
+    # To a file: daemons that the page starts would keep a pipe open.
+    with open(tmp_path / "output", "w+") as output:
+        code = subprocess.run(
+            ["bash", "-c", script],
+            cwd=tmp_path,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=SECONDS,
+            check=False,
+        ).returncode
+        output.seek(0)
+        shown = output.read()
+    assert code == 0, shown
+    segments = [json.loads(line) for line in (tmp_path / "dev/run/ledger.jsonl").read_text().splitlines()]
+    assert [segment["reason"] for segment in segments] == ["preempted", "done"]
+    first, second = segments
+    assert (first["samples_from"], second["samples_from"]) == (0, first["samples_to"])
+    assert 0 < first["samples_to"] < second["samples_to"] == 35_200
+    assert (first["lost_samples"], first["world_size"], second["world_size"]) == (0, 2, 2)
+    assert "35200 samples seen" in shown
+    assert "0 repeated, 0 skipped" in shown
