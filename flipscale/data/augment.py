@@ -23,35 +23,40 @@ class View:
     flip: bool
 
 
-def random_view(
-    width: int, height: int, numbers: npt.NDArray[np.float64], augmentation: Augmentation
-) -> View:
-    """Return the random resized crop that DRAWS uniform numbers choose (paper, A.1).
+def random_views(
+    widths: npt.NDArray[np.int64],
+    heights: npt.NDArray[np.int64],
+    numbers: npt.NDArray[np.float64],
+    augmentation: Augmentation,
+) -> list[View]:
+    """Return the random resized crops of n images that their (n, DRAWS) uniform numbers choose (paper, A.1).
 
     Area share uniform in `crop_area`, log aspect uniform in 3/4..4/3, ten attempts, then the largest
     centred crop whose aspect lies in the range.
     """
     low, high = augmentation.crop_area
-    attempts = numbers[:-1].reshape(_ATTEMPTS, 4)
-    areas = width * height * (low + (high - low) * attempts[:, 0])
+    attempts = numbers[:, :-1].reshape(-1, _ATTEMPTS, 4)
+    areas = (widths * heights)[:, None] * (low + (high - low) * attempts[..., 0])
     log_low, log_high = math.log(_ASPECT[0]), math.log(_ASPECT[1])
-    aspects = np.exp(log_low + (log_high - log_low) * attempts[:, 1])
-    widths = np.rint(np.sqrt(areas * aspects)).astype(int)
-    heights = np.rint(np.sqrt(areas / aspects)).astype(int)
-    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
-    flip = augmentation.flip and bool(numbers[-1] < 0.5)
-    if not fits.any():
-        return View(_centred(width, height), flip)
-    first = int(np.argmax(fits))
-    w, h = int(widths[first]), int(heights[first])
-    left = int(attempts[first, 2] * (width - w + 1))
-    top = int(attempts[first, 3] * (height - h + 1))
-    return View((left, top, left + w, top + h), flip)
+    aspects = np.exp(log_low + (log_high - log_low) * attempts[..., 1])
+    w = np.rint(np.sqrt(areas * aspects)).astype(np.int64)
+    h = np.rint(np.sqrt(areas / aspects)).astype(np.int64)
+    fits = (w >= 1) & (w <= widths[:, None]) & (h >= 1) & (h <= heights[:, None])
+    first = np.arange(len(numbers)), fits.argmax(axis=1)
+    w, h = w[first], h[first]
+    left = (attempts[..., 2][first] * (widths - w + 1)).astype(np.int64)
+    top = (attempts[..., 3][first] * (heights - h + 1)).astype(np.int64)
+    boxes = np.stack([left, top, left + w, top + h], axis=1)
+    none = ~fits.any(axis=1)
+    if none.any():
+        boxes[none] = _centred(widths[none], heights[none])
+    flips = (numbers[:, -1] < 0.5) & augmentation.flip
+    return [View(tuple(box), flip) for box, flip in zip(boxes.tolist(), flips.tolist(), strict=True)]
 
 
-def _centred(width: int, height: int) -> tuple[int, int, int, int]:
-    aspect = min(max(width / height, _ASPECT[0]), _ASPECT[1])
-    w = min(width, max(1, round(height * aspect)))
-    h = min(height, max(1, round(width / aspect)))
-    left, top = (width - w) // 2, (height - h) // 2
-    return (left, top, left + w, top + h)
+def _centred(widths: npt.NDArray[np.int64], heights: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    aspects = np.clip(widths / heights, *_ASPECT)
+    w = np.minimum(widths, np.maximum(1, np.rint(heights * aspects).astype(np.int64)))
+    h = np.minimum(heights, np.maximum(1, np.rint(widths / aspects).astype(np.int64)))
+    left, top = (widths - w) // 2, (heights - h) // 2
+    return np.stack([left, top, left + w, top + h], axis=1)

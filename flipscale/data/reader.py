@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from flipscale.config import Augmentation
 from flipscale.data import lanes as order
-from flipscale.data.augment import DRAWS, random_view
+from flipscale.data.augment import DRAWS, random_views
 from flipscale.data.decode import BadSample, decode_caption, open_image, render
 from flipscale.data.index import Index, sample_key
-from flipscale.data.lanes import Lanes
+from flipscale.data.lanes import Lanes, Samples
 from flipscale.data.quarantine import BadRecord
 from flipscale.data.tokenizer import Tokenizer
 from flipscale.errors import StoppedEarly, UserError
@@ -69,52 +70,84 @@ class SampleReader:
         """
         found = self._lanes.locate(positions)
         numbers = order.uniforms(self._lanes.seed, positions, DRAWS)
-        images: list[np.ndarray] = []
-        captions: list[str] = []
+        size = self._settings.image_size
+        images = np.empty((len(positions), 3, size, size), dtype=np.uint8)
+        captions = [""] * len(positions)
         bad: list[BadRecord] = []
-        for i, position in enumerate(positions):
-            for attempt in range(self._lanes.window_size(int(position))):
-                if attempt:
-                    other = self._lanes.locate(positions[i : i + 1], attempt)
-                    found.shards[i], found.ordinals[i] = other.shards[0], other.ordinals[0]
-                shard, ordinal = int(found.shards[i]), int(found.ordinals[i])
-                if (shard, ordinal) in self._bad:
-                    continue
-                try:
-                    image, caption = self._sample(shard, ordinal, numbers[i])
-                except BadSample as error:
-                    path = self._index.shards[shard].path
-                    record = BadRecord(shard, ordinal, path, sample_key(path, ordinal), str(error))
-                    self._bad[shard, ordinal] = record
-                    bad.append(record)
-                else:
-                    images.append(image)
-                    captions.append(caption)
-                    break
-            else:
-                last = self._bad[int(found.shards[i]), int(found.ordinals[i])]
-                raise UserError(
-                    f"all {self._lanes.window_size(int(position))} samples of a window in {last.path} are "
-                    f"unusable (the last one, {last.key}: {last.reason}); look at them with "
-                    "`flipscale data check`, mend or leave out the shard, and start a new run"
-                )
+        attempts = [0] * len(positions)
+        places = list(range(len(positions)))
+        while places:
+            bad += self._show(places, found, numbers, images, captions)
+            places = [i for i in places if (int(found.shards[i]), int(found.ordinals[i])) in self._bad]
+            for i in places:
+                attempts[i] += 1
+                self._replace(found, i, positions[i : i + 1], attempts[i])
         return Chunk(
-            torch.from_numpy(np.stack(images)),
+            torch.from_numpy(images),
             self._tokenizer(captions),
             torch.from_numpy(positions),
             order.digest(positions, found.shards, found.ordinals),
             bad,
         )
 
-    def _sample(self, shard: int, ordinal: int, numbers: np.ndarray) -> tuple[np.ndarray, str]:
+    def _show(
+        self,
+        places: list[int],
+        found: Samples,
+        numbers: np.ndarray,
+        images: np.ndarray,
+        captions: list[str],
+    ) -> list[BadRecord]:
+        """Put at each of `places` the sample found for it; return, and remember, which turn out to be bad."""
+        bad: list[BadRecord] = []
+        opened: deque[tuple[int, Image]] = deque()
+        for i in places:
+            shard, ordinal = int(found.shards[i]), int(found.ordinals[i])
+            if (shard, ordinal) in self._bad:
+                continue
+            try:
+                captions[i], image = self._open(shard, ordinal)
+                opened.append((i, image))
+            except BadSample as error:
+                bad.append(self._condemn(shard, ordinal, str(error)))
+        kept = [i for i, _ in opened]
+        widths, heights = np.array([image.size for _, image in opened], dtype=np.int64).reshape(-1, 2).T
+        augmentation = self._settings.augmentation
+        for view in random_views(widths, heights, numbers[kept], augmentation):
+            i, image = opened.popleft()  # so that its pixels are freed before the next are decoded
+            shard, ordinal = int(found.shards[i]), int(found.ordinals[i])
+            if (shard, ordinal) in self._bad:
+                continue
+            try:
+                images[i] = render(image, view, self._settings.image_size, augmentation.interpolation)
+            except BadSample as error:
+                bad.append(self._condemn(shard, ordinal, str(error)))
+        return bad
+
+    def _open(self, shard: int, ordinal: int) -> tuple[str, Image]:
         member = self._index.members[self._index.first_rows[shard] + ordinal]
         caption = decode_caption(self._bytes(shard, int(member["text"]), int(member["text_bytes"])))
         data = self._bytes(shard, int(member["image"]), int(member["image_bytes"]))
-        image = open_image(data, self._settings.max_image_pixels)
-        view = random_view(*image.size, numbers, self._settings.augmentation)
-        return render(
-            image, view, self._settings.image_size, self._settings.augmentation.interpolation
-        ), caption
+        return caption, open_image(data, self._settings.max_image_pixels)
+
+    def _condemn(self, shard: int, ordinal: int, reason: str) -> BadRecord:
+        path = self._index.shards[shard].path
+        record = BadRecord(shard, ordinal, path, sample_key(path, ordinal), reason)
+        self._bad[shard, ordinal] = record
+        return record
+
+    def _replace(self, found: Samples, place: int, position: np.ndarray, attempt: int) -> None:
+        """Put the window's next sample in the place of a bad one."""
+        candidates = self._lanes.window_size(int(position[0]))
+        if attempt == candidates:
+            last = self._bad[int(found.shards[place]), int(found.ordinals[place])]
+            raise UserError(
+                f"all {candidates} samples of a window in {last.path} are unusable (the last one, "
+                f"{last.key}: {last.reason}); look at them with `flipscale data check`, mend or leave out "
+                "the shard, and start a new run"
+            )
+        other = self._lanes.locate(position, attempt)
+        found.shards[place], found.ordinals[place] = other.shards[0], other.ordinals[0]
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         path = self._index.shards[shard].path

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flipscale.config import Augmentation
-from flipscale.data.augment import DRAWS, random_view
+from flipscale.data.augment import DRAWS, View, random_views
 from flipscale.data.lanes import uniforms
 
 SIDES = st.integers(8, 3000)
@@ -19,6 +19,11 @@ AREAS = st.tuples(st.floats(0.01, 1.0), st.floats(0.01, 1.0)).map(lambda pair: (
 
 def numbers_of(position: int) -> np.ndarray:
     return uniforms(7, np.array([position], dtype=np.int64), DRAWS)[0]
+
+
+def one_view(width: int, height: int, numbers: np.ndarray, augmentation: Augmentation) -> View:
+    (view,) = random_views(np.array([width]), np.array([height]), numbers[None], augmentation)
+    return view
 
 
 def slow_box(
@@ -41,7 +46,7 @@ def slow_box(
 @example(3000, 8, 0, (0.5, 1.0))
 @example(8, 8, 0, (1.0, 1.0))
 def test_the_box_is_that_of_the_slow_reference(width, height, position, areas):
-    view = random_view(width, height, numbers_of(position), Augmentation(crop_area=areas))
+    view = one_view(width, height, numbers_of(position), Augmentation(crop_area=areas))
     left, top, right, bottom = view.box
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
@@ -63,8 +68,8 @@ def test_the_box_is_that_of_the_slow_reference(width, height, position, areas):
 @given(SIDES, SIDES, POSITIONS)
 def test_flipping_never_moves_the_box(width, height, position):
     numbers = numbers_of(position)
-    flipped = random_view(width, height, numbers, Augmentation(flip=True))
-    straight = random_view(width, height, numbers, Augmentation(flip=False))
+    flipped = one_view(width, height, numbers, Augmentation(flip=True))
+    straight = one_view(width, height, numbers, Augmentation(flip=False))
     assert flipped.box == straight.box
     assert not straight.flip
     assert flipped.flip == (numbers[-1] < 0.5)
@@ -74,7 +79,8 @@ def test_views_are_spread_evenly():
     """Over 4,000 positions: half flipped, areas as they should be, centres all over the image."""
     count = 4000
     draws = uniforms(0, np.arange(count, dtype=np.int64), DRAWS)
-    views = [random_view(1000, 1000, numbers, Augmentation()) for numbers in draws]
+    sides = np.full(count, 1000)
+    views = random_views(sides, sides, draws, Augmentation())
     boxes = np.array([view.box for view in views])
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 1e6
     assert abs(sum(view.flip for view in views) / count - 0.5) < 4 * 0.5 / math.sqrt(count)
@@ -85,3 +91,16 @@ def test_views_are_spread_evenly():
     assert abs(areas.mean() - 0.6915) < 4 * areas.std() / math.sqrt(count)
     centres = (boxes[:, 0] + boxes[:, 2]) / 2
     assert abs(centres.mean() - 500) < 5
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=20), POSITIONS, AREAS)
+def test_the_views_of_many_images_are_those_of_each(sizes, position, areas):
+    augmentation = Augmentation(crop_area=areas)
+    draws = uniforms(7, position + np.arange(len(sizes), dtype=np.int64), DRAWS)
+    widths, heights = np.array(sizes).T
+    together = random_views(widths, heights, draws, augmentation)
+    assert together == [
+        one_view(width, height, numbers, augmentation)
+        for (width, height), numbers in zip(sizes, draws, strict=True)
+    ]

@@ -16,8 +16,9 @@ from readers import open_reader
 from shards import BAD, Member, caption, encoded, good, picture, vast_png, write_shards, write_tar
 
 from flipscale.config import Augmentation
+from flipscale.data import decode
 from flipscale.data import reader as reading
-from flipscale.data.augment import DRAWS, View, random_view
+from flipscale.data.augment import DRAWS, View, random_views
 from flipscale.data.decode import BadSample, open_image, render
 from flipscale.data.lanes import Lanes, digest, uniforms
 from flipscale.data.reader import DataReadError
@@ -42,7 +43,10 @@ def reference_pixels(data: bytes, view: View, size: int, interpolation: Image.Re
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_pixels_and_tokens_are_those_of_the_samples_at_the_positions(tmp_path, tokenizer, interpolation):
+def test_pixels_and_tokens_are_those_of_the_samples_at_the_positions(
+    tmp_path, tokenizer, monkeypatch, interpolation
+):
+    monkeypatch.setattr(decode, "cykooz_resizer", None)  # Pillow's resizing, bit by bit
     pattern = write_shards(tmp_path, [7, 5, 9])
     augmentation = Augmentation(interpolation=interpolation)
     reader, order = open_reader(pattern, 3, window=4, seed=5, size=20, augmentation=augmentation)
@@ -51,8 +55,8 @@ def test_pixels_and_tokens_are_those_of_the_samples_at_the_positions(tmp_path, t
     tars = [members(tmp_path / f"{shard:05d}.tar") for shard in range(3)]
     found = order.locate(wanted)
     for i, (shard, ordinal) in enumerate(zip(*found, strict=True)):
-        numbers = uniforms(5, wanted[i : i + 1], DRAWS)[0]
-        view = random_view(40, 30, numbers, augmentation)
+        numbers = uniforms(5, wanted[i : i + 1], DRAWS)
+        (view,) = random_views(np.array([40]), np.array([30]), numbers, augmentation)
         kind = getattr(Image.Resampling, interpolation.upper())
         expected = reference_pixels(tars[shard][2 * ordinal][1], view, 20, kind)
         assert np.array_equal(chunk.images[i].numpy(), expected)
@@ -160,7 +164,8 @@ def modes() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("mode", modes())
-def test_every_mode_becomes_rgb(mode):
+def test_every_mode_becomes_rgb(monkeypatch, mode):
+    monkeypatch.setattr(decode, "cykooz_resizer", None)  # Pillow's resizing, bit by bit
     data = modes()[mode]
     view = View((2, 3, 38, 27), True)
     pixels = render(open_image(data, 10_000), view, 16, "bicubic")
