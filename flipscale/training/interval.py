@@ -6,20 +6,35 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 
 class Interval:
-    """Time since the last log step, and how much of it the loader kept training waiting."""
+    """Time since the last log step, and how much of it training waited for the loader.
+
+    On a GPU the host runs ahead and spends in the loader what time it has left, while the GPU is still at
+    the steps before. So there the GPU's own time counts: from the end of its work so far to the moment that
+    the next batch lies in its memory.
+    """
 
     def __init__(self, samples_seen: int) -> None:
         self._samples = samples_seen
         self._began = time.perf_counter()
         self._waited = 0.0
+        self._waits_on_gpu: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        entered = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - entered
+        if torch.cuda.is_available():
+            idle, ready = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            idle.record()
+            yield
+            ready.record()
+            self._waits_on_gpu.append((idle, ready))
+        else:
+            entered = time.perf_counter()
+            yield
+            self._waited += time.perf_counter() - entered
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -29,7 +44,14 @@ class Interval:
         self._began += time.perf_counter() - entered
 
     def restart(self, samples_seen: int) -> tuple[float, float]:
-        """Return (images per second, share of the time spent waiting for data) since the last call."""
+        """Return (images per second, share of the time spent waiting for data) since the last call.
+
+        Call it where the host has waited for the device, as for the scalars that it logs.
+        """
+        for idle, ready in self._waits_on_gpu:
+            ready.synchronize()
+            self._waited += idle.elapsed_time(ready) / 1000
+        self._waits_on_gpu.clear()
         now = time.perf_counter()
         seconds = now - self._began
         result = (samples_seen - self._samples) / seconds, self._waited / seconds

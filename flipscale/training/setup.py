@@ -85,9 +85,8 @@ def open_data(job: Job, run: RunDirectory, budget: Budget, world: World) -> Trai
     settings = ReaderSettings(spec.vision.image_size, job.data.augmentation, job.data.max_image_pixels)
     workers = default_workers(world.local_size) if job.data.workers is None else job.data.workers
     reader = SampleReader(index, lanes, tokenizer, settings)
-    return TrainingData(
-        index, tokenizer, Stream(reader, budget, job.data.lanes, world.rank, world.size, workers)
-    )
+    stream = Stream(reader, budget, job.data.lanes, world.rank, world.size, workers, world.device)
+    return TrainingData(index, tokenizer, stream)
 
 
 def job_tokenizer(job: Job) -> Tokenizer:

@@ -127,6 +127,21 @@ def test_what_ends_the_run_is_said_in_one_sentence(tmp_path, monkeypatch, worker
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_come_to_the_gpu_whole(index, straight, workers):
+    device = torch.device("cuda")
+    reader, _ = open_reader(index, LANES, window=5, size=8)
+    for batch, wanted in zip(
+        Stream(reader, BUDGET, LANES, 0, 1, workers, device).batches(0), straight, strict=True
+    ):
+        assert {batch.images.device.type, batch.tokens.device.type, batch.positions.device.type} == {"cuda"}
+        assert batch.images.cpu().equal(wanted.images)
+        assert batch.tokens.cpu().equal(wanted.tokens)
+        assert batch.positions.cpu().equal(wanted.positions)
+
+
 def test_workers_leave_signals_to_the_training_process(index, straight):
     batches = stream(index, workers=1).batches(0)
     read = [next(batches)]

@@ -138,6 +138,13 @@ def test_any_text_is_cleaned_as_open_clip_does_and_tokenizes(tokenizer, caption)
     assert 0 <= int(row.min()) <= int(row.max()) < tokenizer.vocab_size
 
 
+@settings(max_examples=300)
+@given(st.text(st.characters(max_codepoint=127), max_size=40))
+def test_plain_text_is_cleaned_as_open_clip_does(caption):
+    """Most captions are ASCII, which takes a shorter way."""
+    assert clean_caption(caption) == import_open_clip().tokenizer.get_clean_fn("whitespace")(caption)
+
+
 @given(st.lists(st.sampled_from([*ODD, *PLAIN]), min_size=1, max_size=8))
 def test_a_batch_is_its_captions_one_by_one(tokenizer, captions):
     assert torch.equal(tokenizer(captions), torch.cat([tokenizer([caption]) for caption in captions]))
