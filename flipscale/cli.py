@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make, index, check and audit training data.")
 app.add_typer(data_app, name="data")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
+app.add_typer(bench_app, name="bench")
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
 Overrides = Annotated[
@@ -119,12 +121,15 @@ def plan(
     images_per_second: Annotated[
         float | None, typer.Option(help="Measured speed of the whole job, instead of --mfu.")
     ] = None,
+    images_per_core: Annotated[
+        float | None, typer.Option(help="Images/s a core of the loader, from `bench loader`.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a job's phases, learning rates and FLOPs, whether it fits, and how long it takes."""
     from flipscale.commands.planning import show_plan
 
-    show_plan(job, overrides or [], gpu, gpus, mfu, images_per_second, as_json=as_json)
+    show_plan(job, overrides or [], gpu, gpus, mfu, images_per_second, images_per_core, as_json=as_json)
 
 
 @app.command("eval")
@@ -182,6 +187,23 @@ def schema() -> None:
     from flipscale.config import job_schema
 
     print(json.dumps(job_schema(), indent=2))
+
+
+@bench_app.command()
+def loader(
+    job: JobFile,
+    overrides: Overrides = None,
+    seconds: Annotated[float, typer.Option(help="How long to read.")] = 10.0,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Loader processes; all cores by default, 0 for none.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Images per second per core that the loader gives with a job's data, views and tokenizer."""
+    from flipscale.commands.bench import bench_loader
+
+    bench_loader(job, overrides or [], seconds, workers, as_json)
 
 
 @data_app.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 from flipscale.commands.table import print_table
 from flipscale.config import Job, load_job
 from flipscale.planning.plan import Plan, cluster_gpus, plan_job
-from flipscale.planning.throughput import DEFAULT_GPU, speed
+from flipscale.planning.throughput import DEFAULT_GPU, IMAGES_PER_CORE, speed
 from flipscale.training.display import human
 
 _PARTS = ("weights", "gradients", "moments", "gathered", "activations", "loss", "batch")
@@ -22,12 +22,13 @@ def show_plan(
     gpus: int | None = None,
     mfu: float | None = None,
     images_per_second: float | None = None,
+    images_per_core: float | None = None,
     *,
     as_json: bool,
 ) -> None:
     job = load_job(path, overrides)
     on = speed(gpu, cluster_gpus(job) if gpus is None else gpus, mfu, images_per_second)
-    plan = plan_job(job, on)
+    plan = plan_job(job, on, IMAGES_PER_CORE if images_per_core is None else images_per_core)
     if as_json:
         print(json.dumps(asdict(plan), indent=2))
         return
@@ -91,13 +92,14 @@ def _print_time(plan: Plan, job: Job) -> None:
     if on.images_per_second is not None:
         basis = f"the given {on.images_per_second:,.0f} images/s"
     print_table(
-        ("phase", "images/s", "time", "GPU-hours"),
+        ("phase", "images/s", "time", "GPU-hours", "loader cores a GPU"),
         [
             (
                 phase.name,
                 f"{phase.samples / phase.seconds:,.0f}",
                 duration(phase.seconds),
                 f"{phase.gpu_hours:,.0f}",
+                f"{phase.loader_cores:,.1f}",
             )
             for phase in plan.phases
         ],
@@ -106,6 +108,10 @@ def _print_time(plan: Plan, job: Job) -> None:
         f"{duration(plan.seconds)} on {on.gpus} x {on.gpu.name} at {basis}: "
         f"{plan.gpu_hours:,.0f} GPU-hours, in {plan.segments} segment{'s' if plan.segments > 1 else ''} "
         f"of at most {job.cluster.timeout / 3600:g} h"
+    )
+    print(
+        f"loader cores: to read as many images at {plan.images_per_core:,.0f} images/s a core "
+        "(--images-per-core; measure it with `flipscale bench loader`)"
     )
 
 

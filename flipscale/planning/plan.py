@@ -7,11 +7,19 @@ from dataclasses import dataclass
 from flipscale.budget import Budget, PhaseSpan, check_world_size
 from flipscale.config import Job
 from flipscale.data.tokenizer import CLIP_LENGTH, WORDPIECE_LENGTH
+from flipscale.errors import UserError
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.planning.fit import advise, fits
 from flipscale.planning.flops import parameter_count, training_flops
 from flipscale.planning.memory import PhaseMemory, estimate
-from flipscale.planning.throughput import DEFAULT_GPU, Speed, segments, speed, training_seconds
+from flipscale.planning.throughput import (
+    DEFAULT_GPU,
+    IMAGES_PER_CORE,
+    Speed,
+    segments,
+    speed,
+    training_seconds,
+)
 from flipscale.sharding.strategy import check_sharding
 
 
@@ -31,6 +39,7 @@ class PhasePlan:
     fits: bool
     seconds: float  # of training alone
     gpu_hours: float
+    loader_cores: float  # for each GPU, to read as fast as it trains
 
 
 @dataclass(frozen=True)
@@ -49,15 +58,19 @@ class Plan:
     advice: tuple[str, ...] | None  # overrides with which it fits; empty where it does, None where none helps
     seconds: float
     gpu_hours: float
+    images_per_core: float  # a second, of the loader
     segments: int  # starts that the job's time limit makes of it
 
 
-def plan_job(job: Job, on: Speed | None = None) -> Plan:
+def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_PER_CORE) -> Plan:
     """Return the plan of `job`, with its preset's vocabulary. Raises UserError for a job that cannot run.
 
     Args:
         on: GPUs and their speed; by default those of `job.cluster`, as H100s.
+        images_per_core: images a second that one core of the loader reads.
     """
+    if images_per_core <= 0:
+        raise UserError(f"--images-per-core is {images_per_core:g}; give more than 0")
     on = on or speed(DEFAULT_GPU, cluster_gpus(job))
     budget = Budget.of(job.phases, job.data.lanes)
     check_world_size(on.gpus, job.data.lanes)
@@ -66,7 +79,7 @@ def plan_job(job: Job, on: Speed | None = None) -> Plan:
     count = parameter_count(spec)
     memories = estimate(job, spec, on.gpus)
     phases = tuple(
-        _phase_plan(span, spec, memory, on, job.sharding.micro_batch)
+        _phase_plan(span, spec, memory, on, job.sharding.micro_batch, images_per_core)
         for span, memory in zip(budget.spans, memories, strict=True)
     )
     fit = all(phase.fits for phase in phases)
@@ -86,6 +99,7 @@ def plan_job(job: Job, on: Speed | None = None) -> Plan:
         advice=() if fit else advise(job, spec, on.gpus, on.gpu.memory),
         seconds=seconds,
         gpu_hours=seconds * on.gpus / 3600,
+        images_per_core=images_per_core,
         segments=segments(seconds, job.cluster.timeout),
     )
 
@@ -113,7 +127,12 @@ def cluster_gpus(job: Job) -> int:
 
 
 def _phase_plan(
-    span: PhaseSpan, spec: ModelSpec, memory: PhaseMemory, on: Speed, micro_batch: int | None
+    span: PhaseSpan,
+    spec: ModelSpec,
+    memory: PhaseMemory,
+    on: Speed,
+    micro_batch: int | None,
+    images_per_core: float,
 ) -> PhasePlan:
     phase = span.phase
     per_sample = training_flops(spec, 1, phase.mask_ratio)
@@ -134,4 +153,5 @@ def _phase_plan(
         fits=fits(memory.total, on.gpu.memory),
         seconds=seconds,
         gpu_hours=seconds * on.gpus / 3600,
+        loader_cores=phase.samples / seconds / on.gpus / images_per_core,
     )

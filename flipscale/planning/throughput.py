@@ -14,6 +14,9 @@ DEFAULT_MFU = 0.25
 824 A100, LAION's large-openclip post), 26 % (ViT-bigG/14, half of the patches dropped, on 512 A100, LAION's
 giant-openclip post), about 29 % (CLIPA-v2's H/14, from its GPU-hours). There is no published figure of a GPU
 newer than the A100: measure, and give `--mfu` or `--images-per-second`."""
+IMAGES_PER_CORE = 450.0
+"""Images a second that one core of the loader reads: JPEGs of 512 pixels and 85 kB
+(docs/benchmarks/loader_cpu_2026-11-25.md)."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+"""Pictures with the statistics of photographs, made from a seed: occlusion, shading, texture and grain.
+
+A photograph's cost in a loader is its entropy, so that flat drawings would flatter one. Dead leaves (discs
+and polygons over each other, radii by a power law) give edges at every scale as occlusion does in nature,
+noise of amplitude 1/f gives texture, a smooth field gives light and shade, white noise the sensor's grain.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+_LEAVES = 260
+_SMALLEST, _LARGEST = 6, 220  # radii in pixels at 512 pixels
+
+
+def photograph(seed: int, width: int = 512, height: int = 512) -> Image.Image:
+    """An RGB picture, another one for each seed."""
+    random = np.random.default_rng(seed)
+    scene = np.asarray(_leaves(random, width, height), dtype=np.float32)
+    texture = _fractal(random, width, height, 1.0)[..., None]
+    tint = np.stack([_fractal(random, width, height, 1.6) for _ in range(3)], axis=-1)
+    light = _fractal(random, width, height, 2.2)[..., None]
+    roughness = random.uniform(4.0, 15.0)  # grey levels; sky and skin lie low, leaves and hair high
+    grain = random.normal(0.0, 1.5, scene.shape).astype(np.float32)
+    pixels = (scene + roughness * texture + 6.0 * tint) * (1.0 + 0.22 * light) + grain
+    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def _leaves(random: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Discs and polygons over each other, with soft edges."""
+    scale = max(width, height) / 512
+    large = Image.new("RGB", (2 * width, 2 * height), tuple(random.integers(60, 200, 3).tolist()))
+    draw = ImageDraw.Draw(large)
+    # Density proportional to radius^-3, as of things seen at all distances.
+    share = random.random(_LEAVES)
+    radii = scale / np.sqrt(share / _SMALLEST**2 + (1 - share) / _LARGEST**2)
+    for radius in np.sort(radii)[::-1] * 2:
+        x, y = random.uniform(0, 2 * width), random.uniform(0, 2 * height)
+        grey = random.uniform(25, 225)
+        colour = tuple(np.clip(grey + random.normal(0, 22, 3), 0, 255).astype(int).tolist())
+        if random.random() < 0.5:
+            flat = radius * random.uniform(0.4, 1.0)
+            draw.ellipse((x - radius, y - flat, x + radius, y + flat), fill=colour)
+        else:
+            angles = np.sort(random.uniform(0, 2 * np.pi, random.integers(3, 8)))
+            draw.polygon([(x + radius * np.cos(a), y + radius * np.sin(a)) for a in angles], fill=colour)
+    return large.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _fractal(
+    random: np.random.Generator, width: int, height: int, exponent: float
+) -> npt.NDArray[np.float32]:
+    """A field of amplitude 1 / frequency^exponent, with mean 0 and standard deviation 1."""
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = np.inf
+    phases = random.normal(size=(2, *frequency.shape))
+    field = np.fft.irfft2((phases[0] + 1j * phases[1]) / frequency**exponent, (height, width))
+    return (field / field.std()).astype(np.float32)
