@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from shards import encoded, picture
+from sklearn.datasets import load_sample_image
 
 from flipscale.config import Augmentation
 from flipscale.data import decode
@@ -64,6 +65,7 @@ def turned() -> Image.Exif:
 
 JPEGS = {
     "photograph": lambda: jpeg(scene(0, 512, 512)),
+    "real photograph": lambda: jpeg(Image.fromarray(load_sample_image("china.jpg"))),
     "grey": lambda: jpeg(scene(1, 512, 384).convert("L")),
     "cmyk": lambda: jpeg(scene(2, 400, 512).convert("CMYK")),
     "progressive": lambda: jpeg(scene(3, 512, 512), progressive=True),

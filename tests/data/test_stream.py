@@ -5,7 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import statistics
+import time
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +16,11 @@ from readers import open_reader
 from shards import write_shards
 
 from flipscale.budget import Budget
-from flipscale.config import Phase
+from flipscale.config import Augmentation, Phase
 from flipscale.data import reader as reading
-from flipscale.data.index import Index, build_index
+from flipscale.data.index import Index, build_index, load_index
+from flipscale.data.lanes import Lanes
+from flipscale.data.reader import ReaderSettings, SampleReader
 from flipscale.data.stream import CHUNK, Batch, Stream, default_workers
 from flipscale.errors import StoppedEarly, UserError
 
@@ -158,6 +163,45 @@ def test_workers_end_with_a_stream_that_is_left_early(index):
     assert len(multiprocessing.active_children()) == 2
     batches.close()
     assert multiprocessing.active_children() == []
+
+
+class CountingReader(SampleReader):
+    """Remembers which samples it reads; `_bytes` reads a member."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.sizes: list[int] = []
+
+    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
+        self.sizes.append(size)
+        return super()._bytes(shard, offset, size)
+
+
+def test_resuming_in_the_middle_of_an_epoch_reads_no_more_than_starting(tmp_path, tokenizer):
+    """1,000 shards: nothing but the first batch is read, and so it takes no longer."""
+    shards, each, lanes, size = 1000, 4, 16, 64
+    pattern = write_shards(tmp_path, [each] * shards)
+    build_index(pattern, tmp_path / "index", workers=2)
+    budget = Budget.of(
+        [Phase(name="p", samples=shards * each // size * size, mask_ratio=0.5, batch_size=size, base_lr=1.0)],
+        lanes,
+    )
+    middle = shards * each // 2 // size * size
+    seconds: dict[int, list[float]] = {0: [], middle: []}
+    for turn in range(8):
+        for start in (0, middle) if turn % 2 else (middle, 0):
+            began = time.process_time()
+            index = load_index(tmp_path / "index")
+            order = Lanes(index.counts, lanes, 128, 0)
+            reader = CountingReader(index, order, tokenizer, ReaderSettings(32, Augmentation(), 10**6))
+            batches = Stream(reader, budget, lanes, 0, 1, 0).batches(start)
+            assert next(batches).positions.tolist() == list(range(start, start + size))
+            seconds[start].append(time.process_time() - began)
+            batches.close()
+            assert (
+                len(reader.sizes) == 2 * size
+            )  # an image and a caption each; a window of every lane is 2,048
+    assert statistics.median(seconds[middle]) <= 1.5 * statistics.median(seconds[0])
 
 
 def test_default_workers():

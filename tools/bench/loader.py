@@ -76,8 +76,8 @@ texture, shading, grain) so that their entropy is a photograph's: {kilobytes:.0f
 In one process on one core, a batch of {batch} each in turn, {rounds} rounds, every second one in reverse
 order. Seconds are of the processor: the machine is shared. OpenCLIP's pipeline is its own
 `get_wds_dataset` (`--dataset-resampled`) with its train transform, `scale=({low}, {high})`, and
-its tokenizer; its shuffle buffer is cut from 5,000 samples to {buffer}, which only spares it memory. It gives normalised
-floats, flipscale bytes, which the model normalises on the device.
+its tokenizer; its shuffle buffer is cut from 5,000 samples to {buffer}, which only spares it memory.
+It gives normalised floats, flipscale bytes, which the model normalises on the device.
 
 | loader | images/s a core | times OpenCLIP's, median (lowest to highest) |
 |---|---|---|
