@@ -35,6 +35,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 Shards = Annotated[
     str, typer.Argument(metavar="SHARDS", help="Shards by brace expansion.", show_default=False)
 ]
+Workers = Annotated[int | None, typer.Option(help="Processes; all cores by default.", show_default=False)]
+AllowPipe = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A command that `pipe:` shards may run.", show_default=False),
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
 
 
@@ -215,9 +220,7 @@ def synth(
     test: Annotated[int, typer.Option(help="Labelled samples for zero-shot classification.")] = 2_000,
     shard_size: Annotated[int, typer.Option(help="Samples a shard.")] = 1_000,
     seed: int = 0,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes; all cores by default.", show_default=False)
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Make a captioned set of rendered scenes that is worth learning, with held-out colour-shape pairs."""
     from flipscale.commands.data import make_synthetic
@@ -229,29 +232,43 @@ def synth(
 def index(
     shards: Shards,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory for the index.", show_default=False)],
-    workers: Annotated[
-        int | None, typer.Option(help="Processes; all cores by default.", show_default=False)
-    ] = None,
+    workers: Workers = None,
+    members: Annotated[
+        bool,
+        typer.Option(help="Keep where every sample lies: 36 bytes a sample, or shards are scanned later."),
+    ] = True,
+    from_stats: Annotated[
+        bool,
+        typer.Option("--from-stats", help="Read no tar: take counts from img2dataset's SHARD_stats.json."),
+    ] = False,
+    allow_pipe: AllowPipe = None,
 ) -> None:
-    """Scan shards once, so that training can read any sample at once."""
+    """Scan shards once, so that training can read any sample at once; go on where it stopped."""
     from flipscale.commands.data import make_index
 
-    make_index(shards, out, workers)
+    make_index(shards, out, workers, allow_pipe or [], members, from_stats)
 
 
 @data_app.command()
 def check(
     shards: Shards,
     max_image_pixels: Annotated[str, typer.Option(help="Larger images count as unusable.")] = "100M",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes; all cores by default.", show_default=False)
+    workers: Workers = None,
+    allow_pipe: AllowPipe = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="Write shards of the usable samples there.", show_default=False),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write report.json and histograms there.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decode every sample and report sizes, captions, and what training could not use."""
-    from flipscale.commands.data import check_shards
+    """Decode every sample and report sizes, captions, duplicates, and what training could not use."""
+    from flipscale.commands.data import check_data
 
-    check_shards(shards, max_image_pixels, workers, as_json)
+    check_data(shards, max_image_pixels, workers, allow_pipe or [], fix, report, as_json)
 
 
 @data_app.command()

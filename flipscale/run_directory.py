@@ -29,6 +29,9 @@ CHANGEABLE = (
     "output",
     "data.train",  # the index fingerprint tells whether it is the same data
     "data.index",
+    "data.allow_pipe",
+    "data.cache",
+    "data.max_bad_fraction",
     "data.workers",
     "data.tokenizer.vocab",  # the tokenizer's fingerprint tells whether it is the same
     # All of sharding but the precision: what it spreads and recomputes changes no result.

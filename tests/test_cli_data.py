@@ -18,7 +18,7 @@ from flipscale import jsonl
 from flipscale.config import load_job
 from flipscale.data.audit import expected_order, sample_keys
 from flipscale.data.index import load_index
-from flipscale.data.lanes import Lanes
+from flipscale.data.mixture import Mixture
 from flipscale.data.tokenizer import load_tokenizer
 from flipscale.run_directory import RunDirectory, check_identity, prepare
 
@@ -151,7 +151,7 @@ def test_audit(tmp_path, job):
     assert "nothing to audit" in refused("data", "audit", "run", cwd=tmp_path)
 
     jsonl.append(run.quarantine, [{"shard": 0, "ordinal": 7, "path": "0.tar", "key": "7", "reason": "blank"}])
-    order = expected_order(Lanes([100, 60], 8, 16, 0), sample_keys([(0, 7)]), 0, 736)
+    order = expected_order(Mixture([100, 60], 8, 16, 0), sample_keys([(0, 7)]), 0, 736)
     line = {"segment": 0, "samples_to": 736, "digest": format(order.digest, "016x"), "reason": "done"}
     jsonl.append(run.ledger, [line])
     text = done("data", "audit", "run", cwd=tmp_path).stdout

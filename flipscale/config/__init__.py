@@ -2,6 +2,7 @@
 
 from flipscale.config.job import (
     Augmentation,
+    Cache,
     Checkpoints,
     Cluster,
     Data,
@@ -21,6 +22,7 @@ from flipscale.config.units import Cadence, parse_bytes, parse_cadence, parse_co
 
 __all__ = [
     "Augmentation",
+    "Cache",
     "Cadence",
     "Checkpoints",
     "Cluster",

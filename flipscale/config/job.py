@@ -6,13 +6,15 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from flipscale.config.units import Cadence, parse_cadence, parse_count, parse_duration
+from flipscale.config.units import Cadence, parse_bytes, parse_cadence, parse_count, parse_duration
 
 Count = Annotated[int, BeforeValidator(parse_count)]
 PositiveCount = Annotated[int, Field(gt=0), BeforeValidator(parse_count)]
+Bytes = Annotated[int, Field(gt=0), BeforeValidator(parse_bytes)]
 Duration = Annotated[int, Field(gt=0), BeforeValidator(parse_duration), PlainSerializer(lambda s: f"{s}s")]
 Every = Annotated[Cadence, BeforeValidator(parse_cadence), PlainSerializer(str)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(gt=0.0)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # never `..`: it becomes a directory
 
@@ -69,9 +71,29 @@ class Augmentation(Strict):
         return self
 
 
+class Cache(Strict):
+    directory: str
+    """A directory on a local disk; processes and nodes may share it."""
+    size: Bytes
+    """What the cache may hold, such as 500GB."""
+
+
 class Data(Strict):
     train: str
-    """Shards by brace expansion: /data/laion/{000000..041454}.tar; `::` joins several patterns."""
+    """Shards by brace expansion: /data/laion/{000000..041454}.tar, or s3://, gs://, https:// addresses;
+    `::` joins several patterns."""
+    weights: tuple[Weight, ...] | None = None
+    """One number for each pattern that `::` joins: its share of the samples seen. By default the patterns are
+    one set, of which every sample comes equally often."""
+    allow_pipe: tuple[str, ...] = ()
+    """Names of the commands that shards of the form `pipe:COMMAND ARGUMENT...` may run."""
+    cache: Cache | None = None
+    """Keep what was read of the shards on a local disk."""
+    captions: Annotated[dict[str, Weight], Field(min_length=1)] = {"txt": 1.0}
+    """Where captions come from, with the probability of each: an extension such as txt or alt.txt, or
+    json.FIELD for a field of the json. A sample that lacks the one drawn takes the next in this order."""
+    max_bad_fraction: Fraction | None = None
+    """Stop where a larger share of the samples cannot be used; judged from the first 1,000 samples on."""
     tokenizer: TokenizerSource
     lanes: PositiveCount = 64
     """Parallel sample sequences that every global batch is dealt from; fixed for the life of a run.
@@ -85,6 +107,22 @@ class Data(Strict):
     augmentation: Augmentation = Augmentation()
     max_image_pixels: PositiveCount = 100_000_000
     """Larger images are quarantined before they are decoded."""
+
+    @model_validator(mode="after")
+    def _sources_fit(self) -> Data:
+        patterns = self.train.split("::")
+        if self.weights is not None and len(self.weights) != len(patterns):
+            raise ValueError(
+                f"weights has {len(self.weights)} numbers, but train joins {len(patterns)} patterns; "
+                "give one weight for each that `::` joins"
+            )
+        piped = [pattern for pattern in patterns if pattern.startswith("pipe:")]
+        if piped and self.cache is None:
+            raise ValueError(
+                f"train has the command {piped[0]!r}, whose output cannot be read at any place; "
+                "set cache: {directory, size} to hold it"
+            )
+        return self
 
 
 class Phase(Strict):

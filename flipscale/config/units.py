@@ -62,11 +62,11 @@ def parse_bytes(value: object) -> int:
     text = str(value).strip().lower()
     match = re.fullmatch(_NUMBER + r"\s*([kmgt]i?b)?", text)
     if match is None or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not an amount of memory; write for example 80GB or 512GiB")
+        raise ValueError(f"{value!r} is not an amount of memory or disk; write for example 80GB or 512GiB")
     number, unit = match.groups()
     amount = int(Fraction(number) * (_BYTE_UNITS[unit] if unit else 1))
     if not 0 < amount <= _LARGEST:
-        raise ValueError(f"{value!r} is no amount of memory between 1 byte and 2^63")
+        raise ValueError(f"{value!r} is no amount of memory or disk between 1 byte and 2^63")
     return amount
 
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from flipscale import jsonl
 from flipscale.budget import Budget, epochs
-from flipscale.data import lanes as order
-from flipscale.data.lanes import Int64s, Lanes, Samples
+from flipscale.data import lanes
+from flipscale.data.lanes import Int64s, Samples
+from flipscale.data.mixture import Mixture, Strand, job_sources
 from flipscale.data.quarantine import read_quarantine
 from flipscale.errors import UserError
 from flipscale.run_directory import RunDirectory, recorded_job
@@ -65,10 +66,12 @@ def audit(run: RunDirectory, *, workers: int = 1) -> AuditReport:
         raise UserError(f"{run.path} has no index.json, so nothing was trained in it yet")
     job = recorded_job(run)
     try:
-        counts = [int(samples) for _, samples in json.loads(run.index.read_text())["shards"]]
-    except (ValueError, KeyError, TypeError):
+        identity = json.loads(run.index.read_text())
+        counts = [int(samples) for _, samples in identity["shards"]]
+        sources = job_sources(job.data, identity.get("sources"))
+        order = Mixture(counts, job.data.lanes, job.data.window, job.seed, sources)
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{run.index} is damaged; restore it") from None
-    lanes = Lanes(counts, job.data.lanes, job.data.window, job.seed)
     recorded = _recorded(run)
     budget = Budget.of(job.phases, job.data.lanes)
     for stop, source in recorded:
@@ -79,12 +82,12 @@ def audit(run: RunDirectory, *, workers: int = 1) -> AuditReport:
     start = total = replaced = 0
     for (stop, source), digest in sorted(recorded.items()):
         if stop > start:
-            part = expected_order(lanes, bad, start, stop, workers=workers)
+            part = expected_order(order, bad, start, stop, workers=workers)
             total = (total + part.digest) % 2**64
             replaced += part.replaced
             start = stop
         marks.append(Mark(stop, source, digest, format(total, "016x")))
-    return AuditReport(start, lanes.samples, epochs(start, lanes.samples), len(bad), replaced, tuple(marks))
+    return AuditReport(start, order.samples, epochs(start, order.samples), len(bad), replaced, tuple(marks))
 
 
 def _recorded(run: RunDirectory) -> dict[tuple[int, str], str]:
@@ -112,46 +115,48 @@ def sample_keys(samples: Iterable[tuple[int, int]]) -> Int64s:
     return np.unique(np.array([shard << _ORDINAL_BITS | ordinal for shard, ordinal in samples], np.int64))
 
 
-def expected_order(lanes: Lanes, bad: Int64s, start: int, stop: int, *, workers: int = 1) -> Expected:
+def expected_order(order: Mixture, bad: Int64s, start: int, stop: int, *, workers: int = 1) -> Expected:
     """Return what the positions from `start` to `stop` (multiples of the number of lanes) must have read.
 
     Args:
         bad: sample_keys of the samples that could not be used.
         workers: processes that share the lanes.
     """
-    one_lane = partial(_lane_order, lanes, bad, start // lanes.lanes, stop // lanes.lanes)
+    one_lane = partial(_lane_order, order, bad, start // order.lanes, stop // order.lanes)
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:
-            parts = list(pool.map(one_lane, range(lanes.lanes), chunksize=-(-lanes.lanes // (4 * workers))))
+            parts = list(pool.map(one_lane, range(order.lanes), chunksize=-(-order.lanes // (4 * workers))))
     else:
-        parts = [one_lane(lane) for lane in range(lanes.lanes)]
+        parts = [one_lane(lane) for lane in range(order.lanes)]
     return Expected(sum(part.digest for part in parts) % 2**64, sum(part.replaced for part in parts))
 
 
-def _lane_order(lanes: Lanes, bad_keys: Int64s, first: int, last: int, lane: int) -> Expected:
+def _lane_order(order: Mixture, bad_keys: Int64s, first: int, last: int, lane: int) -> Expected:
     """The samples number first..last of one lane."""
     digest = replaced = 0
-    for number, found in _stretches(lanes, lane, first, last):
-        used, bad = _with_replacements(lanes.window, bad_keys, found)
-        low, high = max(first - number, 0), min(last - number, len(found.shards))
-        positions = (number + np.arange(low, high, dtype=np.int64)) * lanes.lanes + lane
-        digest += order.digest(positions, used.shards[low:high], used.ordinals[low:high])
-        replaced += int(bad[low:high].sum())
+    for strand in order.strands(lane, first, last):
+        for number, found in _stretches(strand):
+            used, bad = _with_replacements(strand.order.window, bad_keys, found)
+            low, high = max(strand.first - number, 0), min(strand.stop - number, len(found.shards))
+            positions = strand.positions(number + np.arange(low, high, dtype=np.int64))
+            digest += lanes.digest(positions, used.shards[low:high], used.ordinals[low:high])
+            replaced += int(bad[low:high].sum())
     return Expected(digest, replaced)
 
 
-def _stretches(lanes: Lanes, lane: int, first: int, last: int) -> Iterator[tuple[int, Samples]]:
-    """Yield (number of the first sample, samples) of whole windows that cover first..last of a lane."""
-    size = lanes.lane_size(lane)
-    windows_at_once = max(1, _SAMPLES_AT_ONCE // lanes.window)
-    number = first
-    while number < last:
+def _stretches(strand: Strand) -> Iterator[tuple[int, Samples]]:
+    """Yield (number of the first sample, samples) of whole windows that cover a strand."""
+    order = strand.order
+    size = order.lane_size(strand.lane)
+    windows_at_once = max(1, _SAMPLES_AT_ONCE // order.window)
+    number = strand.first
+    while number < strand.stop:
         epoch, inside = divmod(number, size)
-        window = inside // lanes.window
-        windows_needed = -(-(last - epoch * size) // lanes.window)
-        stop = min(window + windows_at_once, windows_needed, -(-size // lanes.window))
-        yield epoch * size + window * lanes.window, lanes.order(lane, epoch, window, stop)
-        number = epoch * size + min(stop * lanes.window, size)
+        window = inside // order.window
+        windows_needed = -(-(strand.stop - epoch * size) // order.window)
+        stop = min(window + windows_at_once, windows_needed, -(-size // order.window))
+        yield epoch * size + window * order.window, order.order(strand.lane, epoch, window, stop)
+        number = epoch * size + min(stop * order.window, size)
 
 
 def _with_replacements(window_size: int, bad_keys: Int64s, found: Samples) -> tuple[Samples, np.ndarray]:

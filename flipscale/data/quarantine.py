@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flipscale import jsonl
 from flipscale.errors import UserError
+
+_FIRST_JUDGED = 1000  # samples before which a share says nothing
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,11 @@ class BadRecord:
     reason: str
 
 
+def kind(reason: str) -> str:
+    """The reason without its numbers, which differ from image to image."""
+    return re.sub(r"\d+", "N", reason)
+
+
 class Quarantine:
     """The list of a run's unusable samples, appended to by rank 0 alone."""
 
@@ -34,6 +43,19 @@ class Quarantine:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def judge(self, samples: int, limit: float | None) -> None:
+        """Raise UserError where more than `limit` of the first `samples` samples cannot be used."""
+        judged = max(samples, _FIRST_JUDGED)
+        if limit is None or len(self._known) <= limit * judged:
+            return
+        reasons = Counter(kind(record.reason) for record in read_quarantine(self._path)).most_common()
+        counted = ", ".join(f"{reason}: {count}" for reason, count in reasons)
+        raise UserError(
+            f"{len(self._known)} of the first {samples} samples cannot be used ({counted}), more than "
+            f"data.max_bad_fraction = {limit} allows; write clean shards with `flipscale data check --fix` "
+            "for a new run, or raise the limit"
+        )
 
     def add(self, records: Iterable[BadRecord]) -> int:
         """Append the records that are new, durably, and return how many these are."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections import OrderedDict, deque
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -16,22 +15,14 @@ from torch import Tensor
 from flipscale.config import Augmentation
 from flipscale.data import lanes as order
 from flipscale.data.augment import DRAWS, random_views
-from flipscale.data.decode import BadSample, decode_caption, open_image, render
-from flipscale.data.index import Index, sample_key
-from flipscale.data.lanes import Lanes, Samples
+from flipscale.data.captions import Captions
+from flipscale.data.decode import BadSample, open_image, render
+from flipscale.data.lanes import Samples
+from flipscale.data.mixture import Mixture
 from flipscale.data.quarantine import BadRecord
+from flipscale.data.source import ShardSource
 from flipscale.data.tokenizer import Tokenizer
-from flipscale.errors import StoppedEarly, UserError
-
-_OPEN_SHARDS = 64
-_READ_PAUSES = (0.1, 0.5, 2.0, 8.0)  # seconds before each further attempt to read
-
-
-class DataReadError(StoppedEarly):
-    """Shards could not be read, after retries; the segment ends so that the sample order stays."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, reason="data")
+from flipscale.errors import UserError
 
 
 class Chunk(NamedTuple):
@@ -49,17 +40,20 @@ class ReaderSettings:
     image_size: int  # pixels
     augmentation: Augmentation
     max_image_pixels: int
+    captions: Mapping[str, float] = field(default_factory=lambda: {"txt": 1.0})
 
 
 class SampleReader:
     """Reads any sample by its position; each loader worker has its own copy."""
 
-    def __init__(self, index: Index, lanes: Lanes, tokenizer: Tokenizer, settings: ReaderSettings) -> None:
-        self._index = index
+    def __init__(
+        self, source: ShardSource, lanes: Mixture, tokenizer: Tokenizer, settings: ReaderSettings
+    ) -> None:
+        self._source = source
         self._lanes = lanes
         self._tokenizer = tokenizer
         self._settings = settings
-        self._files: OrderedDict[int, int] = OrderedDict()  # shard number -> file descriptor
+        self._captions = Captions(settings.captions, source, lanes.seed)
         self._bad: dict[tuple[int, int], BadRecord] = {}
 
     def read(self, positions: np.ndarray) -> Chunk:
@@ -77,7 +71,7 @@ class SampleReader:
         attempts = [0] * len(positions)
         places = list(range(len(positions)))
         while places:
-            bad += self._show(places, found, numbers, images, captions)
+            bad += self._show(places, positions, found, numbers, images, captions)
             places = [i for i in places if (int(found.shards[i]), int(found.ordinals[i])) in self._bad]
             for i in places:
                 attempts[i] += 1
@@ -93,6 +87,7 @@ class SampleReader:
     def _show(
         self,
         places: list[int],
+        positions: np.ndarray,
         found: Samples,
         numbers: np.ndarray,
         images: np.ndarray,
@@ -106,7 +101,7 @@ class SampleReader:
             if (shard, ordinal) in self._bad:
                 continue
             try:
-                captions[i], image = self._open(shard, ordinal)
+                captions[i], image = self._open(shard, ordinal, int(positions[i]))
                 opened.append((i, image))
             except BadSample as error:
                 bad.append(self._condemn(shard, ordinal, str(error)))
@@ -124,15 +119,15 @@ class SampleReader:
                 bad.append(self._condemn(shard, ordinal, str(error)))
         return bad
 
-    def _open(self, shard: int, ordinal: int) -> tuple[str, Image]:
-        member = self._index.members[self._index.first_rows[shard] + ordinal]
-        caption = decode_caption(self._bytes(shard, int(member["text"]), int(member["text_bytes"])))
-        data = self._bytes(shard, int(member["image"]), int(member["image_bytes"]))
+    def _open(self, shard: int, ordinal: int, position: int) -> tuple[str, Image]:
+        member = self._source.member(shard, ordinal)
+        caption = self._captions.caption(shard, ordinal, position)
+        data = self._source.bytes(shard, int(member["image"]), int(member["image_bytes"]))
         return caption, open_image(data, self._settings.max_image_pixels)
 
     def _condemn(self, shard: int, ordinal: int, reason: str) -> BadRecord:
-        path = self._index.shards[shard].path
-        record = BadRecord(shard, ordinal, path, sample_key(path, ordinal), reason)
+        path = self._source.index.shards[shard].path
+        record = BadRecord(shard, ordinal, path, self._source.key(shard, ordinal), reason)
         self._bad[shard, ordinal] = record
         return record
 
@@ -148,34 +143,3 @@ class SampleReader:
             )
         other = self._lanes.locate(position, attempt)
         found.shards[place], found.ordinals[place] = other.shards[0], other.ordinals[0]
-
-    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
-        path = self._index.shards[shard].path
-        for pause in (*_READ_PAUSES, None):
-            try:
-                data = os.pread(self._file(shard), size, offset)
-            except OSError as error:
-                self._close(shard)
-                if pause is None:
-                    raise DataReadError(
-                        f"{path} cannot be read ({error}) after {len(_READ_PAUSES)} retries"
-                    ) from None
-                time.sleep(pause)
-            else:
-                if len(data) < size:
-                    raise UserError(f"{path} became shorter since the index was made; make the index again")
-                return data
-        raise AssertionError("unreachable")
-
-    def _file(self, shard: int) -> int:
-        if shard not in self._files:
-            self._files[shard] = os.open(self._index.shards[shard].path, os.O_RDONLY | os.O_CLOEXEC)
-            if len(self._files) > _OPEN_SHARDS:
-                os.close(self._files.popitem(last=False)[1])
-        self._files.move_to_end(shard)
-        return self._files[shard]
-
-    def _close(self, shard: int) -> None:
-        descriptor = self._files.pop(shard, None)
-        if descriptor is not None:
-            os.close(descriptor)

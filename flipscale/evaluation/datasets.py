@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from flipscale.data.decode import BadSample, decode_caption, open_image
-from flipscale.data.index import IMAGE_EXTENSIONS, expand_shards, split_name
+from flipscale.data.index import expand_shards
+from flipscale.data.tar import IMAGE_EXTENSIONS, split_name
 from flipscale.errors import UserError
 
 _EXAMPLES = 20  # skipped samples that are named

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 from dataclasses import dataclass
@@ -11,10 +13,14 @@ import torch
 
 from flipscale.budget import Budget, check_world_size
 from flipscale.config import Job
-from flipscale.data.index import Index, build_index, expand_shards, load_index
-from flipscale.data.lanes import Lanes
+from flipscale.data.cache import BlockCache
+from flipscale.data.index import Index, expand_shards, is_current, load_index, shard_name
+from flipscale.data.indexing import build_index
+from flipscale.data.mixture import Mixture, job_sources, shards_by_source
 from flipscale.data.quarantine import BadRecord
 from flipscale.data.reader import ReaderSettings, SampleReader
+from flipscale.data.source import ShardSource
+from flipscale.data.storage import Storage
 from flipscale.data.stream import Stream, default_workers
 from flipscale.data.tokenizer import Tokenizer, load_tokenizer
 from flipscale.errors import UserError
@@ -33,15 +39,20 @@ class TrainingData:
     index: Index
     tokenizer: Tokenizer
     stream: Stream
+    sources: list[int] | None  # shards of each source of a mixture
 
     def identity(self) -> dict[str, object]:
         """What must stay the same for the life of a run; see run_directory.check_identity."""
-        return {
+        identity: dict[str, object] = {
             "fingerprint": self.index.fingerprint,
             "tokenizer": self.tokenizer.fingerprint,
             "samples": self.index.samples,
-            "shards": [[os.path.basename(shard.path), shard.samples] for shard in self.index.shards],
+            "shards": [[shard_name(shard.path), shard.samples] for shard in self.index.shards],
         }
+        if self.sources is not None:
+            divided = json.dumps([self.index.fingerprint, self.sources]).encode()
+            identity |= {"fingerprint": hashlib.sha256(divided).hexdigest(), "sources": self.sources}
+        return identity
 
     def cut_shards(self) -> list[BadRecord]:
         """Shards that lost samples at their end, as quarantine records."""
@@ -78,15 +89,20 @@ def check_job(job: Job, world_size: int) -> Budget:
 
 def open_data(job: Job, run: RunDirectory, budget: Budget, world: World) -> TrainingData:
     """Open (or build) the index, check the shards, and lay out the stream for this process."""
-    index = _open_index(job, run, world)
+    storage = Storage(job.data.allow_pipe)
+    index = _open_index(job, run, world, storage)
     tokenizer = job_tokenizer(job)
-    lanes = Lanes(index.counts, job.data.lanes, job.data.window, job.seed)
+    sources = shards_by_source(job.data)
+    order = Mixture(index.counts, job.data.lanes, job.data.window, job.seed, job_sources(job.data, sources))
     spec = model_spec(job, tokenizer)
-    settings = ReaderSettings(spec.vision.image_size, job.data.augmentation, job.data.max_image_pixels)
+    settings = ReaderSettings(
+        spec.vision.image_size, job.data.augmentation, job.data.max_image_pixels, job.data.captions
+    )
     workers = default_workers(world.local_size) if job.data.workers is None else job.data.workers
-    reader = SampleReader(index, lanes, tokenizer, settings)
+    cache = BlockCache(Path(job.data.cache.directory), job.data.cache.size) if job.data.cache else None
+    reader = SampleReader(ShardSource(index, storage, cache), order, tokenizer, settings)
     stream = Stream(reader, budget, job.data.lanes, world.rank, world.size, workers, world.device)
-    return TrainingData(index, tokenizer, stream)
+    return TrainingData(index, tokenizer, stream, sources)
 
 
 def job_tokenizer(job: Job) -> Tokenizer:
@@ -94,7 +110,7 @@ def job_tokenizer(job: Job) -> Tokenizer:
     return load_tokenizer(source.kind, source.vocab, source.context_length)
 
 
-def _open_index(job: Job, run: RunDirectory, world: World) -> Index:
+def _open_index(job: Job, run: RunDirectory, world: World, storage: Storage) -> Index:
     """The leading process builds and checks; then all load the same files."""
     directory = Path(job.data.index) if job.data.index is not None else run.path / "index"
 
@@ -102,10 +118,11 @@ def _open_index(job: Job, run: RunDirectory, world: World) -> Index:
         paths = expand_shards(job.data.train)
         if job.data.index is None and not _indexes(directory, paths):
             _log.info("indexing %s (give data.index to reuse an index)", job.data.train)
-            build_index(job.data.train, directory, workers=len(os.sched_getaffinity(0)))
+            cores = len(os.sched_getaffinity(0))
+            build_index(job.data.train, directory, workers=cores, storage=storage)
         index = load_index(directory)
         index.check_paths(paths, job.data.train)
-        index.verify()
+        index.verify(storage)
 
     world.lead(ready)
     return load_index(directory)
@@ -113,7 +130,8 @@ def _open_index(job: Job, run: RunDirectory, world: World) -> Index:
 
 def _indexes(directory: Path, paths: list[str]) -> bool:
     """Whether the run has built its index already, and of the shards that lie at these paths."""
-    if not (directory / "index.json").exists():
+    # Of an index of another version, the run makes one of the same samples again.
+    if not is_current(directory):
         return False
     return [shard.path for shard in load_index(directory).shards] == paths
 

@@ -177,8 +177,10 @@ class _Trainer:
         if bad:
             # Durable before any checkpoint that counts these samples as replaced.
             records = self.world.gather(batch.bad)
+            limit, seen = self.job.data.max_bad_fraction, batch.step.stop
             if quarantine is not None:
                 quarantine.add(record for part in records for record in part)
+            self.world.lead(lambda: quarantine and quarantine.judge(seen, limit))
         self.progress = self.progress.after(batch.step.size, digest)
         self.steps_done += 1
         return agreed_reason(requests[: len(REASONS)]), saves > 0

@@ -7,11 +7,19 @@ from pathlib import Path
 from shards import tiny_tokenizer
 
 from flipscale.config import Augmentation
-from flipscale.data.index import Index, build_index
-from flipscale.data.lanes import Lanes
+from flipscale.data.index import Index
+from flipscale.data.indexing import build_index
+from flipscale.data.mixture import Mixture
 from flipscale.data.reader import ReaderSettings, SampleReader
+from flipscale.data.source import ShardSource
+from flipscale.data.storage import Patience, Storage
 
 MAX_PIXELS = 100_000_000
+
+
+def hasty(*allow_pipe: str) -> Storage:
+    """Storage that gives up soon, for what is broken on purpose."""
+    return Storage(allow_pipe, Patience(pauses=(0.01, 0.02), attempt=1.0, command=5.0))
 
 
 def open_reader(
@@ -22,9 +30,10 @@ def open_reader(
     seed: int = 0,
     size: int = 16,
     augmentation: Augmentation | None = None,
-) -> tuple[SampleReader, Lanes]:
+    storage: Storage | None = None,
+) -> tuple[SampleReader, Mixture]:
     """A reader with nothing remembered, and the order it reads in; a pattern is indexed beside its shards."""
     index = source if isinstance(source, Index) else build_index(source, Path(source).parent / "index")
-    order = Lanes(index.counts, lanes, window, seed)
+    order = Mixture(index.counts, lanes, window, seed)
     settings = ReaderSettings(size, augmentation or Augmentation(), MAX_PIXELS)
-    return SampleReader(index, order, tiny_tokenizer(), settings), order
+    return SampleReader(ShardSource(index, storage), order, tiny_tokenizer(), settings), order

@@ -22,8 +22,9 @@ from flipscale import jsonl
 from flipscale.budget import Budget
 from flipscale.config import Job, load_job
 from flipscale.data.audit import audit, expected_order, sample_keys
-from flipscale.data.index import build_index
-from flipscale.data.lanes import Lanes, digest
+from flipscale.data.indexing import build_index
+from flipscale.data.lanes import digest
+from flipscale.data.mixture import Mixture
 from flipscale.data.quarantine import Quarantine
 from flipscale.data.stream import Batch, Stream
 from flipscale.errors import UserError
@@ -37,7 +38,7 @@ class Recorded:
     """What one process really read: every batch of 600 samples (over 6 epochs of 97), with its order."""
 
     job: Job
-    order: Lanes
+    order: Mixture
     batches: list[Batch]
     identity: dict[str, Any]
 
@@ -89,7 +90,7 @@ def run(recorded: Recorded, tmp_path: Path) -> RunDirectory:
     return run
 
 
-def slow_expected(order: Lanes, bad: set[tuple[int, int]], start: int, stop: int) -> tuple[int, int]:
+def slow_expected(order: Mixture, bad: set[tuple[int, int]], start: int, stop: int) -> tuple[int, int]:
     """Digest and replaced positions, walking from each position to the next good sample."""
     used: list[tuple[int, int, int]] = []
     replaced = 0
@@ -111,7 +112,7 @@ def slow_expected(order: Lanes, bad: set[tuple[int, int]], start: int, stop: int
 def test_the_expected_order_is_that_of_the_slow_reference(data):
     counts = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(lambda c: sum(c) > 0))
     lanes = data.draw(st.integers(1, min(sum(counts), 6)))
-    order = Lanes(counts, lanes, data.draw(st.integers(1, 7)), data.draw(st.integers(0, 99)))
+    order = Mixture(counts, lanes, data.draw(st.integers(1, 7)), data.draw(st.integers(0, 99)))
     everything = [(shard, ordinal) for shard, count in enumerate(counts) for ordinal in range(count)]
     bad = data.draw(st.sets(st.sampled_from(everything), max_size=len(everything) // 3))
     cuts = sorted(data.draw(st.lists(st.integers(0, 3 * sum(counts) // lanes), min_size=2, max_size=4)))

@@ -9,8 +9,9 @@ import pytest
 from readers import MAX_PIXELS
 from shards import BAD, write_shards
 
-from flipscale.data.check import check_index
-from flipscale.data.index import Index, build_index
+from flipscale.data.check import Checking, check_shards
+from flipscale.data.index import Index
+from flipscale.data.indexing import build_index
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +26,11 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_damage_is_found_with_its_reason(index, workers):
-    reports = list(check_index(index, MAX_PIXELS, workers))
+    paths = [shard.path for shard in index.shards]
+    reports = list(check_shards(paths, Checking(MAX_PIXELS), workers))
     assert [report.shard for report in reports] == [0, 1, 2]
     assert [report.samples for report in reports] == index.counts.tolist()
-    assert len(index.damaged) == 1
+    assert [report.damage is not None for report in reports] == [False, False, True]
     found = {(record.shard, record.ordinal): record for report in reports for record in report.bad}
     assert sorted(found) == sorted((n % 2, n) for n in range(len(BAD)))
     for n, (_, _, reason) in enumerate(BAD.values()):
@@ -42,6 +44,7 @@ def test_every_damage_is_found_with_its_reason(index, workers):
 
 
 def test_the_limit_on_pixels_is_the_callers(index):
-    reports = list(check_index(index, 40 * 30 - 1, 1))
+    paths = [shard.path for shard in index.shards]
+    reports = list(check_shards(paths, Checking(40 * 30 - 1), 1))
     assert all(not report.sides for report in reports)
     assert sum(len(report.bad) for report in reports) == index.samples

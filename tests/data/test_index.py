@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from shards import caption, encoded, good, picture, write_shards, write_tar
 
-from flipscale.data.index import Index, build_index, expand_shards, load_index, sample_key, split_name
+from flipscale.data.index import Index, expand_shards, load_index
+from flipscale.data.indexing import build_index
+from flipscale.data.source import ShardSource
+from flipscale.data.tar import split_name
 from flipscale.errors import UserError
 
 JPEG, TEXT = encoded(picture(0)), b"a cat"
@@ -57,8 +60,7 @@ def test_shards_as_img2dataset_writes_them(tmp_path):
     assert index.damaged == ()
     for row in range(6):
         assert contents(index, row) == {"image": members[3 * row][1], "text": members[3 * row + 2][1]}
-        assert sample_key(str(tmp_path / "0.tar"), row) == f"{row:09d}"
-    assert sample_key(str(tmp_path / "0.tar"), 6) == "?"
+        assert ShardSource(index).key(0, row) == f"{row:09d}"
 
 
 @pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -71,7 +73,7 @@ def test_directories_in_names_and_every_tar_layout(tmp_path, layout):
     path = write_tar(tmp_path / "0.tar", members, layout)
     index = indexed(path)
     assert [contents(index, row)["text"].decode() for row in range(index.samples)] == keys
-    assert [sample_key(str(path), row) for row in range(len(keys))] == keys
+    assert [ShardSource(index).key(0, row) for row in range(len(keys))] == keys
 
 
 def test_names_that_are_not_utf8(tmp_path):
@@ -81,8 +83,9 @@ def test_names_that_are_not_utf8(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    assert indexed(path).samples == 1
-    assert sample_key(str(path), 0) == "caf\\xe9"  # something that any terminal and file can hold
+    index = indexed(path)
+    assert index.samples == 1
+    assert ShardSource(index).key(0, 0) == "caf\\xe9"  # something that any terminal and file can hold
 
 
 @pytest.mark.parametrize(
@@ -125,7 +128,7 @@ def test_groups_that_lack_something(tmp_path):
         ["text"],
         ["cls", "image", "text"],
     ]
-    assert [sample_key(str(tmp_path / "0.tar"), row) for row in range(5)] == ["0", "1", "2", "5", "6"]
+    assert [ShardSource(index).key(0, row) for row in range(5)] == ["0", "1", "2", "5", "6"]
     assert contents(index, 4) == {"cls": b"3", "image": JPEG, "text": TEXT}
 
 
@@ -290,11 +293,11 @@ def test_an_index_that_is_damaged(tmp_path):
         "",
         "[]",
         "{}",
-        '{"version": 1}',
-        '{"version": 1, "shards": [{}], "damaged": []}',
+        '{"version": 2}',
+        '{"version": 2, "paths": [1], "samples": [], "bytes": [], "versions": [], "damaged": []}',
     ):
         assert "make it again" in loading(broken)
-    assert "has version 99, not" in loading(text.replace('"version": 1', '"version": 99'))
+    assert "has version 99, not" in loading(text.replace('"version": 2', '"version": 99'))
     (directory / "index.json").write_text(text)
     os.truncate(directory / "members.bin", 40)
     assert "members.bin has the wrong size" in loading(text)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from shards import good, write_tar
 
-from flipscale.data.index import Index, build_index, load_index
+from flipscale.data.index import Index, load_index
+from flipscale.data.indexing import build_index
 from flipscale.errors import UserError
 
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from readers import open_reader
+from readers import hasty, open_reader
 from shards import BAD, Member, caption, encoded, good, picture, vast_png, write_shards, write_tar
 
 from flipscale.config import Augmentation
-from flipscale.data import decode
-from flipscale.data import reader as reading
+from flipscale.data import decode, storage
 from flipscale.data.augment import DRAWS, View, random_views
 from flipscale.data.decode import BadSample, open_image, render
-from flipscale.data.lanes import Lanes, digest, uniforms
-from flipscale.data.reader import DataReadError
+from flipscale.data.lanes import digest, uniforms
+from flipscale.data.mixture import Mixture
+from flipscale.data.storage import DataReadError
 from flipscale.errors import StoppedEarly, UserError
 
 
@@ -111,7 +111,7 @@ def test_every_damage_is_replaced_and_recorded(tmp_path, kind):
     assert "\n" not in record.reason
 
 
-def next_good(order: Lanes, count: int, bad: set[tuple[int, int]]) -> list[tuple[int, int]]:
+def next_good(order: Mixture, count: int, bad: set[tuple[int, int]]) -> list[tuple[int, int]]:
     """The samples that the first `count` positions must show, position by position."""
     shown: list[tuple[int, int]] = []
     for position in range(count):
@@ -219,9 +219,8 @@ def test_a_shard_that_became_shorter(tmp_path):
         reader.read(positions(0, 6))
 
 
-def test_read_errors_end_the_segment_after_retries(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "_READ_PAUSES", (0.01, 0.02))
-    reader, _ = open_reader(write_shards(tmp_path, [6]))
+def test_read_errors_end_the_segment_after_retries(tmp_path):
+    reader, _ = open_reader(write_shards(tmp_path, [6]), storage=hasty())
     (tmp_path / "00000.tar").rename(tmp_path / "away.tar")
     began = time.monotonic()
     with pytest.raises(DataReadError, match=r"00000\.tar cannot be read .* after 2 retries") as stop:
@@ -245,18 +244,17 @@ def test_a_read_error_that_passes_changes_nothing(tmp_path, monkeypatch):
         if len(pauses) == 2:
             away.rename(tmp_path / "00000.tar")
 
-    monkeypatch.setattr(reading.time, "sleep", pause)
+    monkeypatch.setattr(storage.time, "sleep", pause)
     chunk = reader.read(positions(0, 6))
     assert pauses == [0.1, 0.5]
     assert chunk.images.equal(expected.images)
     assert chunk.bad == []
 
 
-def test_a_file_handle_that_went_stale_is_opened_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "_READ_PAUSES", (0.01,))
+def test_a_file_handle_that_went_stale_is_opened_again(tmp_path):
     pattern = write_shards(tmp_path, [6])
     expected = open_reader(pattern)[0].read(positions(0, 6))
-    reader, _ = open_reader(pattern)
+    reader, _ = open_reader(pattern, storage=hasty())
     reader.read(positions(0, 1))
     handles = {os.path.realpath(f"/proc/self/fd/{n}"): int(n) for n in os.listdir("/proc/self/fd")}
     directory = os.open(tmp_path, os.O_RDONLY)

@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from readers import open_reader
+from readers import hasty, open_reader
 from shards import write_shards
 
 from flipscale.budget import Budget
 from flipscale.config import Augmentation, Phase
-from flipscale.data import reader as reading
-from flipscale.data.index import Index, build_index, load_index
-from flipscale.data.lanes import Lanes
+from flipscale.data.index import Index, load_index
+from flipscale.data.indexing import build_index
+from flipscale.data.mixture import Mixture
 from flipscale.data.reader import ReaderSettings, SampleReader
+from flipscale.data.source import ShardSource
 from flipscale.data.stream import CHUNK, Batch, Stream, default_workers
 from flipscale.errors import StoppedEarly, UserError
 
@@ -43,7 +44,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 
 def stream(index: Index, rank: int = 0, world_size: int = 1, workers: int = 0) -> Stream:
-    reader, _ = open_reader(index, LANES, window=5, size=8)
+    reader, _ = open_reader(index, LANES, window=5, size=8, storage=hasty())
     return Stream(reader, BUDGET, LANES, rank, world_size, workers)
 
 
@@ -114,9 +115,8 @@ def test_the_processes_together_read_the_single_stream(index, straight, world_si
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_ends_the_run_is_said_in_one_sentence(tmp_path, monkeypatch, workers):
+def test_what_ends_the_run_is_said_in_one_sentence(tmp_path, workers):
     """Also by a loader worker, whose exceptions torch would turn into tracebacks."""
-    monkeypatch.setattr(reading, "_READ_PAUSES", (0.01,))
     pattern = write_shards(tmp_path, [40])
     index = build_index(pattern, tmp_path / "index")
     os.truncate(tmp_path / "00000.tar", 5000)
@@ -165,16 +165,16 @@ def test_workers_end_with_a_stream_that_is_left_early(index):
     assert multiprocessing.active_children() == []
 
 
-class CountingReader(SampleReader):
-    """Remembers which samples it reads; `_bytes` reads a member."""
+class CountingSource(ShardSource):
+    """Remembers the sizes of what is read of shards: each is a member of a sample."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         self.sizes: list[int] = []
 
-    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
+    def bytes(self, shard: int, offset: int, size: int) -> bytes:
         self.sizes.append(size)
-        return super()._bytes(shard, offset, size)
+        return super().bytes(shard, offset, size)
 
 
 def test_resuming_in_the_middle_of_an_epoch_reads_no_more_than_starting(tmp_path, tokenizer):
@@ -192,15 +192,14 @@ def test_resuming_in_the_middle_of_an_epoch_reads_no_more_than_starting(tmp_path
         for start in (0, middle) if turn % 2 else (middle, 0):
             began = time.process_time()
             index = load_index(tmp_path / "index")
-            order = Lanes(index.counts, lanes, 128, 0)
-            reader = CountingReader(index, order, tokenizer, ReaderSettings(32, Augmentation(), 10**6))
+            source, order = CountingSource(index), Mixture(index.counts, lanes, 128, 0)
+            reader = SampleReader(source, order, tokenizer, ReaderSettings(32, Augmentation(), 10**6))
             batches = Stream(reader, budget, lanes, 0, 1, 0).batches(start)
             assert next(batches).positions.tolist() == list(range(start, start + size))
             seconds[start].append(time.process_time() - began)
             batches.close()
-            assert (
-                len(reader.sizes) == 2 * size
-            )  # an image and a caption each; a window of every lane is 2,048
+            # An image and a caption each; a window of every lane would be 2,048 samples.
+            assert len(source.sizes) == 2 * size
     assert statistics.median(seconds[middle]) <= 1.5 * statistics.median(seconds[0])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flipscale.data.reader import DataReadError
+from flipscale.data.storage import DataReadError
 from flipscale.errors import RunError, StoppedEarly, UserError
 from flipscale.orchestration.failures import TRANSIENT, Failure, failure_of, slurm_verdict, verdict
 from flipscale.orchestration.heartbeat import Heartbeat

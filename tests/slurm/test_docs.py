@@ -1,4 +1,4 @@
-"""docs/slurm.md: a stranger types its commands, one after the other, and has a preempted run that finished."""
+"""docs/slurm.md: a stranger types its commands one after the other, and has a preempted run that ended."""
 
 from __future__ import annotations
 

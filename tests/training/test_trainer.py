@@ -18,7 +18,7 @@ from tiny_run import TinyRun
 
 from flipscale.config import load_job
 from flipscale.data.audit import audit
-from flipscale.data.index import build_index
+from flipscale.data.indexing import build_index
 from flipscale.data.synthetic import make_sample
 from flipscale.data.tokenizer import WordPieceTokenizer
 from flipscale.data.vocabulary import SPECIAL_TOKENS

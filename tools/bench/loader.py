@@ -43,9 +43,12 @@ from flipscale.budget import Budget
 from flipscale.config import Augmentation, Phase
 from flipscale.data import decode
 from flipscale.data.augment import DRAWS, random_views
-from flipscale.data.index import Index, build_index, load_index
-from flipscale.data.lanes import Lanes, uniforms
+from flipscale.data.index import Index, load_index
+from flipscale.data.indexing import build_index
+from flipscale.data.lanes import uniforms
+from flipscale.data.mixture import Mixture
 from flipscale.data.reader import ReaderSettings, SampleReader
+from flipscale.data.source import ShardSource
 from flipscale.data.stream import Stream
 from flipscale.data.tokenizer import load_tokenizer
 from flipscale.data.vocabulary import learn_vocab
@@ -172,22 +175,22 @@ def openclip_batches(pattern: str, path: Path) -> Iterator[Any]:
     return iter(info.dataloader)
 
 
-class CountingReader(SampleReader):
-    """A reader that knows what it has read."""
+class CountingSource(ShardSource):
+    """Shards that know how much was read of them."""
 
-    sizes: list[int]
+    def __init__(self, index: Index) -> None:
+        super().__init__(index)
+        self.sizes: list[int] = []
 
-    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
+    def bytes(self, shard: int, offset: int, size: int) -> bytes:
         self.sizes.append(size)
-        return super()._bytes(shard, offset, size)
+        return super().bytes(shard, offset, size)
 
 
-def open_reader(index: Index, lanes: int, vocab: Path) -> CountingReader:
+def open_reader(source: ShardSource, lanes: int, vocab: Path) -> SampleReader:
     tokenizer = load_tokenizer("wordpiece", str(vocab))
-    order = Lanes(index.counts, lanes, 2048, seed=0)
-    reader = CountingReader(index, order, tokenizer, ReaderSettings(OUTPUT, VIEWS, LIMIT))
-    reader.sizes = []
-    return reader
+    order = Mixture(source.index.counts, lanes, 2048, seed=0)
+    return SampleReader(source, order, tokenizer, ReaderSettings(OUTPUT, VIEWS, LIMIT))
 
 
 def stream(reader: SampleReader, lanes: int, samples: int) -> Stream:
@@ -203,7 +206,7 @@ def use(libraries: dict[str, Any]) -> None:
 
 def flipscale_batches(index: Index, vocab: Path, libraries: dict[str, Any]) -> Iterator[Any]:
     """Batches decoded with these libraries, whatever the other loaders have set."""
-    batches = stream(open_reader(index, LANES, vocab), LANES, 10**7 // BATCH * BATCH).batches(0)
+    batches = stream(open_reader(ShardSource(index), LANES, vocab), LANES, 10**7 // BATCH * BATCH).batches(0)
     while True:
         use(libraries)
         yield next(batches)
@@ -223,7 +226,7 @@ def take_turns(loaders: dict[str, Iterator[Any]], rounds: int) -> dict[str, list
 
 def crops_psnr(index: Index, vocab: Path, count: int) -> tuple[list[float], float]:
     """PSNR of the first `count` crops, and the share of them that was decoded at a smaller scale."""
-    reader = open_reader(index, LANES, vocab)
+    reader = open_reader(ShardSource(index), LANES, vocab)
     order = Lanes(index.counts, LANES, 2048, seed=0)
     positions = np.arange(count)
     images = reader.read(positions).images.numpy()
@@ -262,13 +265,14 @@ def resuming(root: Path, vocab: Path) -> dict[str, Any]:
     for turn in range(RESUME_TURNS + 1):
         for start in (0, middle) if turn % 2 else (middle, 0):
             began = time.process_time()
-            reader = open_reader(load_index(index), LANES, vocab)
+            source = CountingSource(load_index(index))
+            reader = open_reader(source, LANES, vocab)
             batches = stream(reader, LANES, RESUME_SHARDS * RESUME_SAMPLES).batches(start)
             next(batches)
             if turn:
                 seconds[start].append(time.process_time() - began)
             batches.close()
-            reads[start] = len(reader.sizes) // 2, sum(reader.sizes)  # two members a sample
+            reads[start] = len(source.sizes) // 2, sum(source.sizes)  # two members a sample
     ratios = [later / first for later, first in zip(seconds[middle], seconds[0], strict=True)]
     return {
         "start_samples": reads[0][0],

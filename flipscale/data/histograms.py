@@ -1,0 +1,49 @@
+"""Pictures of what `flipscale data check` counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from flipscale.errors import UserError
+
+
+def draw_histogram(counts: Counter[int], title: str, unit: str, path: Path) -> None:
+    """Write a PNG that shows how often each value occurs; its median is marked.
+
+    Raises UserError where matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError(
+            "pictures need matplotlib; `pip install flipscale[report]`, or leave out --report"
+        ) from None
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    values = sorted(counts)
+    if values:
+        bins = min(60, values[-1] - values[0] + 1)
+        edges = (values[0] - 0.5, values[-1] + 0.5)
+        weights = [counts[value] for value in values]
+        axes.hist(values, bins=bins, range=edges, weights=weights, color="#3b6ea5")
+        middle = median(counts)
+        axes.axvline(middle, color="#c0392b", linestyle="--", label=f"median {middle:,}")
+        axes.legend(frameon=False)
+    else:
+        axes.text(0.5, 0.5, "no usable sample", ha="center", va="center", transform=axes.transAxes)
+    axes.set(title=f"{title} ({counts.total():,} samples)", xlabel=unit, ylabel="samples")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def median(counts: Counter[int]) -> int:
+    """The middle value of those counted; the upper one of two."""
+    left = counts.total() // 2
+    for value in sorted(counts):
+        left -= counts[value]
+        if left < 0:
+            return value
+    raise ValueError("nothing was counted")

@@ -1,0 +1,147 @@
+"""Samples in a tar: which members belong together, where they lie, and where damage ends them."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+# tarfile answers absurd lengths in a header with the latter three.
+DAMAGE = (tarfile.ReadError, ValueError, OverflowError, MemoryError)
+FIELDS = dict.fromkeys(IMAGE_EXTENSIONS, 0) | {"txt": 1, "cls": 2}
+
+MEMBER = np.dtype(
+    [
+        ("image", "<u8"),  # byte offset of the image in the tar
+        ("text", "<u8"),
+        ("cls", "<u8"),
+        ("image_bytes", "<u4"),  # 0 bytes: the sample has no such member
+        ("text_bytes", "<u4"),
+        ("cls_bytes", "<u4"),
+    ]
+)
+
+
+class NotATar(Exception):
+    """A file whose beginning is no tar header; the message says why."""
+
+
+class Sample(NamedTuple):
+    key: str
+    row: tuple[int, ...]  # as MEMBER
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One tar's samples, and why it ends before its last sample does (None where it is whole)."""
+
+    keys: list[str]
+    members: np.ndarray  # MEMBER (samples,)
+    damage: str | None
+
+
+def scan(file: BinaryIO) -> Scan:
+    """Read a tar's headers; its contents are skipped. Raises NotATar."""
+    samples: list[Sample] = []
+    damage: str | None = None
+    try:
+        samples.extend(read_samples(file))
+    except DAMAGE as error:
+        if not samples and not _begins_as_tar(file):
+            raise NotATar(str(error)) from None
+        damage = f"{error} after {len(samples)} samples"
+    rows = np.array([sample.row for sample in samples], dtype=MEMBER)
+    return Scan([sample.key for sample in samples], rows, damage)
+
+
+def open_tar(file: BinaryIO) -> tarfile.TarFile:
+    """Open an uncompressed tar; names that are not UTF-8 become what any terminal and file can hold."""
+    return tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace")
+
+
+def _begins_as_tar(file: BinaryIO) -> bool:
+    file.seek(0)
+    try:
+        with open_tar(file):
+            return True
+    except DAMAGE:
+        return False
+
+
+def read_samples(file: BinaryIO) -> Iterator[Sample]:
+    """Yield each sample: consecutive members of one key with an image or a caption.
+
+    Where damage cuts a member, its sample is left out, since it is not known to be whole.
+    """
+    current: str | None = None
+    held: set[int] = set()
+    row = [0] * 6
+    for member in read_members(file):
+        key, extension = split_name(member.name)
+        field = FIELDS.get(extension)
+        if field is None or not member.isreg() or member.issparse():
+            continue
+        if key != current or field in held:
+            if current is not None and held & {0, 1}:
+                yield Sample(current, tuple(row))
+            current, held, row = key, set(), [0] * 6
+        held.add(field)
+        row[field], row[3 + field] = member.offset_data, min(member.size, 2**32 - 1)
+    if current is not None and held & {0, 1}:
+        yield Sample(current, tuple(row))
+
+
+def read_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield a tar's members in order.
+
+    Raises tarfile.ReadError for a tar that is damaged or does not end as a tar ends, behind the member that
+    is damaged: its key ends the sample before.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    with open_tar(file) as tar:
+        for member in tar:
+            yield member
+            whole = not member.isreg() or member.issparse() or 0 <= member.size <= size - member.offset_data
+            if not whole:
+                raise tarfile.ReadError("unexpected end of data")
+        _check_end(tar)
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Raise tarfile.ReadError unless `tar` stopped at its end mark, a block of zeros.
+
+    tarfile itself takes a header that is cut or overwritten for the end of the archive.
+    """
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    mark, rest = tar.fileobj.read(tarfile.BLOCKSIZE), tar.fileobj.read(1 << 20)
+    if len(mark) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("the end mark is missing")
+    if any(mark):
+        raise tarfile.ReadError(f"no valid header at byte {tar.offset}")
+    if any(rest):
+        raise tarfile.ReadError(f"more data behind the end mark at byte {tar.offset}")
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split a member's name as webdataset does: key up to the first dot of the last path part, extension."""
+    folder, _, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), extension.lower()
+
+
+def key_in_header(header: bytes) -> str | None:
+    """The key of the member whose 512-byte header this is; None where it stands elsewhere (a long name)."""
+    with suppress(tarfile.HeaderError, *DAMAGE):
+        name = tarfile.TarInfo.frombuf(header, "utf-8", "backslashreplace").name
+        field = header[:100].rstrip(b"\0")
+        # GNU and pax headers cut the name here, or spell it in ASCII with question marks.
+        if len(field) < 100 and b"?" not in field:
+            return split_name(name)[0]
+    return None
