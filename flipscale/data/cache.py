@@ -37,7 +37,8 @@ class BlockCache:
     def __init__(self, directory: Path, limit: int, failures: Any = None) -> None:
         self.directory = directory
         self.limit = limit
-        self._failures = failures or multiprocessing.Value("L", 0)
+        # Of the spawn context, whose locks reach forked workers as well as spawned ones.
+        self._failures = failures or multiprocessing.get_context("spawn").Value("L", 0)
         # A limit of a few blocks would keep nothing of use.
         self.block = max(_SMALLEST_BLOCK, min(_BLOCK, limit // 64))
         self._open: OrderedDict[str, tuple[int, int]] = OrderedDict()  # name -> descriptor, bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class SampleReader:
         self._tokenizer = tokenizer
         self._settings = settings
         self._captions = Captions(settings.captions, source, lanes.seed)
-        self._bad: dict[tuple[int, int], BadRecord] = {}
+        self._bad: set[tuple[int, int]] = set()
 
     def read(self, positions: np.ndarray) -> Chunk:
         """Return the samples at `positions`; each unusable one is replaced by the next good of its window.
@@ -126,20 +126,26 @@ class SampleReader:
         return caption, open_image(data, self._settings.max_image_pixels)
 
     def _condemn(self, shard: int, ordinal: int, reason: str) -> BadRecord:
+        self._bad.add((shard, ordinal))
         path = self._source.index.shards[shard].path
-        record = BadRecord(shard, ordinal, path, self._source.key(shard, ordinal), reason)
-        self._bad[shard, ordinal] = record
-        return record
+        return BadRecord(shard, ordinal, path, self._source.key(shard, ordinal), reason)
 
     def _replace(self, found: Samples, place: int, position: np.ndarray, attempt: int) -> None:
         """Put the window's next sample in the place of a bad one."""
-        candidates = self._lanes.window_size(int(position[0]))
-        if attempt == candidates:
-            last = self._bad[int(found.shards[place]), int(found.ordinals[place])]
-            raise UserError(
-                f"all {candidates} samples of a window in {last.path} are unusable (the last one, "
-                f"{last.key}: {last.reason}); look at them with `flipscale data check`, mend or leave out "
-                "the shard, and start a new run"
-            )
+        if attempt == self._lanes.window_size(int(position[0])):
+            self._refuse_window(position)
         other = self._lanes.locate(position, attempt)
         found.shards[place], found.ordinals[place] = other.shards[0], other.ordinals[0]
+
+    def _refuse_window(self, position: np.ndarray) -> NoReturn:
+        """Say what is wrong with the sample at a position (1,) whose whole window is unusable."""
+        here = self._lanes.locate(position)
+        images = np.empty((1, 3, self._settings.image_size, self._settings.image_size), dtype=np.uint8)
+        self._bad.discard((int(here.shards[0]), int(here.ordinals[0])))
+        numbers = order.uniforms(self._lanes.seed, position, DRAWS)
+        (record,) = self._show([0], position, here, numbers, images, [""])
+        raise UserError(
+            f"all {self._lanes.window_size(int(position[0]))} samples of a window in {record.path} are "
+            f"unusable (one of them, {record.key}: {record.reason}); look at them with `flipscale data "
+            "check`, mend or leave out the shard, and start a new run"
+        )

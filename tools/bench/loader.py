@@ -226,15 +226,16 @@ def take_turns(loaders: dict[str, Iterator[Any]], rounds: int) -> dict[str, list
 
 def crops_psnr(index: Index, vocab: Path, count: int) -> tuple[list[float], float]:
     """PSNR of the first `count` crops, and the share of them that was decoded at a smaller scale."""
-    reader = open_reader(ShardSource(index), LANES, vocab)
-    order = Lanes(index.counts, LANES, 2048, seed=0)
+    source = ShardSource(index)
+    reader = open_reader(source, LANES, vocab)
+    order = Mixture(index.counts, LANES, 2048, seed=0)
     positions = np.arange(count)
     images = reader.read(positions).images.numpy()
     views = random_views(np.full(count, SIDE), np.full(count, SIDE), uniforms(0, positions, DRAWS), VIEWS)
     quality: list[float] = []
     for image, view, shard, ordinal in zip(images, views, *order.locate(positions), strict=True):
         member = index.members[index.first_rows[shard] + ordinal]
-        data = reader._bytes(int(shard), int(member["image"]), int(member["image_bytes"]))
+        data = source.bytes(int(shard), int(member["image"]), int(member["image_bytes"]))
         expected = whole_by_pillow(data, view)
         quality.append(psnr(image.transpose(1, 2, 0), expected[:, ::-1] if view.flip else expected))
     return quality, sum(scale_of(view) > 1 for view in views) / count

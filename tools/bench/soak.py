@@ -1,0 +1,125 @@
+"""Read a large set with every kind of damage, and show that memory stays flat and that nothing is miscounted.
+
+    python tools/bench/soak.py --samples 200k --out docs/benchmarks/PAGE.md
+
+Each of the kinds of damage that tests/shards.py knows takes its share of the samples. More than an epoch is
+read, so that every sample is met; then the quarantine list must hold every damaged one once, and the order
+digest must be the one that the audit computes from index and list alone. Images are tiny: this is about the
+loader's bookkeeping, not about its speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from flipscale.budget import Budget
+from flipscale.config import Augmentation, Phase, parse_count
+from flipscale.data.audit import expected_order, sample_keys
+from flipscale.data.indexing import build_index
+from flipscale.data.mixture import Mixture
+from flipscale.data.quarantine import Quarantine, read_quarantine
+from flipscale.data.reader import ReaderSettings, SampleReader
+from flipscale.data.source import ShardSource
+from flipscale.data.stream import Stream
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from shards import BAD, Member, bad, encoded, picture, tiny_tokenizer, write_tar
+
+LANES, WINDOW, BATCH = 64, 256, 1024
+SHARD = 10_000  # samples
+WARM_UP = 0.2  # share of the run after which memory must stay flat
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=parse_count, default=200_000)
+    parser.add_argument("--share", type=float, default=0.02, help="of each kind of damage")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="Markdown page to write")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        page = soak(Path(directory), arguments.samples, arguments.share, arguments.workers)
+    print(page)
+    if arguments.out is not None:
+        arguments.out.write_text(page)
+
+
+def soak(directory: Path, samples: int, share: float, workers: int) -> str:
+    damaged = write_set(directory, samples, share)
+    index = build_index(str(directory / f"{{0..{-(-samples // SHARD) - 1}}}.tar"), directory / "index")
+    order = Mixture(index.counts, LANES, WINDOW, 0)
+    settings = ReaderSettings(16, Augmentation(), 100_000_000)
+    reader = SampleReader(ShardSource(index), order, tiny_tokenizer(), settings)
+    total = int(1.2 * samples) // BATCH * BATCH
+    phase = Phase(name="soak", samples=total, mask_ratio=0.5, batch_size=BATCH, base_lr=1e-3)
+    quarantine = Quarantine(directory / "quarantine.jsonl")
+    digest, memory, began = 0, [], time.monotonic()
+    for batch in Stream(reader, Budget.of([phase], LANES), LANES, 0, 1, workers).batches(0):
+        quarantine.add(batch.bad)
+        digest = (digest + batch.digest) % 2**64
+        memory.append(resident())
+    seconds = time.monotonic() - began
+    found = sorted(
+        (record.shard, record.ordinal) for record in read_quarantine(directory / "quarantine.jsonl")
+    )
+    expected = expected_order(order, sample_keys(found), 0, total)
+    warm = memory[int(len(memory) * WARM_UP) :]
+    growth = max(warm[-len(warm) // 4 :]) / max(warm[: len(warm) // 4]) - 1
+    checks = {
+        f"the quarantine list has each of the {len(damaged)} damaged samples once": found == sorted(damaged),
+        "the order digest is the audit's": digest == expected.digest,
+        f"resident memory grew by {growth:.1%} after warm-up (below 5 %)": growth < 0.05,
+    }
+    lines = [
+        f"# Soak: {samples:,} samples, {len(BAD)} kinds of damage, {share:.0%} each",
+        "",
+        f"`python tools/bench/soak.py --samples {samples} --share {share} --workers {workers}`",
+        "",
+        f"{total:,} positions in {seconds:.0f} s with {workers} loader workers; {expected.replaced:,} "
+        "positions show another sample of their window.",
+        f"Resident memory of all processes: {memory[0] / 1e6:.0f} MB at the first batch, "
+        f"{warm[0] / 1e6:.0f} MB after {WARM_UP:.0%} of the run, {memory[-1] / 1e6:.0f} MB at its end.",
+        "",
+        *(f"- {'yes' if holds else 'NO'}: {what}" for what, holds in checks.items()),
+    ]
+    if not all(checks.values()):
+        raise SystemExit("\n".join(lines))
+    return "\n".join(lines) + "\n"
+
+
+def write_set(directory: Path, samples: int, share: float) -> set[tuple[int, int]]:
+    """Write the shards; return shard and ordinal of every damaged sample."""
+    images = [encoded(picture(number, 24, 20)) for number in range(64)]
+    draws = np.random.default_rng(0).random(samples)
+    kinds = list(BAD)
+    damaged: set[tuple[int, int]] = set()
+    for shard in range(-(-samples // SHARD)):
+        members: list[Member] = []
+        for ordinal in range(min(SHARD, samples - shard * SHARD)):
+            number = shard * SHARD + ordinal
+            kind = int(draws[number] / share)
+            if kind < len(kinds):
+                damaged.add((shard, ordinal))
+                members += bad(kinds[kind], f"{number:09d}")
+            else:
+                members += [(f"{number:09d}.jpg", images[number % 64]), (f"{number:09d}.txt", b"a red cat")]
+        write_tar(directory / f"{shard}.tar", members)
+    return damaged
+
+
+def resident() -> int:
+    """Bytes that this process and its loader workers hold, shared pages counted once each (PSS)."""
+    processes = ["self", *(str(child.pid) for child in multiprocessing.active_children())]
+    texts = (Path(f"/proc/{process}/smaps_rollup").read_text() for process in processes)
+    return sum(int(text.split("Pss:")[1].split()[0]) * 1024 for text in texts)
+
+
+if __name__ == "__main__":
+    main()
