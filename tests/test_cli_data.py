@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from shards import BAD, good, write_shards, write_tar
 
 from flipscale import jsonl
@@ -182,3 +183,35 @@ def test_plan(tmp_path, job):
 def test_schema(tmp_path):
     schema = json.loads(done("schema", cwd=tmp_path).stdout)
     assert "phases" in schema["properties"]
+
+
+def test_shards_that_cannot_be_reached(tmp_path):
+    write_tar(tmp_path / "0.tar", good(0))
+    for shards, said in [
+        ("pipe:cat 0.tar", "would run the command 'cat', which is not allowed"),
+        ("nowhere://bucket/0.tar", "lies in no storage that is known"),
+        ("0.tar", "_stats.json does not exist; make the index without --from-stats"),
+    ]:
+        assert said in refused(
+            "data", "index", shards, "out", "--from-stats" if shards == "0.tar" else "--members", cwd=tmp_path
+        )
+    finished = done("data", "index", "pipe:cat 0.tar", "piped", "--allow-pipe", "cat", cwd=tmp_path)
+    assert finished.stdout.startswith("piped: 1 samples in 1 shards")
+
+
+def test_check_writes_clean_shards_and_pictures(tmp_path):
+    bad_at = {(0, 1): "half a jpeg", (1, 0): "blank caption"}
+    pattern = write_shards(tmp_path / "data", [3, 2], bad_at)
+    before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    text = done("data", "check", pattern, "--fix", "clean", "--report", "report", cwd=tmp_path).stdout
+    assert "clean: 3 samples in clean/{000000..000001}.tar" in text
+    assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert (report["samples"], report["good"], report["clean"]["samples"]) == (5, 3, 3)
+    for name in ("image_sizes.png", "caption_lengths.png"):
+        with Image.open(tmp_path / "report" / name) as picture:
+            assert picture.size == (800, 450)
+            assert len(picture.convert("L").getcolors() or []) > 10
+    again = json.loads(done("data", "check", "clean/{000000..000001}.tar", "--json", cwd=tmp_path).stdout)
+    assert (again["samples"], again["bad"], again["damaged_shards"]) == (3, [], [])
+    assert "--fix: clean is not empty" in refused("data", "check", pattern, "--fix", "clean", cwd=tmp_path)

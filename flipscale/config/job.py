@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 from flipscale.config.units import Cadence, parse_bytes, parse_cadence, parse_count, parse_duration
 
@@ -14,7 +22,15 @@ Bytes = Annotated[int, Field(gt=0), BeforeValidator(parse_bytes)]
 Duration = Annotated[int, Field(gt=0), BeforeValidator(parse_duration), PlainSerializer(lambda s: f"{s}s")]
 Every = Annotated[Cadence, BeforeValidator(parse_cadence), PlainSerializer(str)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Weight = Annotated[float, Field(gt=0.0)]
+
+
+def _above_zero(weight: float) -> float:
+    if weight <= 0.0:
+        raise ValueError("a weight must be above zero; leave out what shall not be read")
+    return weight
+
+
+Weight = Annotated[float, AfterValidator(_above_zero)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # never `..`: it becomes a directory
 
