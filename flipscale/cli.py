@@ -211,6 +211,20 @@ def loader(
     bench_loader(job, overrides or [], seconds, workers, as_json)
 
 
+@app.command()
+def status(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run directory, or one with runs below.", show_default=False)
+    ],
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw every few seconds; Ctrl-C ends it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a run is, what its job and its processes do, and what to do next; or list all runs."""
+    from flipscale.commands.status import show_status
+
+    show_status(run, watch=watch, as_json=as_json)
+
+
 @data_app.command()
 def synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New directory.", show_default=False)],

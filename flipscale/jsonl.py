@@ -31,6 +31,30 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [_record(path, number, line) for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1)]
 
 
+def tail(path: Path, limit: int) -> list[dict[str, Any]]:
+    """The whole records among the file's last `limit` bytes, oldest first; for a look from outside.
+
+    Never raises: a file that is not there, is being rewritten, or holds damaged lines gives what it can.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = max(0, os.fstat(file.fileno()).st_size - limit)
+            file.seek(max(0, start - 1))  # one byte before, to see whether a line begins at `start`
+            data = file.read(limit + 1)
+    except OSError:
+        return []
+    whole = data.split(b"\n")[1 if start else 0 : -1]
+    records: list[dict[str, Any]] = []
+    for line in whole:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)

@@ -18,7 +18,14 @@ from flipscale.config.job import (
 )
 from flipscale.config.loading import dump_job, job_schema, load_job, load_site
 from flipscale.config.site import Site
-from flipscale.config.units import Cadence, parse_bytes, parse_cadence, parse_count, parse_duration
+from flipscale.config.units import (
+    Cadence,
+    format_duration,
+    parse_bytes,
+    parse_cadence,
+    parse_count,
+    parse_duration,
+)
 
 __all__ = [
     "Augmentation",
@@ -38,6 +45,7 @@ __all__ = [
     "Site",
     "TokenizerSource",
     "dump_job",
+    "format_duration",
     "job_schema",
     "load_job",
     "load_site",

@@ -38,6 +38,11 @@ class JobState:
     def live(self) -> bool:
         return self.state in LIVE_STATES
 
+    @property
+    def waits(self) -> bool:
+        """Slurm has yet to start it."""
+        return self.state in _WAITING
+
 
 def slurm(*command: str) -> str:
     """Run a Slurm command; return what it prints. Raises SlurmError, UserError where it is not installed."""
@@ -91,9 +96,9 @@ def job_states(job_ids: Sequence[str], *, accounting: bool) -> dict[str, JobStat
         out = slurm("squeue", "--me", "-h", "-r", "--states=all", "-o", "%i|%T|%r|%N")
     states: dict[str, JobState] = {}
     for line in out.splitlines():
-        job_id, state, reason, nodes = line.split("|", 3)
-        if job_id in job_ids:
-            told = "" if reason == "None" else reason
+        listed, state, reason, nodes = line.split("|", 3)
+        told = "" if reason == "None" else reason
+        for job_id in _named(listed, job_ids):
             states[job_id] = JobState(job_id, state.split()[0], told, nodes)
     return states
 
@@ -114,6 +119,21 @@ def sends_user_signal(settings: Mapping[str, str]) -> bool:
     return "preempt_send_user_signal" in settings.get("SlurmctldParameters", "") or (
         "send_user_signal" in settings.get("PreemptParameters", "")
     )
+
+
+def _named(listed: str, job_ids: Sequence[str]) -> list[str]:
+    """Those of `job_ids` that a listed id stands for: `123_4` is one of `123_[0-3,4%2]`, which wait."""
+    array = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", listed)
+    if array is None:
+        return [listed] if listed in job_ids else []
+    spans = [span.partition("-") for span in array[2].split(",")]
+    ranges = [(int(first), int(last or first)) for first, _, last in spans if first]
+    found: list[str] = []
+    for job_id in job_ids:
+        parent, _, element = job_id.partition("_")
+        if parent == array[1] and element.isdigit():
+            found += [job_id for low, high in ranges if low <= int(element) <= high]
+    return found
 
 
 def _fields(line: str) -> dict[str, str]:
