@@ -225,6 +225,25 @@ def status(
     show_status(run, watch=watch, as_json=as_json)
 
 
+@app.command()
+def stop(
+    run: Run,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the run has saved and ended.")] = False,
+) -> None:
+    """Ask a run to save and end after its current step, and not to be started again; take it from the queue."""
+    from flipscale.commands.stopping import stop_run
+
+    stop_run(run, wait=wait)
+
+
+@app.command()
+def cancel(run: Run) -> None:
+    """End a run now: as `stop`, and cancel its Slurm jobs, or signal its processes on this machine."""
+    from flipscale.commands.stopping import cancel_run
+
+    cancel_run(run)
+
+
 @data_app.command()
 def synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New directory.", show_default=False)],

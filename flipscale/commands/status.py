@@ -212,31 +212,31 @@ def _unusable(status: RunStatus) -> str:
     return f"{skipped:,} steps skipped, {about}{status.quarantined:,} samples quarantined"
 
 
+_SEGMENT_HEADINGS = (
+    "segment",
+    "ended",
+    "job",
+    "nodes",
+    "processes",
+    "samples",
+    "lasted",
+    "GPU-hours",
+    "queue",
+    "start-up",
+    "lost",
+    "detail",
+)
+
+
 def _segments(status: RunStatus) -> RenderableType:
     shown = status.segments[-_SEGMENTS_SHOWN:]
-    headings = [
-        "segment",
-        "ended",
-        "job",
-        "nodes",
-        "processes",
-        "samples",
-        "lasted",
-        "GPU-hours",
-        "queue",
-        "start-up",
-        "lost",
-        "detail",
-    ]
-    table = make_table(headings, [_segment_row(segment) for segment in shown])
+    table = make_table(_SEGMENT_HEADINGS, [_segment_row(segment) for segment in shown])
     hidden = len(status.segments) - len(shown)
     return Group(Text(f"{hidden} segments before these (--json has all)"), table) if hidden else table
 
 
 def _segment_row(segment: SegmentStatus) -> list[str]:
-    nodes = ", ".join(segment.nodes[:4]) + (
-        f" and {len(segment.nodes) - 4} more" if segment.nodes[4:] else ""
-    )
+    more = f" and {len(segment.nodes) - 4} more" if segment.nodes[4:] else ""
     lost = f"{human(segment.lost_samples)} in {format_duration(segment.lost_seconds)}"
     suspects = f"suspected: {', '.join(segment.suspects)}" if segment.suspects else ""
     return [

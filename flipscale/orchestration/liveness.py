@@ -18,6 +18,7 @@ from flipscale.orchestration.slurm import JobState, SlurmError, job_states
 # A process is silent after this long, or after this many of its own steps where these are slow.
 _SILENT_SECONDS = 12 * BEAT_SECONDS
 _SILENT_STEPS = 10
+UNKNOWN = "UNKNOWN"  # of a job: nobody could be asked
 _ENDED = ("stopped", "done", "failed")
 _JOBS_ASKED_FOR = 10  # the newest submissions: a running job and its successor are among them
 
@@ -183,7 +184,7 @@ def _process(beat: Heartbeat, now: float) -> ProcessStatus:
 def _slurm_job(job_id: str, answer: SlurmAnswer) -> JobStatus:
     known = answer.states.get(job_id)
     if known is None:
-        return JobStatus("slurm", job_id, "UNKNOWN" if answer.problem else "GONE", "", "", False, False)
+        return JobStatus("slurm", job_id, UNKNOWN if answer.problem else "GONE", "", "", False, False)
     return JobStatus("slurm", job_id, known.state, known.reason, known.nodes, known.live, known.waits)
 
 

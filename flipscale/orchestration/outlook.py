@@ -9,7 +9,7 @@ from typing import Literal
 
 from flipscale.config import format_duration
 from flipscale.orchestration.history import ENDED_FOR_A_PERSON, SegmentStatus
-from flipscale.orchestration.liveness import JobStatus, ProcessStatus
+from flipscale.orchestration.liveness import UNKNOWN, JobStatus, ProcessStatus
 
 State = Literal[
     "new",  # nothing was ever started
@@ -124,6 +124,8 @@ def _next(state: State, evidence: Evidence) -> str:
         return (
             f"{what}; the watchdog ends a hung segment; if nothing changes, `flipscale cancel {evidence.run}`"
         )
+    if state in ("lost", "interrupted") and any(job.state == UNKNOWN for job in evidence.jobs):
+        return "Slurm could not be asked whether a job of it is queued or running; ask again"
     if state == "lost":
         return f"its processes are gone without a word; {again} goes on from the last checkpoint"
     if state == "stopped":
