@@ -230,7 +230,7 @@ def stop(
     run: Run,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the run has saved and ended.")] = False,
 ) -> None:
-    """Ask a run to save and end after its current step, and not to be started again; take it from the queue."""
+    """Let a run save and end after its current step and not start again; take it from the queue."""
     from flipscale.commands.stopping import stop_run
 
     stop_run(run, wait=wait)
@@ -242,6 +242,20 @@ def cancel(run: Run) -> None:
     from flipscale.commands.stopping import cancel_run
 
     cancel_run(run)
+
+
+@app.command()
+def doctor(
+    node: Annotated[
+        bool, typer.Option("--node", help="Measure speeds, also of many nodes (torchrun, srun).")
+    ] = False,
+    directory: Annotated[Path, typer.Option(help="Where runs are to be kept.")] = Path("."),
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine's software, limits and Slurm, or its speed; exit 1 where a check fails."""
+    from flipscale.commands.doctor import examine
+
+    examine(directory.resolve(), node=node, as_json=as_json)
 
 
 @data_app.command()

@@ -282,6 +282,8 @@ class Cluster(Strict):
     nodes: PositiveCount = 1
     gpus_per_node: PositiveCount = 8
     timeout: Duration = 24 * 3600
+    check_node: bool = False
+    """Measure every node before the first step (`flipscale doctor --node`); train on no slow one."""
 
 
 class Job(Strict):

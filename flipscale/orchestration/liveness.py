@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from flipscale.errors import UserError
 from flipscale.orchestration.heartbeat import BEAT_SECONDS, Heartbeat, read_heartbeats
@@ -19,6 +20,7 @@ from flipscale.orchestration.slurm import JobState, SlurmError, job_states
 _SILENT_SECONDS = 12 * BEAT_SECONDS
 _SILENT_STEPS = 10
 UNKNOWN = "UNKNOWN"  # of a job: nobody could be asked
+_CLOCK_SLACK = 2.0  # seconds; process times count from the boot, in ticks
 _ENDED = ("stopped", "done", "failed")
 _JOBS_ASKED_FOR = 10  # the newest submissions: a running job and its successor are among them
 
@@ -146,16 +148,14 @@ def process_exists(pid: int, begun_before: float | None = None) -> bool:
         begun_before: seconds since 1970 by which it had begun.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if fields[0] == "Z":  # ended, but its parent has not asked how
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:  # ended, but its parent has not asked how
             return False
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-    except FileNotFoundError:
+        return begun_before is None or process.create_time() <= begun_before + _CLOCK_SLACK
+    except psutil.NoSuchProcess:
         return False
-    except (OSError, ValueError, IndexError):
+    except psutil.Error:
         return True  # it is there, and will not be looked at
-    began = time.time() - uptime + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return begun_before is None or began <= begun_before + 2.0  # clock ticks, and a clock that was set
 
 
 def here() -> str:

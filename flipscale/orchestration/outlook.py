@@ -59,7 +59,7 @@ def outlook(evidence: Evidence) -> tuple[State, str]:
 def failures(processes: Sequence[ProcessStatus]) -> list[ProcessStatus]:
     """The processes that failed for a reason of their own; those that lost a peer where there is no other."""
     failed = [process for process in processes if process.state == "failed"]
-    return [process for process in failed if process.kind != "peer_lost"] or failed
+    return [process for process in failed if process.kind != "lost_process"] or failed
 
 
 def _state(evidence: Evidence) -> State:
