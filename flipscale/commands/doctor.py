@@ -18,9 +18,10 @@ def examine(directory: Path, *, node: bool, as_json: bool) -> None:
         raise UserError(f"--directory {directory} is no directory; name one where runs are to be kept")
     if node:
         from flipscale.orchestration.node_check import check_node
+        from flipscale.placement import placement
         from flipscale.world import join_world, leave_world
 
-        world = join_world()
+        world = join_world(placement())
         try:
             checks = check_node(world, directory)
         finally:

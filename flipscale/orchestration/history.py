@@ -11,10 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
-# After these a person has to act: the time until the next submission is no loss to the queue.
-ENDED_FOR_A_PERSON = frozenset(
-    {"done", "stopped", "cancelled", "failed", "code", "data", "input", "disk", "non_finite"}
-)
+from flipscale.orchestration.failures import TRANSIENT
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,11 @@ class LostTime:
     total_seconds: float
     gpu_hours: float
     """Processes x hours of start-up and replay; a queue holds no GPUs."""
+
+
+def needs_a_person(reason: str) -> bool:
+    """Whether a segment that ended so is not started again by itself, so that what follows is no queue."""
+    return reason not in TRANSIENT and reason not in ("running", "lost", "rolled_back")
 
 
 def segments_of(
@@ -176,7 +178,7 @@ def _with_queue(
     started = unix_time(segment.started)
     if started is None or segment.reason == "rolled_back":
         return segment
-    if segment.queue_seconds and not (before and before.reason in ENDED_FOR_A_PERSON):
+    if segment.queue_seconds and not (before and needs_a_person(before.reason)):
         return segment
     return replace(segment, queue_seconds=round(_queue_before(started, before, submitted), 1))
 
@@ -185,7 +187,7 @@ def _queue_before(moment: float, before: SegmentStatus | None, submitted: Sequen
     """Seconds until `moment` in which the cluster, and no person, kept the run waiting."""
     ended = unix_time(before.ended) if before and before.ended else None
     asked = max((time for time in submitted if time <= moment), default=None)
-    if before is not None and ended is not None and before.reason not in ENDED_FOR_A_PERSON:
+    if before is not None and ended is not None and not needs_a_person(before.reason):
         since = ended
     elif asked is not None:
         since = max(asked, ended or 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ import psutil
 
 from flipscale.errors import UserError
 from flipscale.orchestration.heartbeat import BEAT_SECONDS, Heartbeat, read_heartbeats
-from flipscale.orchestration.history import number, text
+from flipscale.orchestration.history import text
 from flipscale.orchestration.slurm import JobState, SlurmError, job_states
+from flipscale.placement import placement
 
 # A process is silent after this long, or after this many of its own steps where these are slow.
 _SILENT_SECONDS = 12 * BEAT_SECONDS
@@ -131,12 +131,12 @@ def slurm_jobs_of(
 
 
 def jobs_of(
-    submissions: Sequence[Mapping[str, Any]], slurm_ids: Sequence[str], answer: SlurmAnswer
+    run: Path, submissions: Sequence[Mapping[str, Any]], slurm_ids: Sequence[str], answer: SlurmAnswer
 ) -> tuple[JobStatus, ...]:
     """The run's live jobs, those at work first; where none lives, the newest one."""
     jobs = [_slurm_job(job_id, answer) for job_id in slurm_ids]
     if submissions and submissions[-1].get("cluster") == "local":
-        jobs.insert(0, _local_job(submissions[-1]))
+        jobs.insert(0, _local_job(run, submissions[-1]))
     live = sorted((job for job in jobs if job.live), key=lambda job: job.waits)
     return tuple(live or jobs[:1])
 
@@ -160,7 +160,7 @@ def process_exists(pid: int, begun_before: float | None = None) -> bool:
 
 def here() -> str:
     """This machine's name, as a heartbeat would give it."""
-    return socket.gethostname()
+    return placement().node
 
 
 def _process(beat: Heartbeat, now: float) -> ProcessStatus:
@@ -188,7 +188,9 @@ def _slurm_job(job_id: str, answer: SlurmAnswer) -> JobStatus:
     return JobStatus("slurm", job_id, known.state, known.reason, known.nodes, known.live, known.waits)
 
 
-def _local_job(submission: Mapping[str, Any]) -> JobStatus:
+def _local_job(run: Path, submission: Mapping[str, Any]) -> JobStatus:
+    from flipscale.orchestration.detached import controller_lives  # here: it imports submitit
+
     pid = text(submission, "job_id")
-    lives = pid.isdigit() and process_exists(int(pid), number(submission, "time") + 60)
+    lives = controller_lives(pid, run / "logs")
     return JobStatus("local", pid, "RUNNING" if lives else "ENDED", "", here() if lives else "", lives, False)

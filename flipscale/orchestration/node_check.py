@@ -6,7 +6,6 @@ Takes some seconds, and finds the node that would slow the whole run down or end
 from __future__ import annotations
 
 import os
-import socket
 import statistics
 import time
 import uuid
@@ -74,7 +73,7 @@ def check_node(world: World, directory: Path) -> list[Check]:
         world.sum([0])  # start together
         _measure(figures, {reduce.name: lambda: _all_reduce(world)})
     by_node: dict[str, list[_Figures]] = {}
-    for node, measured in world.gather((_node(), figures)):
+    for node, measured in world.gather((world.place.node, figures)):
         by_node.setdefault(node, []).append(measured)
     checks = [
         check
@@ -84,10 +83,6 @@ def check_node(world: World, directory: Path) -> list[Check]:
     if world.size == 1:
         checks.append(Check("all-reduce", "skipped", "one process", "start it with torchrun or srun"))
     return checks
-
-
-def _node() -> str:
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def _measure(figures: _Figures, measures: dict[str, Callable[[], float]]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from flipscale.config import format_duration
-from flipscale.orchestration.history import ENDED_FOR_A_PERSON, SegmentStatus
+from flipscale.orchestration.history import SegmentStatus, needs_a_person
 from flipscale.orchestration.liveness import UNKNOWN, JobStatus, ProcessStatus
 
 State = Literal[
@@ -94,12 +94,13 @@ def _resting(evidence: Evidence) -> State:
     reason = evidence.segments[-1].reason
     if reason in ("stopped", "cancelled"):
         return "stopped"
-    return "failed" if reason in ENDED_FOR_A_PERSON and reason != "done" else "interrupted"
+    return "failed" if needs_a_person(reason) and reason != "done" else "interrupted"
 
 
 def _next(state: State, evidence: Evidence) -> str:
     again = "`flipscale submit JOB`" if evidence.submitted else "`flipscale train JOB`"
-    if evidence.stop_requested and not goes_on_by_itself(state) and state != "done":
+    if evidence.stop_requested and not evidence.submitted and not goes_on_by_itself(state):
+        # `submit` removes it by itself.
         again = f"`rm {evidence.run / 'STOP'}` and {again}"
     silent = [process for process in evidence.processes if process.silent]
     last = evidence.segments[-1] if evidence.segments else None

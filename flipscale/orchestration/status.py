@@ -144,7 +144,7 @@ def _status(files: RunFiles, answer: SlurmAnswer) -> RunStatus:
     if attempt and (fresh := processes_of(files.run.path, attempt, files.now)):
         processes = fresh
     slurm_ids, _ = slurm_jobs_of(files.submissions, files.open_segment)
-    jobs = jobs_of(files.submissions, slurm_ids, answer) if not files.spent else ()
+    jobs = jobs_of(files.run.path, files.submissions, slurm_ids, answer) if not files.spent else ()
     evidence = Evidence(
         run=files.run.path,
         spent=files.spent,
