@@ -34,8 +34,7 @@ class SegmentStatus:
     gpu_hours: float  # processes x seconds
     startup_seconds: float  # from its start to its first step
     queue_seconds: float  # from the end of the segment before, or its submission, to its start
-    replayed_samples: int  # trained before and trained again in this segment
-    lost_samples: int  # trained after the last committed checkpoint, and lost with the segment's end
+    lost_samples: int  # trained after the last committed checkpoint; the next segment trains them again
     lost_seconds: float
     stop_seconds: float | None  # from the request to stop to the committed checkpoint
     suspects: tuple[str, ...]  # nodes that are blamed for its end
@@ -78,9 +77,6 @@ def segments_of(
 
 def segment_of(record: Mapping[str, Any]) -> SegmentStatus:
     """One line of the ledger; fields that are missing or of another kind count as zero or empty."""
-    if record.get("reason") == "rolled_back":  # bookkeeping, no start: the times are the line's before
-        times = ("startup_seconds", "queue_seconds", "replayed_samples", "lost_samples", "lost_seconds")
-        record = {key: value for key, value in record.items() if key not in times}
     started = text(record, "started")
     seconds = number(record, "seconds")
     ended = text(record, "ended") or _plus(started, seconds)
@@ -102,7 +98,6 @@ def segment_of(record: Mapping[str, Any]) -> SegmentStatus:
         gpu_hours=round(number(record, "gpu_seconds") / 3600, 4),
         startup_seconds=number(record, "startup_seconds"),
         queue_seconds=number(record, "queue_seconds"),
-        replayed_samples=int(number(record, "replayed_samples")),
         lost_samples=int(number(record, "lost_samples")),
         lost_seconds=number(record, "lost_seconds"),
         stop_seconds=number(record, "stop_seconds") if isinstance(stop, (int, float)) else None,

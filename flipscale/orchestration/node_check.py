@@ -47,7 +47,7 @@ _PRODUCT_CPU = _Measure("matrix product", "TFLOP/s in fp32", 0.001, "see what el
 _MEMORY = _Measure("host memory", "GB/s copied", 0.5, "see what else uses the memory")
 _REDUCE_GPU = _Measure("all-reduce", "GB/s", 1.0, "look at NCCL_IB_HCA, NCCL_SOCKET_IFNAME and the links")
 _REDUCE_CPU = _Measure("all-reduce", "GB/s", 0.005, "look at GLOO_SOCKET_IFNAME and the network")
-_WRITE = _Measure("file write", "MB/s with fsync", 5.0, "keep runs on a faster file system")
+_FILE_WRITE = _Measure("file write", "MB/s with fsync", 5.0, "keep runs on a faster file system")
 _SYNC = _Measure("fsync", "s", 5.0, "keep runs on a faster file system", limit_is_most=True)
 
 _Figures = dict[str, float | str]  # by the measure's name; a string says why there is no figure
@@ -68,7 +68,7 @@ def check_node(world: World, directory: Path) -> list[Check]:
     figures: _Figures = {}
     _measure(figures, {product.name: lambda: _matrix_product(world.device), _MEMORY.name: _host_memory})
     if world.local_rank == 0:
-        _measure(figures, {_WRITE.name: lambda: _write(directory), _SYNC.name: lambda: _sync(directory)})
+        _measure(figures, {_FILE_WRITE.name: lambda: _write(directory), _SYNC.name: lambda: _sync(directory)})
     if world.size > 1:
         world.sum([0])  # start together
         _measure(figures, {reduce.name: lambda: _all_reduce(world)})
@@ -77,7 +77,7 @@ def check_node(world: World, directory: Path) -> list[Check]:
         by_node.setdefault(node, []).append(measured)
     checks = [
         check
-        for measure in (product, _MEMORY, reduce, _WRITE, _SYNC)
+        for measure in (product, _MEMORY, reduce, _FILE_WRITE, _SYNC)
         for check in _judge(measure, {node: _of(measure, parts) for node, parts in by_node.items()})
     ]
     if world.size == 1:

@@ -40,6 +40,7 @@ class Evidence:
     processes: Sequence[ProcessStatus]  # of the newest start
     segments: Sequence[SegmentStatus]
     open_segment: bool  # a segment has begun and was not closed
+    trained: bool  # and has written metrics: heartbeats come every few seconds only
     moving: bool  # the run's files changed a moment ago
     stop_requested: bool
     submitted: bool  # it was ever given to `flipscale submit`
@@ -81,7 +82,9 @@ def _state(evidence: Evidence) -> State:
     if not alive:
         return "silent"
     states = {process.state for process in evidence.processes if process.alive}
-    return "starting" if states == {"starting"} else "saving" if "saving" in states else "training"
+    if states == {"starting"} and not evidence.trained:
+        return "starting"
+    return "saving" if "saving" in states else "training"
 
 
 def _resting(evidence: Evidence) -> State:

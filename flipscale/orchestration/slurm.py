@@ -91,7 +91,9 @@ def job_states(job_ids: Sequence[str], *, accounting: bool) -> dict[str, JobStat
     if not job_ids:
         return {}
     if accounting:
-        out = slurm("sacct", "-n", "-P", "-X", "-j", ",".join(job_ids), "-o", "JobID,State,Reason,NodeList")
+        # Asked for an element of an array that waits, sacct knows nothing; asked for the array, it lists it.
+        whole = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
+        out = slurm("sacct", "-n", "-P", "-X", "-j", whole, "-o", "JobID,State,Reason,NodeList")
     else:
         out = slurm("squeue", "--me", "-h", "-r", "--states=all", "-o", "%i|%T|%r|%N")
     states: dict[str, JobState] = {}

@@ -152,6 +152,7 @@ def _status(files: RunFiles, answer: SlurmAnswer) -> RunStatus:
         processes=processes,
         segments=[segment_of(record) for record in files.ledger],
         open_segment=open_segment is not None,
+        trained=open_segment is not None and _has_trained(open_segment, files),
         moving=files.now - files.changed < _MOVING_SECONDS,
         stop_requested=files.stop_requested,
         submitted=bool(files.submissions),
@@ -209,10 +210,16 @@ def _under_way(
             "gpu_seconds": seconds * number(record, "world_size"),
         }
     )
-    seen = [line["samples"] for line in files.metrics[-1:] if number(line, "time") >= started]
+    seen = [files.metrics[-1]["samples"]] if _has_trained(record, files) else []
     seen += [process.samples for process in processes if not process.ended]
     reached = files.committed if lost else max([begun.samples_from, *seen])
     return replace(begun, ended=begun.ended if lost else None, samples_to=max(begun.samples_from, reached))
+
+
+def _has_trained(segment: Mapping[str, Any], files: RunFiles) -> bool:
+    """Whether the last line of the metrics is of this open segment."""
+    started = unix_time(text(segment, "started"))
+    return started is not None and any(number(line, "time") >= started for line in files.metrics[-1:])
 
 
 def _speed(files: RunFiles, segments: Sequence[SegmentStatus], samples: int, waiting: float) -> SpeedStatus:
