@@ -49,7 +49,9 @@ def cancel_run(path: Path) -> None:
     jobs = [job for job in status.jobs if _is_slurm(job) and (job.live or job.state == UNKNOWN)]
     if jobs:
         _scancel(run, jobs)
-        print(f"Slurm job {_ids(jobs)} is cancelled: it has the cluster's KillWait to save, and then is gone")
+        working = [job for job in jobs if not job.waits]
+        rest = ": it has the cluster's KillWait to save before it is killed" if working else ""
+        print(f"Slurm job {_ids(jobs)} is cancelled{rest}")
         return
     local = [int(job.job_id) for job in status.jobs if job.cluster == "local" and job.live]
     ours = [process for process in status.processes if not process.ended and not process.gone]
