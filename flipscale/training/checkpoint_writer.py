@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,7 @@ from flipscale.training.checkpoint import (
 from flipscale.training.host_copy import HostCopy
 from flipscale.world import World
 
+_UNFINISHED = "saving_"
 FILE_BYTES = 1 << 29  # of all processes' shares of a file; the writer holds its share of one in memory
 
 
@@ -43,6 +45,10 @@ class CheckpointWriter:
         job: stored in every manifest.
         keep_last: see `checkpoint.prune`.
         committed: progress of the newest checkpoint that is already on disk.
+
+    A checkpoint is written in a directory of its own that no other start of the run knows, and takes its
+    name when it is whole: what a process of an older start still writes, left behind on a lost node, hits
+    nothing.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._copy = HostCopy()
         self._pending: Future[Progress] | None = None
+        self._start = world.lead(self._clear)
 
     def prepare(self, state: Iterable[tuple[str, Tensor]]) -> None:
         """Take a first copy when training starts, so that the first save finds its memory there."""
@@ -73,9 +80,8 @@ class CheckpointWriter:
         Raises RunError on every process where the save before this one failed on any of them.
         """
         self.wait()
-        path = self._root / directory_name(progress.samples_seen)
-        # What lies at `path` was left by a save cut short, or is damaged: else it would have been resumed.
-        self._agreed(path, lambda: _make_room(path) if self._world.leads else None)
+        path = self._root / f"{_UNFINISHED}{progress.samples_seen:012d}.{self._start}"
+        self._agreed(path, lambda: path.mkdir(parents=True) if self._world.leads else None)
         copy = self._copy.take(state)
         self._pending = self._thread.submit(self._commit, path, copy, progress, permanent)
 
@@ -84,6 +90,12 @@ class CheckpointWriter:
         if self._pending is not None:
             pending, self._pending = self._pending, None
             self.committed = pending.result()
+
+    def _clear(self) -> str:
+        """Remove what saves that were cut short have left; return a name for this start alone."""
+        for unfinished in self._root.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return secrets.token_hex(4)
 
     def close(self) -> None:
         """Wait, and end the background thread."""
@@ -106,7 +118,11 @@ class CheckpointWriter:
         def publish() -> None:
             if self._world.leads:
                 write_durably(path / MANIFEST, json.dumps(manifest, indent=1))
-                write_durably(self._root / LATEST, path.name + "\n")
+                final = self._root / directory_name(progress.samples_seen)
+                # What lies there is damaged: else the run would have gone on from it.
+                shutil.rmtree(final, ignore_errors=True)
+                os.replace(path, final)
+                write_durably(self._root / LATEST, final.name + "\n")
                 prune(self._root, self._keep_last)
 
         self._agreed(path, publish)
@@ -135,7 +151,7 @@ class CheckpointWriter:
         outcomes = self._world.gather((result if problem is None else None, problem), self._group)
         problems = [problem for _, problem in outcomes if problem]
         if problems:
-            if self._world.leads and not (path / MANIFEST).exists():
+            if self._world.leads:
                 shutil.rmtree(path, ignore_errors=True)
             raise RunError(
                 f"the checkpoint {path} could not be written: {problems[0]}; older checkpoints are whole, "
@@ -157,12 +173,6 @@ def file_numbers(sizes: dict[str, int]) -> dict[str, int]:
         held += size
         numbers[name] = 1 + held // FILE_BYTES
     return numbers
-
-
-def _make_room(path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(path)
-    path.mkdir(parents=True)
 
 
 def _synced_files(path: Path, world: World) -> dict[str, dict[str, Any]]:
