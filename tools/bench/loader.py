@@ -392,6 +392,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="page to write (.md)")
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of measuring
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     )
