@@ -96,7 +96,7 @@ def test_too_many_bad_samples_end_the_run(tiny_run, tmp_path):
             ["data.cache.directory=/proc/no", "data.cache.size=1GB"],
             "data.cache.directory /proc/no cannot be made",
         ),
-        (["data.cache.directory=x", "data.cache.size=1GiB"], "is no size; write for example 64MB"),
+        (["data.cache.directory=x", "data.cache.size=1XB"], "is not an amount of memory or disk"),
         (["data.tokenizer.vocab=bert-base-uncased"], "bert-base-uncased"),
         (["data.captions={}"], "data.captions"),
     ],
