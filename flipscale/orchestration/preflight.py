@@ -14,7 +14,8 @@ from typing import Literal
 
 from flipscale.budget import check_world_size
 from flipscale.config import Job, Site
-from flipscale.data.index import expand_shards, load_index
+from flipscale.data.index import Index, expand_shards, is_current, load_index
+from flipscale.data.storage import DataReadError, Storage, is_command, is_remote
 from flipscale.data.tokenizer import load_tokenizer
 from flipscale.errors import UserError
 from flipscale.orchestration.allocation import Allocation, allocation
@@ -125,8 +126,14 @@ def _signals_can_wait(candidate: Candidate) -> str:
 def _run_directory(candidate: Candidate) -> str:
     path = candidate.run.path
     place = _existing_parent(path)
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"{place} cannot be written; set `output` to a directory on a shared file system")
+    try:
+        with tempfile.TemporaryFile(dir=place):  # permissions alone say little of root, quotas or servers
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{place} cannot be written ({error.strerror}); set `output` to a directory on a shared file "
+            "system"
+        ) from None
     kind = _file_system(place)
     if kind in ("tmpfs", "ramfs", "overlay"):
         raise Warned(
@@ -152,23 +159,47 @@ def _processes(candidate: Candidate) -> str:
 def _data(candidate: Candidate) -> str:
     source = candidate.job.data
     paths = expand_shards(source.train)
-    built = candidate.run.path / "index"
-    if source.index is not None or (built / "index.json").exists():
-        directory = built if source.index is None else Path(source.index)
-        index = load_index(directory)
-        if source.index is not None:
-            index.check_paths(paths, source.train)
-        replace(index, shards=tuple(_sample(index.shards))).verify()
-        return f"{index.samples} samples in {len(index.shards)} shards, index in {directory}"
-    for path in _sample(paths):
-        if not os.access(path, os.R_OK):
-            raise UserError(f"the shard {path} cannot be read here; check data.train = {source.train}")
+    index = _index(candidate, paths)
+    storage = Storage(source.allow_pipe)
+    try:
+        if index is not None:
+            replace(index, shards=tuple(_sample(index.shards))).verify(storage)
+            return f"{index.samples} samples in {len(index.shards)} shards, index in {index.directory}"
+        for path in _sample(paths):
+            _look_at(path, storage, source.train)
+    except DataReadError as error:
+        raise Warned(f"{error}; the nodes may reach what this machine does not") from None
     if len(paths) > _SHARDS_LOOKED_AT:
         raise Warned(
             f"{len(paths)} shards without an index, which the first segment would build while all processes "
             "wait; build it before with `flipscale data index` and set data.index"
         )
     return f"{len(paths)} shards; the first segment indexes them"
+
+
+def _index(candidate: Candidate, paths: list[str]) -> Index | None:
+    """The index that the run will use, or None where its first segment has to build one."""
+    source = candidate.job.data
+    if source.index is not None:
+        index = load_index(Path(source.index))
+        index.check_paths(paths, source.train)
+        return index
+    built = candidate.run.path / "index"
+    if not is_current(built):
+        return None
+    index = load_index(built)
+    return index if [shard.path for shard in index.shards] == paths else None
+
+
+def _look_at(path: str, storage: Storage, pattern: str) -> None:
+    if is_command(path):
+        return  # it would have to run
+    try:
+        readable = storage.status(path).bytes > 0 if is_remote(path) else os.access(path, os.R_OK)
+    except FileNotFoundError:
+        readable = False
+    if not readable:
+        raise UserError(f"the shard {path} cannot be read here; check data.train = {pattern}")
 
 
 def _tokenizer(candidate: Candidate) -> str:

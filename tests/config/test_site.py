@@ -30,7 +30,7 @@ def test_the_examples_are_there():
     [
         ("partitoin: gpu", "unknown key partitoin; did you mean partition?"),
         ("stop_before: 90", "stop_before: 90 has no unit; write a duration such as 90s"),
-        ("gpu_memory: lots", "'lots' is not an amount of memory; write for example 80GB"),
+        ("gpu_memory: lots", "'lots' is not an amount of memory or disk; write for example 80GB"),
         ("restart: never", "restart: input should be 'requeue' or 'chain'"),
         ("sbatch: {time: 3}", "time is decided by the key time_limit and the job's cluster.timeout"),
         ("sbatch: {exclusive: false}", "exclusive is false, which sbatch cannot say; leave it out"),
