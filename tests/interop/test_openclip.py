@@ -300,7 +300,7 @@ def test_trained_positions_are_not_mistaken_for_the_fixed_table(tmp_path: Path) 
     [
         (FLIP_SPEC, WordPieceTokenizer(PIECES)),
         (CLIP_SPEC, ClipTokenizer()),
-        (SIGMOID_SPEC, WordPieceTokenizer(PIECES)),
+        pytest.param(SIGMOID_SPEC, WordPieceTokenizer(PIECES), marks=pytest.mark.long),
     ],
     ids=["flip", "clip", "sigmoid"],
 )
