@@ -96,7 +96,8 @@ class SlurmRun:
         """
 
         def requeued(record: Job) -> bool:
-            running = record["JobState"] in ("RUNNING", "CONFIGURING")
+            # A job that is being requeued still counts as running for a moment.
+            running = any(beat.attempt == f"{job}.{restarts}" for beat in self.beats())
             return int(record["Restarts"]) == restarts and (running or is_requeued(record))
 
         if is_requeued(self.cluster.wait_for(job, requeued, timeout)):

@@ -97,6 +97,7 @@ def test_a_cancelled_job_stays_cancelled(tiny_run: MakeRun, patient_cluster: Clu
     assert [line["reason"] for line in run.ledger()] == ["cancelled", "stopped"]
 
 
+@pytest.mark.long
 def test_signals_before_the_first_step_and_twice_and_in_a_save(
     tiny_run: MakeRun, patient_cluster: Cluster
 ) -> None:
@@ -107,9 +108,8 @@ def test_signals_before_the_first_step_and_twice_and_in_a_save(
     patient_cluster.run("scancel", "--signal=TERM", job)  # while Python still imports
     run.starts_again(job, 1)
     run.more_samples(160)
-    for _ in range(5):
-        patient_cluster.run("scancel", "--signal=TERM", job, check=False)
-        patient_cluster.run("scancel", "--signal=USR2", job, check=False)
+    for name in ("TERM", "USR2", "TERM"):
+        patient_cluster.run("scancel", f"--signal={name}", job, check=False)
     run.starts_again(job, 2)
     run.wait_for_end(job)
     ledger = run.ledger()
@@ -137,6 +137,7 @@ def test_the_number_of_nodes_may_change_at_every_start(tiny_run: MakeRun, patien
     assert moved.last_manifest()["progress"]["digest"] == digest
 
 
+@pytest.mark.long
 def test_a_refused_requeue_falls_back_to_a_job_that_follows(
     tiny_run: MakeRun, patient_cluster: Cluster
 ) -> None:
@@ -152,6 +153,7 @@ def test_a_refused_requeue_falls_back_to_a_job_that_follows(
     assert trained_without_gaps(run.ledger(), 4_000)
 
 
+@pytest.mark.long
 def test_a_chain_goes_on_after_a_kill_without_warning_and_ends_with_the_budget(
     tiny_run: MakeRun, patient_cluster: Cluster
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_chain_goes_on_after_a_kill_without_warning_and_ends_with_the_budget(
     patient_cluster.wait_until(patient_cluster.squeue, lambda jobs: not jobs)
 
 
+@pytest.mark.long
 def test_one_torchrun_a_node(tiny_run: MakeRun, patient_cluster: Cluster) -> None:
     run = SlurmRun.of(patient_cluster, tiny_run("torchrun", **two_nodes(4_000)), launcher="torchrun")
     job = run.submit()
@@ -179,6 +182,7 @@ def test_one_torchrun_a_node(tiny_run: MakeRun, patient_cluster: Cluster) -> Non
     assert trained_without_gaps(run.ledger(), 4_000)
 
 
+@pytest.mark.long
 def test_an_older_start_that_still_holds_the_run_loses_it(
     tiny_run: MakeRun, patient_cluster: Cluster
 ) -> None:
