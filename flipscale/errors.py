@@ -8,12 +8,13 @@ class UserError(Exception):
 class RunError(Exception):
     """The run cannot go on for a reason that is not its input: a full disk, say (exit code 1).
 
-    `kind` is the reason in the ledger.
+    `kind` is the reason in the ledger, `suspects` are the nodes that are to blame.
     """
 
-    def __init__(self, message: str, kind: str = "code") -> None:
+    def __init__(self, message: str, kind: str = "code", suspects: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.kind = kind
+        self.suspects = suspects
 
 
 class StoppedEarly(Exception):

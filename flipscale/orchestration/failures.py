@@ -11,7 +11,9 @@ from flipscale.errors import RunError, StoppedEarly, UserError
 from flipscale.orchestration.heartbeat import Heartbeat
 
 # Ends after which the same job is worth another start: what ended it lies outside of the run.
-TRANSIENT = frozenset({"preempted", "timeout", "node_failure", "lost_process", "hang", "data", "killed"})
+TRANSIENT = frozenset(
+    {"preempted", "timeout", "node_failure", "lost_process", "hang", "bad_node", "data", "killed"}
+)
 # What gloo and NCCL say when a process at the other end is gone.
 _LOST = re.compile(
     r"gloo/|NCCL|ProcessGroup|connection (closed|reset) by peer|broken pipe|remote process exited",
@@ -42,7 +44,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, UserError):
         return Failure("input", message)
     if isinstance(error, RunError):
-        return Failure(error.kind, message)
+        return Failure(error.kind, message, error.suspects)
     if isinstance(error, StoppedEarly):
         return Failure(error.reason, message)
     if isinstance(error, KeyboardInterrupt):

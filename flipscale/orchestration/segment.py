@@ -54,6 +54,7 @@ class Segment:
         self.failure: Failure | None = None
         """How it ended, once it has."""
         self._managed = managed
+        self._checks_nodes = job.cluster.check_node
         unnamed = f"{world.place.node or 'here'}.{os.getpid()}"
         self.attempt = world.place.attempt or world.lead(lambda: unnamed)
         self.watchdog = Watchdog(run.path, world, self.attempt, job.hang, self._hangs)
@@ -64,7 +65,8 @@ class Segment:
     def begin(self, resumed: Progress) -> None:
         """Open the ledger at the progress that training goes on from; all processes call it.
 
-        Raises RunError where the last segments brought nothing, so that another would not either.
+        Raises RunError where the last segments brought nothing, so that another would not either, and where
+        a node is broken (cluster.check_node).
         """
         self._resumed = resumed
         self.watchdog.start(resumed.samples_seen)
@@ -76,6 +78,8 @@ class Segment:
         )
         if self._managed is not None and self.world.leads:
             self._prepare(self._managed)
+        if self._checks_nodes:
+            self._check_nodes()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -170,6 +174,15 @@ class Segment:
                 f"the last one: {bad[-1]['detail']}); mend the cause and give `flipscale submit` again",
                 kind="no_progress",
             )
+
+    def _check_nodes(self) -> None:
+        from flipscale.orchestration.node_check import check_node
+
+        bad = [check for check in check_node(self.world, self.run.path) if check.outcome == "problem"]
+        if bad:
+            told = "; ".join(f"{check.node}: {check.name} {check.found}" for check in bad)
+            nodes = tuple(dict.fromkeys(check.node for check in bad))
+            raise RunError(f"a node failed its check ({told}); {bad[0].mend}", "bad_node", nodes)
 
     def _prepare(self, managed: ManagedJob) -> None:
         """Learn when the time limit strikes, and have a successor wait where the site wants one."""

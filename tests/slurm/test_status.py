@@ -14,7 +14,7 @@ from flipscale.orchestration.status import read_status, read_statuses
 
 pytestmark = pytest.mark.slow
 
-SLEEPER = "#!/bin/sh\nexec sleep 600\n"
+SLEEPER = "#!/bin/sh\n#SBATCH --output=/dev/null\nexec sleep 600\n"
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_queue_as_squeue_shows_it(cluster: Cluster, tmp_path, monkeypatch):
 
 def test_what_sacct_remembers(accounting_cluster: Cluster, run, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", accounting_cluster.environment["SLURM_CONF"])
-    failed = accounting_cluster.sbatch("#!/bin/sh\nexit 3\n")
+    failed = accounting_cluster.sbatch("#!/bin/sh\n#SBATCH --output=/dev/null\nexit 3\n")
     accounting_cluster.wait_for(failed, "FAILED")
     blocker = accounting_cluster.sbatch(SLEEPER, "--nodes=2", "--exclusive")
     array = accounting_cluster.sbatch(SLEEPER, "--array=0-3%2", "--exclusive")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -26,6 +27,7 @@ from flipscale.errors import RunError, StoppedEarly, UserError
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.presets import preset
+from flipscale.orchestration import node_check
 from flipscale.orchestration.ledger import read_ledger
 from flipscale.orchestration.segment import Segment
 from flipscale.progress import Progress
@@ -50,7 +52,8 @@ def train(run: TinyRun, *overrides: str, stop: StopRequests | None = None) -> Pr
     directory = run_directory(job)
     budget = check_job(job, 1)
     segment = Segment(job, directory, ALONE, stop or StopRequests(directory.stop_file))
-    return trainer.train(job, budget, segment)
+    with segment.held():
+        return trainer.train(job, budget, segment)
 
 
 def test_both_phases_run_to_the_exact_budget(tiny_run: MakeRun) -> None:
@@ -252,3 +255,18 @@ def test_a_tokenizer_of_the_other_family_is_refused(tiny_run: MakeRun) -> None:
 def test_existing_run_names_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run directory"):
         existing_run(tmp_path)
+
+
+def test_a_broken_node_ends_the_start_and_is_blamed(
+    tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run()
+    train(run, "cluster.check_node=true", "phases.0.samples=64", "phases.0.warmup=0")  # this machine is whole
+    slow = dataclasses.replace(node_check._PRODUCT_CPU, limit=1e9)
+    monkeypatch.setattr(node_check, "_PRODUCT_CPU", slow)
+    broken = tiny_run("broken")
+    with pytest.raises(RunError, match="failed its check"):
+        train(broken, "cluster.check_node=true")
+    (line,) = read_ledger(broken.output)
+    assert (line["reason"], line["samples_to"]) == ("bad_node", 0)
+    assert line["suspects"] == [ALONE.place.node]
