@@ -16,8 +16,8 @@ giant-openclip post), about 29 % (CLIPA-v2's H/14, from its GPU-hours). There is
 newer than the A100: measure, and give `--mfu` or `--images-per-second`."""
 IMAGES_PER_CORE = 450.0
 """Images a second that one core of the loader reads: JPEGs of 512 pixels and 85 kB. The benchmark in
-docs/benchmarks/loader_cpu_2026-11-25.md gave 577, and 454 in an earlier run on the same shared machine. This
-is the lower one, since a plan with too few cores starves a GPU."""
+docs/benchmarks/loader_cpu_2026-11-25.md gave 648, and 577 and 454 while the same machine was busier. This is
+the lowest, since a plan with too few cores starves a GPU."""
 
 
 @dataclass(frozen=True)
