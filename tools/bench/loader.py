@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import io
 import json
 import os
 import platform
@@ -20,15 +19,12 @@ import pstats
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from datetime import date
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from decoders import compare, psnr, scale_of, whole_by_pillow
-from photographs import jpeg, photograph
+from photographs import QUALITY, caption, make_shards
 from PIL import features
 
 from flipscale.budget import Budget
@@ -55,13 +51,11 @@ from flipscale.data.vocabulary import learn_vocab
 from flipscale.interop.torchvision_fix import import_open_clip
 
 SHARDS, SHARD_SAMPLES = 6, 64
-SIDE, QUALITY, OUTPUT = 512, 90, 224  # pixels, JPEG quality, pixels
+SIDE, OUTPUT = 512, 224  # pixels
 VIEWS = Augmentation()  # area 0.5 to 1
 BATCH, LANES, LIMIT = 64, 64, 100_000_000
 BUFFER = 200  # samples that OpenCLIP shuffles among
 WARM_UP, PROFILED, PROFILE_ROWS, DECODER_ROUNDS = 3, 3, 8, 7
-SUBJECTS = ("bird", "house", "boat", "child", "red car", "street market", "mountain lake", "old bicycle")
-PLACES = ("in the rain", "at night", "by the sea", "on a wooden table", "in front of a church", "in spring")
 RESUME_SHARDS, RESUME_SAMPLES, RESUME_TURNS = 1000, 8, 9
 
 PAGE = """# Loader: images per second per core, beside OpenCLIP's webdataset pipeline
@@ -119,37 +113,6 @@ reader and stream each time, at the start and in the middle of an epoch in turn,
 
 Ratio of the times: {resume_ratio:.2f} ({resume_low:.2f} to {resume_high:.2f}).
 """
-
-
-def caption(number: int) -> str:
-    return f"a photo of a {SUBJECTS[number % len(SUBJECTS)]} {PLACES[number // 7 % len(PLACES)]}"
-
-
-@cache
-def picture_file(seed: int, side: int) -> bytes:
-    return jpeg(photograph(seed, side, side), QUALITY)
-
-
-def make_shards(root: Path, shards: int, samples: int, side: int) -> str:
-    """Write the shards and return their pattern."""
-    with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        list(
-            pool.map(
-                make_shard, *zip(*[(root, n, samples, side) for n in range(shards)], strict=True), chunksize=4
-            )
-        )
-    return str(root / f"{{00000..{shards - 1:05d}}}.tar")
-
-
-def make_shard(root: Path, shard: int, samples: int, side: int) -> None:
-    """Of 512 pictures at most, so that many small shards are made soon."""
-    with tarfile.open(root / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number in range(shard * samples, (shard + 1) * samples):
-            picture = picture_file(number % 512, side)
-            for extension, data in (("jpg", picture), ("txt", caption(number).encode())):
-                info = tarfile.TarInfo(f"{number:09d}.{extension}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
 
 
 def openclip_batches(pattern: str, path: Path) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Pictures with the statistics of photographs, made from a seed: occlusion, shading, texture and grain.
+"""Shards of pictures with the statistics of photographs: occlusion, shading, texture and grain.
 
 A photograph's cost in a loader is its entropy, so that flat drawings would flatter one. Dead leaves (discs
 and polygons over each other, radii by a power law) give edges at every scale as occlusion does in nature,
@@ -8,11 +8,19 @@ noise of amplitude 1/f gives texture, a smooth field gives light and shade, whit
 from __future__ import annotations
 
 import io
+import os
+import tarfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+QUALITY = 90  # of the JPEGs
+SUBJECTS = ("bird", "house", "boat", "child", "red car", "street market", "mountain lake", "old bicycle")
+PLACES = ("in the rain", "at night", "by the sea", "on a wooden table", "in front of a church", "in spring")
 _LEAVES = 260
 _SMALLEST, _LARGEST = 6, 220  # radii in pixels at 512 pixels
 
@@ -30,7 +38,7 @@ def photograph(seed: int, width: int = 512, height: int = 512) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
-def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+def jpeg(image: Image.Image, quality: int = QUALITY) -> bytes:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return file.getvalue()
@@ -66,3 +74,34 @@ def _fractal(
     phases = random.normal(size=(2, *frequency.shape))
     field = np.fft.irfft2((phases[0] + 1j * phases[1]) / frequency**exponent, (height, width))
     return (field / field.std()).astype(np.float32)
+
+
+def caption(number: int) -> str:
+    return f"a photo of a {SUBJECTS[number % len(SUBJECTS)]} {PLACES[number // 7 % len(PLACES)]}"
+
+
+@cache
+def picture_file(seed: int, side: int) -> bytes:
+    return jpeg(photograph(seed, side, side), QUALITY)
+
+
+def make_shards(root: Path, shards: int, samples: int, side: int) -> str:
+    """Write the shards and return their pattern."""
+    with ProcessPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        list(
+            pool.map(
+                make_shard, *zip(*[(root, n, samples, side) for n in range(shards)], strict=True), chunksize=4
+            )
+        )
+    return str(root / f"{{00000..{shards - 1:05d}}}.tar")
+
+
+def make_shard(root: Path, shard: int, samples: int, side: int) -> None:
+    """Of 512 pictures at most, so that many small shards are made soon."""
+    with tarfile.open(root / f"{shard:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number in range(shard * samples, (shard + 1) * samples):
+            picture = picture_file(number % 512, side)
+            for extension, data in (("jpg", picture), ("txt", caption(number).encode())):
+                info = tarfile.TarInfo(f"{number:09d}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
