@@ -64,6 +64,7 @@ def read_heartbeats(run: Path, attempt: str | None = None) -> list[Heartbeat]:
     for path in sorted((run / DIRECTORY / attempt).glob("rank_*.json")):
         try:
             record: dict[str, Any] = json.loads(path.read_text())
+            record["suspects"] = tuple(record.get("suspects", ()))
             beats.append(Heartbeat(**record))
         except (OSError, ValueError, TypeError):
             continue  # removed, or of another version, since the directory was read

@@ -200,7 +200,7 @@ def _told_by(run: Path, killed: dict[str, Any], beats: list[Heartbeat]) -> Failu
     if failed:
         first = min(failed, key=lambda beat: (beat.kind == "lost_process", beat.time))
         silent = tuple(dict.fromkeys(beat.node for beat in beats if beat.state != "failed"))
-        suspects = silent if first.kind == "lost_process" else tuple(first.suspects)
+        suspects = silent if first.kind == "lost_process" else first.suspects
         kind = from_slurm if first.kind == "lost_process" and from_slurm else first.kind
         return Failure(kind, f"rank {first.rank} on {first.node}: {first.message}", suspects)
     return Failure(from_slurm or "killed", "its processes left no word")

@@ -53,7 +53,7 @@ def test_a_stuck_process_dumps_its_stacks_and_ends(tmp_path: Path) -> None:
     own, peer = read_heartbeats(tmp_path, "5.1")
     assert (own.state, own.kind, own.samples_seen) == ("failed", "hang", 32)
     assert "no sign of rank 1 on n2" in own.message
-    assert list(own.suspects) == ["n2"]
+    assert own.suspects == ("n2",)
     assert peer == silent
 
 
