@@ -116,7 +116,7 @@ class Watchdog:
 
     def _hang(self, seconds: float) -> Failure:
         beats = read_heartbeats(self._run, self._attempt)
-        silent = [beat for beat in beats if beat.state != "failed" and beat.age > 3 * BEAT_SECONDS]
+        silent = [beat for beat in beats if beat.state != "failed" and beat.age > 2 * BEAT_SECONDS]
         told = f"no step for {seconds:.0f} s (limit {self.limit:.0f} s, in state {self._state})"
         if not silent:
             return Failure("hang", f"{told}; every process still gives signs")
