@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 
 import pytest
 from cluster_handle import Cluster
-from slurm_run import SlurmRun, trained_without_gaps
+from slurm_run import FLIPSCALE, SlurmRun, trained_without_gaps
 from tiny_run import TinyRun
 
 from flipscale.data.audit import audit
@@ -197,3 +200,27 @@ def test_an_older_start_that_still_holds_the_run_loses_it(
     run.wait_for_end(job)
     assert [line["reason"] for line in run.ledger()][-1] == "done", run.log()
     assert not Path(f"/proc/{orphan}/cmdline").exists() or not Path(f"/proc/{orphan}/cmdline").read_bytes()
+
+
+@pytest.mark.long
+def test_fifty_looks_at_a_job_ask_slurm_once_each_and_do_it_no_harm(
+    tiny_run: MakeRun, patient_cluster: Cluster, tmp_path: Path
+) -> None:
+    run = SlurmRun.of(patient_cluster, tiny_run("watched", **two_nodes(24_000)))
+    job = run.submit()
+    run.more_samples(320)
+    calls, programs = tmp_path / "calls", tmp_path / "bin"
+    programs.mkdir()
+    for name in ("squeue", "sacct", "scontrol", "sinfo"):  # the real ones, counted
+        real = shutil.which(name)
+        (programs / name).write_text(f'#!/bin/sh\necho {name} >> "{calls}"\nexec {real} "$@"\n')
+        (programs / name).chmod(0o755)
+    environment = {**patient_cluster.environment, "PATH": f"{programs}:{os.environ['PATH']}"}
+    watching = Cluster(patient_cluster.directory, environment)
+    for _ in range(50):
+        shown = json.loads(watching.run(*FLIPSCALE, "status", run.run.output, "--json").stdout)
+        assert shown["name"] == "tiny"
+    assert len(calls.read_text().splitlines()) <= 50
+    run.wait_for_end(job, timeout=200)
+    assert [line["reason"] for line in run.ledger()] == ["done"], run.log()
+    assert trained_without_gaps(run.ledger(), 24_000)
