@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -65,6 +66,9 @@ class Stream:
 
         Close the generator where it is left before its end: that ends the loader workers.
         """
+        # Workers share this process's heap until someone writes to it, and a full garbage collection writes
+        # to every object that is not frozen: each worker would come to hold a copy of its own.
+        gc.freeze()
         chunks = iter(self._loader(samples_seen))
         try:
             for step in self._budget.steps_from(samples_seen):
@@ -75,6 +79,7 @@ class Stream:
                 yield Batch(step, images, tokens, positions, digest, bad)
         finally:
             del chunks  # ends the workers here, also where a traceback keeps this frame
+            gc.unfreeze()
 
     def _on_device(self, parts: list[Chunk]) -> list[Tensor]:
         """The chunks' images, tokens and positions, each in one piece."""
