@@ -34,6 +34,19 @@ if os.environ.get("SLURM_PROCID") == "1" and "train" in sys.argv:
     trainer._Trainer._step = defective
 """
 
+# As above, in every process: a save does not come to its end.
+STALL = """
+import os, sys, time
+if "SLURM_PROCID" in os.environ and "train" in sys.argv:
+    from flipscale.training import checkpoint_writer
+    write = checkpoint_writer.CheckpointWriter._write
+    def stalling(self, path, copy):
+        while os.path.exists({stall!r}):
+            time.sleep(0.1)
+        write(self, path, copy)
+    checkpoint_writer.CheckpointWriter._write = stalling
+"""
+
 
 def two_nodes(samples: int = 16_000, **changes: Any) -> dict[str, Any]:
     phase = dict(name="long", samples=samples, mask_ratio=0.5, batch_size=16, base_lr=0.01, warmup=640)
@@ -224,3 +237,29 @@ def test_fifty_looks_at_a_job_ask_slurm_once_each_and_do_it_no_harm(
     run.wait_for_end(job, timeout=200)
     assert [line["reason"] for line in run.ledger()] == ["done"], run.log()
     assert trained_without_gaps(run.ledger(), 24_000)
+
+
+@pytest.mark.long
+def test_a_save_that_cannot_end_in_the_grace_time_leaves_the_checkpoint_before(
+    tiny_run: MakeRun, patient_cluster: Cluster, tmp_path: Path
+) -> None:
+    """Storage that stalls as soon as the file `stall` is there; Slurm kills the job and starts it again."""
+    path, stall = tmp_path / "path", tmp_path / "stall"
+    path.mkdir()
+    (path / "sitecustomize.py").write_text(STALL.format(stall=str(stall)))
+    environment = {"OMP_NUM_THREADS": 1, "PYTHONPATH": str(path)}
+    run = SlurmRun.of(patient_cluster, tiny_run("stalls", **two_nodes(8_000)), environment=environment)
+    job = run.submit()
+    run.wait_for_samples(1_000)  # beyond the first checkpoint, which 50 steps bring
+    stall.touch()
+    patient_cluster.preempt(seconds=1)
+    run.starts_again(job, 1)
+    stall.unlink()
+    run.wait_for_end(job, timeout=200)
+    ledger = run.ledger()
+    assert [line["reason"] for line in ledger] == ["preempted", "done"], run.log()
+    assert ledger[0]["samples_to"] >= 800
+    assert ledger[0]["samples_to"] % 800 == 0
+    assert ledger[0]["lost_samples"] > 0
+    assert trained_without_gaps(ledger, 8_000)
+    assert audit(RunDirectory(run.run.output)).proven
