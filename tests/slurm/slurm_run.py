@@ -63,7 +63,11 @@ class SlurmRun:
             metrics = self.run.metrics()
             return metrics[-1]["samples"] if metrics else 0
 
-        return self.cluster.wait_until(seen, lambda count: count >= samples, timeout)
+        try:
+            return self.cluster.wait_until(seen, lambda count: count >= samples, timeout)
+        except AssertionError as error:
+            told = f"{error}, wanted: {samples}\n{self.ledger()}\n{self.log()[-3000:]}"
+            raise AssertionError(told) from None
 
     def more_samples(self, samples: int, timeout: float = 90) -> int:
         """Wait until the present start has trained so many samples more than the newest checkpoint had when
@@ -102,6 +106,12 @@ class SlurmRun:
 
         if is_requeued(self.cluster.wait_for(job, requeued, timeout)):
             self.cluster.command("release", job)
+
+    def waits_to_start_again(self, job: str, restarts: int, timeout: float = 90) -> None:
+        """Wait until the job is held before its `restarts`-th start again."""
+        self.cluster.wait_for(
+            job, lambda record: int(record["Restarts"]) == restarts and is_requeued(record), timeout
+        )
 
     def wait_for_end(self, job: str, state: str = "COMPLETED", timeout: float = 120) -> Job:
         return self.cluster.wait_for(job, state, timeout)

@@ -31,7 +31,7 @@ def test_preemptions_a_time_limit_a_killed_process_and_a_lost_node_leave_no_trac
     """Three preemptions, one time limit, one SIGKILL and one node lost, in a run of two nodes."""
     cluster = patient_cluster
     changes = dict(
-        phases=phases(24_000),
+        phases=phases(36_000),
         checkpoint={"every": ["50 steps"], "keep_last": 2},
         cluster={"nodes": 2, "gpus_per_node": 1, "timeout": "60min"},
         data={"workers": 1},
@@ -49,8 +49,9 @@ def test_preemptions_a_time_limit_a_killed_process_and_a_lost_node_leave_no_trac
     run.more_samples(320)
     # What Slurm does at a time limit, sooner than in an hour.
     cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
-    run.starts_again(job, 5)
-    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    run.waits_to_start_again(job, 5)
+    # Before it starts, since a start reads its limit once.
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60", "StartTime=now")
     run.more_samples(320)
     lost = cluster.job(job)["NodeList"]
     assert lost in ("n[1-2]", "n[2-3]", "n[1,3]")
@@ -63,7 +64,7 @@ def test_preemptions_a_time_limit_a_killed_process_and_a_lost_node_leave_no_trac
     ledger = run.ledger()
     reasons = [line["reason"] for line in ledger]
     assert reasons == ["preempted"] * 3 + ["lost_process", "timeout", "lost_process", "done"], run.log()
-    assert trained_without_gaps(ledger, 24_160)
+    assert trained_without_gaps(ledger, 36_160)
     assert all(line["lost_samples"] == 0 for line in ledger if line["reason"] in ("preempted", "timeout"))
     assert all(line["lost_samples"] <= 50 * 16 for line in ledger)
     assert ledger[5]["suspects"] == [second]
