@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from flipscale.errors import RunError, UserError
 from flipscale.orchestration.liveness import UNKNOWN, JobStatus, ProcessStatus, SlurmView, here
@@ -21,11 +22,9 @@ _ASK_SLURM_SECONDS = 10.0
 
 def stop_run(path: Path, *, wait: bool) -> None:
     run = existing_run(path)
-    status = read_status(run.path, SlurmView())
-    if not _may_run(status):
-        print(_nothing_runs(status))
+    status = _told_to_stop(run)
+    if status is None:
         return
-    _request_stop(run)
     waiting = [job for job in status.jobs if _is_slurm(job) and (job.waits or job.state == UNKNOWN)]
     if waiting:
         # A job that started in this moment is left to the STOP file.
@@ -36,16 +35,14 @@ def stop_run(path: Path, *, wait: bool) -> None:
     if wait:
         _wait(run)
     else:
-        print(f"`flipscale status {path}` shows when it has ended and how it goes on")
+        print(f"`flipscale status {quote(str(path))}` shows when it has ended and how it goes on")
 
 
 def cancel_run(path: Path) -> None:
     run = existing_run(path)
-    status = read_status(run.path, SlurmView())
-    if not _may_run(status):
-        print(_nothing_runs(status))
+    status = _told_to_stop(run)
+    if status is None:
         return
-    _request_stop(run)
     jobs = [job for job in status.jobs if _is_slurm(job) and (job.live or job.state == UNKNOWN)]
     if jobs:
         _scancel(run, jobs)
@@ -63,6 +60,16 @@ def cancel_run(path: Path) -> None:
     if elsewhere or not reached:
         nodes = ", ".join(sorted({process.node for process in elsewhere})) or "another machine"
         print(f"what runs on {nodes} cannot be signalled from here; the STOP file ends it after its step")
+
+
+def _told_to_stop(run: RunDirectory) -> RunStatus | None:
+    """Ask the run to stop; returns what it was doing, or None where it does nothing, which is said."""
+    status = read_status(run.path, SlurmView())
+    if not _may_run(status):
+        print(_nothing_runs(status))
+        return None
+    _request_stop(run)
+    return status
 
 
 def _may_run(status: RunStatus) -> bool:

@@ -104,7 +104,10 @@ def _cluster_findings(job: Job, site: Site, dry_run: bool) -> list[Finding]:
     except (UserError, SlurmError) as error:
         if dry_run:
             return [Finding("Slurm", "warning", f"its settings are not known: {error}")]
-        raise UserError(f"Slurm does not answer: {error}") from None
+        raise UserError(
+            f"Slurm does not answer ({error}); submit where its commands reach their cluster, look at the "
+            "plan alone with --dry-run, or run here with --cluster local"
+        ) from None
 
 
 def _asked_nodes(run: RunDirectory, job: Job, site: Site) -> str:

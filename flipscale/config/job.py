@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
@@ -28,6 +29,15 @@ def _above_zero(weight: float) -> float:
     if weight <= 0.0:
         raise ValueError("a weight must be above zero; leave out what shall not be read")
     return weight
+
+
+_CHECKPOINTING = re.compile(r"^(none|full|selective|every [1-9][0-9]*)$")
+
+
+def _checkpointing(mode: object) -> object:
+    if isinstance(mode, str) and not _CHECKPOINTING.match(mode):
+        raise ValueError("give none, full, selective, or `every k` blocks with k from 1 on, such as every 2")
+    return mode
 
 
 Weight = Annotated[float, AfterValidator(_above_zero)]
@@ -183,9 +193,9 @@ class Sharding(Strict):
     """fsdp and hsdp: free a block's gathered weights after its forward; false trades memory for speed."""
     offload_optimizer: bool = False
     """zero1 to zero3: keep the optimizer's state in host memory."""
-    activation_checkpointing: str = Field(
-        default="none", pattern=r"^(none|full|selective|every [1-9][0-9]*)$"
-    )
+    activation_checkpointing: Annotated[
+        str, BeforeValidator(_checkpointing), Field(pattern=_CHECKPOINTING.pattern)
+    ] = "none"
     """Recompute activations in the backward: none, full, selective (all but attention and matrix products),
     or `every k` blocks."""
     compile: bool = False
@@ -195,8 +205,12 @@ class Sharding(Strict):
 
     @model_validator(mode="after")
     def _hsdp_has_a_shard_size(self) -> Sharding:
-        if (self.strategy == "hsdp") != (self.shard_size is not None):
-            raise ValueError("shard_size belongs to strategy hsdp, and hsdp needs it")
+        if self.strategy == "hsdp" and self.shard_size is None:
+            raise ValueError(
+                "hsdp needs shard_size, the processes that share one copy of the model: those of a node, say"
+            )
+        if self.strategy != "hsdp" and self.shard_size is not None:
+            raise ValueError(f"shard_size belongs to strategy hsdp, not to {self.strategy}; leave it out")
         if self.offload_optimizer and not self.strategy.startswith("zero"):
             raise ValueError(f"offload_optimizer belongs to zero1, zero2 and zero3, not to {self.strategy}")
         return self

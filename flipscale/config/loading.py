@@ -118,7 +118,9 @@ def _read_with_bases(kind: type[Strict], path: Path, chain: tuple[Path, ...]) ->
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"there is no {_word(kind)} file at {path}{_extended_by(chain)}") from None
+        raise UserError(
+            f"there is no {_word(kind)} file at {path}{_extended_by(chain)}; {_nearest_files(path)}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     try:
@@ -139,6 +141,15 @@ def _read_with_bases(kind: type[Strict], path: Path, chain: tuple[Path, ...]) ->
 def _word(kind: type[Strict]) -> str:
     """What people call such a file: job or site."""
     return kind.__name__.lower()
+
+
+def _nearest_files(path: Path) -> str:
+    """What to name instead of a file that is not there."""
+    if not path.parent.is_dir():
+        return f"the directory {path.parent} is not there either, as seen from {Path.cwd()}"
+    names = [other.name for other in path.parent.glob("*.yaml")]
+    nearest = difflib.get_close_matches(path.name, names, n=3, cutoff=0.0)
+    return f"the nearest beside it: {', '.join(nearest)}" if nearest else f"{path.parent} has no YAML files"
 
 
 def _extended_by(chain: tuple[Path, ...]) -> str:

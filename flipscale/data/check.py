@@ -82,7 +82,7 @@ def _check_shard(checking: Checking, number: int, path: str) -> ShardReport:
             report.bytes = file.seek(0, os.SEEK_END)
             _check_file(file, report, checking)
     except FileNotFoundError:
-        raise UserError(f"the shard {path} does not exist") from None
+        raise UserError(f"the shard {path} does not exist; check the pattern that names it") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     return report

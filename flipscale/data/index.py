@@ -139,7 +139,10 @@ def expand_shards(pattern: str) -> list[str]:
         try:
             paths.extend(braceexpand(part))
         except ValueError:  # UnbalancedBracesError
-            raise UserError(f"the shard pattern {part!r} has unbalanced braces") from None
+            raise UserError(
+                f"the shard pattern {part!r} has unbalanced braces; give every {{ its }}, as in "
+                "{0000..0099}.tar"
+            ) from None
     repeated = [path for path, times in Counter(paths).items() if times > 1]
     if repeated:
         raise UserError(f"the shard pattern {pattern!r} names {repeated[0]} more than once")

@@ -98,7 +98,10 @@ def _check_local(paths: list[str], pattern: str) -> None:
     missing = [path for path in paths if not is_remote(path) and not os.path.isfile(path)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"the shard {missing[0]}{more} of the pattern {pattern!r} does not exist")
+        raise UserError(
+            f"the shard {missing[0]}{more} of the pattern {pattern!r} does not exist; correct the pattern "
+            "(in a job: data.train)"
+        )
 
 
 def _prepare(directory: Path) -> None:
@@ -198,7 +201,7 @@ def _scanned(path: str, *, storage: Storage, keep: bool) -> _Scanned:
             status = Status(file.seek(0, os.SEEK_END), "") if is_command(path) else storage.status(path)
             found = scan(file)
     except FileNotFoundError:
-        raise UserError(f"the shard {path} does not exist") from None
+        raise UserError(f"the shard {path} does not exist; check the pattern that names it") from None
     except NotATar as error:
         raise UserError(f"{path} is not an uncompressed tar file ({error})") from None
     except OSError as error:

@@ -23,7 +23,7 @@ _OPEN = "segment.json"  # the segment that is under way; still there at the next
 
 
 @dataclass(frozen=True)
-class Segment:
+class LedgerLine:
     """A start of the run: samples_from is where it began, samples_to where its last checkpoint stands."""
 
     segment: int
@@ -67,7 +67,7 @@ class Ledger:
         lines = jsonl.read(self._path)
         self._began = psutil.Process().create_time()
         self._training_from: float | None = None
-        self._first = Segment(
+        self._first = LedgerLine(
             segment=len(lines),
             attempt=attempt,
             job_id=world.place.job_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from flipscale.config import format_duration
@@ -44,6 +45,11 @@ class Evidence:
     moving: bool  # the run's files changed a moment ago
     stop_requested: bool
     submitted: bool  # it was ever given to `flipscale submit`
+
+    @property
+    def name(self) -> str:
+        """The run, as it is typed in a shell."""
+        return quote(str(self.run))
 
 
 def goes_on_by_itself(state: State) -> bool:
@@ -104,11 +110,11 @@ def _next(state: State, evidence: Evidence) -> str:
     again = "`flipscale submit JOB`" if evidence.submitted else "`flipscale train JOB`"
     if evidence.stop_requested and not evidence.submitted and not goes_on_by_itself(state):
         # `submit` removes it by itself.
-        again = f"`rm {evidence.run / 'STOP'}` and {again}"
+        again = f"`rm {quote(str(evidence.run / 'STOP'))}` and {again}"
     silent = [process for process in evidence.processes if process.silent]
     last = evidence.segments[-1] if evidence.segments else None
     if state == "done":
-        return f"done: `flipscale export {evidence.run} OUT`"
+        return f"done: `flipscale export {evidence.name} OUT`"
     if state == "new":
         return "nothing has begun: `flipscale submit JOB` or `flipscale train JOB`"
     if state == "queued":
@@ -126,7 +132,8 @@ def _next(state: State, evidence: Evidence) -> str:
     if state == "silent":
         what = _names(silent) if silent else "its processes give no sign of life"
         return (
-            f"{what}; the watchdog ends a hung segment; if nothing changes, `flipscale cancel {evidence.run}`"
+            f"{what}; the watchdog ends a hung segment; if nothing changes, `flipscale cancel "
+            f"{evidence.name}`"
         )
     if state in ("lost", "interrupted") and any(job.state == UNKNOWN for job in evidence.jobs):
         return "Slurm could not be asked whether a job of it is queued or running; ask again"
@@ -150,7 +157,7 @@ def _queued(job: JobStatus, evidence: Evidence) -> str:
     if job.reason in _HELD or job.state in ("REQUEUE_HOLD", "SPECIAL_EXIT"):
         return f"job {job.job_id} is held{why or f' ({job.state})'}: `scontrol release {job.job_id}`"
     if job.reason == "DependencyNeverSatisfied":
-        return f"job {job.job_id} can never start{why}: `flipscale cancel {evidence.run}`, then submit again"
+        return f"job {job.job_id} can never start{why}: `flipscale cancel {evidence.name}`, then submit again"
     if evidence.stop_requested:
         return f"a stop is requested: job {job.job_id} will end as soon as it starts"
     if job.reason == "BeginTime":

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -203,7 +204,8 @@ def _submitting(run: RunDirectory, job: Job, dependency: str | None) -> Iterator
             if other.job_id != dependency:
                 raise UserError(
                     f"job {other.job_id} of {run.path} is queued or running already; look with `flipscale "
-                    f"status {run.path}`, or end it first with `flipscale cancel {run.path}`"
+                    f"status {quote(str(run.path))}`, or end it first with `flipscale cancel "
+                    f"{quote(str(run.path))}`"
                 )
         prepare(run, job, committed_samples(run))
         logs(run).mkdir(exist_ok=True)

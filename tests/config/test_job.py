@@ -260,7 +260,11 @@ def test_a_file_that_is_no_job(write, text, said):
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
-    assert problem(tmp_path / "none.yaml") == f"there is no job file at {tmp_path / 'none.yaml'}"
+    told = problem(tmp_path / "none.yaml")
+    assert told == f"there is no job file at {tmp_path / 'none.yaml'}; {tmp_path} has no YAML files"
+    (tmp_path / "nine.yaml").touch()
+    assert problem(tmp_path / "none.yaml").endswith("none.yaml; the nearest beside it: nine.yaml")
+    assert "is not there either, as seen from" in problem(tmp_path / "nowhere" / "none.yaml")
     assert str(tmp_path) in problem(tmp_path)
     path = tmp_path / "latin.yaml"
     path.write_bytes(b"name: caf\xe9\n")
@@ -298,7 +302,9 @@ def test_extends_in_a_circle(write):
 
 def test_extends_that_cannot_be_followed(write, tmp_path):
     path = write("extends: gone.yaml\n")
-    assert problem(path) == f"there is no job file at {tmp_path / 'gone.yaml'} (extended by {path})"
+    assert problem(path).startswith(
+        f"there is no job file at {tmp_path / 'gone.yaml'} (extended by {path}); "
+    )
     assert "extends must be the path of one job file" in problem(write("extends: [a, b]\n"))
     write("a: [\n", "broken.yaml")
     assert f"{tmp_path / 'broken.yaml'} is not valid YAML" in problem(write("extends: broken.yaml\n"))

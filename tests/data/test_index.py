@@ -165,8 +165,8 @@ def test_shards_that_are_missing(tmp_path):
     write_shards(tmp_path, [1, 1])
     pattern = str(tmp_path / "{00000..00004}.tar")
     assert f"the shard {tmp_path / '00002.tar'} and 2 more of the pattern" in refused(pattern, tmp_path / "i")
-    assert refused(str(tmp_path), tmp_path / "i").endswith("does not exist")
-    assert refused("", tmp_path / "i").endswith("does not exist")
+    assert refused(str(tmp_path), tmp_path / "i").endswith("(in a job: data.train)")
+    assert refused("", tmp_path / "i").endswith("(in a job: data.train)")
     assert not (tmp_path / "i").exists()
 
 

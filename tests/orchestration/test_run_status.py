@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_in_files import FakeSlurm, RunInFiles
+from run_in_files import RunInFiles
 from tiny_run import TinyRun
 
 from flipscale.commands.status import show_status
@@ -44,16 +44,6 @@ def flipscale(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunInFiles:
-    return RunInFiles.new(tmp_path / "runs/first")
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    return FakeSlurm(tmp_path / "slurm", monkeypatch)
 
 
 def test_a_run_that_is_looked_at_fifty_times_while_it_trains(tiny_run, slurm):

@@ -7,11 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from run_in_files import FakeSlurm, RunInFiles
 
 from flipscale.commands.stopping import cancel_run, stop_run
 from flipscale.errors import RunError, UserError
@@ -26,16 +24,6 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 print("listening", flush=True)
 signal.pause()
 """
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunInFiles:
-    return RunInFiles.new(tmp_path / "runs/first")
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    return FakeSlurm(tmp_path / "slurm", monkeypatch)
 
 
 def wait_until(holds: Callable[[], Any], seconds: float = 120) -> None:

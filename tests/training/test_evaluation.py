@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from shards import write_tar
+from stop_at import StopAt
 from tiny_run import TinyRun
 
 from flipscale.budget import Budget
@@ -20,12 +21,11 @@ from flipscale.config import load_job
 from flipscale.config.job import Evaluation, Phase
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.orchestration.segment import Segment
-from flipscale.run_directory import RunDirectory, run_directory
+from flipscale.run_directory import run_directory
 from flipscale.training import trainer
 from flipscale.training.evaluation import PeriodicEvaluation
 from flipscale.training.metrics import TIMING_FIELDS, read_evaluations
 from flipscale.training.setup import check_job
-from flipscale.training.stop import REASONS, StopRequests
 from flipscale.world import World
 
 MakeRun = Callable[..., TinyRun]
@@ -46,18 +46,6 @@ def sets(data_set: Path) -> dict[str, Any]:
         "zero_shot": {"seen": {**seen, "templates": str(data_set / "templates.txt")}},
         "retrieval": {"captions": str(data_set / "val/00000.tar")},
     }
-
-
-class StopAt(StopRequests):
-    """Asks to stop after a number of steps, as a signal would."""
-
-    def __init__(self, run: RunDirectory, steps: int) -> None:
-        super().__init__(run.stop_file)
-        self.left = steps + 1  # training looks once before the first step
-
-    def counts(self) -> list[int]:
-        self.left -= 1
-        return [int(reason == "sigterm" and self.left <= 0) for reason in REASONS]
 
 
 def train(run: TinyRun, *, steps: int = 10**6) -> None:

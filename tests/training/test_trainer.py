@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stop_at import StopAt
 from tiny_run import TinyRun
 
 from flipscale.config import load_job
@@ -35,7 +36,7 @@ from flipscale.run_directory import RunDirectory, existing_run, run_directory
 from flipscale.training import trainer
 from flipscale.training.metrics import read_metrics
 from flipscale.training.setup import check_job
-from flipscale.training.stop import REASONS, StopRequests
+from flipscale.training.stop import StopRequests
 from flipscale.world import World
 
 MakeRun = Callable[..., TinyRun]
@@ -105,18 +106,6 @@ def test_the_loss_begins_at_the_log_of_the_batch() -> None:
 
 def pil_to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-
-
-class StopAt(StopRequests):
-    """Asks to stop after a number of steps, as a signal would."""
-
-    def __init__(self, run: RunDirectory, steps: int) -> None:
-        super().__init__(run.stop_file)
-        self.left = steps + 1  # training looks once before the first step
-
-    def counts(self) -> list[int]:
-        self.left -= 1
-        return [int(reason == "sigterm" and self.left <= 0) for reason in REASONS]
 
 
 def test_any_stop_step_gives_the_same_end(tiny_run: MakeRun) -> None:
