@@ -10,6 +10,9 @@ from typing import Annotated
 
 import typer
 
+from flipscale.cli_data import data_app
+from flipscale.cli_evaluation import evaluation_app
+from flipscale.cli_options import AsJson, JobFile, Overrides, Run
 from flipscale.errors import RunError, StoppedEarly, UserError
 
 EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 1, 2, 75
@@ -21,26 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(no_args_is_help=True, help="Make, index, check and audit training data.")
+app.add_typer(evaluation_app)
 app.add_typer(data_app, name="data")
 bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 app.add_typer(bench_app, name="bench")
-
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Changes to the job.", show_default=False),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Shards = Annotated[
-    str, typer.Argument(metavar="SHARDS", help="Shards by brace expansion.", show_default=False)
-]
-Workers = Annotated[int | None, typer.Option(help="Processes; all cores by default.", show_default=False)]
-AllowPipe = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="A command that `pipe:` shards may run.", show_default=False),
-]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
 
 
 def main() -> None:
@@ -137,55 +124,6 @@ def plan(
     show_plan(job, overrides or [], gpu, gpus, mfu, images_per_second, images_per_core, as_json=as_json)
 
 
-@app.command("eval")
-def evaluate(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CHECKPOINT", help="Run, checkpoint or OpenCLIP directory.", show_default=False
-        ),
-    ],
-    zero_shot: Annotated[
-        str | None,
-        typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False),
-    ] = None,
-    classnames: Annotated[
-        str, typer.Option(help="File with a class name a line, `imagenet`, or `folders`.")
-    ] = "folders",
-    templates: Annotated[
-        str, typer.Option(help="File with a template a line, openai7 or openai80.")
-    ] = "openai7",
-    retrieval: Annotated[
-        str | None, typer.Option(help="Shards of image-caption pairs for retrieval.", show_default=False)
-    ] = None,
-    batch_size: int = 64,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the results here (JSON).", show_default=False)
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Zero-shot classification and retrieval, on the sets given here or on those of the run's job."""
-    from flipscale.commands.evaluation import evaluate_checkpoint
-
-    evaluate_checkpoint(checkpoint, zero_shot, classnames, templates, retrieval, batch_size, out, as_json)
-
-
-@app.command()
-def export(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Run or checkpoint directory.", show_default=False)
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write.", show_default=False)],
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Only verify the export that lies in OUT.")
-    ] = False,
-) -> None:
-    """Write an OpenCLIP directory, and prove that stock OpenCLIP loads it and gives the same features."""
-    from flipscale.commands.interchange import export_run
-
-    export_run(checkpoint, out, only_verify=verify)
-
-
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of job files, for editors."""
@@ -256,83 +194,3 @@ def doctor(
     from flipscale.commands.doctor import examine
 
     examine(directory.resolve(), node=node, as_json=as_json)
-
-
-@data_app.command()
-def synth(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="New directory.", show_default=False)],
-    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 64,
-    train: Annotated[int, typer.Option(help="Training samples.")] = 20_000,
-    val: Annotated[int, typer.Option(help="Captioned samples for retrieval.")] = 1_000,
-    test: Annotated[int, typer.Option(help="Labelled samples for zero-shot classification.")] = 2_000,
-    shard_size: Annotated[int, typer.Option(help="Samples a shard.")] = 1_000,
-    seed: int = 0,
-    workers: Workers = None,
-) -> None:
-    """Make a captioned set of rendered scenes that is worth learning, with held-out colour-shape pairs."""
-    from flipscale.commands.data import make_synthetic
-
-    make_synthetic(out, size, train, val, test, shard_size, seed, workers)
-
-
-@data_app.command()
-def index(
-    shards: Shards,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory for the index.", show_default=False)],
-    workers: Workers = None,
-    members: Annotated[
-        bool,
-        typer.Option(help="Keep where every sample lies: 36 bytes a sample, or shards are scanned later."),
-    ] = True,
-    from_stats: Annotated[
-        bool,
-        typer.Option("--from-stats", help="Read no tar: take counts from img2dataset's SHARD_stats.json."),
-    ] = False,
-    allow_pipe: AllowPipe = None,
-) -> None:
-    """Scan shards once, so that training can read any sample at once; go on where it stopped."""
-    from flipscale.commands.data import make_index
-
-    make_index(shards, out, workers, allow_pipe or [], members, from_stats)
-
-
-@data_app.command()
-def check(
-    shards: Shards,
-    max_image_pixels: Annotated[str, typer.Option(help="Larger images count as unusable.")] = "100M",
-    workers: Workers = None,
-    allow_pipe: AllowPipe = None,
-    fix: Annotated[
-        Path | None,
-        typer.Option(metavar="OUT", help="Write shards of the usable samples there.", show_default=False),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Write report.json and histograms there.", show_default=False),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Decode every sample and report sizes, captions, duplicates, and what training could not use."""
-    from flipscale.commands.data import check_data
-
-    check_data(shards, max_image_pixels, workers, allow_pipe or [], fix, report, as_json)
-
-
-@data_app.command()
-def vocab(
-    shards: Shards,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="vocab.txt to write.", show_default=False)],
-    size: Annotated[int, typer.Option(help="Largest number of word pieces.")] = 30_522,
-) -> None:
-    """Learn a WordPiece vocabulary from the shards' captions."""
-    from flipscale.commands.data import make_vocabulary
-
-    make_vocabulary(shards, out, size)
-
-
-@data_app.command()
-def audit(run: Run, as_json: AsJson = False) -> None:
-    """Prove from the run directory alone that no sample was skipped or repeated."""
-    from flipscale.commands.data import audit_run
-
-    audit_run(run, as_json)

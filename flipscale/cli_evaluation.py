@@ -1,0 +1,61 @@
+"""What is done with trained models: each command thin; what it needs is imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flipscale.cli_options import AsJson
+
+evaluation_app = typer.Typer()
+
+
+@evaluation_app.command("eval")
+def evaluate(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="Run, checkpoint or OpenCLIP directory.", show_default=False
+        ),
+    ],
+    zero_shot: Annotated[
+        str | None,
+        typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False),
+    ] = None,
+    classnames: Annotated[
+        str, typer.Option(help="File with a class name a line, `imagenet`, or `folders`.")
+    ] = "folders",
+    templates: Annotated[
+        str, typer.Option(help="File with a template a line, openai7 or openai80.")
+    ] = "openai7",
+    retrieval: Annotated[
+        str | None, typer.Option(help="Shards of image-caption pairs for retrieval.", show_default=False)
+    ] = None,
+    batch_size: int = 64,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the results here (JSON).", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Zero-shot classification and retrieval, on the sets given here or on those of the run's job."""
+    from flipscale.commands.evaluation import evaluate_checkpoint
+
+    evaluate_checkpoint(checkpoint, zero_shot, classnames, templates, retrieval, batch_size, out, as_json)
+
+
+@evaluation_app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run or checkpoint directory.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write.", show_default=False)],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only verify the export that lies in OUT.")
+    ] = False,
+) -> None:
+    """Write an OpenCLIP directory, and prove that stock OpenCLIP loads it and gives the same features."""
+    from flipscale.commands.interchange import export_run
+
+    export_run(checkpoint, out, only_verify=verify)
