@@ -165,6 +165,11 @@ class Phase(Strict):
     """Samples over which the rate rises linearly to its peak; then a cosine falls to 0."""
     fresh_optimizer: bool = False
     """Start this phase with empty optimizer moments, as the paper's unmasked tuning does."""
+    image_size: PositiveCount | None = None
+    """Side in pixels of the images of this phase; the model's by default."""
+    patch_size: PositiveCount | None = None
+    """Side in pixels of a patch in this phase; the model's by default. Where it changes between phases, the
+    patch kernels are resampled."""
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Phase:

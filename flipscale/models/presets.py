@@ -179,15 +179,20 @@ def preset(
     if name not in PRESETS:
         nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
         raise UserError(f"there is no model {name!r}; did you mean {nearest!r}? All: {', '.join(PRESETS)}")
-    spec = PRESETS[name]
-    vision = replace(
-        spec.vision,
-        image_size=image_size or spec.vision.image_size,
-        patch_size=patch_size or spec.vision.patch_size,
-    )
+    spec = resized(PRESETS[name], image_size, patch_size)
     text = replace(
         spec.text,
         vocab_size=vocab_size or spec.text.vocab_size,
         context_length=context_length or spec.text.context_length,
     )
-    return replace(spec, vision=vision, text=text, logit_bias=logit_bias)
+    return replace(spec, text=text, logit_bias=logit_bias)
+
+
+def resized(spec: ModelSpec, image_size: int | None = None, patch_size: int | None = None) -> ModelSpec:
+    """The same model with the given sizes (pixels) in place of its own.
+
+    Raises:
+        UserError: the image size is no multiple of the patch size.
+    """
+    image, patch = image_size or spec.vision.image_size, patch_size or spec.vision.patch_size
+    return replace(spec, vision=replace(spec.vision, image_size=image, patch_size=patch))
