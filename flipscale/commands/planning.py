@@ -38,8 +38,14 @@ def show_plan(
 
 
 def print_budget(plan: Plan) -> None:
+    inputs = [f"{phase.image_size} / {phase.patch_size}" for phase in plan.phases]
+    shown = len(set(inputs)) > 1
     print_table(
-        ("phase", "samples", "steps", "batch", "masked", "peak lr", "warm-up", "FLOPs a sample", "FLOPs"),
+        (
+            *("phase", "samples", "steps", "batch", "masked"),
+            *(("image / patch",) if shown else ()),
+            *("peak lr", "warm-up", "FLOPs a sample", "FLOPs"),
+        ),
         [
             (
                 phase.name,
@@ -47,12 +53,13 @@ def print_budget(plan: Plan) -> None:
                 f"{phase.steps:,}",
                 f"{phase.batch_size:,}",
                 f"{phase.mask_ratio:.0%}",
+                *((size,) if shown else ()),
                 f"{phase.peak_lr:.4g}",
                 human(phase.warmup),
                 f"{phase.flops_per_sample:.3g}",
                 f"{phase.flops:.3g}",
             )
-            for phase in plan.phases
+            for phase, size in zip(plan.phases, inputs, strict=True)
         ],
     )
     print(

@@ -24,6 +24,7 @@ from flipscale.planning.activations import (
     weight_copies,
 )
 from flipscale.planning.flops import parameter_count
+from flipscale.shapes import phase_specs
 
 # DeepSpeed's reduce_bucket_size: a buffer of this many elements, whatever the size of the model.
 _DEEPSPEED_BUCKET = 500_000_000
@@ -77,19 +78,30 @@ def estimate(job: Job, spec: ModelSpec, world_size: int, device: Device = "cuda"
     """Memory of one of `world_size` processes, for each phase of `job`.
 
     Args:
-        spec: the shape of the job's model.
+        spec: the shape of the job's model, where a phase says nothing else.
         device: "cpu" counts what torch does there; see `activations`.
     """
-    sizes = ElementSizes.of(job.sharding.precision, device)
-    state = _state(job, spec, world_size, sizes)
-    return tuple(_phase_memory(job, spec, phase, world_size, device, state) for phase in job.phases)
+    shapes = phase_specs(spec, job)
+    largest = -(-max(phase.batch_size for phase in job.phases) // world_size)
+    # Two batches ahead (Stream._prefetch), the one in use, and its chunks while they are joined.
+    loader = 4 * largest * max(map(_pair, shapes))
+    return tuple(
+        _phase_memory(job, shape, phase, world_size, device, loader)
+        for shape, phase in zip(shapes, job.phases, strict=True)
+    )
+
+
+def _pair(spec: ModelSpec) -> int:
+    """Bytes of a pair on its way to the device: pixels, tokens, position."""
+    return 3 * spec.vision.image_size**2 + 8 * (spec.text.context_length + 1)
 
 
 def _phase_memory(
-    job: Job, spec: ModelSpec, phase: Phase, world_size: int, device: Device, state: _State
+    job: Job, spec: ModelSpec, phase: Phase, world_size: int, device: Device, loader: int
 ) -> PhaseMemory:
     sharding = job.sharding
     sizes = ElementSizes.of(sharding.precision, device)
+    state = _state(job, spec, world_size, sizes)
     local = -(-phase.batch_size // world_size)
     pairs = min(local, sharding.micro_batch or local)
     visible = visible_count(spec.vision.patches, phase.mask_ratio)
@@ -99,10 +111,6 @@ def _phase_memory(
     activations = max(image.kept + text.kept + text.recomputed, image.kept + image.recomputed)
 
     kept_ids = visible * 8 if phase.mask_ratio else 0
-    pair = 3 * spec.vision.image_size**2 + 8 * (spec.text.context_length + 1)
-    largest = -(-max(phase.batch_size for phase in job.phases) // world_size)
-    # Two batches ahead (Stream._prefetch), the one in use, and its chunks while they are joined.
-    loader = 4 * largest * pair
     gradients = state.gradients
     if sharding.strategy in ("ddp", "fsdp", "hsdp", "zero1") and pairs < local:
         # Reduced in the last micro-batch alone; until then every process adds up whole ones.
@@ -114,7 +122,7 @@ def _phase_memory(
         gathered=state.gathered + weight_copies(spec, sharding, sizes),
         activations=activations,
         loss=_loss(job, spec, local, pairs, world_size, device),
-        batch=local * (pair + kept_ids),
+        batch=local * (_pair(spec) + kept_ids),
         host=state.host + loader,
     )
 

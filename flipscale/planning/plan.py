@@ -20,6 +20,7 @@ from flipscale.planning.throughput import (
     speed,
     training_seconds,
 )
+from flipscale.shapes import phase_specs
 from flipscale.sharding.strategy import check_sharding
 
 
@@ -30,6 +31,8 @@ class PhasePlan:
     steps: int
     batch_size: int
     mask_ratio: float
+    image_size: int  # pixels
+    patch_size: int
     peak_lr: float
     warmup: int  # samples
     flops_per_sample: int  # forward and backward
@@ -45,7 +48,7 @@ class PhasePlan:
 @dataclass(frozen=True)
 class Plan:
     model: str
-    parameters: int
+    parameters: int  # at the end; a phase of another patch or image size may have slightly more or fewer
     vision_parameters: int
     text_parameters: int
     state_bytes: int  # of one checkpoint: weights and both AdamW moments
@@ -76,11 +79,12 @@ def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_
     check_world_size(on.gpus, job.data.lanes)
     check_sharding(job.sharding, on.gpus, "cuda")
     spec = model_shape(job)
-    count = parameter_count(spec)
+    shapes = phase_specs(spec, job)
+    count = parameter_count(shapes[-1])
     memories = estimate(job, spec, on.gpus)
     phases = tuple(
-        _phase_plan(span, spec, memory, on, job.sharding.micro_batch, images_per_core)
-        for span, memory in zip(budget.spans, memories, strict=True)
+        _phase_plan(span, shape, memory, on, job.sharding.micro_batch, images_per_core)
+        for span, shape, memory in zip(budget.spans, shapes, memories, strict=True)
     )
     fit = all(phase.fits for phase in phases)
     seconds = sum(phase.seconds for phase in phases)
@@ -105,7 +109,7 @@ def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_
 
 
 def model_shape(job: Job) -> ModelSpec:
-    """The job's model with its preset's vocabulary: no tokenizer is read."""
+    """The job's model with its preset's vocabulary: no tokenizer is read. A phase may have another shape."""
     source = job.data.tokenizer
     default_length = WORDPIECE_LENGTH if source.kind == "wordpiece" else CLIP_LENGTH
     return preset(
@@ -118,8 +122,9 @@ def model_shape(job: Job) -> ModelSpec:
 
 
 def state_bytes(job: Job) -> int:
-    """Size of a checkpoint: weights and both AdamW moments."""
-    return 3 * parameter_count(model_shape(job)).total * (8 if job.sharding.precision == "fp64" else 4)
+    """Size of the largest checkpoint: weights and both AdamW moments."""
+    largest = max(parameter_count(shape).total for shape in phase_specs(model_shape(job), job))
+    return 3 * largest * (8 if job.sharding.precision == "fp64" else 4)
 
 
 def cluster_gpus(job: Job) -> int:
@@ -144,6 +149,8 @@ def _phase_plan(
         steps=span.steps,
         batch_size=phase.batch_size,
         mask_ratio=phase.mask_ratio,
+        image_size=spec.vision.image_size,
+        patch_size=spec.vision.patch_size,
         peak_lr=span.peak_lr,
         warmup=phase.warmup,
         flops_per_sample=per_sample,

@@ -160,8 +160,8 @@ class _Trainer:
         found = checkpoint.find(self.run_directory.checkpoints)
         if found is None or found.progress.samples_seen != seen:
             raise RunError(
-                f"the checkpoint at {seen} samples, which the next phase begins from, was damaged after it was "
-                "written; give the same command again to go on from the one before",
+                f"the checkpoint at {seen} samples, which the next phase begins from, was damaged since it "
+                "was written; give the same command again to go on from the one before",
                 kind="disk",
             )
         return found
