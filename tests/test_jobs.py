@@ -11,6 +11,8 @@ import pytest
 
 from flipscale.config import Job, load_job
 from flipscale.data.index import expand_shards
+from flipscale.models.presets import preset
+from flipscale.planning.flops import training_flops
 from flipscale.planning.plan import plan_job
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
@@ -111,6 +113,39 @@ def test_masking_costs_what_table_1a_says() -> None:
     whole, half, quarter = (plan_job(job_of(f"table1/{name}.yaml")).flops for name in names)
     assert half / whole == pytest.approx(0.52, abs=0.005)
     assert quarter / whole == pytest.approx(0.28, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "mask", "batch", "peak_lr"),
+    [  # table 2 and footnote 3: L/16 as in the line of L/16, tuned at patch 14
+        ("table2/flip_l14", 32 * LAION_400M, 0.5, 65_536, 1.024e-3),
+        ("clip/reproduction_l14", 32 * LAION_400M, 0.0, 16_384, 2.56e-4),
+    ],
+)
+def test_l14_is_l16_tuned_at_patch_14(
+    name: str, samples: int, mask: float, batch: int, peak_lr: float
+) -> None:
+    job = job_of(f"{name}.yaml")
+    long, tuned = plan_job(job).phases
+    assert job.model.preset == "vit_l16"
+    assert (long.image_size, long.patch_size, tuned.image_size, tuned.patch_size) == (224, 16, 224, 14)
+    assert (long.samples, long.mask_ratio, long.batch_size) == (samples, mask, batch)
+    assert long.peak_lr == pytest.approx(peak_lr)
+    assert (tuned.samples, tuned.mask_ratio, tuned.warmup) == (TUNED_SAMPLES, 0.0, 25_600_000)
+    assert tuned.peak_lr * 256 / tuned.batch_size == pytest.approx(4e-8)  # A.1
+    assert job.phases[1].fresh_optimizer
+    # What is tuned is L/14 in all but its name.
+    assert tuned.flops_per_sample == training_flops(preset("vit_l14"), 1, 0.0)
+
+
+def test_clipas_schedule() -> None:
+    """UCSC-VLAA/CLIPA, clipa_jax/configs/model_l: 84 px, then 224; peak lr there = base lr x batch / 256."""
+    job = job_of("clipa/flip_l14.yaml")
+    small, full = plan_job(job).phases
+    assert [(phase.image_size, phase.patch_size) for phase in (small, full)] == [(84, 14), (224, 14)]
+    assert (small.samples, small.batch_size, small.warmup) == (12_800_000_000, 65_536, 52_428_800)
+    assert (full.samples, full.batch_size, full.warmup) == (131_072_000, 32_768, 26_214_400)
+    assert (small.peak_lr, full.peak_lr) == (pytest.approx(8e-6 * 256), pytest.approx(8e-7 * 128))
 
 
 @pytest.mark.parametrize("name", ["clip/reproduction_b16", "clip/reproduction_l16"])
