@@ -129,6 +129,15 @@ class ZeroSharded:
         for moments in self._optimizer.state.values():
             moments["step"].fill_(updates)
 
+    def release(self) -> None:
+        self._engine.destroy()
+        if self._stage == 3:
+            from deepspeed.runtime.zero import parameter_offload
+
+            # Its stack of the modules in a forward begins with every engine's model, and keeps it for good.
+            stack = parameter_offload.FWD_MODULE_STACK
+            stack[:] = [module for module in stack if module is not self._engine.module]
+
     def _write_moment(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
         if self._stage < 3:
             self._deepspeed.utils.safe_set_full_optimizer_state(parameter, value, kind)

@@ -115,6 +115,9 @@ class OptimizerStateSharded:
         fill(self._weights() | self._owned_moments())
         adamw.set_updates(self._optimizer.optim, updates)
 
+    def release(self) -> None:
+        """Nothing holds on to the model."""
+
     def _weights(self) -> dict[str, Tensor]:
         return {f"model.{name}": parameter.detach() for name, parameter in self._parameters.items()}
 

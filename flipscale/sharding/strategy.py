@@ -58,6 +58,11 @@ class ShardedModel(Protocol):
         of `state()`; all processes call it."""
         ...
 
+    def release(self) -> None:
+        """Take the model out of what its library keeps for the whole process, so that it can be freed. Nothing
+        else is called afterwards."""
+        ...
+
 
 def shard(model: FLIP, job: Job, world: World) -> ShardedModel:
     """Prepare `model` and its optimizer for `job.sharding` on the processes of `world`.

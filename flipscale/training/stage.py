@@ -81,6 +81,7 @@ class Stage:
 
     def _release(self) -> None:
         """Free the model and its optimizer: two of them need not fit into memory."""
+        self.model.release()
         del self.model, self.evaluation
         # Wrapped models lie in cycles, and the stream has frozen what was there when it began.
         gc.unfreeze()
