@@ -114,6 +114,7 @@ def model_shape(job: Job) -> ModelSpec:
         patch_size=job.model.patch_size,
         context_length=source.context_length or default_length,
         logit_bias=job.loss.kind == "sigmoid",
+        decoder=job.loss.decoder,
     )
 
 
