@@ -226,7 +226,7 @@ class Reconstruction(Strict):
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     """Of this loss beside the contrastive one; the paper just adds the two."""
     width: PositiveCount = 256
-    """Of the decoder. The paper does not give its size; this is a small one, with 32 channels a head as MAE's."""
+    """Of the decoder. The paper gives no size; this is a small one, with 32 channels a head as in MAE."""
     layers: PositiveCount = 4
     """Blocks of the decoder."""
     heads: PositiveCount = 8
