@@ -31,6 +31,7 @@ class PhasePlan:
     steps: int
     batch_size: int
     mask_ratio: float
+    text_mask_ratio: float
     image_size: int  # pixels
     patch_size: int
     peak_lr: float
@@ -51,6 +52,7 @@ class Plan:
     parameters: int  # at the end; a phase of another patch or image size may have slightly more or fewer
     vision_parameters: int
     text_parameters: int
+    decoder_parameters: int  # of the reconstruction; none in the exported model
     state_bytes: int  # of one checkpoint: weights and both AdamW moments
     samples: int
     steps: int
@@ -93,6 +95,7 @@ def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_
         parameters=count.total,
         vision_parameters=count.vision,
         text_parameters=count.text,
+        decoder_parameters=count.decoder,
         state_bytes=state_bytes(job),
         samples=budget.total,
         steps=budget.steps,
@@ -118,6 +121,7 @@ def model_shape(job: Job) -> ModelSpec:
         patch_size=job.model.patch_size,
         context_length=source.context_length or default_length,
         logit_bias=job.loss.kind == "sigmoid",
+        decoder=job.loss.decoder,
     )
 
 
@@ -140,15 +144,17 @@ def _phase_plan(
     images_per_core: float,
 ) -> PhasePlan:
     phase = span.phase
-    per_sample = training_flops(spec, 1, phase.mask_ratio)
+    masked = (phase.mask_ratio, phase.text_mask_ratio)
+    per_sample = training_flops(spec, 1, *masked)
     in_parts = micro_batch is not None and micro_batch < -(-phase.batch_size // on.gpus)
-    seconds = training_seconds(on, spec, phase.samples, phase.mask_ratio, forward_twice=in_parts)
+    seconds = training_seconds(on, spec, phase.samples, *masked, forward_twice=in_parts)
     return PhasePlan(
         name=phase.name,
         samples=phase.samples,
         steps=span.steps,
         batch_size=phase.batch_size,
         mask_ratio=phase.mask_ratio,
+        text_mask_ratio=phase.text_mask_ratio,
         image_size=spec.vision.image_size,
         patch_size=spec.vision.patch_size,
         peak_lr=span.peak_lr,

@@ -15,7 +15,7 @@ from flipscale.config import Job
 from flipscale.data.quarantine import Quarantine
 from flipscale.data.stream import Batch
 from flipscale.errors import RunError, StoppedEarly
-from flipscale.models.masking import visible_patches
+from flipscale.models.masking import visible_patches, visible_tokens
 from flipscale.orchestration.segment import Segment
 from flipscale.progress import Progress
 from flipscale.run_directory import check_identity, prepare
@@ -172,13 +172,14 @@ class _Trainer:
         span = self.budget.spans[step.phase]
         if step.start == span.start and span.phase.fresh_optimizer:
             self.model.reset_optimizer()
+        phase, seed, spec = span.phase, self.job.seed, self.stage.spec
         positions = batch.positions.to(device, non_blocking=True)
-        patches = self.stage.spec.vision.patches
-        pairs = Pairs(
-            batch.images.to(device, non_blocking=True),
-            batch.tokens.to(device, non_blocking=True),
-            visible_patches(positions, patches, span.phase.mask_ratio, self.job.seed),
-        )
+        images = batch.images.to(device, non_blocking=True)
+        tokens = batch.tokens.to(device, non_blocking=True)
+        keep = visible_patches(positions, spec.vision.patches, phase.mask_ratio, seed)
+        ratio, kind, padding = phase.text_mask_ratio, phase.text_mask, self.data.tokenizer.padding_id
+        keep_tokens = visible_tokens(tokens, positions, ratio, seed, kind, spec.text.pool, padding)
+        pairs = Pairs(images, tokens, keep, keep_tokens)
         scalars = accumulate_gradients(self.model, pairs, self.job)
         norm = self.model.gradient_norm(self.job.optimizer.clip_grad_norm)
         finite = torch.isfinite(scalars["loss"]) & torch.isfinite(norm)

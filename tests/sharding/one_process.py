@@ -54,9 +54,7 @@ class OneProcess:
 
     def step(self, number: int, *, clip: float | None = None, finite: bool = True) -> tuple[float, float]:
         """One update; its loss and gradient norm."""
-        images, tokens, keep = make_pairs(number)
-        assert keep is not None
-        pairs = Pairs(images.to(self.device), tokens.to(self.device), keep.to(self.device))
+        pairs = Pairs(*(None if field is None else field.to(self.device) for field in make_pairs(number)))
         loss = accumulate_gradients(self.model, pairs, self.job)["loss"]
         norm = self.model.gradient_norm(clip)
         self.model.update(1e-3, torch.tensor(finite, device=self.device))

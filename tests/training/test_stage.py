@@ -189,10 +189,12 @@ def test_what_a_phase_sees(tiny_run: MakeRun, data_set: Path, monkeypatch: pytes
     seen: list[tuple[int, int | None]] = []
     forward = FLIP.forward
 
-    def noted(self: FLIP, images: Any = None, texts: Any = None, keep: Any = None) -> Any:
+    def noted(
+        self: FLIP, images: Any = None, texts: Any = None, keep: Any = None, *rest: Any, **how: Any
+    ) -> Any:
         if images is not None:
             seen.append((images.shape[-1], None if keep is None else keep.shape[1]))
-        return forward(self, images, texts, keep)
+        return forward(self, images, texts, keep, *rest, **how)
 
     monkeypatch.setattr(FLIP, "forward", noted)
     evaluation = {"every": "1000 steps", "retrieval": {"captions": str(data_set / "val/00000.tar")}}
