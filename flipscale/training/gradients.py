@@ -25,9 +25,12 @@ class Pairs(NamedTuple):
 
     def split(self, size: int) -> list[Pairs]:
         """Consecutive parts of at most `size` pairs."""
-        fields = [None if field is None else field.split(size) for field in self]
-        count = len(self.images.split(size))
-        return [Pairs(*(None if parts is None else parts[k] for parts in fields)) for k in range(count)]
+        images, tokens = self.images.split(size), self.tokens.split(size)
+        masks = [
+            [None] * len(images) if mask is None else mask.split(size)
+            for mask in (self.keep, self.keep_tokens)
+        ]
+        return [Pairs(*part) for part in zip(images, tokens, *masks, strict=True)]
 
 
 def accumulate_gradients(model: ShardedModel, pairs: Pairs, job: Job) -> dict[str, Tensor]:
