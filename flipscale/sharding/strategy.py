@@ -59,8 +59,8 @@ class ShardedModel(Protocol):
         ...
 
     def release(self) -> None:
-        """Take the model out of what its library keeps for the whole process, so that it can be freed. Nothing
-        else is called afterwards."""
+        """Take the model out of what its library keeps for the whole process, so that it can be freed; the
+        last call."""
         ...
 
 
