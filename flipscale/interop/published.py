@@ -39,12 +39,15 @@ class Published:
         """Spec and state dict. Raises UserError for what flipscale's towers or the weights lack."""
         name = self.directory.name if self.directory else self.stock
         try:
-            if self.weights is not None:
-                return imported(self.config, read_weights(self.weights), name)
             spec, _ = imported(self.config, None, name)
         except UserError as error:
-            raise UserError(f"{self.stock.removeprefix('local-dir:')} is not imported: {error}") from None
-        return spec, build_model(spec).state_dict()
+            raise UserError(
+                f"{name} cannot be imported: {error}; flipscale has OpenCLIP's plain ViTs alone, such as "
+                "ViT-B-32 and ViT-L-14"
+            ) from None
+        if self.weights is None:
+            return spec, build_model(spec).state_dict()
+        return imported(self.config, read_weights(self.weights), name)
 
 
 def find_published(source: str, weights: Path | None, pretrained: str | None, random: bool) -> Published:

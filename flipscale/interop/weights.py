@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shlex
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,11 @@ def read_weights(path: Path) -> Weights:
 
 def _unpickled(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about TorchScript, which is refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(_refusal(path, "is a pickle that holds more than tensors", _PICKLED)) from error
+        raise UserError(_refusal(path, "is no pickle of tensors alone", _PICKLED)) from error
     except (RuntimeError, EOFError, OSError) as error:
         if "TorchScript" in str(error):
             raise UserError(_refusal(path, "is a TorchScript program", _SCRIPTED)) from error

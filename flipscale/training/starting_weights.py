@@ -17,6 +17,7 @@ from flipscale.config import Job
 from flipscale.data.tokenizer import Tokenizer
 from flipscale.errors import UserError
 from flipscale.files import write_durably
+from flipscale.interop.resampling import resample_state
 from flipscale.models.initialization import initial_value
 from flipscale.models.presets import ModelSpec, TextSpec, VisionSpec
 from flipscale.run_directory import RunDirectory
@@ -33,8 +34,9 @@ def start_from(
     """Give a run without checkpoint the weights of `job.model.weights`, with a fresh optimizer; all
     processes call it, and each has the whole model in its host's memory for a moment.
 
-    What the job's model has beyond that of the weights (a logit bias, say) keeps its initial value. The run
-    directory keeps their digest: a second start before the first checkpoint finds the same ones.
+    Patch kernels and learned positions are resampled where the job has another image or patch size. What its
+    model has beyond that of the weights (a logit bias, say) keeps its initial value. The run directory keeps
+    their digest, so that another start before the first checkpoint has the same ones.
 
     Raises:
         UserError: there are no such weights, they are of another shape or vocabulary, or they changed.
@@ -42,7 +44,10 @@ def start_from(
     assert job.model.weights is not None
     source = Path(job.model.weights)
     trained = load_trained(source, replace(world, device=torch.device("cpu")))
-    different = _differences(trained.model.spec, spec)
+    theirs = trained.model.spec
+    sizes = {"image_size": spec.vision.image_size, "patch_size": spec.vision.patch_size}
+    resized = replace(theirs, vision=replace(theirs.vision, **sizes))
+    different = _differences(resized, spec)
     if different:
         raise UserError(
             f"model.weights {source} does not fit model.preset {job.model.preset}: {'; '.join(different)}; "
@@ -53,8 +58,8 @@ def start_from(
             f"model.weights {source} was trained with another vocabulary; set data.tokenizer.vocab to its "
             "own (an OpenCLIP directory holds it, a run has it in tokenizer/)"
         )
-    state = trained.model.state_dict()
-    world.lead(lambda: _record(run, source, state))
+    world.lead(lambda: _record(run, source, trained.model.state_dict()))
+    state = resample_state(trained.model.state_dict(), theirs, resized)
     model.restore(lambda tensors: _fill(tensors, state, spec, job.seed), 0)
     _log.info("starting from the weights of %s", source)
 
