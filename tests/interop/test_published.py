@@ -88,9 +88,8 @@ def test_every_form_of_weights_is_read_as_open_clip_reads_it(
     assert printed[0].startswith(f"{named} computes here as in stock open_clip")
     assert printed[1].startswith(f"{tmp_path / 'out'} imported and verified with stock open_clip")
     _, imported = import_openclip(tmp_path / "out")
-    assert all(
-        torch.equal(imported[name], state[name].float().reshape(imported[name].shape)) for name in state
-    )
+    imported["logit_scale"] = imported["logit_scale"].reshape(())
+    assert all(torch.equal(imported[name], state[name].float()) for name in state)
     provenance = json.loads((tmp_path / "out" / CONFIG).read_text())["flipscale"]["provenance"]
     assert (provenance["imported from"], provenance["weights"]) == (named, file.name)
 
@@ -152,7 +151,7 @@ def test_weights_in_a_directory_are_those_that_open_clip_takes(tmp_path: Path) -
         (
             "ViT-B-32",
             {"pretrained": "laion2b_s34b_b79k"},
-            "not on this machine; where the network is reached",
+            "not on this machine; where the network is",
         ),
         ("convnext_base", {"random": True}, "timm_model_name .* plain ViTs alone"),
         ("ViT-B-16-SigLIP", {"random": True}, "timm_model_name .* plain ViTs alone"),
