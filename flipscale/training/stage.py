@@ -15,21 +15,23 @@ from flipscale.interop.resampling import resample_state, resized_names, shapes
 from flipscale.interop.torchvision_fix import import_timm
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec
+from flipscale.run_directory import RunDirectory
 from flipscale.shapes import checkpoint_spec, phase_specs
 from flipscale.sharding.strategy import ShardedModel, shard
 from flipscale.sharding.wrapping import write_whole
 from flipscale.training.checkpoint import Checkpoint
 from flipscale.training.evaluation import PeriodicEvaluation
 from flipscale.training.setup import model_spec
+from flipscale.training.starting_weights import start_from
 from flipscale.world import World
 
 
 class Stage:
     """The sharded model with the shape of one phase, and the evaluation at this phase's image size.
 
-    It begins with the shape that `found` has, or that of the first phase with initial weights; all processes
-    make it together. A change of shape is a new model that starts from the checkpoint at the end of the phase
-    before, so that it comes out the same whether the run went on without a stop or not.
+    It begins as `found`, or with the first phase's shape and the weights that the job starts from; all
+    processes make it together. A change of shape is a new model that starts from the checkpoint at the end of
+    the phase before, so that it comes out the same whether the run went on without a stop or not.
     """
 
     spec: ModelSpec
@@ -37,7 +39,13 @@ class Stage:
     evaluation: PeriodicEvaluation
 
     def __init__(
-        self, job: Job, budget: Budget, tokenizer: Tokenizer, world: World, found: Checkpoint | None
+        self,
+        job: Job,
+        budget: Budget,
+        tokenizer: Tokenizer,
+        run: RunDirectory,
+        world: World,
+        found: Checkpoint | None,
     ) -> None:
         self._job = job
         self._budget = budget
@@ -50,6 +58,8 @@ class Stage:
         self._build(checkpoint_spec(whole, job, found.progress.samples_seen if found else 0))
         if found:
             self.model.restore(found.load, found.progress.optimizer_steps)
+        elif job.model.weights is not None:
+            start_from(job, self.spec, tokenizer, self.model, run, world)
 
     def fits(self, phase: int) -> bool:
         """Whether the model has the shape of this phase."""

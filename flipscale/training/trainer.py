@@ -48,7 +48,7 @@ def train(job: Job, budget: Budget, segment: Segment) -> Progress:
     world.lead(lambda: check_identity(run, data.identity(), data.tokenizer.save))
     if found:
         _log.info("going on from %s", found.path)
-    stage = Stage(job, budget, data.tokenizer, world, found)
+    stage = Stage(job, budget, data.tokenizer, run, world, found)
     return _Trainer(job, segment, budget, data, stage, progress).run()
 
 

@@ -147,7 +147,7 @@ def test_every_strategy_enters_a_phase_with_the_resampled_state(
 
     monkeypatch.setattr(stages, "shard", watched)
     tokenizer = job_tokenizer(job)
-    stage = Stage(job, check_job(job, 1), tokenizer, ALONE, found)
+    stage = Stage(job, check_job(job, 1), tokenizer, run_directory(job), ALONE, found)
     assert stage.fits(0)
     assert not stage.fits(1)
     _step_in_vain(stage, job)
