@@ -8,13 +8,17 @@ all kernels of the new size it takes those whose products with resized patches a
 with the patches themselves. Resizing a kernel as if it were an image would also change how strongly it
 answers, by the ratio of the areas (14 px for 16: by 0.77), which the pseudo-inverse does not.
 
+The last layer of a decoder that reconstructs patches is resized so that it paints what it painted, resized.
+
 The resizing runs on the CPU and within fp32, whatever the weights' dtype.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from flipscale.errors import UserError
@@ -26,6 +30,7 @@ State = dict[str, Tensor]
 
 KERNEL = "visual.conv1.weight"
 POSITIONS = "visual.positional_embedding"
+PAINTING = ("reconstruction.pixels.weight", "reconstruction.pixels.bias")
 
 
 def resample_state(state: Mapping[str, Tensor], from_spec: ModelSpec, to_spec: ModelSpec) -> State:
@@ -44,6 +49,9 @@ def resample_state(state: Mapping[str, Tensor], from_spec: ModelSpec, to_spec: M
         resampled[KERNEL] = _resized_kernel(state[KERNEL], to_spec.vision.patch_size)
     if POSITIONS in state and from_spec.vision.grid != to_spec.vision.grid:
         resampled[POSITIONS] = _resized_positions(state[POSITIONS], to_spec.vision.grid)
+    for name in PAINTING:
+        if name in state:
+            resampled[name] = _resized_painting(state[name], to_spec.vision.patch_size)
     wanted = shapes(to_spec)
     for name, tensor in resampled.items():
         if name not in wanted:
@@ -73,6 +81,18 @@ def _resized_kernel(kernel: Tensor, side: int) -> Tensor:
         return kernel
     layers = import_timm("timm.layers")
     return layers.resample_patch_embed(kernel, [side, side], interpolation="bicubic", antialias=True)
+
+
+def _resized_painting(layer: Tensor, side: int) -> Tensor:
+    """The weight (3 x old side x old side, width) or the bias (3 x old side x old side) for another side."""
+    pictures = layer.reshape(len(layer), -1).T  # (width or 1, pixels)
+    old = math.isqrt(pictures.shape[1] // 3)
+    if old == side:
+        return layer
+    resized = F.interpolate(
+        pictures.reshape(-1, 3, old, old).float(), size=(side, side), mode="bicubic", antialias=True
+    )
+    return resized.flatten(1).T.reshape(3 * side * side, *layer.shape[1:]).to(layer.dtype).contiguous()
 
 
 def _resized_positions(positions: Tensor, grid: int) -> Tensor:

@@ -16,6 +16,7 @@ from flipscale.data.quarantine import Quarantine
 from flipscale.data.stream import Batch
 from flipscale.errors import RunError, StoppedEarly
 from flipscale.models.masking import visible_patches
+from flipscale.models.presets import ModelSpec
 from flipscale.orchestration.segment import Segment
 from flipscale.progress import Progress
 from flipscale.run_directory import check_identity, prepare
@@ -84,6 +85,10 @@ class _Trainer:
         self.last_save = time.monotonic()
         # On the device, so that a step never waits for the host: [skipped steps, skipped in a row].
         self.skips = torch.tensor([progress.skipped_steps, 0], device=segment.world.device)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.stage.spec
 
     @property
     def model(self) -> ShardedModel:
@@ -173,11 +178,10 @@ class _Trainer:
         if step.start == span.start and span.phase.fresh_optimizer:
             self.model.reset_optimizer()
         positions = batch.positions.to(device, non_blocking=True)
-        patches = self.stage.spec.vision.patches
         pairs = Pairs(
             batch.images.to(device, non_blocking=True),
             batch.tokens.to(device, non_blocking=True),
-            visible_patches(positions, patches, span.phase.mask_ratio, self.job.seed),
+            visible_patches(positions, self.spec.vision.patches, span.phase.mask_ratio, self.job.seed),
         )
         scalars = accumulate_gradients(self.model, pairs, self.job)
         norm = self.model.gradient_norm(self.job.optimizer.clip_grad_norm)
