@@ -1,6 +1,6 @@
 """The weights of a model at another image size or another patch size.
 
-Three things depend on these sizes. Fixed sin-cos positions are computed, not kept: a model of the new shape
+Four things depend on these sizes. Fixed sin-cos positions are computed, not kept: a model of the new shape
 has those of its own grid. Learned positions are a picture of one pixel a patch, and are resized like one:
 bicubic, antialiased, the class token's left as it is, which is what OpenCLIP and timm do on loading. Patch
 kernels are resized by the pseudo-inverse of the resizing of patches (Beyer et al., FlexiViT, section 3.4): of
@@ -80,6 +80,18 @@ def _resized_kernel(kernel: Tensor, side: int) -> Tensor:
         return kernel
     layers = import_timm("timm.layers")
     return layers.resample_patch_embed(kernel, [side, side], interpolation="bicubic", antialias=True)
+
+
+def _resized_painting(layer: Tensor, side: int) -> Tensor:
+    """The weight (3 x old side x old side, width) or the bias (3 x old side x old side) for another side."""
+    pictures = layer.reshape(len(layer), -1).T  # (width or 1, pixels)
+    old = math.isqrt(pictures.shape[1] // 3)
+    if old == side:
+        return layer
+    resized = F.interpolate(
+        pictures.reshape(-1, 3, old, old).float(), size=(side, side), mode="bicubic", antialias=True
+    )
+    return resized.flatten(1).T.reshape(3 * side * side, *layer.shape[1:]).to(layer.dtype).contiguous()
 
 
 def _resized_positions(positions: Tensor, grid: int) -> Tensor:
