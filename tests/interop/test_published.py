@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from flipscale.interop.openclip import CONFIG, import_openclip
 from flipscale.interop.published import find_published
 from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.interop.weights import WEIGHTS, find_weights, read_weights
+from flipscale.models.presets import preset
 
 open_clip = import_open_clip()
 
@@ -132,6 +134,15 @@ def test_a_directory_as_the_hub_has_it(tmp_path: Path) -> None:
     assert (tmp_path / "out" / WEIGHTS).is_file()
     with pytest.raises(UserError, match="is the source itself"):
         import_model(str(tmp_path / "out"), tmp_path / "out", weights=None, pretrained=None, random=False)
+
+
+@pytest.mark.long
+def test_vit_b_32_with_random_weights_is_open_clips(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_model("ViT-B-32", tmp_path, weights=None, pretrained=None, random=True)
+    assert capsys.readouterr().out.count("stock open_clip") == 2
+    assert import_openclip(tmp_path)[0] == replace(preset("clip_b32"), name="ViT-B-32")
 
 
 def test_weights_in_a_directory_are_those_that_open_clip_takes(tmp_path: Path) -> None:

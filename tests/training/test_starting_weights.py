@@ -139,7 +139,10 @@ def test_a_resume_never_reads_them_again(tiny_run: MakeRun, exported: Path) -> N
     with pytest.raises(StoppedEarly):
         train(run, steps=2)
     shutil.rmtree(exported)
-    train(run)
+    other = tiny_run(**{**started_from(exported.with_name("other")), "phases": phases})
+    with pytest.raises(UserError, match=r"model\.weights was .*exported, now .*other"):
+        train(other)
+    train(tiny_run(**{**started_from(exported), "phases": phases}))
     assert run.last_manifest()["progress"]["samples_seen"] == 64
 
 
