@@ -12,7 +12,7 @@ import torch
 
 from flipscale.config.job import Evaluation, ZeroShot
 from flipscale.errors import UserError
-from flipscale.evaluation.class_sets import check_class_set, class_set, set_templates, shards_of
+from flipscale.evaluation.class_sets import check_class_set, class_set, rooted, set_templates, shards_of
 from flipscale.evaluation.datasets import (
     Decoding,
     RawSample,
@@ -109,6 +109,7 @@ def evaluate_outcomes(
     and for features that are not finite.
     """
     decoding = Decoding(encoder.image_size, batch_size, workers)
+    sets = rooted(sets)
     zero_shot = {
         name: _zero_shot(encoder, chosen, decoding, partial(progress, name))
         for name, chosen in sets.zero_shot.items()
@@ -134,6 +135,7 @@ def evaluate_outcomes(
 
 def check_sets(sets: Evaluation) -> None:
     """Raise UserError for what is wrong with the sets and can be seen without reading their samples."""
+    sets = rooted(sets)
     for chosen in sets.zero_shot.values():
         check_class_set(chosen)
     for data in sets.retrieval.values():
