@@ -291,7 +291,8 @@ class Evaluation(Strict):
     zero_shot: dict[str, ZeroShot] = {}
     """Classification sets by name."""
     retrieval: dict[str, str] = {}
-    """Image-caption sets by name: webdataset shards, or a directory of CLIP_benchmark's converter."""
+    """Image-caption sets by name: webdataset shards, a directory of CLIP_benchmark's converter, or COCO's or
+    Karpathy's file of captions (JSON)."""
     root: str | None = None
     """Where the sets' data lie that have no absolute path; the working directory by default."""
 

@@ -43,7 +43,7 @@ def features(model: FLIP, words, views: Views | None, batch_size: int = 3) -> to
 
 def order(place: int, seed: int) -> list[int]:
     """The patches by the loader's own hash of (seed, place, patch), smallest first."""
-    noise_of = [int(hash64(seed, np.uint64(place), np.uint64(patch))) for patch in range(PATCHES)]
+    noise_of = [int(hash64(seed, place, patch)) for patch in range(PATCHES)]
     return sorted(range(PATCHES), key=lambda patch: noise_of[patch])
 
 
