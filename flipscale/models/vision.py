@@ -144,6 +144,10 @@ class VisionTransformer(_WithConstants):
             images: uint8, or floats that are normalised already.
             keep: (B, K) int64 ids of the visible patches; None for all.
         """
+        return self.pooled(images, keep) @ self.proj
+
+    def pooled(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """What is projected to the features, (B, width); arguments as in `forward`."""
         patches = self.conv1(images, keep)
         if keep is None:
             positions = self.positional_embedding[1:]
@@ -153,5 +157,4 @@ class VisionTransformer(_WithConstants):
         class_token = (self.class_embedding + self.positional_embedding[0]).to(patches.dtype)
         x = torch.cat([class_token.expand(len(patches), 1, -1), patches], dim=1)
         x = self.ln_post(self.transformer(self.ln_pre(x)))
-        pooled = x[:, 1:].mean(dim=1) if self.spec.pool == "patch_mean" else x[:, 0]
-        return pooled @ self.proj
+        return x[:, 1:].mean(dim=1) if self.spec.pool == "patch_mean" else x[:, 0]
