@@ -92,7 +92,7 @@ def encode_set(
     gone = set(range(images.classes)) - set(labels.tolist())
     if gone:
         raise UserError(
-            f"{images.data} has no usable image of {len(gone):,} of its {images.classes:,} classes, the "
+            f"{images.data} holds no usable image of {len(gone):,} of its {images.classes:,} classes, the "
             f"first being {images.names[min(gone)]}; mend what was skipped, such as {skipped.examples[0]}"
         )
     return LabelledOutputs(tuple(name for name, _ in targets), labels, outputs, skipped)

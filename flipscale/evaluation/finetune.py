@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ def layer_decayed(model: Classifier, recipe: FinetuneRecipe) -> torch.optim.Adam
 
 @dataclass(frozen=True)
 class RandAugment:
-    """timm's, drawn again where it would keep no bit of the colours: Pillow 12 refuses what is a black image."""
+    """timm's, drawn again where it would leave a black image of 0 bits a colour: Pillow 12 refuses that."""
 
     transform: Callable[[Image.Image], Image.Image]
 
@@ -188,7 +188,7 @@ def _accumulate(network: nn.Module, batch: Iterator[Piece], mix: _Mixing, step: 
         done += len(labels)
         inputs, targets = mix(images, labels, step, number)
         waits = done < share and isinstance(network, DistributedDataParallel)
-        with network.no_sync() if waits else nullcontext():
+        with cast(DistributedDataParallel, network).no_sync() if waits else nullcontext():
             piece = mix.loss(network(inputs), targets) * (len(labels) / share)
             piece.backward()
         loss = loss.to(piece.device) + piece.detach()

@@ -53,6 +53,7 @@ class FinetuneState:
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
         """Replace the checkpoint by one after `epochs` epochs; after a crash, either one is there whole."""
         partial = self.directory / f"{_CHECKPOINT}.partial"
+        partial.touch()  # with the rights that files have here: safetensors would make it the owner's alone
         save_file(_tensors(model, optimizer), partial, {"epochs": str(epochs)})
         with open(partial, "rb") as file:
             os.fsync(file.fileno())

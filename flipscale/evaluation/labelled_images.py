@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flipscale.errors import UserError
-from flipscale.evaluation.datasets import RawSample, class_folders, label_of, read_folder, read_shards
+from flipscale.evaluation.class_sets import class_folders, read_folder
+from flipscale.evaluation.datasets import RawSample, read_shards
+from flipscale.evaluation.labels import label_of
 
 _read_label = label_of(sys.maxsize)
 
@@ -39,7 +41,10 @@ def labelled_images(data: str) -> LabelledImages:
     """
     root = Path(data)
     folders = class_folders(root) if root.is_dir() else None
-    samples = list(read_shards(data) if folders is None else read_folder(root, folders))
+    if folders is None:
+        samples = list(read_shards(data))
+    else:
+        samples = list(read_folder(root, dict(enumerate(folders))))
     counts = Counter(_read_label(sample) for sample in samples if sample.label is not None)
     if not counts:
         raise UserError(

@@ -39,7 +39,7 @@ class Logistic:
     @property
     def most_fits(self) -> int:
         """How many regressions are fitted, at most."""
-        return 1 if self.c is not None else _DECADES + 2 + 2 * round(math.log2(2 / _FINEST))
+        return 1 if self.c is not None else _DECADES + 1 + 2 * round(math.log2(2 / _FINEST))
 
 
 @dataclass(frozen=True)
