@@ -24,7 +24,7 @@ def classifier(spec=SPEC, drop_path: float = 0.2) -> Classifier:
 
 
 def test_each_layer_has_its_rate_and_only_matrices_decay():
-    """MAE's code: 0.75^(L + 1 - i) for layer i of L blocks, 0 being the embeddings and L + 1 all after the last."""
+    """As in MAE's code: 0.75^(L - i) for block i of L, one power more before them, and none after them."""
     model = classifier(DEEP)
     optimizer = layer_decayed(model, FinetuneRecipe())
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -62,7 +62,7 @@ def test_a_fresh_classifier_leaves_the_tower_alone():
 
 
 def test_branches_are_dropped_as_often_as_they_should_be():
-    """0, 1/3, 2/3 and 1 times the last block's chance, image by image, kept ones made up for; never in use."""
+    """0, 1/3, 2/3 and 1 times the last block's chance, image by image, the kept ones scaled up for it."""
     model = classifier(DEEP, drop_path=0.6)
     torch.manual_seed(0)
     tokens = torch.randn(1, 5, SPEC.vision.width).expand(4000, -1, -1)
@@ -79,7 +79,7 @@ def test_branches_are_dropped_as_often_as_they_should_be():
 
 
 def test_random_augmentation_never_fails():
-    """Pillow 12 refuses what about one image in 700 would get."""
+    """Though Pillow 12 refuses the strongest posterizing, which a few in 1,000 images draw."""
     change = rand_augment(FinetuneRecipe(), build_model(SPEC, device="meta"))
     image = Image.effect_noise((32, 32), 90).convert("RGB")
     changed = [change(image) for _ in range(3000)]

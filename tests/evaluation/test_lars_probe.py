@@ -1,10 +1,6 @@
 """The paper's linear probe: LARS against its definition, the schedule against its formula, and the whole."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -76,6 +72,7 @@ def test_a_fresh_head_normalises_and_knows_nothing():
     head = lars_head(64, 5, seed=3)
     norm, linear = head
     assert isinstance(norm, nn.BatchNorm1d)
+    assert isinstance(linear, nn.Linear)
     assert (norm.affine, norm.eps) == (False, 1e-6)
     assert linear.bias.abs().max() == 0
     assert linear.weight.std().item() == pytest.approx(0.01, rel=0.1)
@@ -83,7 +80,8 @@ def test_a_fresh_head_normalises_and_knows_nothing():
     spread = features.var(dim=0, unbiased=False)
     wanted = (features - features.mean(dim=0)) / (spread + 1e-6).sqrt() @ linear.weight.T
     torch.testing.assert_close(head(features), wanted, rtol=0, atol=1e-6)
-    assert torch.equal(lars_head(64, 5, seed=3)[1].weight, linear.weight)
+    again = dict(lars_head(64, 5, seed=3).named_parameters())
+    assert torch.equal(again["1.weight"], linear.weight)
 
 
 @pytest.fixture(scope="module")
@@ -131,28 +129,3 @@ def test_divergence_is_one_sentence():
     log.add(0, torch.tensor(1.0))
     with pytest.raises(UserError, match="the loss is nan in epoch 1: it diverged; give a smaller --base-lr"):
         log.add(1, torch.tensor(torch.nan))
-
-
-def probe(processes: int, model, sets, out, *options: str) -> dict:
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-    ]
-    command = [*(launcher if processes > 1 else [sys.executable]), "-m", "flipscale", "probe", str(model)]
-    command += ["--train", sets[0], "--test", sets[1], "--micro-batch", "8", "--out", str(out), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(out.read_text())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", [(), ("--method", "lars", "--epochs", "3", "--batch-size", "16", "--base-lr", "800")]
-)
-def test_two_processes_find_what_one_does(model, sets, tmp_path, options):
-    one, two = (probe(processes, model, sets, tmp_path / "out.json", *options) for processes in (1, 2))
-    assert one == two

@@ -54,7 +54,9 @@ def stock_features(model: Path, shard: str, features: str) -> tuple[np.ndarray, 
     images, labels = [], []
     with tarfile.open(shard) as tar:
         for member in tar:
-            content = tar.extractfile(member).read()
+            file = tar.extractfile(member)
+            assert file is not None
+            content = file.read()
             if member.name.endswith(".cls"):
                 labels.append(int(content))
             else:

@@ -56,7 +56,8 @@ def test_neither_processes_nor_workers_nor_an_interruption_change_a_view(images)
     for number, shares in enumerate(
         zip(batches(images, place=(0, 2)), batches(images, place=(1, 2)), strict=True)
     ):
-        together = [torch.cat(part) for part in list(zip(*shares, strict=True))[:2]]
+        first, second = shares
+        together = torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
         assert same(together, alone[number])
     for other, rest in ((batches(images, workers=2), alone), (batches(images, epoch=1), alone[2:])):
         assert all(same(ours, theirs) for ours, theirs in zip(other, rest, strict=True))
