@@ -64,7 +64,10 @@ class EpochLog:
         epoch = (step + 1) // self._steps
         mean = torch.stack(self._losses).mean().item()
         if not all(self._world.gather(math.isfinite(mean))):  # so that every process raises
-            raise UserError(f"the loss is {mean} in epoch {epoch}: it diverged; give a smaller --base-lr")
+            raise UserError(
+                f"the loss is {mean} in epoch {epoch}: it diverged; give a smaller --base-lr, "
+                "or an earlier checkpoint"
+            )
         if self._world.leads:
             speed = self._steps * self._passes.batch_size / (time.perf_counter() - self._started)
             _log.info(

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def sets(model):
 
 
 def tuned(model, sets, out, **changes) -> dict:
-    settings = {
+    settings: dict[str, Any] = {
         "epochs": 2,
         "batch_size": 12,
         "base_lr": 0.02,
@@ -107,7 +108,7 @@ def tuned(model, sets, out, **changes) -> dict:
         "micro_batch": 4,
         "seed": 0,
     }
-    finetune_checkpoint(model, *sets, out, **{**settings, "as_json": True, **changes})
+    finetune_checkpoint(model, sets[0], sets[1], out, **{**settings, "as_json": True, **changes})
     return json.loads((out / "results.json").read_text())
 
 
