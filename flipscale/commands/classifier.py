@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -20,6 +21,9 @@ from flipscale.evaluation.labelled_images import LabelledImages, check_same_clas
 from flipscale.evaluation.lars_probe import LarsRecipe
 from flipscale.evaluation.training_views import Passes
 from flipscale.world import World
+
+# Listing the shards of ImageNet takes one process minutes, on a slow file system many; the others wait for it.
+LONGEST_WAIT = timedelta(hours=2)
 
 Recipe = TypeVar("Recipe", Passes, LarsRecipe, FinetuneRecipe)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from flipscale.commands.classifier import chosen, list_sets, show_scores, shown_progress
+from flipscale.commands.classifier import LONGEST_WAIT, chosen, list_sets, show_scores, shown_progress
 from flipscale.data.stream import default_workers
 from flipscale.errors import UserError
 from flipscale.evaluation.classifier import encode_set, score
@@ -43,7 +43,7 @@ def finetune_checkpoint(
     if not 0 <= recipe.drop_path < 1:
         raise UserError(f"--drop-path is {recipe.drop_path:g}; give a share from 0 to below 1")
 
-    world = join_world(placement())
+    world = join_world(placement(), LONGEST_WAIT)
     try:
         trained = load_trained(checkpoint, world)
         images, test_images = list_sets(train, test, world)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from flipscale.commands.classifier import chosen, list_sets, show_scores, shown_progress
+from flipscale.commands.classifier import LONGEST_WAIT, chosen, list_sets, show_scores, shown_progress
 from flipscale.data.stream import default_workers
 from flipscale.errors import UserError
 from flipscale.evaluation.classifier import (
@@ -58,7 +58,7 @@ def probe_checkpoint(
     recipe = chosen(recipe, passes=passes, base_lr=base_lr)
 
     enable_gpu_fits()
-    world = join_world(placement())
+    world = join_world(placement(), LONGEST_WAIT)
     try:
         trained = load_trained(checkpoint, world)
         sets = list_sets(train, test, world)
