@@ -22,7 +22,7 @@ from flipscale.evaluation.lars_probe import LarsRecipe
 from flipscale.evaluation.training_views import Passes
 from flipscale.world import World
 
-# Listing the shards of ImageNet takes one process minutes, on a slow file system many; the others wait for it.
+# One process lists the sets, which takes it many minutes for ImageNet on a slow file system; the others wait.
 LONGEST_WAIT = timedelta(hours=2)
 
 Recipe = TypeVar("Recipe", Passes, LarsRecipe, FinetuneRecipe)
