@@ -22,7 +22,7 @@ from flipscale.evaluation.lars_probe import LarsRecipe
 from flipscale.evaluation.training_views import Passes
 from flipscale.world import World
 
-# Listing the shards of ImageNet takes one process minutes, on a slow file system many; the others wait.
+# One process lists the sets, for ImageNet on a slow file system many minutes; the others wait.
 LONGEST_WAIT = timedelta(hours=2)
 
 Recipe = TypeVar("Recipe", Passes, LarsRecipe, FinetuneRecipe)
