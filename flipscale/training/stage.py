@@ -87,6 +87,8 @@ class Stage:
         gc.unfreeze()
         gc.collect()
         gc.freeze()
+        if self._job.sharding.compile:
+            torch.compiler.reset()  # else the new shape counts as one that varies, and is compiled as such
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
