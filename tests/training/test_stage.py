@@ -216,9 +216,11 @@ def test_a_phase_that_has_not_begun_may_get_another_shape(at_boundary: TinyRun) 
 
 
 def test_a_damaged_end_of_a_phase_is_named(at_boundary: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([checkpoint.find, lambda root: None])  # whole at the start, and then no more
-    monkeypatch.setattr(trainer.checkpoint, "find", lambda root: next(answers)(root))
-    with pytest.raises(RunError, match="the checkpoint at 48 samples, which the next phase begins from"):
+    """It is whole when the run starts, and no more when the phase begins."""
+    (manifest,) = (at_boundary.output / "checkpoints").glob("samples_*48/manifest.json")
+    begin = Segment.training
+    monkeypatch.setattr(Segment, "training", lambda self: (manifest.unlink(), begin(self)))
+    with pytest.raises(RunError, match=r"cannot begin from .*samples_000000000048: it has no manifest"):
         train(at_boundary)
 
 
