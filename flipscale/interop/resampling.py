@@ -64,6 +64,11 @@ def resample_state(state: Mapping[str, Tensor], from_spec: ModelSpec, to_spec: M
     return resampled
 
 
+def check_ready() -> None:
+    """Raise UserError where resampling cannot be done here; later, a long training would end at it."""
+    import_timm("timm.layers")
+
+
 def resized_names(from_spec: ModelSpec, to_spec: ModelSpec) -> list[str]:
     """The weights whose shape differs between the two."""
     before, after = shapes(from_spec), shapes(to_spec)
