@@ -38,8 +38,20 @@ def show_plan(
 
 
 def print_budget(plan: Plan) -> None:
+    decoder = f", {plan.decoder_parameters / 1e6:.1f} M decoder" if plan.decoder_parameters else ""
     print_table(
-        ("phase", "samples", "steps", "batch", "masked", "peak lr", "warm-up", "FLOPs a sample", "FLOPs"),
+        (
+            "phase",
+            "samples",
+            "steps",
+            "batch",
+            "masked",
+            "text masked",
+            "peak lr",
+            "warm-up",
+            "FLOPs a sample",
+            "FLOPs",
+        ),
         [
             (
                 phase.name,
@@ -47,6 +59,7 @@ def print_budget(plan: Plan) -> None:
                 f"{phase.steps:,}",
                 f"{phase.batch_size:,}",
                 f"{phase.mask_ratio:.0%}",
+                f"{phase.text_mask_ratio:.0%}",
                 f"{phase.peak_lr:.4g}",
                 human(phase.warmup),
                 f"{phase.flops_per_sample:.3g}",
@@ -57,7 +70,7 @@ def print_budget(plan: Plan) -> None:
     )
     print(
         f"{plan.model}: {plan.parameters / 1e6:.1f} M parameters "
-        f"({plan.vision_parameters / 1e6:.1f} M image, {plan.text_parameters / 1e6:.1f} M text); "
+        f"({plan.vision_parameters / 1e6:.1f} M image, {plan.text_parameters / 1e6:.1f} M text{decoder}); "
         f"a checkpoint of weights and AdamW moments takes {_gib(plan.state_bytes)}"
     )
     print(f"{human(plan.samples)} samples, {plan.steps:,} steps, {plan.flops:.3g} FLOPs in all\n")

@@ -19,6 +19,7 @@ from flipscale.planning.activations import (
     Device,
     ElementSizes,
     block_matrices,
+    decoder_activations,
     image_activations,
     text_activations,
     weight_copies,
@@ -94,11 +95,16 @@ def _phase_memory(
     pairs = min(local, sharding.micro_batch or local)
     visible = visible_count(spec.vision.patches, phase.mask_ratio)
     image = image_activations(spec, pairs, visible, sharding, sizes)
-    text = text_activations(spec, pairs, sharding, sizes)
-    # The text tower's backward comes first and frees what it kept.
-    activations = max(image.kept + text.kept + text.recomputed, image.kept + image.recomputed)
+    visible_tokens = visible_count(spec.text.context_length, phase.text_mask_ratio)
+    text = text_activations(spec, pairs, visible_tokens, sharding, sizes)
+    decoder = decoder_activations(spec, pairs, visible, sharding, sizes)
+    # The backward of what came last, the decoder, comes first and frees what it kept; then the text tower's.
+    activations, below = 0, 0
+    for part in (image, text, decoder):
+        below += part.kept
+        activations = max(activations, below + part.recomputed)
 
-    kept_ids = visible * 8 if phase.mask_ratio else 0
+    kept_ids = (visible * 8 if phase.mask_ratio else 0) + (visible_tokens * 8 if phase.text_mask_ratio else 0)
     pair = 3 * spec.vision.image_size**2 + 8 * (spec.text.context_length + 1)
     largest = -(-max(phase.batch_size for phase in job.phases) // world_size)
     # Two batches ahead (Stream._prefetch), the one in use, and its chunks while they are joined.
@@ -148,7 +154,7 @@ def _state(job: Job, spec: ModelSpec, world_size: int, sizes: ElementSizes) -> _
         case "fairscale_oss":
             return _State(whole, whole, 2 * share, 0, whole + 2 * share)
         case "fairscale_fsdp":
-            largest = max(block_matrices(spec.vision), block_matrices(spec.text)) * sizes.exact
+            largest = max(block_matrices(tower) for tower in spec.towers) * sizes.exact
             outer = _outer(spec) * sizes.exact
             return _State(share, share, 2 * share, 4 * largest + 2 * outer, 3 * share)
         case _:
@@ -175,15 +181,15 @@ def _fsdp_gathered(job: Job, spec: ModelSpec, sizes: ElementSizes) -> int:
     buffer that weights arrive in is there beside the weights.
     """
     outer = _outer(spec)
-    largest = max(block_matrices(spec.vision), block_matrices(spec.text))
+    largest = max(block_matrices(tower) for tower in spec.towers)
     held = 2 * largest
     if not job.sharding.reshard_after_forward:
-        held = sum(tower.layers * block_matrices(tower) for tower in (spec.vision, spec.text))
+        held = sum(tower.layers * block_matrices(tower) for tower in spec.towers)
     in_blocks = (held + largest + largest) * sizes.product + largest * sizes.exact
     return in_blocks + 2 * outer * sizes.exact
 
 
 def _outer(spec: ModelSpec) -> int:
     """Parameters outside of the blocks: embeddings, projections, last norms."""
-    blocks = sum(tower.layers * block_matrices(tower) for tower in (spec.vision, spec.text))
+    blocks = sum(tower.layers * block_matrices(tower) for tower in spec.towers)
     return parameter_count(spec).total - blocks

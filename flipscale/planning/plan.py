@@ -30,6 +30,7 @@ class PhasePlan:
     steps: int
     batch_size: int
     mask_ratio: float
+    text_mask_ratio: float
     peak_lr: float
     warmup: int  # samples
     flops_per_sample: int  # forward and backward
@@ -48,6 +49,7 @@ class Plan:
     parameters: int
     vision_parameters: int
     text_parameters: int
+    decoder_parameters: int  # of the reconstruction; none in the exported model
     state_bytes: int  # of one checkpoint: weights and both AdamW moments
     samples: int
     steps: int
@@ -89,6 +91,7 @@ def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_
         parameters=count.total,
         vision_parameters=count.vision,
         text_parameters=count.text,
+        decoder_parameters=count.decoder,
         state_bytes=state_bytes(job),
         samples=budget.total,
         steps=budget.steps,
@@ -114,6 +117,7 @@ def model_shape(job: Job) -> ModelSpec:
         patch_size=job.model.patch_size,
         context_length=source.context_length or default_length,
         logit_bias=job.loss.kind == "sigmoid",
+        decoder=job.loss.decoder,
     )
 
 
@@ -135,15 +139,17 @@ def _phase_plan(
     images_per_core: float,
 ) -> PhasePlan:
     phase = span.phase
-    per_sample = training_flops(spec, 1, phase.mask_ratio)
+    masked = (phase.mask_ratio, phase.text_mask_ratio)
+    per_sample = training_flops(spec, 1, *masked)
     in_parts = micro_batch is not None and micro_batch < -(-phase.batch_size // on.gpus)
-    seconds = training_seconds(on, spec, phase.samples, phase.mask_ratio, forward_twice=in_parts)
+    seconds = training_seconds(on, spec, phase.samples, *masked, forward_twice=in_parts)
     return PhasePlan(
         name=phase.name,
         samples=phase.samples,
         steps=span.steps,
         batch_size=phase.batch_size,
         mask_ratio=phase.mask_ratio,
+        text_mask_ratio=phase.text_mask_ratio,
         peak_lr=span.peak_lr,
         warmup=phase.warmup,
         flops_per_sample=per_sample,

@@ -57,8 +57,16 @@ class ZeroSharded:
         self._zero: Any = self._engine.optimizer
         self._create_moments()
 
-    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
-        return self._engine(images, texts, keep)
+    def forward(
+        self,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
+        keep: Tensor | None = None,
+        keep_tokens: Tensor | None = None,
+        *,
+        reconstruct: bool = False,
+    ) -> Features:
+        return self._engine(images, texts, keep, keep_tokens, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:

@@ -49,9 +49,17 @@ class FullySharded(AdamWHeld):
         parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
         super().__init__(parameters, build_optimizer(parameters.items(), job.optimizer))
 
-    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
+    def forward(
+        self,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
+        keep: Tensor | None = None,
+        keep_tokens: Tensor | None = None,
+        *,
+        reconstruct: bool = False,
+    ) -> Features:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            return self._model(images, texts, keep)
+            return self._model(images, texts, keep, keep_tokens, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
@@ -81,7 +89,7 @@ def _shard_units(model: FLIP, mesh: DeviceMesh, bf16: bool, reshard_after_forwar
     # The residual stream is not cast on its way into a block: as under `ddp`, autocast decides.
     in_bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     exact = MixedPrecisionPolicy(cast_forward_inputs=False)
-    for block in (*model.visual.transformer.resblocks, *model.transformer.resblocks):
+    for block in (block for transformer in model.transformers for block in transformer.resblocks):
         fully_shard(
             block,
             mesh=mesh,

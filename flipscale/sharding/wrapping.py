@@ -25,9 +25,17 @@ class Autocast(nn.Module):
         self.device_type = device.type
         self.enabled = enabled
 
-    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
+    def forward(
+        self,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
+        keep: Tensor | None = None,
+        keep_tokens: Tensor | None = None,
+        *,
+        reconstruct: bool = False,
+    ) -> Features:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
-            return self.model(images, texts, keep)
+            return self.model(images, texts, keep, keep_tokens, reconstruct=reconstruct)
 
 
 def ensure_process_group(world: World) -> None:

@@ -74,6 +74,7 @@ def model_spec(job: Job, tokenizer: Tokenizer) -> ModelSpec:
         vocab_size=tokenizer.vocab_size,
         context_length=tokenizer.context_length,
         logit_bias=job.loss.kind == "sigmoid",
+        decoder=job.loss.decoder,
     )
     _check_tokenizer_fits(spec, job)
     return spec

@@ -16,7 +16,8 @@ from flipscale.data.quarantine import Quarantine
 from flipscale.data.stream import Batch
 from flipscale.errors import RunError, StoppedEarly
 from flipscale.models.flip import build_model
-from flipscale.models.masking import visible_patches
+from flipscale.models.masking import visible_patches, visible_tokens
+from flipscale.models.presets import ModelSpec
 from flipscale.orchestration.segment import Segment
 from flipscale.progress import Progress
 from flipscale.run_directory import check_identity, prepare
@@ -54,7 +55,7 @@ def train(job: Job, budget: Budget, segment: Segment) -> Progress:
         model.restore(found.load, progress.optimizer_steps)
     size = spec.vision.image_size
     evaluation = PeriodicEvaluation(job.evaluation, budget, model, data.tokenizer, size, world)
-    return _Trainer(job, segment, budget, data, model, evaluation, spec.vision.patches, progress).run()
+    return _Trainer(job, segment, budget, data, model, evaluation, spec, progress).run()
 
 
 class _Trainer:
@@ -68,7 +69,7 @@ class _Trainer:
         data: TrainingData,
         model: ShardedModel,
         evaluation: PeriodicEvaluation,
-        patches: int,
+        spec: ModelSpec,
         progress: Progress,
     ) -> None:
         self.job = job
@@ -78,7 +79,7 @@ class _Trainer:
         self.data = data
         self.model = model
         self.evaluation = evaluation
-        self.patches = patches
+        self.spec = spec
         self.progress = progress
         self.writer = CheckpointWriter(
             segment.run.checkpoints,
@@ -154,12 +155,14 @@ class _Trainer:
         span = self.budget.spans[step.phase]
         if step.start == span.start and span.phase.fresh_optimizer:
             self.model.reset_optimizer()
+        phase, seed, text_pool = span.phase, self.job.seed, self.spec.text.pool
         positions = batch.positions.to(device, non_blocking=True)
-        pairs = Pairs(
-            batch.images.to(device, non_blocking=True),
-            batch.tokens.to(device, non_blocking=True),
-            visible_patches(positions, self.patches, span.phase.mask_ratio, self.job.seed),
-        )
+        images = batch.images.to(device, non_blocking=True)
+        tokens = batch.tokens.to(device, non_blocking=True)
+        keep = visible_patches(positions, self.spec.vision.patches, phase.mask_ratio, seed)
+        ratio, kind, padding = phase.text_mask_ratio, phase.text_mask, self.data.tokenizer.padding_id
+        keep_tokens = visible_tokens(tokens, positions, ratio, seed, kind, text_pool, padding)
+        pairs = Pairs(images, tokens, keep, keep_tokens)
         scalars = accumulate_gradients(self.model, pairs, self.job)
         norm = self.model.gradient_norm(self.job.optimizer.clip_grad_norm)
         finite = torch.isfinite(scalars["loss"]) & torch.isfinite(norm)
