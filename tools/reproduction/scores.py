@@ -13,6 +13,7 @@ import numpy as np
 from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
+from flipscale.evaluation.views import Views
 from flipscale.files import write_durably
 from flipscale.trained import load_trained
 from flipscale.training.metrics import read_evaluations, read_metrics
@@ -122,6 +123,11 @@ def _curve(evaluations: Sequence[Mapping[str, Any]], clock: Sequence[tuple[int, 
 
 def _accuracy(run: PlannedRun, cell: Cell, world: World) -> float:
     trained = load_trained(run.checkpoint_of(cell), world)
-    encoder = Encoder(trained.model, trained.tokenizer, trained.model.spec.vision.image_size, world)
+    vision, view = trained.model.spec.vision, cell.view
+    views = None
+    if view.mask_ratio:
+        views = Views(trained.model.encode_image, view.mask_ratio, vision.patches, view.ensemble)
+    encoder = Encoder(trained.model, trained.tokenizer, vision.image_size, world, views)
     (result,) = evaluate(encoder, run.job.evaluation, batch_size=256)["zero_shot"].values()
+    assert result["top1"] is not None, "single labels have a top-1"
     return result["top1"]
