@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import subprocess
 from collections.abc import Sequence
@@ -13,10 +12,10 @@ from typing import Any
 
 from reproduction.cells import Cell, Experiment
 from reproduction.curves import Curve, Ratio, common_target, ratio_of, time_ratio
+from reproduction.machine import cores, processor
 from reproduction.order import Comparison, Measured, Spread, compare, spread
 from reproduction.planned import PlannedRun
 from reproduction.scores import Scores, key_of
-from reproduction.training import cores
 
 Scored = Sequence[tuple[PlannedRun, Scores]]
 
@@ -39,7 +38,7 @@ def document_of(
         "captions": dict(experiment.captions),
         "date": date.today().isoformat(),
         "commit": _commit(),
-        "machine": _machine(),
+        "machine": f"{cores()} cores of {processor()}",
         "runs": {"planned": len(planned), "done": len(scored)},
         "deviation": pooled.deviation if pooled.freedom else None,
         "cells": [_cell(cell, measured, pooled, scored) for cell in experiment.cells],
@@ -134,14 +133,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def _machine() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return f"{cores()} cores of {line.split(':', 1)[1].strip()}"
-    return f"{cores()} cores of {platform.machine()}"

@@ -21,11 +21,12 @@ from flipscale.run_directory import committed_samples
 from flipscale.world import World, join_world
 from reproduction import toy
 from reproduction.cells import Experiment
+from reproduction.machine import cores
 from reproduction.page import draw_curves, markdown, order_sentence
 from reproduction.planned import PlannedRun, Workplace
 from reproduction.results import document_of
 from reproduction.scores import Scores, load, score_run
-from reproduction.training import cores, submit_to_slurm, threads_for, train_here
+from reproduction.training import submit_to_slurm, threads_for, train_here
 
 FLOPS_PER_CORE = 75e9
 """Of the toy model in bf16 on one core of an AMD EPYC with AVX-512, start-ups and scoring included."""

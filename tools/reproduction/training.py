@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,14 +12,10 @@ from flipscale.orchestration.detached import site_here
 from flipscale.orchestration.ledger import read_ledger
 from flipscale.orchestration.submission import living, logs, require_slurm, submit_run
 from flipscale.run_directory import committed_samples, prepare
+from reproduction.machine import cores
 from reproduction.planned import PlannedRun
 
 _LOOK_EVERY = 0.3  # seconds
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def threads_for(jobs: int) -> int:
