@@ -14,7 +14,7 @@ from reproduction.cells import Cell, pairs
 
 CONFIDENCE = 0.95
 
-Verdict = Literal["holds", "does not hold", "within error", "not measured"]
+Verdict = Literal["holds", "does not hold", "within error", "one seed", "not measured"]
 Measured = Mapping[Cell, Sequence[float]]
 """Per cent, by seed in ascending order; a cell that is not scored is not there."""
 
@@ -84,6 +84,8 @@ def _compared(better: Cell, worse: Cell, measured: Measured, pooled: Spread) -> 
         error = half_interval(deviation / math.sqrt(len(each)), len(each) - 1)
     else:
         error = half_interval(pooled.deviation * math.sqrt(1 / len(ours) + 1 / len(theirs)), pooled.freedom)
-    if error is None or abs(difference) <= error:
+    if error is None:
+        return Comparison(better, worse, difference, None, "one seed")
+    if abs(difference) <= error:
         return Comparison(better, worse, difference, error, "within error")
     return Comparison(better, worse, difference, error, "holds" if difference > 0 else "does not hold")

@@ -16,6 +16,8 @@ def markdown(document: Document, figure: str | None = None) -> str:
     """The whole page; `figure` is the name of an image beside it."""
     runs = document["runs"]
     lines = [f"# {document['title']}, {document['scale']} scale", "", document["protocol"], ""]
+    if document["overrides"]:
+        lines += [f"Changed for this call: `{'`, `'.join(document['overrides'])}`.", ""]
     lines += [
         f"{runs['done']} of {runs['planned']} runs done; commit {document['commit']}, {document['date']}, "
         f"{document['machine']}. Figures are per cent. {_spread(document)}",
@@ -37,9 +39,16 @@ def order_sentence(order: Sequence[Mapping[str, Any]]) -> str:
     counts = Counter(pair["verdict"] for pair in order)
     parts = [f"holds for {counts['holds']}", f"does not hold for {counts['does not hold']}"]
     parts.append(f"is within the error for {counts['within error']}")
+    if counts["one seed"]:
+        parts.append(f"cannot be judged from one seed for {counts['one seed']}")
     if counts["not measured"]:
         parts.append(f"is not measured yet for {counts['not measured']}")
     return f"Of {len(order)} pairs of cells in one row or column, the paper's order {', '.join(parts)}."
+
+
+def _named(place: Mapping[str, str]) -> str:
+    """A cell of a table; a column that only says what is measured is left out."""
+    return place["row"] if place["column"] == "top-1" else f"{place['row']}, {place['column']}"
 
 
 def _spread(document: Document) -> str:
@@ -93,7 +102,7 @@ def _order(order: Sequence[Mapping[str, Any]]) -> list[str]:
         ours += "" if pair["error"] is None else f" ± {pair['error']:.1f}"
         told = f"**{pair['verdict']}**" if pair["verdict"] == "does not hold" else pair["verdict"]
         lines.append(
-            f"| {better['table']}: {better['row']}, {better['column']} | {worse['row']}, {worse['column']} | "
+            f"| {better['table']}: {_named(better)} | {_named(worse)} | "
             f"{pair['paper']:+.1f} | {ours} | {told} |"
         )
     return lines

@@ -21,12 +21,17 @@ Scored = Sequence[tuple[PlannedRun, Scores]]
 
 
 def document_of(
-    experiment: Experiment, scale: str, planned: Sequence[PlannedRun], scored: Scored
+    experiment: Experiment,
+    scale: str,
+    planned: Sequence[PlannedRun],
+    scored: Scored,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """All that is told of an experiment, ready for JSON.
 
     Args:
         scored: those of the `planned` runs that are done, with what they scored.
+        overrides: of every job, given for this call.
     """
     measured = measurements(experiment.cells, scored)
     pooled = spread(measured)
@@ -35,6 +40,7 @@ def document_of(
         "title": experiment.title,
         "scale": scale,
         "protocol": experiment.scale(scale).protocol,
+        "overrides": list(overrides),
         "captions": dict(experiment.captions),
         "date": date.today().isoformat(),
         "commit": _commit(),

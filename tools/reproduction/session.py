@@ -128,7 +128,9 @@ class Session:
         for run in self.planned:
             if run.done and (scores := load(self._score_file(run))) is not None:
                 scored.append((run, scores))
-        document = document_of(self.experiment, self.options.scale, self.planned, scored)
+        document = document_of(
+            self.experiment, self.options.scale, self.planned, scored, self.options.overrides
+        )
         figure = None
         if document["speed"] is not None:
             figure = "figure.svg"
