@@ -25,7 +25,7 @@ from reproduction.machine import cores
 from reproduction.page import draw_curves, markdown, order_sentence
 from reproduction.planned import PlannedRun, Workplace
 from reproduction.results import document_of
-from reproduction.scores import Scores, load, score_run
+from reproduction.scores import Scores, score_run
 from reproduction.training import submit_to_slurm, threads_for, train_here
 
 FLOPS_PER_CORE = 75e9
@@ -58,6 +58,7 @@ class Session:
         self.planned = self.workplace.planned(options.seeds, self._overrides())
         self.jobs = self._jobs()
         self._scoring = threading.Lock()
+        self._scores: dict[str, Scores] = {}  # by the run's name
 
     def run(self) -> None:
         """Do it. Raises RunError where a run failed, after everything else is done."""
@@ -75,7 +76,8 @@ class Session:
             problems = train_here(self.planned, self.jobs, site, self._scored)
         self._write()
         if problems:
-            raise RunError("; ".join(problems))
+            kind = UserError if all(isinstance(problem, UserError) for problem in problems) else RunError
+            raise kind("; ".join(map(str, problems)))
 
     def _overrides(self) -> list[str]:
         if self.options.scale == "toy":
@@ -97,24 +99,21 @@ class Session:
     def _shards(self) -> list[int]:
         return sorted({run.training.toy_shards for run in self.planned if run.training.toy_shards})
 
-    def _score_file(self, run: PlannedRun) -> Path:
-        return self.workplace.root / "scores" / f"{run.name}.json"
-
     def _scored(self, run: PlannedRun) -> None:
         """Score a run that is done; one at a time, since they share torch's settings."""
         with self._scoring:
-            world = self._world()
-            scores = score_run(run, self._score_file(run), world)
+            scores = score_run(run, self.workplace.root / "scores" / f"{run.name}.json", self._world())
+        self._scores[run.name] = scores
         accuracies = ", ".join(f"{key}: {share:.1%}" for key, share in scores.accuracies.items())
         print(f"{run.name}: {accuracies}", file=sys.stderr, flush=True)
 
-    def _score_all(self, runs: Sequence[PlannedRun]) -> list[str]:
-        problems: list[str] = []
+    def _score_all(self, runs: Sequence[PlannedRun]) -> list[UserError | RunError]:
+        problems: list[UserError | RunError] = []
         for run in runs:
             try:
                 self._scored(run)
             except UserError as error:
-                problems.append(f"{run.name} is not scored: {error}")
+                problems.append(error)
         return problems
 
     def _world(self) -> World:
@@ -124,10 +123,7 @@ class Session:
         return join_world(Placement())
 
     def _write(self) -> None:
-        scored: list[tuple[PlannedRun, Scores]] = []
-        for run in self.planned:
-            if run.done and (scores := load(self._score_file(run))) is not None:
-                scored.append((run, scores))
+        scored = [(run, self._scores[run.name]) for run in self.planned if run.name in self._scores]
         document = document_of(
             self.experiment, self.options.scale, self.planned, scored, self.options.overrides
         )

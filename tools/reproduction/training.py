@@ -25,16 +25,16 @@ def threads_for(jobs: int) -> int:
 
 def train_here(
     runs: Sequence[PlannedRun], jobs: int, site: Site, done: Callable[[PlannedRun], None]
-) -> list[str]:
+) -> list[UserError | RunError]:
     """Train what is not done yet, `jobs` at once, and call `done` for every run that is, in its own thread.
 
-    Returns a sentence for each run that failed; the others are not kept from training by it. Raises
+    Returns the error of each run that failed; the others are not kept from training by it. Raises
     StoppedEarly after Ctrl-C, with every run stopped and saved.
     """
     threads = str(threads_for(jobs))
     environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"} | site.environment
     here = site.model_copy(update={"environment": environment})
-    problems: list[str] = []
+    problems: list[UserError | RunError] = []
     with ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(_complete, run, here, done) for run in runs}
         try:
@@ -66,12 +66,12 @@ def _complete(run: PlannedRun, site: Site, done: Callable[[PlannedRun], None]) -
     done(run)
 
 
-def _problem(future: Future[None]) -> str | None:
+def _problem(future: Future[None]) -> UserError | RunError | None:
     """What a person must hear of; anything but a user's or a run's error is a fault of this program."""
     try:
         future.result()
     except (UserError, RunError) as error:
-        return str(error)
+        return error
     return None
 
 
