@@ -59,18 +59,18 @@ PAGE = """# Time to the same zero-shot accuracy: half of the patches masked agai
 Commit {commit}, {date}. {cores} cores of {processor}, torch {torch}, open_clip {open_clip} with webdataset
 {webdataset}. Made by `tools/bench/time_to_accuracy.py`; raw numbers: `{raw}`.
 
-Both trainers have the same shards ({protocol}), the same initial weights (flipscale's, exported),
-the model `vit_tiny_p8` (64 patches, 32 text tokens), {samples:,} samples in batches of {batch}, AdamW (0.9,
-0.95, decay 0.2), the same warm-up and cosine from a peak of {lr:g}, bf16 autocast, random crops of area 0.5 to
-1, and one loader process. OpenCLIP's trainer is its own `open_clip_train`, which masks by
-`--force-patch-dropout`. {seeds} seeds; one run trains at a time, on all cores. Checkpoints every {every:,}
-samples are scored afterwards, both trainers' by flipscale's zero-shot (fp32, whole images) over {test:,} unseen
-images of 72 classes. Time is of training alone, as each trainer's loop takes it.
+Both trainers have the same shards ({protocol}), the same initial weights (flipscale's, exported), the
+model `vit_tiny_p8` (64 patches, 32 text tokens), {samples:,} samples in batches of {batch}, AdamW (0.9,
+0.95, decay 0.2), the same warm-up and cosine from a peak of {lr:g}, bf16 autocast, random crops of area
+0.5 to 1, and one loader process. OpenCLIP's trainer is its own `open_clip_train`, which masks by
+`--force-patch-dropout`. {seeds} seeds; one run trains at a time, on all cores. Checkpoints every
+{every:,} samples are scored afterwards, both trainers' by flipscale's zero-shot (fp32, whole images)
+over {test:,} unseen images of 72 classes. Time is of training alone, as each trainer's loop takes it.
 
 ## Masking 50 % against none
-Times to the same accuracy, which every run of the trainer reaches ({share:.0%} of the lowest best one), on
-the line between two checkpoints: ratio of the time without a mask to that with one, geometric mean over seeds
-and its 95 % interval.
+Times to the same accuracy, which every run of the trainer reaches ({share:.0%} of the lowest best one),
+on the line between two checkpoints: ratio of the time without a mask to that with one, geometric mean
+over seeds and its 95 % interval.
 
 | trainer | accuracy | seconds, no mask | seconds, 50 % masked | ratio | of the whole budget |
 |---|---|---|---|---|---|
