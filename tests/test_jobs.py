@@ -11,6 +11,7 @@ import pytest
 
 from flipscale.config import Job, load_job
 from flipscale.data.index import expand_shards
+from flipscale.models.masking import visible_count
 from flipscale.planning.plan import plan_job
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
@@ -83,7 +84,7 @@ def test_the_budgets_in_steps() -> None:
 
 @pytest.mark.parametrize(
     ("name", "mask", "batch", "peak_lr"),
-    [  # tables 1a and 1b; peak lr by A.1's rule
+    [  # tables 1a to 1c, 1e and 1f; peak lr by A.1's rule
         ("a_mask00_batch16k", 0.0, 16_384, 2.56e-4),
         ("a_mask50_batch32k", 0.5, 32_768, 5.12e-4),
         ("a_mask75_batch64k", 0.75, 65_536, 1.024e-3),
@@ -91,8 +92,12 @@ def test_the_budgets_in_steps() -> None:
         ("b_mask50_batch64k", 0.5, 65_536, 1.024e-3),
         ("b_mask75_batch16k", 0.75, 16_384, 2.56e-4),
         ("b_mask75_batch32k", 0.75, 32_768, 5.12e-4),
+        ("c_text_random50", 0.75, 65_536, 1.024e-3),
+        ("c_text_prioritised50", 0.75, 65_536, 1.024e-3),
         ("e_mask50_tuned", 0.5, 32_768, 5.12e-4),
         ("e_mask75_tuned", 0.75, 65_536, 1.024e-3),
+        ("f_mask50_reconstruction", 0.5, 32_768, 5.12e-4),
+        ("f_mask75_reconstruction", 0.75, 65_536, 1.024e-3),
     ],
 )
 def test_table_1(name: str, mask: float, batch: int, peak_lr: float) -> None:
@@ -111,6 +116,28 @@ def test_masking_costs_what_table_1a_says() -> None:
     whole, half, quarter = (plan_job(job_of(f"table1/{name}.yaml")).flops for name in names)
     assert half / whole == pytest.approx(0.52, abs=0.005)
     assert quarter / whole == pytest.approx(0.28, abs=0.005)
+
+
+@pytest.mark.parametrize("kind", ["random", "prioritised"])
+def test_a_masked_text_costs_what_table_1c_says(kind: str) -> None:
+    """16 of 32 slots, 0.92 of the cost."""
+    job = job_of(f"table1/c_text_{kind}50.yaml")
+    (phase,) = job.phases
+    assert phase.text_mask == kind
+    assert visible_count(job.data.tokenizer.context_length or 0, phase.text_mask_ratio) == 16
+    without = plan_job(job_of("table1/a_mask75_batch64k.yaml"))
+    assert plan_job(job).flops / without.flops == pytest.approx(0.92, abs=0.005)
+
+
+@pytest.mark.parametrize(("mask", "batch"), [(50, "32k"), (75, "64k")])
+def test_the_jobs_of_table_1f_differ_from_1a_by_the_reconstruction_alone(mask: int, batch: str) -> None:
+    plain = job_of(f"table1/a_mask{mask}_batch{batch}.yaml")
+    job = job_of(f"table1/f_mask{mask}_reconstruction.yaml")
+    assert job.loss.reconstruction is not None
+    assert job.loss.reconstruction.weight == 1.0  # "simply added"
+    same = {"name": plain.name, "loss": plain.loss}
+    assert job.model_copy(update=same) == plain
+    assert plan_job(job).decoder_parameters > 0
 
 
 @pytest.mark.parametrize("name", ["clip/reproduction_b16", "clip/reproduction_l16"])

@@ -39,18 +39,12 @@ def show_plan(
 
 def print_budget(plan: Plan) -> None:
     decoder = f", {plan.decoder_parameters / 1e6:.1f} M decoder" if plan.decoder_parameters else ""
+    texts = any(phase.text_mask_ratio for phase in plan.phases)
     print_table(
         (
-            "phase",
-            "samples",
-            "steps",
-            "batch",
-            "masked",
-            "text masked",
-            "peak lr",
-            "warm-up",
-            "FLOPs a sample",
-            "FLOPs",
+            *("phase", "samples", "steps", "batch", "masked"),
+            *(("text masked",) if texts else ()),
+            *("peak lr", "warm-up", "FLOPs a sample", "FLOPs"),
         ),
         [
             (
@@ -59,7 +53,7 @@ def print_budget(plan: Plan) -> None:
                 f"{phase.steps:,}",
                 f"{phase.batch_size:,}",
                 f"{phase.mask_ratio:.0%}",
-                f"{phase.text_mask_ratio:.0%}",
+                *((f"{phase.text_mask_ratio:.0%}",) if texts else ()),
                 f"{phase.peak_lr:.4g}",
                 human(phase.warmup),
                 f"{phase.flops_per_sample:.3g}",
