@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from flipscale.config import Job
+from flipscale.config.job import Phase
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.losses.ranks import Ranks
 from flipscale.losses.sigmoid import sigmoid_loss
 from flipscale.models.flip import Features
+from flipscale.models.masking import visible_patches, visible_tokens
+from flipscale.models.presets import ModelSpec
 from flipscale.sharding.strategy import ShardedModel
 
 
@@ -22,6 +25,29 @@ class Pairs(NamedTuple):
     tokens: Tensor  # int64 (n, context_length)
     keep: Tensor | None  # int64 (n, K), ids of the visible patches
     keep_tokens: Tensor | None = None  # int64 (n, K), slots of the visible tokens
+
+    @classmethod
+    def masked(
+        cls,
+        images: Tensor,
+        tokens: Tensor,
+        positions: Tensor,
+        phase: Phase,
+        spec: ModelSpec,
+        padding_id: int,
+        seed: int,
+    ) -> Pairs:
+        """The pairs at these global sample positions, int64 (n,), with the masks that `phase` draws for them.
+
+        Args:
+            spec: the model's shape in this phase.
+            padding_id: of the tokenizer.
+            seed: of the run.
+        """
+        keep = visible_patches(positions, spec.vision.patches, phase.mask_ratio, seed)
+        ratio, kind = phase.text_mask_ratio, phase.text_mask
+        keep_tokens = visible_tokens(tokens, positions, ratio, seed, kind, spec.text.pool, padding_id)
+        return cls(images, tokens, keep, keep_tokens)
 
     def split(self, size: int) -> list[Pairs]:
         """Consecutive parts of at most `size` pairs."""

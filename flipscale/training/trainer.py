@@ -15,7 +15,6 @@ from flipscale.config import Job
 from flipscale.data.quarantine import Quarantine
 from flipscale.data.stream import Batch
 from flipscale.errors import RunError, StoppedEarly
-from flipscale.models.masking import visible_patches, visible_tokens
 from flipscale.orchestration.segment import Segment
 from flipscale.progress import Progress
 from flipscale.run_directory import check_identity, prepare
@@ -161,14 +160,11 @@ class _Trainer:
         span = self.budget.spans[step.phase]
         if step.start == span.start and span.phase.fresh_optimizer:
             self.model.reset_optimizer()
-        phase, seed, spec = span.phase, self.job.seed, self.stage.spec
         positions = batch.positions.to(device, non_blocking=True)
         images = batch.images.to(device, non_blocking=True)
         tokens = batch.tokens.to(device, non_blocking=True)
-        keep = visible_patches(positions, spec.vision.patches, phase.mask_ratio, seed)
-        ratio, kind, padding = phase.text_mask_ratio, phase.text_mask, self.data.tokenizer.padding_id
-        keep_tokens = visible_tokens(tokens, positions, ratio, seed, kind, spec.text.pool, padding)
-        pairs = Pairs(images, tokens, keep, keep_tokens)
+        padding, seed = self.data.tokenizer.padding_id, self.job.seed
+        pairs = Pairs.masked(images, tokens, positions, span.phase, self.stage.spec, padding, seed)
         scalars = accumulate_gradients(self.model, pairs, self.job)
         norm = self.model.gradient_norm(self.job.optimizer.clip_grad_norm)
         finite = torch.isfinite(scalars["loss"]) & torch.isfinite(norm)

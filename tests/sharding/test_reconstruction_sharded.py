@@ -11,7 +11,6 @@ from tiny_run import TinyRun
 
 from flipscale.config import Job
 from flipscale.models.flip import build_model
-from flipscale.models.masking import visible_patches, visible_tokens
 from flipscale.models.presets import preset
 from flipscale.sharding.strategy import shard
 from flipscale.training.gradients import Pairs, accumulate_gradients
@@ -57,15 +56,9 @@ def curve(world: World, **sharding: Any) -> list[dict[str, float]]:
         phase, positions = job.phases[step // 2], torch.arange(8) + 8 * step
         generator = torch.Generator().manual_seed(step)
         tokens = torch.randint(50, (8, 16), generator=generator)
-        ratio, kind = phase.text_mask_ratio, phase.text_mask
         images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=generator)
         images, tokens, positions = (x.to(world.device) for x in (images, tokens, positions))
-        pairs = Pairs(
-            images,
-            tokens,
-            visible_patches(positions, 16, phase.mask_ratio, 0),
-            visible_tokens(tokens, positions, ratio, 0, kind, "first", 0),
-        )
+        pairs = Pairs.masked(images, tokens, positions, phase, spec, 0, seed=0)
         scalars = accumulate_gradients(model, pairs, job)
         norm = model.gradient_norm(1.0)
         model.update(1e-3, torch.isfinite(norm))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from reproduction.session import Options, Session
 
 from flipscale.config import Site, dump_job
 from flipscale.data.synthetic import synthesize
-from flipscale.errors import UserError
+from flipscale.errors import StoppedEarly, UserError
 from flipscale.orchestration.ledger import read_ledger
 from flipscale.placement import Placement
 from flipscale.training.checkpoint import directory_name
@@ -62,6 +63,27 @@ def test_a_run_that_is_done_is_not_trained_again(
     assert problems == []
     assert trained == [other.directory.path]
     assert sorted(scored) == [one.name, other.name]
+
+
+def test_ctrl_c_stops_what_runs(two_runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = two_runs[0].directory
+    started = threading.Event()
+
+    def submitted(*_: Any, **__: Any) -> None:
+        run.path.mkdir(parents=True)
+        started.set()
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        assert started.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "submit_run", submitted)
+    monkeypatch.setattr(training, "living", lambda run: run.path.is_dir() and not run.stop_file.exists())
+    monkeypatch.setattr(training, "wait", interrupted)
+    with pytest.raises(StoppedEarly, match="give the same command again to go on"):
+        training.train_here(two_runs, 1, Site(), lambda run: None)
+    assert run.stop_file.exists()
+    assert not two_runs[1].directory.path.exists()  # it was still waiting
 
 
 def test_a_run_that_fails_is_told_and_keeps_no_other_from_training(

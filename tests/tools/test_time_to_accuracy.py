@@ -10,7 +10,12 @@ import time_to_accuracy as bench
 from flipscale.config import load_job
 
 # Accuracy rises in a line to 50 %; seconds a checkpoint by trainer and mask, and a tenth more for seed 1.
-PACE = {("flipscale", "0%"): 8.0, ("flipscale", "50%"): 4.0, ("open_clip", "0%"): 12.0, ("open_clip", "50%"): 10.0}
+PACE = {
+    ("flipscale", "0%"): 8.0,
+    ("flipscale", "50%"): 4.0,
+    ("open_clip", "0%"): 12.0,
+    ("open_clip", "50%"): 10.0,
+}
 
 
 def raw() -> dict[str, object]:

@@ -101,18 +101,10 @@ TABLE1 = Experiment(
                 TrainingRun("m50_64k", "table1/b_mask50_batch64k.yaml"),
                 TrainingRun("m75_16k", "table1/b_mask75_batch16k.yaml"),
                 TrainingRun("m75_32k", "table1/b_mask75_batch32k.yaml"),
-                *(
-                    TrainingRun(
-                        f"text_{how}",
-                        "table1/a_mask75_batch64k.yaml",
-                        ("phases.0.text_mask_ratio=0.5", f"phases.0.text_mask={how}"),
-                    )
-                    for how in ("random", "prioritised")
-                ),
-                *(
-                    TrainingRun(f"{run}_reconstruction", f"table1/{job}.yaml", ("loss.reconstruction={}",))
-                    for run, job in (("m50_32k", "a_mask50_batch32k"), ("m75_64k", "a_mask75_batch64k"))
-                ),
+                TrainingRun("text_random", "table1/c_text_random50.yaml"),
+                TrainingRun("text_prioritised", "table1/c_text_prioritised50.yaml"),
+                TrainingRun("m50_32k_reconstruction", "table1/f_mask50_reconstruction.yaml"),
+                TrainingRun("m75_64k_reconstruction", "table1/f_mask75_reconstruction.yaml"),
             ]
         ),
         seeds=1,

@@ -72,7 +72,7 @@ class Session:
             print(f"submitted: {', '.join(submitted) or 'nothing'}; queued or running before: {len(alive)}")
             problems = self._score_all([run for run in self.planned if run.done])
         else:
-            toy.make_data(self.workplace.data, self._shards(), workers=cores())
+            toy.make_data(self.workplace.data, workers=cores())
             problems = train_here(self.planned, self.jobs, site, self._scored)
         self._write()
         if problems:
@@ -95,9 +95,6 @@ class Session:
                 )
             return 1
         return self.options.jobs or cores()
-
-    def _shards(self) -> list[int]:
-        return sorted({run.training.toy_shards for run in self.planned if run.training.toy_shards})
 
     def _scored(self, run: PlannedRun) -> None:
         """Score a run that is done; one at a time, since they share torch's settings."""

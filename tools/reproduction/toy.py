@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from flipscale.commands.data import make_vocabulary
-from flipscale.data.indexing import build_index
 from flipscale.data.synthetic import synthesize
 from reproduction.cells import TrainingRun
 
@@ -64,15 +62,14 @@ def data_overrides(data: Path, shards: int) -> tuple[str, ...]:
     return (
         f"data.train={data}/train/{{00000..{shards - 1:05d}}}.tar",
         f"data.tokenizer.vocab={data}/vocab.txt",
-        f"data.index={data}/index_{shards}",
         f"{seen}.data={data}/test/{{00000..00001}}.tar",
         f"{seen}.classnames={data}/classnames.txt",
         f"{seen}.templates={data}/templates.txt",
     )
 
 
-def make_data(data: Path, sizes: Sequence[int], *, workers: int) -> None:
-    """Make the data set where it is not there whole, with an index for each number of shards in `sizes`."""
+def make_data(data: Path, *, workers: int) -> None:
+    """Make the data set, with a vocabulary, where it is not there whole."""
     if not (data / "README.md").exists():  # written last
         shutil.rmtree(data, ignore_errors=True)
         synthesize(
@@ -86,6 +83,3 @@ def make_data(data: Path, sizes: Sequence[int], *, workers: int) -> None:
         )
     if not (data / "vocab.txt").exists():
         make_vocabulary(f"{data}/train/{{00000..{SHARDS - 1:05d}}}.tar", data / "vocab.txt", VOCABULARY)
-    for shards in sizes:
-        if not (index := data / f"index_{shards}").exists():
-            build_index(f"{data}/train/{{00000..{shards - 1:05d}}}.tar", index)
