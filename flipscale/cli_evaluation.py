@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flipscale.cli_options import AsJson
+from flipscale.cli_options import AsJson, Run
 
 evaluation_app = typer.Typer()
 
@@ -59,3 +59,17 @@ def export(
     from flipscale.commands.interchange import export_run
 
     export_run(checkpoint, out, only_verify=verify)
+
+
+@evaluation_app.command()
+def report(
+    run: Run,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where to write; reports/NAME by default.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a page about a run, as HTML that works offline, Markdown and JSON; the run is only read."""
+    from flipscale.commands.reporting import report_run
+
+    report_run(run, out)
