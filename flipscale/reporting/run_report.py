@@ -45,7 +45,8 @@ def run_page(material: RunMaterial) -> Page:
         title=f"Run {status.name}",
         subtitle=(
             f"{material.job.model.preset}, {many(len(material.job.phases), 'phase')}, "
-            f"{human(total)} samples; {status.state} at {moment(status.time).text} UTC. {status.next}"
+            f"{human(total)} samples; {status.state} at {moment(status.time).text} UTC."
+            + ("" if status.state == "done" else f" Next: {status.next}")
         ),
         headlines=_headlines(material),
         sections=[
@@ -196,15 +197,17 @@ def _segment_section(material: RunMaterial) -> Section:
         f"{format_duration(lost.replay_seconds)} of training that was done again, "
         f"{format_duration(lost.queue_seconds)} in the queue."
     )
-    figure = plots.figure("hours since the first start", "samples at checkpoints")
-    first = next((time for s in segments if (time := unix_time(s.started)) is not None), 0.0)
+    times = [time for s in segments if (time := unix_time(s.started)) is not None]
+    first = min(times, default=0.0)
+    unit, seconds = _time_unit(max([*times, *(unix_time(s.ended or "") or first for s in segments)]) - first)
+    figure = plots.figure(f"{unit} since the first start", "samples at checkpoints")
     ends: dict[str, list[tuple[float, float, str]]] = {}
     for segment in segments:
         began = unix_time(segment.started)
         ended = unix_time(segment.ended) if segment.ended else material.status.time
         if began is None or ended is None:
             continue
-        x = [(began - first) / 3600, (ended - first) / 3600]
+        x = [(began - first) / seconds, (ended - first) / seconds]
         plots.line(
             figure,
             "",
@@ -254,6 +257,11 @@ def _segment_section(material: RunMaterial) -> Section:
     caption = "A mark is where a segment ended; a gap is time without a process."
     progress = Plot("Progress over time", plots.document(figure), caption)
     return Section("Segments", [summary, Plots([progress]), Table(columns, rows, "The ledger")])
+
+
+def _time_unit(span: float) -> tuple[str, float]:
+    """The unit for a span of seconds, and its length in seconds."""
+    return next((u for u in (("minutes", 60.0), ("hours", 3600.0)) if span <= 120 * u[1]), ("days", 86400.0))
 
 
 def _tone(reason: str) -> str:
