@@ -61,6 +61,31 @@ def export(
     export_run(checkpoint, out, only_verify=verify)
 
 
+@evaluation_app.command("import")
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="OpenCLIP directory, or a builtin name: ViT-B-32.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write.", show_default=False)],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights of a builtin name: .safetensors, .bin or .pt.", show_default=False),
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(help="OpenCLIP's tag of weights that it has downloaded before.", show_default=False),
+    ] = None,
+    random: Annotated[bool, typer.Option("--random", help="Initial weights, for trials.")] = False,
+) -> None:
+    """Take over a model of OpenCLIP, and prove that it computes here what it computes there."""
+    from flipscale.commands.interchange import import_model
+
+    import_model(source, out, weights=weights, pretrained=pretrained, random=random)
+
+
 @evaluation_app.command()
 def report(
     run: Run,

@@ -77,6 +77,10 @@ class RunDirectory:
         return self.path / "quarantine.jsonl"
 
     @property
+    def weights(self) -> Path:
+        return self.path / "weights.json"
+
+    @property
     def tokenizer(self) -> Path:
         return self.path / "tokenizer"
 

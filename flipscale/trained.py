@@ -12,8 +12,10 @@ import torch
 from flipscale.config import Job
 from flipscale.data.tokenizer import Tokenizer, load_tokenizer
 from flipscale.errors import UserError
-from flipscale.interop.openclip import import_openclip
+from flipscale.interop.mapping import State
+from flipscale.interop.openclip import CONFIG, import_openclip
 from flipscale.models.flip import FLIP, build_model
+from flipscale.models.presets import ModelSpec
 from flipscale.run_directory import RunDirectory
 from flipscale.training import checkpoint
 from flipscale.training.checkpoint import Checkpoint
@@ -40,13 +42,8 @@ def load_trained(path: Path, world: World) -> Trained:
     process, where `path` is none of these, or a named checkpoint is damaged.
     """
     device = world.device
-    if (path / "open_clip_config.json").is_file():
-        spec, state = import_openclip(path)
-        model = build_model(spec, device="meta").to_empty(device=device)
-        model.load_state_dict(state)
-        kind = "wordpiece" if spec.text.pool == "first" else "clip_bpe"
-        vocab = str(path) if kind == "wordpiece" else None
-        return Trained(model, load_tokenizer(kind, vocab, spec.text.context_length))
+    if (path / CONFIG).is_file():
+        return with_tokenizer(*import_openclip(path), path, device)
     if (path / "job.yaml").is_file():
         run = RunDirectory(path.resolve())
         found = world.lead(lambda: checkpoint.find(run.checkpoints))
@@ -58,6 +55,17 @@ def load_trained(path: Path, world: World) -> Trained:
     else:
         raise UserError(f"{path} is neither a run, nor a checkpoint, nor an OpenCLIP directory")
     return _from_checkpoint(run, found, device)
+
+
+def with_tokenizer(
+    spec: ModelSpec, state: State, directory: Path | None, device: torch.device | str = "cpu"
+) -> Trained:
+    """The model of OpenCLIP with these weights, and its tokenizer, whose files lie in `directory`, if any."""
+    model = build_model(spec, device="meta").to_empty(device=device)
+    model.load_state_dict(state)
+    kind = "wordpiece" if spec.text.pool == "first" else "clip_bpe"
+    vocab = str(directory) if kind == "wordpiece" and directory is not None else None
+    return Trained(model, load_tokenizer(kind, vocab, spec.text.context_length))
 
 
 def _named(path: Path) -> Checkpoint:

@@ -1,13 +1,16 @@
-"""`flipscale export`."""
+"""`flipscale export` and `flipscale import`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from flipscale.errors import UserError
-from flipscale.interop.openclip import export_openclip, verify_export
+from flipscale.interop.openclip import VerifyReport, export_openclip, verify_against, verify_export
+from flipscale.interop.published import find_published
+from flipscale.interop.weights import WEIGHTS
 from flipscale.placement import Placement
-from flipscale.trained import load_trained
+from flipscale.trained import load_trained, with_tokenizer
+from flipscale.training.checkpoint import sha256
 from flipscale.world import join_world
 
 
@@ -26,6 +29,7 @@ def export_run(checkpoint: Path, out: Path, *, only_verify: bool) -> None:
             "order_digest": trained.digest,
             "data": trained.data,
             "phases": [phase.model_dump() for phase in job.phases],
+            **({"weights": job.model.weights} if job.model.weights else {}),
             "seed": job.seed,
             "loss": job.loss.kind,
             "optimizer": job.optimizer.model_dump(),
@@ -36,9 +40,47 @@ def export_run(checkpoint: Path, out: Path, *, only_verify: bool) -> None:
         )
     report = verify_export(out, trained.model, trained.tokenizer)
     done = "verified" if only_verify else "exported and verified"
+    print(f"{out} {done} with {_figures(report)}")
+    _say_how_to_load(out)
+
+
+def import_model(
+    source: str, out: Path, *, weights: Path | None, pretrained: str | None, random: bool
+) -> None:
+    """Write OpenCLIP's model SOURCE to OUT, and verify it against stock OpenCLIP loading SOURCE and OUT."""
+    published = find_published(source, weights, pretrained, random)
+    if published.directory is not None and published.directory.resolve() == out.resolve():
+        raise UserError(f"{out} is the source itself; name another directory to import into")
+    spec, state = published.read()
+    trained = with_tokenizer(spec, state, published.directory)
+    provenance = {"imported from": source}
+    if published.weights is None:
+        provenance["weights"] = "initial (seed 0)"
+    else:
+        provenance |= {"weights": published.weights.name, "SHA-256 of the weights": sha256(published.weights)}
+    export_openclip(state, spec, out, tokenizer=trained.tokenizer, provenance=provenance)
+    if published.directory is None or published.weights is not None:
+        # OpenCLIP makes random weights of its own: it compares its builtin model with those written.
+        given = pretrained or str(published.weights or out / WEIGHTS)
+        theirs = verify_against(
+            published.stock,
+            trained.model,
+            trained.tokenizer,
+            pretrained=given if published.directory is None else None,
+        )
+        print(f"{source} computes here as in {_figures(theirs)}")
     print(
-        f"{out} {done} with stock open_clip {report.open_clip_version}: largest difference "
-        f"{report.image_difference:.1e} (image) and {report.text_difference:.1e} (text), "
-        f"token ids of {report.captions} captions equal"
+        f"{out} imported and verified with {_figures(verify_export(out, trained.model, trained.tokenizer))}"
     )
+    _say_how_to_load(out)
+
+
+def _figures(report: VerifyReport) -> str:
+    return (
+        f"stock open_clip {report.open_clip_version}: largest difference {report.image_difference:.1e} "
+        f"(image) and {report.text_difference:.1e} (text), token ids of {report.captions} captions equal"
+    )
+
+
+def _say_how_to_load(out: Path) -> None:
     print(f'load it with open_clip.create_model_and_transforms("local-dir:{out.resolve()}")')

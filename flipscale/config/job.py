@@ -53,11 +53,14 @@ class Strict(BaseModel):
 
 class Model(Strict):
     preset: str
-    """Name of a preset: vit_b16, vit_l16, vit_l14, vit_h14, their clip_* baselines, or a tiny one."""
+    """Name of a preset: vit_b32, vit_b16, vit_l16, vit_l14, vit_h14, a clip_* baseline, or a tiny one."""
     image_size: PositiveCount | None = None
     """Side of the square input in pixels; the preset's by default."""
     patch_size: PositiveCount | None = None
     """Side of a patch in pixels; the preset's by default."""
+    weights: Annotated[str, Field(min_length=1)] | None = None
+    """Start from these weights in place of initial ones: an OpenCLIP directory, a run or a checkpoint. They
+    are read when the run begins and never again."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,8 +1,9 @@
-"""Stock open_clip as the judge of an export: run as `python -m flipscale.interop.judge EXPORT WORK`.
+"""Stock open_clip as the judge of a model: run as `python -m flipscale.interop.judge WORK`.
 
 A process of its own, since only a fresh one is sure to be offline (the hub library reads HF_HUB_OFFLINE
-once, when it is imported) and to see nothing of the trainer. WORK/inputs.safetensors holds `images` (bytes)
-and `texts` (ids), WORK/captions.json a list; the answer is WORK/answers.safetensors.
+once, when it is imported) and to see nothing of the trainer. WORK/question.json names the model (a builtin
+name or local-dir:PATH), its pretrained weights and captions; WORK/inputs.safetensors holds `images` (bytes)
+and `texts` (ids); the answer is WORK/answers.safetensors.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from safetensors.torch import load_file, save_file
 from flipscale.interop.torchvision_fix import import_open_clip
 
 
-def judge(export: Path, work: Path) -> None:
-    """Load the export as any user would, and write its features of the inputs and ids of the captions."""
+def judge(work: Path) -> None:
+    """Load the model as any user would, and write its features of the inputs and ids of the captions."""
     open_clip = import_open_clip()
-    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{export}")
+    question = json.loads((work / "question.json").read_text(encoding="utf-8"))
+    name, captions = question["model"], question["captions"]
+    model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=question["pretrained"])
     model.eval()
     inputs = load_file(work / "inputs.safetensors")
     images = [preprocess(Image.fromarray(pixels.permute(1, 2, 0).numpy())) for pixels in inputs["images"]]
@@ -33,11 +36,10 @@ def judge(export: Path, work: Path) -> None:
         }
     if getattr(model, "logit_bias", None) is not None:
         answers["logit_bias"] = model.logit_bias.detach()
-    captions = json.loads((work / "captions.json").read_text(encoding="utf-8"))
     if captions:
-        answers["token_ids"] = open_clip.get_tokenizer(f"local-dir:{export}")(captions)
+        answers["token_ids"] = open_clip.get_tokenizer(name)(captions)
     save_file({name: tensor.contiguous() for name, tensor in answers.items()}, work / "answers.safetensors")
 
 
 if __name__ == "__main__":
-    judge(Path(sys.argv[1]), Path(sys.argv[2]))
+    judge(Path(sys.argv[1]))

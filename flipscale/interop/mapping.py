@@ -65,8 +65,11 @@ _VISION_POOLS = {"patch_mean": "avg", "class_token": "tok"}
 def open_clip_model_cfg(spec: ModelSpec) -> dict[str, Any]:
     """The `model_cfg` block that makes stock OpenCLIP (>= 2.23) build this model."""
     vision, text = spec.vision, spec.text
+    quick = vision.gelu == "quick"  # OpenCLIP knows it for both towers alone
+    assert quick == (text.gelu == "quick")
     return {
         "embed_dim": spec.embed_dim,
+        **({"quick_gelu": True} if quick else {}),
         # OpenCLIP makes the parameter only where it is told an initial value.
         **({"init_logit_bias": SIGMOID_BIAS} if spec.logit_bias else {}),
         "vision_cfg": {
@@ -80,7 +83,7 @@ def open_clip_model_cfg(spec: ModelSpec) -> dict[str, Any]:
             "final_ln_after_pool": False,
             "pos_embed_type": "sin_cos_2d" if vision.positions == "sincos" else "learnable",
             "norm_kwargs": {"eps": vision.norm_eps},
-            "act_kwargs": {"approximate": vision.gelu},
+            **({} if quick else {"act_kwargs": {"approximate": vision.gelu}}),
         },
         "text_cfg": {
             "context_length": text.context_length,
@@ -91,7 +94,7 @@ def open_clip_model_cfg(spec: ModelSpec) -> dict[str, Any]:
             "no_causal_mask": not text.causal,
             "pool_type": text.pool,
             "norm_kwargs": {"eps": text.norm_eps},
-            "act_kwargs": {"approximate": text.gelu},
+            **({} if quick else {"act_kwargs": {"approximate": text.gelu}}),
         },
     }
 
@@ -127,14 +130,21 @@ def flipscale_state(tensors: Mapping[str, Tensor], spec: ModelSpec, patch_bias: 
         assert patch_bias is not None
         state[_BIAS] = patch_bias
     for name in ("logit_scale", "logit_bias"):
-        if name in state:
+        if name in state and state[name].numel() == 1:
             state[name] = state[name].reshape(1)
     expected = build_model(spec, device="meta").state_dict()
-    for name in sorted(expected.keys() | state.keys()):
+    wrong: list[str] = []
+    for name in expected | state:
         found = tuple(state[name].shape) if name in state else "missing"
         wanted = tuple(expected[name].shape) if name in expected else "unknown"
         if found != wanted:
-            raise UserError(f"weight {name!r} is {found} in the file, but {wanted} by its configuration")
+            wrong.append(f"{name!r} is {found} in the file, {wanted} by the configuration")
+    if wrong:
+        more = f", and {len(wrong) - 3} more tensors differ" if len(wrong) > 3 else ""
+        raise UserError(
+            f"the weights do not fit the model: {'; '.join(wrong[:3])}{more}; "
+            "name the model that they were trained as, or weights of this one"
+        )
     return state
 
 
@@ -157,6 +167,7 @@ def spec_of_open_clip(
     model = _settings(config["model_cfg"], {**_MODEL_DEFAULTS, "vision_cfg": {}, "text_cfg": {}}, "model_cfg")
     vision = _settings(model["vision_cfg"], _VISION_DEFAULTS, "vision_cfg")
     text = _settings(model["text_cfg"], _TEXT_DEFAULTS, "text_cfg")
+    preprocess = config.get("preprocess_cfg", {})
     pools = {pool: ours for ours, pool in _VISION_POOLS.items()}
     for value, allowed, key in (
         (vision["pool_type"], tuple(pools), "vision_cfg.pool_type"),
@@ -166,15 +177,17 @@ def spec_of_open_clip(
             (False,),
             "vision_cfg.final_ln_after_pool",
         ),
-        (model["quick_gelu"], (False,), "quick_gelu"),
+        (bool(model["quick_gelu"] and (vision["act_kwargs"] or text["act_kwargs"])), (False,), "act_kwargs"),
         (model["custom_text"], (False,), "custom_text"),
         (vision["mlp_ratio"], (4,), "vision_cfg.mlp_ratio"),
         (text["mlp_ratio"], (4,), "text_cfg.mlp_ratio"),
+        (preprocess.get("resize_mode", "shortest"), ("shortest",), "preprocess_cfg.resize_mode"),
+        (preprocess.get("interpolation", "bicubic"), ("bicubic",), "preprocess_cfg.interpolation"),
     ):
         if value not in allowed:
             raise UserError(f"{key} {value!r} cannot be imported; what can: {', '.join(map(str, allowed))}")
     bare = VisionSpec(
-        **_tower(vision, heads=vision["width"] // vision["head_width"]),
+        **_tower(vision, vision["width"] // vision["head_width"], model["quick_gelu"]),
         image_size=vision["image_size"],
         patch_size=vision["patch_size"],
         pool=pools[vision["pool_type"]],  # type: ignore[arg-type]
@@ -182,14 +195,13 @@ def spec_of_open_clip(
         patch_bias=False,
         norm_before=not vision["no_ln_pre"],
     )
-    preprocess = config.get("preprocess_cfg", {})
     return ModelSpec(
         name=name,
         family="flip" if text["pool_type"] == "first" else "clip",
         embed_dim=model["embed_dim"],
         vision=_with_fixed_positions(bare, tensors.get(_POSITIONS), patch_bias),
         text=TextSpec(
-            **_tower(text, heads=text["heads"]),
+            **_tower(text, text["heads"], model["quick_gelu"]),
             context_length=text["context_length"],
             vocab_size=text["vocab_size"],
             causal=not text["no_causal_mask"],
@@ -217,13 +229,13 @@ def _with_fixed_positions(
     return replace(vision, positions="sincos", patch_bias=patch_bias is not None)
 
 
-def _tower(settings: Mapping[str, Any], heads: int) -> dict[str, Any]:
+def _tower(settings: Mapping[str, Any], heads: int, quick_gelu: bool) -> dict[str, Any]:
     return {
         "width": settings["width"],
         "layers": settings["layers"],
         "heads": heads,
         "norm_eps": (settings["norm_kwargs"] or {}).get("eps", 1e-5),
-        "gelu": (settings["act_kwargs"] or {}).get("approximate", "none"),
+        "gelu": "quick" if quick_gelu else (settings["act_kwargs"] or {}).get("approximate", "none"),
     }
 
 

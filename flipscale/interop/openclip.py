@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,11 +29,11 @@ from flipscale.interop.mapping import (
     spec_of_open_clip,
 )
 from flipscale.interop.model_card import model_card
+from flipscale.interop.weights import WEIGHTS, Weights, find_weights, read_weights
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.presets import ModelSpec
 
 CONFIG = "open_clip_config.json"
-WEIGHTS = "open_clip_model.safetensors"
 # In a folder of its own: OpenCLIP takes weights it finds in the directory itself.
 CLASSIC = "classic/open_clip.pt"
 CARD = "README.md"
@@ -148,7 +147,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _finished_config(directory: Path) -> dict[str, Any]:
+def finished_config(directory: Path) -> dict[str, Any]:
+    """The `open_clip_config.json` of a directory. Raises UserError where it is missing or unfinished."""
     config = _read_config(directory)
     if "model_cfg" not in config:
         raise UserError(f"{directory} holds no finished {CONFIG}; name a directory that OpenCLIP can load")
@@ -189,15 +189,36 @@ def verify_export(
     captions: Sequence[str] = ODD_CAPTIONS,
     samples: int = 8,
 ) -> VerifyReport:
-    """Compare the model with stock OpenCLIP loading `out` offline, in another process, on random inputs.
-
-    Ours takes bytes, OpenCLIP floats through the preprocessing of the export, both in fp32 on the CPU.
+    """Compare the model with stock OpenCLIP loading the export `out`; see `verify_against`.
 
     Raises:
         ExportMismatch: a feature differs by more than 1e-5, a token id differs, or the export does not load.
         UserError: `out` is no finished export.
     """
-    _finished_config(out)
+    finished_config(out)
+    return verify_against(f"local-dir:{out.resolve()}", model, tokenizer, captions=captions, samples=samples)
+
+
+def verify_against(
+    stock: str,
+    model: FLIP,
+    tokenizer: Tokenizer | None = None,
+    *,
+    pretrained: str | None = None,
+    captions: Sequence[str] = ODD_CAPTIONS,
+    samples: int = 8,
+) -> VerifyReport:
+    """Compare the model with one of stock OpenCLIP, offline and in another process, on random inputs.
+
+    Ours takes bytes, OpenCLIP floats through its preprocessing, both in fp32 on the CPU.
+
+    Args:
+        stock: what OpenCLIP calls it: a builtin name, or local-dir:PATH.
+        pretrained: its tag or file of weights, for a builtin name.
+
+    Raises:
+        ExportMismatch: a feature differs by more than 1e-5, a token id differs, or it does not load.
+    """
     reference = build_model(model.spec, device="meta").to_empty(device="cpu")
     reference.load_state_dict(model.state_dict())
     side = model.spec.vision.image_size
@@ -207,11 +228,11 @@ def verify_export(
         model.spec.text.vocab_size, (samples, model.spec.text.context_length), generator=random
     )
     asked = list(captions) if tokenizer is not None else []
-    answers = _ask_open_clip(out, images, texts, asked)
+    answers = _ask_open_clip(stock, pretrained, images, texts, asked)
     with torch.inference_mode():
         image_features, text_features, scale, *bias = reference(images, texts)
     if bool(bias) != ("logit_bias" in answers):
-        raise ExportMismatch(f"OpenCLIP loading {out} and the model do not both have a logit bias")
+        raise ExportMismatch(f"OpenCLIP loading {stock} and the model do not both have a logit bias")
     report = VerifyReport(
         image_difference=_difference(image_features, answers["image_features"]),
         text_difference=_difference(text_features, answers["text_features"]),
@@ -228,18 +249,21 @@ def verify_export(
     )
     if not all(difference <= TOLERANCE for difference in differences):  # a NaN fails, too
         raise ExportMismatch(
-            f"OpenCLIP loading {out} differs from the model by more than {TOLERANCE}: {report}"
+            f"OpenCLIP loading {stock} differs from the model by more than {TOLERANCE}: {report}"
         )
     if tokenizer is not None:
         _compare_ids(tokenizer(asked), answers["token_ids"], asked)
     return report
 
 
-def _ask_open_clip(out: Path, images: Tensor, texts: Tensor, captions: list[str]) -> State:
+def _ask_open_clip(
+    stock: str, pretrained: str | None, images: Tensor, texts: Tensor, captions: list[str]
+) -> State:
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         save_file({"images": images, "texts": texts}, work / "inputs.safetensors")
-        (work / "captions.json").write_text(json.dumps(captions), encoding="utf-8")
+        question = {"model": stock, "pretrained": pretrained, "captions": captions}
+        (work / "question.json").write_text(json.dumps(question), encoding="utf-8")
         source = str(Path(flipscale.__file__).parents[1])
         environment = {
             **os.environ,
@@ -249,11 +273,11 @@ def _ask_open_clip(out: Path, images: Tensor, texts: Tensor, captions: list[str]
             "OMP_NUM_THREADS": str(torch.get_num_threads()),
             "PYTHONPATH": os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH")))),
         }
-        command = [sys.executable, "-m", "flipscale.interop.judge", str(out.resolve()), directory]
+        command = [sys.executable, "-m", "flipscale.interop.judge", directory]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ExportMismatch(f"stock OpenCLIP could not use the export {out}: {reason}")
+            raise ExportMismatch(f"stock OpenCLIP could not use {stock}: {reason}")
         return load_file(work / "answers.safetensors")
 
 
@@ -275,23 +299,27 @@ def import_openclip(source: Path) -> tuple[ModelSpec, State]:
     """Read an OpenCLIP directory: the inverse of `export_openclip`, bit for bit; also others' models.
 
     Raises:
-        UserError: no such model, no safetensors weights, or a feature that flipscale's towers lack.
+        UserError: no such model, unsafe or damaged weights, or a feature that flipscale's towers lack.
     """
-    config = _finished_config(source)
-    weights = source / WEIGHTS
-    if not weights.is_file():
-        raise UserError(
-            f"{source} holds no {WEIGHTS}; other formats need pickle, so convert them with OpenCLIP"
-        )
-    try:
-        tensors = load_file(weights)
-        with safe_open(weights, "pt") as file:
-            encoded = (file.metadata() or {}).get(_BIAS_KEY)
-    except SafetensorError as error:
-        raise UserError(f"{weights} is damaged ({error}); export or download it again") from error
+    config = finished_config(source)
+    return imported(config, read_weights(find_weights(source)), source.name)
+
+
+def imported(config: Mapping[str, Any], weights: Weights | None, name: str) -> tuple[ModelSpec, State]:
+    """Spec and state dict (empty without weights) of a model that OpenCLIP configures so.
+
+    Args:
+        config: the parsed `open_clip_config.json`.
+        name: for the spec of a model that flipscale did not write.
+
+    Raises:
+        UserError: a feature that flipscale's towers lack, or weights of another shape.
+    """
+    name = config.get("flipscale", {}).get("model", name)
+    if weights is None:
+        return spec_of_open_clip(config, {}, None, name), {}
     bias = None
-    if encoded is not None:
+    if encoded := weights.header.get(_BIAS_KEY):
         bias = torch.frombuffer(bytearray(base64.b64decode(encoded)), dtype=torch.float32)
-    name = config.get("flipscale", {}).get("model", source.name)
-    spec = spec_of_open_clip(config, tensors, bias, name)
-    return spec, flipscale_state(tensors, spec, bias)
+    spec = spec_of_open_clip(config, weights.tensors, bias, name)
+    return spec, flipscale_state(weights.tensors, spec, bias)

@@ -1,8 +1,8 @@
-"""Import open_clip also where torchvision was built for another torch.
+"""Import open_clip and timm also where torchvision was built for another torch.
 
-open_clip imports torchvision, whose compiled operators do not load beside a torch of another build (the CPU
+Both import torchvision, whose compiled operators do not load beside a torch of another build (the CPU
 torch with the CUDA torchvision of PyPI, say). torchvision then dies while it registers fake versions of two
-operators that nothing declared. open_clip needs neither: declaring them is enough.
+operators that nothing declared. Neither library needs them: declaring them is enough.
 """
 
 from __future__ import annotations
@@ -25,12 +25,35 @@ def import_open_clip() -> ModuleType:
     Raises:
         UserError: open_clip or torchvision is not installed.
     """
+    return import_beside_torchvision("open_clip", "open_clip_torch")
+
+
+def import_timm(module: str) -> ModuleType:
+    """A module of timm, such as `timm.layers`, importable whatever the state of torchvision.
+
+    Raises:
+        UserError: timm or torchvision is not installed.
+    """
+    return import_beside_torchvision(module, "timm")
+
+
+def import_beside_torchvision(module: str, distribution: str) -> ModuleType:
+    """A module that imports torchvision on its way.
+
+    Args:
+        module: its whole name.
+        distribution: what pip calls the package it belongs to.
+
+    Raises:
+        UserError: it, or something that it imports, is not installed.
+    """
     try:
         _import_torchvision()
-        return importlib.import_module("open_clip")
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        package = module.split(".")[0]
         raise UserError(
-            f"{error.name} is not installed, and open_clip needs it; pip install open_clip_torch"
+            f"{error.name} is not installed, and {package} needs it; pip install {distribution}"
         ) from error
 
 

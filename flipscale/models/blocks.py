@@ -58,7 +58,9 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(spec.mlp_width, spec.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x), approximate=self.gelu))
+        x = self.c_fc(x)
+        x = x * torch.sigmoid(1.702 * x) if self.gelu == "quick" else F.gelu(x, approximate=self.gelu)
+        return self.c_proj(x)
 
 
 class ResidualBlock(nn.Module):

@@ -27,8 +27,9 @@ class TowerSpec:
     layers: int
     heads: int
     norm_eps: float = 1e-6
-    gelu: Literal["tanh", "none"] = "tanh"
-    """Approximation, as torch names it: "none" is the exact (erf) GELU."""
+    gelu: Literal["tanh", "none", "quick"] = "tanh"
+    """Approximation, as torch names it: "none" is the exact (erf) GELU; "quick" is x sigmoid(1.702 x), which
+    OpenAI's CLIP has."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -149,6 +150,7 @@ def _clip(flip: ModelSpec) -> ModelSpec:
 
 
 _FLIP_PRESETS = (
+    _flip("vit_b32", 224, 32, (768, 12, 12), (512, 12, 8), 512),
     _flip("vit_b16", 224, 16, (768, 12, 12), (512, 12, 8), 512),
     _flip("vit_l16", 224, 16, (1024, 24, 16), (768, 12, 12), 768),
     _flip("vit_l14", 224, 14, (1024, 24, 16), (768, 12, 12), 768),

@@ -27,6 +27,7 @@ from flipscale.training.evaluation import PeriodicEvaluation
 from flipscale.training.gradients import Pairs, accumulate_gradients
 from flipscale.training.metrics import MetricsLog
 from flipscale.training.setup import TrainingData, model_spec, open_data
+from flipscale.training.starting_weights import start_from
 from flipscale.training.step_log import StepLog
 from flipscale.training.stop import REASONS, agreed_reason
 
@@ -52,6 +53,8 @@ def train(job: Job, budget: Budget, segment: Segment) -> Progress:
     if found:
         _log.info("going on from %s", found.path)
         model.restore(found.load, progress.optimizer_steps)
+    elif job.model.weights is not None:
+        start_from(job, spec, data.tokenizer, model, run, world)
     size = spec.vision.image_size
     evaluation = PeriodicEvaluation(job.evaluation, budget, model, data.tokenizer, size, world)
     return _Trainer(job, segment, budget, data, model, evaluation, spec.vision.patches, progress).run()

@@ -142,7 +142,13 @@ def test_models_of_open_clip_can_be_imported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [("clip_b16", "ViT-B-16"), ("clip_l16", "ViT-L-16"), ("clip_l14", "ViT-L-14"), ("clip_h14", "ViT-H-14")],
+    [
+        ("clip_b32", "ViT-B-32"),
+        ("clip_b16", "ViT-B-16"),
+        ("clip_l16", "ViT-L-16"),
+        ("clip_l14", "ViT-L-14"),
+        ("clip_h14", "ViT-H-14"),
+    ],
 )
 def test_clip_presets_are_open_clips_models(ours: str, theirs: str) -> None:
     with torch.device("meta"):

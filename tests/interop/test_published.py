@@ -1,0 +1,241 @@
+"""What can be imported by name or directory, what is refused, and that a refusal says how to mend it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flipscale.commands.interchange import import_model
+from flipscale.errors import UserError
+from flipscale.interop import openclip
+from flipscale.interop.judge import judge
+from flipscale.interop.openclip import CONFIG, import_openclip
+from flipscale.interop.published import find_published
+from flipscale.interop.torchvision_fix import import_open_clip
+from flipscale.interop.weights import WEIGHTS, find_weights, read_weights
+
+open_clip = import_open_clip()
+
+CFG: dict[str, Any] = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 128, "patch_size": 16},
+    "text_cfg": {"width": 64, "heads": 2, "layers": 2},
+}
+
+
+@pytest.fixture
+def named(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small model that open_clip knows by name, beside its own."""
+    name = "ViT-tiny-32"
+    root = tmp_path_factory.mktemp("configs")
+    (root / f"{name}.json").write_text(json.dumps(CFG))
+    (root / f"{name}-quickgelu.json").write_text(json.dumps({**CFG, "quick_gelu": True}))
+    open_clip.add_model_config(root)
+    return name
+
+
+@pytest.fixture
+def judged_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock open_clip in this process, which knows the small model and is already imported."""
+
+    class Done:
+        returncode = 0
+
+    def run(command: list[str], **_: object) -> Done:
+        judge(Path(command[-1]))
+        return Done()
+
+    monkeypatch.setattr(openclip.subprocess, "run", run)
+
+
+def stock(**changes: Any) -> torch.nn.Module:
+    """OpenCLIP's own model, no weight at a trivial value."""
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**CFG, **changes)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.mark.usefixtures("judged_here")
+@pytest.mark.parametrize("form", ["training checkpoint", "state dict", "safetensors", "half precision"])
+def test_every_form_of_weights_is_read_as_open_clip_reads_it(
+    form: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = stock().state_dict()
+    file = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
+    if form == "training checkpoint":
+        wrapped = {f"module.{name}": value for name, value in state.items()}
+        torch.save({"epoch": 3, "name": "x", "state_dict": wrapped, "optimizer": {"lr": 0.1}}, file)
+    elif form == "safetensors":
+        save_file(state, file)
+    elif form == "half precision":
+        state = {name: value.half() for name, value in state.items()}
+        torch.save(state, file)
+    else:
+        torch.save(state, file)
+    import_model(named, tmp_path / "out", weights=file, pretrained=None, random=False)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(f"{named} computes here as in stock open_clip")
+    assert printed[1].startswith(f"{tmp_path / 'out'} imported and verified with stock open_clip")
+    _, imported = import_openclip(tmp_path / "out")
+    assert all(
+        torch.equal(imported[name], state[name].float().reshape(imported[name].shape)) for name in state
+    )
+    provenance = json.loads((tmp_path / "out" / CONFIG).read_text())["flipscale"]["provenance"]
+    assert (provenance["imported from"], provenance["weights"]) == (named, file.name)
+
+
+@pytest.mark.usefixtures("judged_here")
+def test_quick_gelu_is_its_own_activation(named: str, tmp_path: Path) -> None:
+    torch.save(stock(quick_gelu=True).state_dict(), tmp_path / "w.pt")
+    quick = tmp_path / "quick"
+    import_model(f"{named}-quickgelu", quick, weights=tmp_path / "w.pt", pretrained=None, random=False)
+    spec, _ = import_openclip(quick)
+    assert (spec.vision.gelu, spec.text.gelu) == ("quick", "quick")
+    # The same weights under the plain name compute something else, and the judge would see it.
+    config = json.loads((quick / CONFIG).read_text())
+    del config["model_cfg"]["quick_gelu"]
+    model = openclip.build_model(spec)
+    model.load_state_dict(import_openclip(quick)[1])
+    (quick / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(openclip.ExportMismatch, match="differs from the model"):
+        openclip.verify_export(quick, model)
+
+
+@pytest.mark.usefixtures("judged_here")
+def test_random_weights_of_a_name_and_of_a_directory(named: str, tmp_path: Path) -> None:
+    import_model(named, tmp_path / "by_name", weights=None, pretrained=None, random=True)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / CONFIG).write_text(json.dumps({"model_cfg": CFG}))
+    import_model(str(plain), tmp_path / "by_directory", weights=None, pretrained=None, random=True)
+    by_name, by_directory = (import_openclip(tmp_path / out)[1] for out in ("by_name", "by_directory"))
+    assert all(torch.equal(by_name[name], by_directory[name]) for name in by_name)
+
+
+@pytest.mark.usefixtures("judged_here")
+def test_a_directory_as_the_hub_has_it(tmp_path: Path) -> None:
+    """Configuration, and weights as a pickle of tensors."""
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / CONFIG).write_text(json.dumps({"model_cfg": CFG}))
+    torch.save(stock().state_dict(), tmp_path / "hub" / "open_clip_pytorch_model.bin")
+    import_model(str(tmp_path / "hub"), tmp_path / "out", weights=None, pretrained=None, random=False)
+    assert (tmp_path / "out" / WEIGHTS).is_file()
+    with pytest.raises(UserError, match="is the source itself"):
+        import_model(str(tmp_path / "out"), tmp_path / "out", weights=None, pretrained=None, random=False)
+
+
+def test_weights_in_a_directory_are_those_that_open_clip_takes(tmp_path: Path) -> None:
+    for name in ("zz.bin", "model.pth", "pytorch_model.bin", "open_clip_pytorch_model.bin", WEIGHTS):
+        (tmp_path / name).touch()
+        assert find_weights(tmp_path) == Path(open_clip.factory._find_checkpoint_in_dir(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("ViT-B-33", {"random": True}, "nearest names: ViT-B-32, "),
+        ("ViT-B-32", {}, r"shape without weights; .* laion2b_s34b_b79k.* or --random"),
+        ("ViT-B-32", {"pretrained": "laion2b_s34b"}, "nearest tags: laion2b_s34b_b79k, "),
+        ("ViT-B-32", {"pretrained": "openai"}, "trained with QuickGELU; import ViT-B-32-quickgelu instead"),
+        ("ViT-B-32", {"pretrained": "openai", "random": True}, "exclude each other"),
+        (
+            "ViT-B-32",
+            {"pretrained": "laion2b_s34b_b79k"},
+            "not on this machine; where the network is reached",
+        ),
+        ("convnext_base", {"random": True}, "timm_model_name .* plain ViTs alone"),
+        ("ViT-B-16-SigLIP", {"random": True}, "timm_model_name .* plain ViTs alone"),
+        ("coca_ViT-B-32", {"random": True}, "multimodal_cfg .* plain ViTs alone"),
+        ("ViT-g-14", {"random": True}, "mlp_ratio 4.3637 cannot be imported"),
+        ("RN50", {"random": True}, "layers is .* whole number"),
+    ],
+)
+def test_what_is_refused_says_what_there_is(
+    source: str, options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    given = {"weights": None, "pretrained": None, "random": False, **options}
+    with pytest.raises(UserError, match=message):
+        import_model(source, tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tag_is_found_where_open_clip_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = tmp_path / "open_clip_model.safetensors"
+
+    def in_cache(repository: str, name: str) -> str | None:
+        assert repository == "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+        return str(cached) if name == cached.name else None
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", in_cache)
+    published = find_published("ViT-B-32", None, "laion2b_s34b_b79k", False)
+    assert (published.weights, published.pretrained) == (cached, "laion2b_s34b_b79k")
+    assert published.config["preprocess_cfg"]["resize_mode"] == "shortest"
+
+
+def test_weights_of_another_width_are_named_with_both_shapes(named: str, tmp_path: Path) -> None:
+    narrow = {**CFG, "vision_cfg": {**CFG["vision_cfg"], "width": 64}}
+    torch.save(open_clip.CLIP(**narrow).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(UserError) as refused:
+        import_model(named, tmp_path / "out", weights=tmp_path / "w.pt", pretrained=None, random=False)
+    message = str(refused.value)
+    assert "'visual.class_embedding' is (64,) in the file, (128,) by the configuration" in message
+    assert "more tensors differ; name the model that they were trained as" in message
+    assert "\n" not in message
+
+
+class Harmful:
+    """A pickle of this calls a function of the attacker's choice."""
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (Path("harm"),)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_the_named_way_converts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = stock().state_dict()
+    torch.save({"state_dict": state, "args": Harmful()}, "w.pt")
+    with pytest.raises(UserError, match="could run code when it is read, so it is refused") as refused:
+        read_weights(Path("w.pt"))
+    assert not Path("harm").exists()
+    sentence, command = str(refused.value).split("\n", 1)
+    assert sentence.endswith("give w.safetensors:")
+    subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
+    assert Path("harm").exists()  # the test's file does run code
+    converted = read_weights(Path("w.safetensors")).tensors
+    assert converted.keys() == state.keys()
+    assert all(torch.equal(converted[name], state[name]) for name in state)
+
+
+def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")  # as OpenAI published CLIP
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    (tmp_path / "text.pt").write_text("no weights")
+    (tmp_path / "empty.pt").touch()
+    torch.save(stock().state_dict(), tmp_path / "cut.pt")
+    whole = (tmp_path / "cut.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    for name, message in (
+        ("script.pt", "is a TorchScript program"),
+        ("tensor.pt", "holds no state dict"),
+        ("text.pt", "is no pickle of tensors alone"),
+        ("empty.pt", "is damaged"),
+        ("cut.pt", "is damaged"),
+        ("missing.pt", "does not exist|do not exist"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_weights(tmp_path / name)
