@@ -76,6 +76,6 @@ def _found(scores: torch.Tensor, own: Sequence[str], texts: Sequence[str], shown
     order = scores.argsort(descending=True, stable=True).tolist()
     rank = 1 + next(place for place, number in enumerate(order) if texts[number] in own)
     nearest = tuple(
-        Neighbour(texts[number], float(scores[number]), texts[number] in own) for number in order[:shown]
+        Neighbour(str(texts[number]), float(scores[number]), texts[number] in own) for number in order[:shown]
     )
     return Neighbours(tuple(own), nearest, rank, len(texts))

@@ -26,11 +26,10 @@ def picture(pixels: Pixels, label: str) -> Picture:
     return Picture(f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", label, side)
 
 
-def without_hidden(pixels: Pixels, visible: Sequence[int], patch_size: int) -> Pixels:
-    """(3, S, S) to (4, S, S): transparent and black but for the patches `visible`, numbered row by row."""
-    side = pixels.shape[1]
-    grid = side // patch_size
+def without_hidden(pixels: Pixels, visible: Sequence[int], grid: int) -> Pixels:
+    """(3, S, S) to (4, S, S): transparent and black but for the patches `visible` of a grid x grid image."""
     opaque = np.zeros(grid * grid, dtype=np.uint8)
     opaque[list(visible)] = 255
-    alpha = opaque.reshape(grid, grid).repeat(patch_size, axis=0).repeat(patch_size, axis=1)
+    place = np.arange(pixels.shape[1]) * grid // pixels.shape[1]
+    alpha = opaque[place[:, None] * grid + place]
     return np.concatenate([np.where(alpha > 0, pixels, 0), alpha[None]]).astype(np.uint8)

@@ -113,4 +113,4 @@ def marks(plot: go.Figure, places: Sequence[tuple[float, str]]) -> None:
 
 def document(plot: go.Figure) -> dict[str, Any]:
     """The figure as JSON values."""
-    return json.loads(plot.to_json(engine="json"))
+    return json.loads(plot.to_json(engine="json") or "{}")

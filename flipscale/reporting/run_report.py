@@ -329,9 +329,8 @@ def _view_card(view: TrainingView) -> Card:
     if view.visible is None:
         pictures = [picture(view.pixels, "whole")]
     else:
-        hidden = without_hidden(view.pixels, view.visible, view.patch_size)
-        patches = (view.pixels.shape[1] // view.patch_size) ** 2
-        seen = f"seen: {len(view.visible)} of {patches} patches"
+        hidden = without_hidden(view.pixels, view.visible, view.grid)
+        seen = f"seen: {len(view.visible)} of {view.grid**2} patches"
         pictures = [picture(hidden, seen), picture(view.pixels, "whole view")]
     return Card(pictures, view.caption, [Line(f"phase {view.phase}, position {view.position:,}")])
 

@@ -34,7 +34,7 @@ class TrainingView:
     pixels: npt.NDArray[np.uint8]  # (3, S, S)
     visible: tuple[int, ...] | None
     """Numbers of the patches that the encoder saw; None where it saw all."""
-    patch_size: int
+    grid: int  # patches along one side
 
 
 def training_views(run: RunDirectory, job: Job, samples_seen: int, each: int) -> list[TrainingView]:
@@ -66,7 +66,7 @@ def training_views(run: RunDirectory, job: Job, samples_seen: int, each: int) ->
                     tokenizer.captions[number],
                     pixels,
                     visible,
-                    spec.vision.patch_size,
+                    spec.vision.grid,
                 )
             )
     return views
