@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
@@ -14,6 +13,7 @@ from flipscale.commands.table import print_table
 from flipscale.config import Evaluation
 from flipscale.config.job import ZeroShot
 from flipscale.errors import UserError
+from flipscale.evaluation.document import EvaluationDocument
 from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
 from flipscale.placement import placement
@@ -60,7 +60,7 @@ def evaluate_checkpoint(
         show_results(results)
 
 
-def _evaluated(trained: Trained, sets: Evaluation, batch_size: int, world: World) -> dict[str, Any]:
+def _evaluated(trained: Trained, sets: Evaluation, batch_size: int, world: World) -> EvaluationDocument:
     """The document of `evaluate`, with progress on the leading process's terminal."""
     encoder = Encoder(trained.model, trained.tokenizer, trained.model.spec.vision.image_size, world)
     with Progress(
@@ -79,7 +79,7 @@ def _evaluated(trained: Trained, sets: Evaluation, batch_size: int, world: World
         )
 
 
-def show_results(results: dict[str, Any]) -> None:
+def show_results(results: EvaluationDocument) -> None:
     """Print the document of `evaluate` as tables."""
     zero_shot: list[list[str]] = []
     for name, scores in results["zero_shot"].items():

@@ -270,11 +270,18 @@ class Hang(Strict):
 
 class ZeroShot(Strict):
     data: str
-    """webdataset shards with .cls labels (brace expansion), or a folder with one sub-folder a class."""
+    """webdataset shards with .cls labels (brace expansion), a directory of CLIP_benchmark's converter, or a
+    folder with one sub-folder a class."""
     classnames: str
-    """A file with one class name a line, `imagenet`, or `folders` for the names of the class folders."""
+    """A file with one class name a line; `imagenet`; `folders` for the names of the class folders; `own` for
+    the file in CLIP_benchmark's directory; or the folder `mappings` of ObjectNet."""
     templates: str = "openai7"
-    """A file with one prompt template a line, `openai7` or `openai80`."""
+    """A file with one prompt template a line, `openai7`, `openai80`, `name` for the bare class name, or `own`
+    for the file in CLIP_benchmark's directory."""
+    metric: Literal["top1", "top5", "mean_per_class", "top1_top5_mean", "roc_auc", "map_11_point"] = "top1"
+    """The set's figure. map_11_point takes any number of labels an image, the others one."""
+    subset: str | None = None
+    """The class names that take part: imagenet_a, imagenet_r, or a file with one class number a line."""
 
 
 class Evaluation(Strict):
@@ -284,7 +291,7 @@ class Evaluation(Strict):
     zero_shot: dict[str, ZeroShot] = {}
     """Classification sets by name."""
     retrieval: dict[str, str] = {}
-    """Image-caption sets by name: webdataset shards."""
+    """Image-caption sets by name: webdataset shards, or a directory made by CLIP_benchmark's converter."""
 
     @model_validator(mode="after")
     def _something_at_reproducible_places(self) -> Evaluation:

@@ -22,7 +22,7 @@ from flipscale.data.tar import IMAGE_EXTENSIONS, split_name
 from flipscale.errors import UserError
 
 _EXAMPLES = 20  # skipped samples that are named
-_LONGEST_LABEL = 18  # digits
+_TARGETS = ("cls", "txt", "npy")  # in the order of RawSample
 
 Target = TypeVar("Target")
 
@@ -55,6 +55,7 @@ class RawSample:
     image: bytes | Path | Member | None
     label: bytes | None = None
     caption: bytes | None = None
+    label_vector: bytes | None = None  # a .npy file
 
 
 @dataclass
@@ -88,6 +89,7 @@ class Batch(Generic[Target]):
     number: int
     inputs: torch.Tensor
     targets: list[Target]
+    places: list[int]  # of the samples in their set, unusable ones counted too
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,16 @@ class Reader(Generic[Target]):
         for number, group in groupby(self._decoded(rank, size), self._number):
             images: list[np.ndarray] = []
             targets: list[Target] = []
+            places: list[int] = []
             for place, name, result in group:
                 if isinstance(result, BadSample):
                     self.skipped.add(place, name, str(result))
                 else:
                     images.append(result[0])
                     targets.append(result[1])
+                    places.append(place)
             if images:
-                yield Batch(number, torch.from_numpy(np.stack(images)), targets)
+                yield Batch(number, torch.from_numpy(np.stack(images)), targets, places)
 
     def _number(self, decoded: tuple[int, str, object]) -> int:
         return decoded[0] // self.decoding.batch_size
@@ -184,28 +188,6 @@ def square_view(image: Image.Image, size: int) -> Image.Image:
     return resampled.crop((left, top, left + size, top + size))
 
 
-def label_of(classes: int) -> Callable[[RawSample], int]:
-    """Reads a sample's class; UserError if it is no number in [0, classes)."""
-
-    def read(sample: RawSample) -> int:
-        if sample.label is None:
-            raise BadSample("the label is missing")
-        text = sample.label.decode("utf-8", errors="replace").strip()
-        if not text.isdecimal() or len(text) > _LONGEST_LABEL:
-            raise UserError(
-                f"the label of {sample.name} is {text[:40]!r}; a .cls holds a class number from 0"
-            )
-        label = int(text)
-        if label >= classes:
-            raise UserError(
-                f"the label of {sample.name} is {label}, but there are {classes} class names (0 to "
-                f"{classes - 1}); use the class names that belong to this set"
-            )
-        return label
-
-    return read
-
-
 def captions_of(sample: RawSample) -> list[str]:
     """A sample's captions: one a line of its .txt, as CLIP_benchmark writes sets with several."""
     lines = decode_caption(sample.caption or b"").split("\n")
@@ -237,24 +219,6 @@ def _not_whole(shard: str, reason: object) -> UserError:
     return UserError(f"the evaluation shard {shard} cannot be read whole ({reason}); restore it")
 
 
-def read_folder(root: Path, classes: list[Path]) -> Iterator[RawSample]:
-    """The files below each class folder; label = place in `classes`. Hidden files are no samples."""
-    for label, folder in enumerate(classes):
-        for parent, folders, files in os.walk(folder, followlinks=True):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for file in sorted(name for name in files if not name.startswith(".")):
-                path = Path(parent, file)
-                yield RawSample(str(path.relative_to(root)), path, str(label).encode())
-
-
-def class_folders(root: Path) -> list[Path]:
-    """The sorted sub-folders of `root`. Raises UserError where there are none."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise UserError(f"the evaluation folder {root} has no sub-folders; it needs one for each class")
-    return folders
-
-
 def _read_shard(path: str) -> Iterator[RawSample]:
     members: dict[str, Any] = {}
     current: str | None = None
@@ -271,7 +235,7 @@ def _read_shard(path: str) -> Iterator[RawSample]:
 
 def _sample(path: str, key: str, members: dict[str, Any]) -> RawSample:
     name = f"{os.path.basename(path)}/{key}"
-    return RawSample(name, members.get("image"), members.get("cls"), members.get("txt"))
+    return RawSample(name, *(members.get(kind) for kind in ("image", *_TARGETS)))
 
 
 def _members(path: str) -> Iterator[tuple[str, str, bytes | Member]]:
@@ -280,7 +244,7 @@ def _members(path: str) -> Iterator[tuple[str, str, bytes | Member]]:
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             key, extension = split_name(member.name)
-            if not member.isreg() or extension not in (*IMAGE_EXTENSIONS, "cls", "txt"):
+            if not member.isreg() or extension not in (*IMAGE_EXTENSIONS, *_TARGETS):
                 continue
             if member.offset_data + member.size > size:
                 raise tarfile.ReadError("unexpected end of data")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from flipscale.data.tokenizer import Tokenizer
 from flipscale.errors import UserError
 from flipscale.evaluation.datasets import Batch, Reader, Skipped
+from flipscale.evaluation.views import Views
 from flipscale.world import World
 
 Target = TypeVar("Target")
@@ -44,6 +45,8 @@ class Encoder:
     image_size: int
     """Side in pixels of the squares that the model takes; it normalises colours itself."""
     world: World
+    views: Views | None = None
+    """Encodes the images with patches hidden, in place of the model."""
 
     def images(
         self, reader: Reader[Target], progress: Callable[[int], None]
@@ -64,7 +67,7 @@ class Encoder:
                 progress(read)
 
         blank = torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)
-        features, targets = self._encode(self.model.encode_image, own(), blank, "image")
+        features, targets = self._encode(self._images, own(), Batch(-1, blank, [], [0]), "image")
         return features, targets, Skipped.joined(self.world.gather(reader.skipped))
 
     def texts(self, captions: Sequence[str]) -> Tensor:
@@ -75,21 +78,31 @@ class Encoder:
         place = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
         distinct = list(place)
         own = (
-            Batch(start, self.tokenizer(part), part)
+            Batch(start, self.tokenizer(part), part, list(range(start, start + len(part))))
             for start in range(
                 self.world.rank * _TEXTS_AT_ONCE, len(distinct), self.world.size * _TEXTS_AT_ONCE
             )
             for part in [distinct[start : start + _TEXTS_AT_ONCE]]
         )
-        features, _ = self._encode(self.model.encode_text, own, self.tokenizer([""]), "text")
+        surplus = Batch(-1, self.tokenizer([""]), [""], [0])
+        features, _ = self._encode(self._texts, own, surplus, "text")
         order = torch.tensor([place[caption] for caption in captions], device=features.device)
         return features[order]
 
+    def _images(self, batch: Batch[Any]) -> Tensor:
+        images = batch.inputs.to(self.world.device)
+        if self.views is None:
+            return self.model.encode_image(images)
+        return self.views.features(images, torch.tensor(batch.places, device=self.world.device))
+
+    def _texts(self, batch: Batch[Any]) -> Tensor:
+        return self.model.encode_text(batch.inputs.to(self.world.device))
+
     def _encode(
         self,
-        encode: Callable[[Tensor], Tensor],
+        encode: Callable[[Batch[Target]], Tensor],
         own: Iterator[Batch[Target]],
-        surplus: Tensor,
+        surplus: Batch[Target],
         kind: str,
     ) -> tuple[Tensor, list[Target]]:
         """Features and targets of all processes' batches, by their numbers.
@@ -106,8 +119,7 @@ class Encoder:
             torch.compiler.set_stance("force_eager"),
         ):
             for batch in self._rounds(own):
-                inputs = surplus if batch is None else batch.inputs
-                features = encode(inputs.to(self.world.device)).float()
+                features = encode(surplus if batch is None else batch).float()
                 if batch is not None:
                     done.append((batch.number, features.cpu(), batch.targets))
         parts = sorted(chain.from_iterable(self.world.gather(done)), key=lambda part: part[0])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-_RECALLS = (1, 5, 10)
+from flipscale.evaluation.metrics import RECALLS, Integers
+
 _SCORES_AT_ONCE = 2**20  # 4 MiB of fp32: the full image x text matrix is never held
 
 
@@ -20,22 +23,17 @@ class RankSummary:
     median_rank: float  # rounded down where two ranks are averaged, as OpenCLIP does
 
 
-@dataclass(frozen=True)
-class RetrievalResult:
-    image_to_text: RankSummary  # text retrieval: the best-ranked of the image's own captions counts
-    text_to_image: RankSummary  # image retrieval
-    images: int
-    texts: int
-
-
-def retrieve(
+def rank(
     image_features: torch.Tensor, text_features: torch.Tensor, image_of_text: torch.Tensor
-) -> RetrievalResult:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Rank all texts for each image and all images for each text, by dot product.
 
     Args: image_features (N, D), text_features (M, D), image_of_text (M,) int64: the image that each text
     describes; every image has at least one. Ties count against the model (OpenCLIP leaves them to an unstable
     sort), so a model that maps everything to one point scores 0, not a lucky number.
+
+    Returns (N,) and (M,) int64: of each image the texts of others at or above the best of its own, and of
+    each text the images at or above its own.
     """
     image_of_text = image_of_text.to(image_features.device)
     # Filled in place: small results kept between large temporaries would fragment the heap by gigabytes.
@@ -50,11 +48,15 @@ def retrieve(
         # Taken from the same matrix: a product computed otherwise could differ from itself by rounding.
         right = scores.gather(1, image_of_text[start : start + len(scores), None])
         to_image[start : start + len(scores)] = (scores >= right).sum(dim=1) - 1
-    return RetrievalResult(
-        image_to_text=_summary(to_text),
-        text_to_image=_summary(to_image),
-        images=len(image_features),
-        texts=len(text_features),
+    return to_text, to_image
+
+
+def summarise(better: Integers) -> RankSummary:
+    """From the number of wrong answers at or above the right one, (Q,)."""
+    return RankSummary(
+        recall={k: float((better < k).mean()) for k in RECALLS},
+        mean_rank=float(better.mean()) + 1,
+        median_rank=math.floor(np.median(better)) + 1.0,
     )
 
 
@@ -63,13 +65,3 @@ def _score_rows(queries: torch.Tensor, answers: torch.Tensor) -> Iterator[tuple[
     rows = max(1, _SCORES_AT_ONCE // len(answers))
     for start in range(0, len(queries), rows):
         yield start, queries[start : start + rows] @ answers.T
-
-
-def _summary(better: torch.Tensor) -> RankSummary:
-    """From the number of wrong answers at or above the right one, (Q,) int64."""
-    better = better.cpu().double()
-    return RankSummary(
-        recall={k: float((better < k).double().mean()) for k in _RECALLS},
-        mean_rank=float(better.mean()) + 1,
-        median_rank=float(better.quantile(0.5).floor()) + 1,
-    )

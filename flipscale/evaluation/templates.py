@@ -7,21 +7,24 @@ from pathlib import Path
 from flipscale.errors import UserError
 
 _TEMPLATES = {"openai7": "SIMPLE_IMAGENET_TEMPLATES", "openai80": "OPENAI_IMAGENET_TEMPLATES"}
+BARE_NAME = "name"
 _CLASS_NAMES = {"imagenet": "IMAGENET_CLASSNAMES"}
 
 
 def load_templates(source: str) -> list[str]:
     """Prompt templates, each with one `{}` for the class name.
 
-    `source` is 'openai7' (the paper's choice, A.2), 'openai80', or a file; `{c}` is read as `{}`, since
-    CLIP_benchmark's files have it. Raises UserError for a missing file, an empty line, or a template without
-    `{}`.
+    `source` is 'openai7' (the paper's choice, A.2), 'openai80', 'name' for the bare class name, or a file;
+    `{c}` is read as `{}`, since CLIP_benchmark's files have it. Raises UserError for a missing file, an empty
+    line, or a template without `{}`.
     """
+    if source == BARE_NAME:
+        return ["{}"]
     if source in _TEMPLATES:
         from flipscale.interop.torchvision_fix import import_open_clip
 
         return [template("{}") for template in getattr(import_open_clip(), _TEMPLATES[source])]
-    templates = [line.replace("{c}", "{}") for line in _lines(source, "templates", _TEMPLATES)]
+    templates = [line.replace("{c}", "{}") for line in _lines(source, "templates", [*_TEMPLATES, BARE_NAME])]
     for number, template in enumerate(templates, start=1):
         if template.count("{}") != 1:
             raise UserError(
@@ -39,10 +42,10 @@ def load_class_names(source: str) -> list[str]:
         from flipscale.interop.torchvision_fix import import_open_clip
 
         return list(getattr(import_open_clip(), _CLASS_NAMES[source]))
-    return _lines(source, "class names", _CLASS_NAMES)
+    return _lines(source, "class names", list(_CLASS_NAMES))
 
 
-def _lines(source: str, noun: str, known: dict[str, str]) -> list[str]:
+def _lines(source: str, noun: str, known: list[str]) -> list[str]:
     path = Path(source)
     if not path.is_file():
         raise UserError(

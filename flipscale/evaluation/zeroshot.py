@@ -1,29 +1,20 @@
-"""Zero-shot classification: class weights from prompts, and their accuracy (FLIP, A.2)."""
+"""Zero-shot classification: class weights from prompts, and what they make of images (FLIP, A.2)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from flipscale.evaluation.features import Encoder
+from flipscale.evaluation.metrics import Classified, Labelled
 
 _PROMPTS_AT_ONCE = 8192  # keeps the prompt embeddings of 1,000 classes x 80 templates out of memory
 _ROWS_AT_ONCE = 4096  # images whose logits are held together
-
-
-@dataclass(frozen=True)
-class ZeroShotResult:
-    """Accuracies as shares of 1."""
-
-    top1: float
-    top5: float  # 1.0 where there are 5 classes or fewer
-    mean_per_class: float  # mean over the classes that occur of their own top-1
-    per_class: list[float | None]  # top-1 of each class; None where it does not occur
-    samples: int
-    classes: int
+_SHOWN = 5  # classes among which the right one is looked for
 
 
 def classifier_weights(encoder: Encoder, classnames: Sequence[str], templates: Sequence[str]) -> torch.Tensor:
@@ -41,24 +32,33 @@ def classifier_weights(encoder: Encoder, classnames: Sequence[str], templates: S
     return torch.cat(weights).T
 
 
-def classify(image_features: torch.Tensor, weights: torch.Tensor, labels: torch.Tensor) -> ZeroShotResult:
-    """Accuracy of features (N, D) under class weights (D, C), for int64 labels (N,) in [0, C)."""
+def classify(
+    image_features: torch.Tensor, weights: torch.Tensor, labels: torch.Tensor, samples: Sequence[str]
+) -> Classified:
+    """What features (N, D) of `samples` give under class weights (D, C), for int64 labels (N,) in [0, C)."""
     classes = weights.shape[1]
+    shown = min(_SHOWN, classes)
     labels = labels.to(image_features.device)
-    hits = [
-        (rows @ weights).topk(min(5, classes), dim=1).indices == wanted[:, None]
-        for rows, wanted in zip(image_features.split(_ROWS_AT_ONCE), labels.split(_ROWS_AT_ONCE), strict=True)
-    ]
-    hit = torch.cat(hits)
-    present = torch.bincount(labels, minlength=classes)
-    right = torch.bincount(labels[hit[:, 0]], minlength=classes)
-    per_class = [r / n if n else None for r, n in zip(right.tolist(), present.tolist(), strict=True)]
-    known = [accuracy for accuracy in per_class if accuracy is not None]
-    return ZeroShotResult(
-        top1=int(hit[:, 0].sum()) / len(labels),
-        top5=int(hit.sum()) / len(labels),
-        mean_per_class=sum(known) / len(known),
-        per_class=per_class,
-        samples=len(labels),
+    places: list[torch.Tensor] = []
+    margins: list[torch.Tensor] = []
+    for rows, wanted in zip(image_features.split(_ROWS_AT_ONCE), labels.split(_ROWS_AT_ONCE), strict=True):
+        scores = rows @ weights
+        hit = scores.topk(shown, dim=1).indices == wanted[:, None]
+        places.append(torch.where(hit.any(dim=1), hit.long().argmax(dim=1), _SHOWN))
+        if classes == 2:
+            margins.append(scores[:, 1].double() - scores[:, 0].double())
+    return Classified(
+        samples=tuple(samples),
+        labels=labels.cpu().numpy(),
+        places=torch.cat(places).cpu().numpy(),
         classes=classes,
+        margins=torch.cat(margins).cpu().numpy() if margins else None,
     )
+
+
+def score_labels(
+    image_features: torch.Tensor, weights: torch.Tensor, labels: NDArray[np.bool_], samples: Sequence[str]
+) -> Labelled:
+    """The same for images that show any number of classes: labels (N, C)."""
+    scores = [(rows @ weights).double().cpu() for rows in image_features.split(_ROWS_AT_ONCE)]
+    return Labelled(tuple(samples), labels, torch.cat(scores).numpy())

@@ -44,11 +44,33 @@ def visible_patches(positions: Tensor, patches: int, mask_ratio: float, seed: in
     kept = visible_count(patches, mask_ratio)
     if mask_ratio == 0.0:
         return None
-    ids = torch.arange(patches, device=positions.device)
-    noise = hash64(seed, positions[:, None], ids)
-    # int64 compares as signed: flipping the top bit gives it the order of uint64.
-    smallest = (noise ^ _signed(1 << 63)).topk(kept, dim=1, largest=False, sorted=False).indices
+    smallest = _noise(positions, patches, seed).topk(kept, dim=1, largest=False, sorted=False).indices
     return smallest.sort(dim=1).values
+
+
+def complementary_views(positions: Tensor, patches: int, mask_ratio: float, seed: int) -> Tensor:
+    """Split the patches of each sample into views that together show all of them (paper, table 1d).
+
+    A view has K = `visible_count` patches, and there are V = ceil(patches / K) views, the fewest that can
+    show everything: 2 at a ratio of 0.5 and 4 at 0.75 wherever these divide the patches. Elsewhere the last
+    view is filled up with patches of the first, so that all have one shape: 49 patches at 0.5 are views of
+    24, 24, and 1 + 23. The first view is the one that `visible_patches` draws. Arguments as there.
+
+    Returns:
+        (B, V, K) int64 ids of the visible patches, ascending in each view.
+    """
+    kept = visible_count(patches, mask_ratio)
+    views = -(-patches // kept)
+    order = _noise(positions, patches, seed).argsort(dim=1, stable=True)
+    ranks = torch.arange(views * kept, device=positions.device) % patches
+    return order[:, ranks].unflatten(1, (views, kept)).sort(dim=2).values
+
+
+def _noise(positions: Tensor, patches: int, seed: int) -> Tensor:
+    """(B, patches) int64 noise, whose signed order is the order of the hash's 64 bits."""
+    ids = torch.arange(patches, device=positions.device)
+    # int64 compares as signed: flipping the top bit gives it the order of uint64.
+    return hash64(seed, positions[:, None], ids) ^ _signed(1 << 63)
 
 
 def hash64(seed: int, first: Tensor, *rest: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def _scores(document: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, flo
     for name, value in document.items():
         if isinstance(value, Mapping):
             yield from _scores(value, f"{prefix}/{name}")
-        elif isinstance(value, (int, float)) and name not in ("samples_seen", "time"):
+        elif isinstance(value, (int, float)) and name not in ("format", "samples_seen", "time"):
             yield f"{prefix}/{name}", value
 
 

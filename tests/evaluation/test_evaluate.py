@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from evaluation_samples import encoder_of, swatch, write_tar
@@ -50,6 +51,12 @@ def zero_shot(sets: Path, data: str = "zero.tar", names: str = "names.txt") -> Z
     )
 
 
+def drawn(right: list[int], samples: int) -> list[float]:
+    """The interval of a share, from 1,000 sets drawn one by one."""
+    sets = np.random.default_rng(0).integers(0, samples, (1000, samples))
+    return [float(edge) for edge in np.quantile([np.mean(np.array(right)[s]) for s in sets], [0.025, 0.975])]
+
+
 def test_the_document_of_a_known_model(sets, colour_model, words):
     config = Evaluation(zero_shot={"swatches": zero_shot(sets)}, retrieval={"pairs": str(sets / "pairs.tar")})
     seen = []
@@ -62,13 +69,23 @@ def test_the_document_of_a_known_model(sets, colour_model, words):
     )
     assert json.loads(json.dumps(document)) == document
     assert document == {
+        "format": 1,
         "samples_seen": 4096,
+        "views": None,
         "skipped": 1,
         "zero_shot": {
             "swatches": {
+                "metric": "top1",
+                "value": 3 / 4,
+                "interval": drawn([1, 1, 0, 1], 4),
                 "top1": 3 / 4,
                 "top5": 1.0,
                 "mean_per_class": 3 / 4,
+                "intervals": {
+                    "top1": drawn([1, 1, 0, 1], 4),
+                    "top5": [1.0, 1.0],
+                    "mean_per_class": [0.5, 1.0],
+                },
                 "per_class": [1.0, None, 0.5],
                 "samples": 4,
                 "classes": 3,
@@ -87,6 +104,7 @@ def test_the_document_of_a_known_model(sets, colour_model, words):
                     "R@10": 1.0,
                     "mean_rank": (2 + 2 + 5 + 2) / 4,
                     "median_rank": 2.0,
+                    "intervals": {"R@1": [0.0, 0.0], "R@5": [1.0, 1.0], "R@10": [1.0, 1.0]},
                 },
                 "text_to_image": {
                     "R@1": 2 / 5,
@@ -94,6 +112,7 @@ def test_the_document_of_a_known_model(sets, colour_model, words):
                     "R@10": 1.0,
                     "mean_rank": (2 + 1 + 1 + 4 + 2) / 5,
                     "median_rank": 2.0,
+                    "intervals": {"R@1": drawn([0, 1, 1, 0, 0], 5), "R@5": [1.0, 1.0], "R@10": [1.0, 1.0]},
                 },
                 "images": 4,
                 "texts": 5,
@@ -107,8 +126,9 @@ def test_the_document_of_a_known_model(sets, colour_model, words):
 
 
 def test_a_folder_with_names_from_a_file_or_from_itself(sets, words, colour_model):
-    # Sorted, the folders a, b, c hold the images of blue, nothing, red: b must exist for three names.
+    # Sorted, the folders a, b, c hold the images of blue, of nothing usable, and of red.
     (sets / "folder" / "b").mkdir()
+    (sets / "folder" / "b" / "notes.txt").write_text("no image")
     (sets / "sorted.txt").write_text("blue\ngreen\nred\n")
     config = Evaluation(zero_shot={"folder": zero_shot(sets, "folder", "sorted.txt")})
     result = evaluate(encoder_of(colour_model, words), config)["zero_shot"]["folder"]
@@ -134,7 +154,9 @@ def test_a_flip_model_is_evaluated_and_batching_changes_nothing(sets, words):
 
 def test_nothing_to_evaluate_is_an_empty_document(words, colour_model):
     assert evaluate(encoder_of(colour_model, words), Evaluation()) == {
+        "format": 1,
         "samples_seen": None,
+        "views": None,
         "skipped": 0,
         "zero_shot": {},
         "retrieval": {},

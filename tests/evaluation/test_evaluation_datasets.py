@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flipscale.errors import UserError
+from flipscale.evaluation.class_sets import class_folders, read_folder
 from flipscale.evaluation.datasets import (
     Decoding,
     Member,
@@ -23,12 +24,10 @@ from flipscale.evaluation.datasets import (
     Reader,
     Skipped,
     captions_of,
-    class_folders,
-    label_of,
-    read_folder,
     read_shards,
     square_view,
 )
+from flipscale.evaluation.labels import label_of
 from flipscale.interop.torchvision_fix import import_open_clip
 
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -276,7 +275,7 @@ def test_a_folders_classes_are_its_sorted_sub_folders(tmp_path):
     (tmp_path / "README.txt").write_text("no class")
     folders = class_folders(tmp_path)
     assert [folder.name for folder in folders] == ["a_class", "b_class", "c_class"]
-    images, labels, reader = read(read_folder(tmp_path, folders))
+    images, labels, reader = read(read_folder(tmp_path, dict(enumerate(folders))))
     assert labels == [0, 0, 1, 1, 2, 2]
     assert images.float().mean(dim=(2, 3)).argmax(dim=1).tolist() == [1, 1, 0, 0, 2, 2]
     assert reader.skipped.examples == ["c_class/notes.txt: not an image (UnidentifiedImageError)"]
@@ -291,7 +290,9 @@ def test_torchvision_gives_a_folder_the_same_labels(tmp_path):
     from torchvision.datasets import ImageFolder
 
     theirs = [(str(Path(path).relative_to(tmp_path)), label) for path, label in ImageFolder(tmp_path).samples]
-    ours = [(s.name, int(s.label or b"")) for s in read_folder(tmp_path, class_folders(tmp_path))]
+    ours = [
+        (s.name, int(s.label or b"")) for s in read_folder(tmp_path, dict(enumerate(class_folders(tmp_path))))
+    ]
     assert ours == theirs
 
 
@@ -299,7 +300,7 @@ def test_a_file_that_cannot_be_read_is_counted(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (tmp_path / "a" / "here.jpg").write_bytes(swatch("red"))
-    _, labels, reader = read(read_folder(tmp_path, class_folders(tmp_path)))
+    _, labels, reader = read(read_folder(tmp_path, dict(enumerate(class_folders(tmp_path)))))
     assert labels == [0]
     assert reader.skipped.examples == ["a/gone.jpg: the image cannot be read (No such file or directory)"]
 

@@ -5,7 +5,8 @@ import torch
 from evaluation_samples import encoded, encoder_of, noise
 
 from flipscale.errors import UserError
-from flipscale.evaluation.datasets import Decoding, RawSample, Reader, label_of
+from flipscale.evaluation.datasets import Decoding, RawSample, Reader
+from flipscale.evaluation.labels import label_of
 
 
 def reader(count: int, batch_size: int, image_size: int = 32) -> Reader[int]:

@@ -1,5 +1,6 @@
 """Zero-shot classification against open_clip's classifier, and accuracy against a direct count."""
 
+import numpy as np
 import pytest
 import torch
 from evaluation_samples import encoder_of, noise
@@ -7,11 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flipscale.evaluation import zeroshot
+from flipscale.evaluation.metrics import measure, per_class
 from flipscale.evaluation.templates import load_templates
-from flipscale.evaluation.zeroshot import classifier_weights, classify
+from flipscale.evaluation.zeroshot import classifier_weights, classify, score_labels
 from flipscale.interop.torchvision_fix import import_open_clip
 
 NAMES = ["red fox", "grey wolf", "tabby cat", "school bus", "acorn", "pizza", "volcano", "great white shark"]
+
+
+def names(count: int) -> list[str]:
+    return [str(n) for n in range(count)]
 
 
 @pytest.mark.parametrize("prompts_at_once", [8192, 15, 1])
@@ -27,9 +33,12 @@ def test_weights_are_open_clips(stock, bpe, monkeypatch, prompts_at_once):
     torch.testing.assert_close(ours.norm(dim=0), torch.ones(8))
 
 
-def test_top1_and_top5_counts_are_open_clips(stock, bpe):
-    """Counted as its accuracy() does, which fails beside numpy 2.4 when it turns the counts into floats."""
+def test_top1_and_top5_counts_are_open_clips(stock, bpe, monkeypatch):
+    """Counted by its accuracy(), whose float() of an array with one element numpy 2.4 refuses."""
     open_clip = import_open_clip()
+    from open_clip_train import zero_shot
+
+    monkeypatch.setattr(zero_shot, "float", lambda array: array.item(), raising=False)
     images = torch.stack([torch.from_numpy(noise(n)).permute(2, 0, 1) for n in range(150)])
     labels = torch.randint(0, 8, (150,), generator=torch.Generator().manual_seed(1))
     classifier = open_clip.build_zero_shot_classifier(
@@ -38,14 +47,14 @@ def test_top1_and_top5_counts_are_open_clips(stock, bpe):
     with torch.no_grad():
         pixels = (images.float() / 255 - stock.mean) / stock.std
         logits = 100.0 * stock.clip.encode_image(pixels, normalize=True) @ classifier
-    correct = logits.topk(5, 1, True, True)[1].t().eq(labels.view(1, -1).expand(5, -1))
+    theirs = zero_shot.accuracy(logits, labels, topk=(1, 5))
 
     weights = classifier_weights(encoder_of(stock, bpe), NAMES, load_templates("openai7"))
-    result = classify(stock.encode_image(images).detach(), weights, labels)
-    assert result.top1 * 150 == pytest.approx(int(correct[:1].sum()))
-    assert result.top5 * 150 == pytest.approx(int(correct.sum()))
-    assert 0 < result.top1 < result.top5 < 1
-    assert (result.samples, result.classes) == (150, 8)
+    outcome = classify(stock.encode_image(images).detach(), weights, labels, names(150))
+    assert [int((outcome.places < k).sum()) for k in (1, 5)] == theirs
+    assert measure(outcome, "top1") == theirs[0] / 150
+    assert 0 < theirs[0] < theirs[1] < 150
+    assert (len(outcome.samples), outcome.classes) == (150, 8)
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 10**6))
@@ -54,27 +63,38 @@ def test_accuracies_are_those_of_a_direct_count(samples, classes, seed):
     features = torch.randn(samples, 6, generator=generator)
     weights = torch.randn(6, classes, generator=generator)
     labels = torch.randint(0, classes, (samples,), generator=generator)
-    result = classify(features, weights, labels)
+    outcome = classify(features, weights, labels, names(samples))
 
     ranks = []
     for feature, label in zip(features, labels.tolist(), strict=True):
         scores = (feature[None] @ weights)[0].tolist()
         ranks.append(sum(score > scores[label] for score in scores))
-    assert result.top1 == sum(rank == 0 for rank in ranks) / samples
-    assert result.top5 == sum(rank < 5 for rank in ranks) / samples
-    for number, accuracy in enumerate(result.per_class):
+    assert outcome.places.tolist() == [min(rank, 5) for rank in ranks]
+    assert measure(outcome, "top1") == sum(rank == 0 for rank in ranks) / samples
+    assert measure(outcome, "top5") == sum(rank < 5 for rank in ranks) / samples
+    for number, accuracy in enumerate(per_class(outcome)):
         own = [rank == 0 for rank, label in zip(ranks, labels.tolist(), strict=True) if label == number]
         assert accuracy == (sum(own) / len(own) if own else None)
-    present = [accuracy for accuracy in result.per_class if accuracy is not None]
-    assert result.mean_per_class == pytest.approx(sum(present) / len(present))
+    present = [accuracy for accuracy in per_class(outcome) if accuracy is not None]
+    assert measure(outcome, "mean_per_class") == pytest.approx(sum(present) / len(present))
+    assert (outcome.margins is None) == (classes != 2)
+    if outcome.margins is not None:
+        expected = features.double() @ (weights[:, 1] - weights[:, 0]).double()
+        torch.testing.assert_close(torch.from_numpy(outcome.margins), expected, rtol=0, atol=1e-5)
 
 
-def test_logits_in_pieces_give_the_same_result(monkeypatch):
-    features, weights = torch.randn(50, 6), torch.randn(6, 9)
-    labels = torch.randint(0, 9, (50,))
-    whole = classify(features, weights, labels)
+@pytest.mark.parametrize("classes", [2, 9])
+def test_logits_in_pieces_give_the_same_result(monkeypatch, classes):
+    features, weights = torch.randn(50, 6), torch.randn(6, classes)
+    labels = torch.randint(0, classes, (50,))
+    shown = torch.rand(50, classes).numpy() < 0.5
+    whole = classify(features, weights, labels, names(50))
+    scores = score_labels(features, weights, shown, names(50)).scores
+    assert np.allclose(scores, (features @ weights).numpy(), rtol=0, atol=1e-5)
     monkeypatch.setattr(zeroshot, "_ROWS_AT_ONCE", 7)
-    assert classify(features, weights, labels) == whole
+    pieces = classify(features, weights, labels, names(50))
+    assert whole.places.tolist() == pieces.places.tolist()
+    assert np.allclose(score_labels(features, weights, shown, names(50)).scores, scores, rtol=0, atol=1e-6)
 
 
 def test_every_prompt_counts_alike_whatever_its_class(colour_model, words):
@@ -82,9 +102,7 @@ def test_every_prompt_counts_alike_whatever_its_class(colour_model, words):
     weights = classifier_weights(
         encoder_of(colour_model, words), ["red", "green", "blue"], ["a {}.", "the photo {}"]
     )
-    features = torch.eye(3)
-    result = classify(features, weights, torch.tensor([0, 1, 1]))
-    assert result.top1 == 2 / 3
-    assert result.per_class == [1.0, 0.5, None]
-    assert result.mean_per_class == 0.75
-    assert result.top5 == 1.0
+    outcome = classify(torch.eye(3), weights, torch.tensor([0, 1, 1]), names(3))
+    assert per_class(outcome) == [1.0, 0.5, None]
+    figures = {name: measure(outcome, name) for name in ("top1", "mean_per_class", "top5")}
+    assert figures == {"top1": 2 / 3, "mean_per_class": 0.75, "top5": 1.0}

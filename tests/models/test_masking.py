@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from flipscale.data import lanes
 from flipscale.errors import UserError
-from flipscale.models.masking import hash64, visible_count, visible_patches
+from flipscale.models.masking import complementary_views, hash64, visible_count, visible_patches
 
 WORD = 1 << 64
 
@@ -90,3 +90,31 @@ def test_every_patch_is_seen_equally_often() -> None:
     frequency = torch.bincount(visible.flatten(), minlength=64) / samples
     deviation = (0.25 * 0.75 / samples) ** 0.5
     assert (frequency - 0.25).abs().max() < 4.5 * deviation  # one seed in 2,000 would fail by chance
+
+
+@pytest.mark.parametrize(
+    ("patches", "ratio", "views"),
+    [(196, 0.5, 2), (196, 0.75, 4), (256, 0.75, 4), (49, 0.5, 3), (16, 0.6, 3), (16, 0.9, 16), (16, 0.0, 1)],
+)
+def test_complementary_views_show_every_patch(patches: int, ratio: float, views: int) -> None:
+    positions = torch.tensor([0, 5, 12_800_000_000])
+    kept = visible_count(patches, ratio)
+    ids = complementary_views(positions, patches, ratio, seed=7)
+    assert ids.shape == (3, views, kept)
+    for position, sample in zip(positions.tolist(), ids.tolist(), strict=True):
+        by_noise = sorted(range(patches), key=lambda patch: slow_hash64(7, position, patch))
+        expected = []
+        while len(expected) * kept < patches:
+            begin = len(expected) * kept
+            view = by_noise[begin : begin + kept]
+            expected.append(sorted(view + by_noise[: kept - len(view)]))
+        assert sample == expected
+        assert {patch for view in sample for patch in view} == set(range(patches))
+        assert views * kept != patches or sorted(sum(sample, [])) == list(range(patches))
+
+
+def test_the_first_view_is_the_training_mask_of_its_position() -> None:
+    positions = torch.arange(8)
+    drawn = visible_patches(positions, 49, 0.5, seed=2)
+    assert drawn is not None
+    assert torch.equal(complementary_views(positions, 49, 0.5, seed=2)[:, 0], drawn)
