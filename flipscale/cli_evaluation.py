@@ -11,6 +11,16 @@ from flipscale.cli_options import AsJson, Run
 
 evaluation_app = typer.Typer()
 
+ZeroShotData = Annotated[
+    str | None,
+    typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False),
+]
+ClassNames = Annotated[str, typer.Option(help="File with a class name a line, `imagenet`, or `folders`.")]
+Templates = Annotated[str, typer.Option(help="File with a template a line, openai7 or openai80.")]
+RetrievalData = Annotated[
+    str | None, typer.Option(help="Shards of image-caption pairs for retrieval.", show_default=False)
+]
+
 
 @evaluation_app.command("eval")
 def evaluate(
@@ -98,3 +108,26 @@ def report(
     from flipscale.commands.reporting import report_run
 
     report_run(run, out)
+
+
+@evaluation_app.command()
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Runs, checkpoints, OpenCLIP directories, or local-dir:PATH, NAME:TAG, NAME:FILE of OpenCLIP.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write.")] = Path("reports/compare"),
+    zero_shot: ZeroShotData = None,
+    classnames: ClassNames = "folders",
+    templates: Templates = "openai7",
+    retrieval: RetrievalData = None,
+    batch_size: int = 64,
+) -> None:
+    """Write a page that puts models beside each other, and beside what was published."""
+    from flipscale.commands.reporting import compare_models
+
+    compare_models(models, out, zero_shot, classnames, templates, retrieval, batch_size)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
+from flipscale.commands.table import print_table
+from flipscale.config import Evaluation
+from flipscale.config.job import ZeroShot
 from flipscale.errors import UserError
+from flipscale.placement import placement
+from flipscale.reporting.compare_page import compare_document, compare_page
+from flipscale.reporting.comparison import Comparison, compare, sets_of
+from flipscale.reporting.contestants import enter
 from flipscale.reporting.page import Page, json_text, to_html, to_markdown
 from flipscale.reporting.run_material import gather
 from flipscale.reporting.run_report import run_document, run_page
 from flipscale.run_directory import existing_run
+from flipscale.world import join_world, leave_world
 
 
 def report_run(path: Path, out: Path | None) -> None:
@@ -25,6 +35,53 @@ def report_run(path: Path, out: Path | None) -> None:
         material = gather(run, lambda what: shown.update(what))
         page, document = run_page(material), run_document(material)
     _write(directory, "report", page, document)
+
+
+def compare_models(
+    sources: Sequence[str],
+    out: Path,
+    zero_shot: str | None,
+    classnames: str,
+    templates: str,
+    retrieval: str | None,
+    batch_size: int,
+) -> None:
+    """Write the page of several models, on the sets given or on those of the first run's job."""
+    entrants = enter(sources)
+    if zero_shot is not None or retrieval is not None:
+        chosen = ZeroShot(data=zero_shot, classnames=classnames, templates=templates) if zero_shot else None
+        sets = Evaluation(
+            zero_shot={_set_name(zero_shot): chosen} if chosen and zero_shot else {},
+            retrieval={_set_name(retrieval): retrieval} if retrieval else {},
+        )
+    else:
+        sets = sets_of(entrants)
+    world = join_world(placement())
+    try:
+        if world.leads:
+            _writable(out)
+        with Console(stderr=True, quiet=not world.leads).status("comparing") as shown:
+            comparison = compare(entrants, sets, batch_size, world, lambda what: shown.update(escape(what)))
+    finally:
+        leave_world()
+    if world.leads:
+        _print_scores(comparison)
+        _write(out.resolve(), "compare", compare_page(comparison), compare_document(comparison))
+
+
+def _set_name(data: str) -> str:
+    """What a set is called on the page: the last folder of its path that says something."""
+    parts = [part for part in Path(data.split("{")[0]).parts if part not in ("/", "..", ".")]
+    plain = [part for part in parts if not part.endswith(".tar")] or parts or [data]
+    return plain[-1]
+
+
+def _print_scores(comparison: Comparison) -> None:
+    rows = [
+        [result.contestant.label, *(f"{result.values[figure].value:.1%}" for figure in comparison.figures)]
+        for result in comparison.results
+    ]
+    print_table(["model", *(figure.name for figure in comparison.figures)], rows)
 
 
 def _writable(directory: Path) -> None:

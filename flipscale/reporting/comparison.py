@@ -39,6 +39,10 @@ class Figure:
     metric: str
 
     @property
+    def of_retrieval(self) -> bool:
+        return "_R@" in self.metric
+
+    @property
     def name(self) -> str:
         return f"{self.set}, {_NAMES.get(self.metric, self.metric)}"
 
@@ -76,8 +80,8 @@ class Result:
     """Evaluations that the run recorded, oldest first."""
     neighbours: list[Neighbours]
 
-    def outcome(self, name: str) -> Outcome:
-        return self.evaluated.zero_shot.get(name) or self.evaluated.retrieval[name]
+    def outcome(self, figure: Figure) -> Outcome:
+        return outcome_of(self.evaluated, figure)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,11 @@ class Comparison:
     differences: list[Paired]
     examples: list[Example] | str
     """Or why there are none."""
+
+
+def outcome_of(evaluated: Evaluated, figure: Figure) -> Outcome:
+    """What a model did on the set of a figure."""
+    return (evaluated.retrieval if figure.of_retrieval else evaluated.zero_shot)[figure.set]
 
 
 def sets_of(entrants: Sequence[Entrant]) -> Evaluation:
@@ -117,14 +126,16 @@ def compare(
     shards = next(iter(sets.retrieval.values()), None)
     shown = _examples(shards)
     results = [
-        _result(entrant, sets, figures, shards if not isinstance(shown, str) else None, batch_size, world, say)
+        _result(
+            entrant, sets, figures, shards if not isinstance(shown, str) else None, batch_size, world, say
+        )
         for entrant in entrants
     ]
     say("comparing")
     differences: list[Paired] = []
     for theirs, ours in combinations(results, 2):
         for figure in figures:
-            found = difference(ours.outcome(figure.set), theirs.outcome(figure.set), figure.metric)
+            found = difference(ours.outcome(figure), theirs.outcome(figure), figure.metric)
             names = ours.contestant.label, theirs.contestant.label
             differences.append(Paired(figure, *names, found.value, found.low, found.high))
     return Comparison(sets, figures, results, differences, shown)
@@ -153,7 +164,7 @@ def _result(
     near = nearest_captions(encoder, shards, EXAMPLES) if shards is not None else []
     values: dict[Figure, Value] = {}
     for figure in figures:
-        outcome = evaluated.zero_shot.get(figure.set) or evaluated.retrieval[figure.set]
+        outcome = outcome_of(evaluated, figure)
         values[figure] = Value(measure(outcome, figure.metric), *interval(outcome, figure.metric))
     return Result(contestant, evaluated, values, _history(contestant.run), near)
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from flipscale.evaluation.class_sets import shards_of
 from flipscale.evaluation.datasets import Decoding, Reader, captions_of, read_shards
 from flipscale.evaluation.features import Encoder
 
@@ -45,7 +46,9 @@ def examples(shards: str, count: int, side: int) -> list[Example]:
 
     Raises UserError where the shards cannot be read.
     """
-    reader = Reader(islice(read_shards(shards), POOL), captions_of, Decoding(side, batch_size=count))
+    reader = Reader(
+        islice(read_shards(shards_of(shards)), POOL), captions_of, Decoding(side, batch_size=count)
+    )
     found: list[Example] = []
     for batch in reader.batches():
         found += [
@@ -63,7 +66,7 @@ def nearest_captions(encoder: Encoder, shards: str, count: int, shown: int = 3) 
     Raises UserError where the shards cannot be read or hold nothing usable, and for features that are not
     finite.
     """
-    reader = Reader(islice(read_shards(shards), POOL), captions_of, Decoding(encoder.image_size))
+    reader = Reader(islice(read_shards(shards_of(shards)), POOL), captions_of, Decoding(encoder.image_size))
     features, own, _ = encoder.images(reader, lambda read: None)
     texts = list(dict.fromkeys(caption for captions in own for caption in captions))
     if not texts:

@@ -57,6 +57,7 @@ class Plot:
     figure: dict[str, Any]
     caption: str = ""
     height: int = 340  # pixels
+    legend: bool = True
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+Plot = go.Figure
 COLOURS = ("#3b7dd8", "#df7a2f", "#2f9e6e", "#b0569f", "#c29a1c", "#4aa3bf", "#d1495b", "#7d8690")
 PUBLISHED = "#8a94a0"  # of figures that others published
 
@@ -101,6 +102,59 @@ def points(
             marker={"color": shade, "size": size, "symbol": symbol, "line": {"width": 0}},
             text=[label(text) for text in texts],
             hovertemplate=f"%{{text}}<br>{hover}<extra></extra>",
+        )
+    )
+
+
+def curve(
+    plot: go.Figure,
+    name: str,
+    x: Sequence[float],
+    y: Sequence[float],
+    shade: str,
+    texts: Sequence[str],
+    *,
+    dash: str,
+    legend: bool,
+) -> None:
+    """Add one of several curves of one name; the `legend` shows the first of them and means them all."""
+    plot.add_trace(
+        go.Scatter(
+            name=label(name),
+            legendgroup=label(name),
+            showlegend=legend,
+            x=list(x),
+            y=list(y),
+            mode="lines+markers",
+            line={"color": shade, "width": 1.3, "dash": dash},
+            marker={"size": 5},
+            text=[label(text) for text in texts],
+            hovertemplate="%{text}<br>%{y:.1%}<extra></extra>",
+        )
+    )
+
+
+def interval(
+    plot: go.Figure, name: str, x: float, y: str, ends: tuple[float, float], shade: str, *, hover: str
+) -> None:
+    """Add a point at the height of the category `y`, with a bar from one end of its interval to the other."""
+    plot.add_trace(
+        go.Scatter(
+            name=label(name),
+            x=[x],
+            y=[label(y)],
+            mode="markers",
+            marker={"color": shade, "size": 10},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [ends[1] - x],
+                "arrayminus": [x - ends[0]],
+                "color": shade,
+                "thickness": 2,
+                "width": 5,
+            },
+            hovertemplate=f"{hover}<extra>{label(name)}</extra>",
         )
     )
 

@@ -62,7 +62,8 @@
     Plotly.newPlot(canvas, figure.data, layout, settings).then(function () {
       return Plotly.relayout(canvas, themed(figure.layout));
     }).then(function () {
-      legend(canvas.parentElement.querySelector(".legend"), canvas);
+      var place = canvas.parentElement.querySelector(".legend");
+      if (place) { legend(place, canvas); }
       canvas.dataset.drawn = "yes";
     });
     dark.addEventListener("change", function () { Plotly.relayout(canvas, themed(figure.layout)); });
