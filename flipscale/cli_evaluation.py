@@ -116,7 +116,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Runs, checkpoints, OpenCLIP directories, or local-dir:PATH, NAME:TAG, NAME:FILE of OpenCLIP.",
+            help="Runs, checkpoints, OpenCLIP directories; local-dir:PATH, NAME:TAG, NAME:FILE of OpenCLIP.",
             show_default=False,
         ),
     ],

@@ -115,6 +115,7 @@ def _headlines(comparison: Comparison) -> list[Headline]:
 def _score_section(comparison: Comparison) -> Section:
     columns = [
         Column("model", False),
+        *(Column(figure.name, hint="with the middle 95 % of the resamples") for figure in comparison.figures),
         Column("kind", False),
         Column("architecture", False),
         Column("parameters"),
@@ -124,8 +125,6 @@ def _score_section(comparison: Comparison) -> Section:
         Column("training FLOPs", hint="forward and backward, without recomputation"),
         Column("GPU-hours", hint="processes x hours by the ledger, or published"),
     ]
-    for figure in comparison.figures:
-        columns += [Column(figure.name), Column("95 %", hint=f"interval of {figure.name}")]
     rows = [_score_row(comparison, result) for result in comparison.results]
     blocks: list[Block] = [
         Plots([_score_plot(comparison, figure) for figure in comparison.figures]),
@@ -145,8 +144,14 @@ def _score_section(comparison: Comparison) -> Section:
 
 def _score_row(comparison: Comparison, result: Result) -> list[Cell]:
     c = result.contestant
-    row = [
-        Cell(c.label, tone="strong"),
+    row = [Cell(c.label, tone="strong")]
+    for figure in comparison.figures:
+        value = result.values[figure]
+        best = max(other.values[figure].value for other in comparison.results)
+        text = f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})"
+        row.append(Cell(text, value.value, "strong" if value.value == best else ""))
+    return [
+        *row,
         Cell(c.kind),
         Cell(c.architecture),
         short(c.parameters),
@@ -156,12 +161,6 @@ def _score_row(comparison: Comparison, result: Result) -> list[Cell]:
         real(c.training_flops, ".3g"),
         real(c.gpu_hours, ",.4g"),
     ]
-    for figure in comparison.figures:
-        value = result.values[figure]
-        best = max(other.values[figure].value for other in comparison.results)
-        row.append(share(value.value, "strong" if value.value == best else ""))
-        row.append(Cell(f"{value.low:.1%} to {value.high:.1%}", value.low))
-    return row
 
 
 def _score_plot(comparison: Comparison, figure: Figure) -> Plot:

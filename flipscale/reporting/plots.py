@@ -23,8 +23,10 @@ def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def figure(x: str, y: str, *, log_x: bool = False, log_y: bool = False, percent: bool = False) -> go.Figure:
-    """An empty figure with the names of its axes."""
+def figure(
+    x: str, y: str, *, log_x: int | str | None = None, log_y: bool = False, percent: bool = False
+) -> go.Figure:
+    """An empty figure with the names of its axes; `log_x` is plotly's `dtick` of a logarithmic x axis."""
     axis: dict[str, Any] = {
         "exponentformat": "B",
         "showline": True,
@@ -44,10 +46,12 @@ def figure(x: str, y: str, *, log_x: bool = False, log_y: bool = False, percent:
     )
     plot.update_xaxes(**axis)
     plot.update_yaxes(**axis)
-    plot.update_xaxes(title_text=label(x), type="log" if log_x else "linear", showgrid=False, nticks=7)
+    plot.update_xaxes(
+        title_text=label(x), type="log" if log_x is not None else "linear", showgrid=False, nticks=7
+    )
     plot.update_yaxes(title_text=label(y), type="log" if log_y else "linear", nticks=7)
-    if log_x:
-        plot.update_xaxes(dtick=1)
+    if log_x is not None:
+        plot.update_xaxes(type="log", dtick=log_x)
     if percent:
         plot.update_yaxes(tickformat=".0%")
     return plot
@@ -116,8 +120,12 @@ def curve(
     *,
     dash: str,
     legend: bool,
+    mark: str = "",
 ) -> None:
-    """Add one of several curves of one name; the `legend` shows the first of them and means them all."""
+    """Add one of several curves of one name; the `legend` shows the first of them and means them all.
+
+    `mark` is written at the curve's beginning.
+    """
     plot.add_trace(
         go.Scatter(
             name=label(name),
@@ -125,11 +133,14 @@ def curve(
             showlegend=legend,
             x=list(x),
             y=list(y),
-            mode="lines+markers",
+            mode="lines+markers+text" if mark else "lines+markers",
             line={"color": shade, "width": 1.3, "dash": dash},
             marker={"size": 5},
-            text=[label(text) for text in texts],
-            hovertemplate="%{text}<br>%{y:.1%}<extra></extra>",
+            text=[label(mark)] + [""] * (len(x) - 1) if mark else None,
+            textposition="bottom right",
+            textfont={"size": 11, "color": shade},
+            customdata=[label(text) for text in texts],
+            hovertemplate="%{customdata}<br>%{y:.1%}<extra></extra>",
         )
     )
 

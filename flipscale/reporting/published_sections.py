@@ -58,7 +58,8 @@ def published_section(comparison: Comparison) -> Section:
 
 
 def _plot(comparison: Comparison, own: str | None, title: str, name: str) -> Plot:
-    plot = plots.figure(title, "ImageNet top-1", log_x=True, percent=True)
+    ticks = "D2" if name == "samples_seen" else 1  # few powers of ten lie between 1 and 40 billion
+    plot = plots.figure(title, "ImageNet top-1", log_x=ticks, percent=True)
     known = [m for m in published_models() if getattr(m, name) and m.imagenet_top1 is not None]
     curves: dict[tuple[str, str], list[PublishedModel]] = {}
     for model in known:
@@ -77,6 +78,7 @@ def _plot(comparison: Comparison, own: str | None, title: str, name: str) -> Plo
             texts,
             dash="dot" if data == "LAION-400M" else "solid",
             legend=first,
+            mark=shape.removeprefix("ViT-") if data == "LAION-2B" else "",
         )
         first = False
     for family, (shade, symbol) in _POINTS.items():
@@ -141,7 +143,10 @@ def _table() -> Table:
         ]
         for m in sorted(published_models(), key=lambda model: -(model.imagenet_top1 or 0.0))
     ]
-    caption = "Published figures; each row names its source. A click on a heading sorts"
+    caption = (
+        "Each row names its source. Training FLOPs: 3 x forward x samples for OpenCLIP; for the paper's as "
+        "`flipscale plan` counts them, unmasked tuning of 128M samples included. A click on a heading sorts"
+    )
     return Table(columns, rows, caption)
 
 

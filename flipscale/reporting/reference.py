@@ -1,4 +1,4 @@
-"""Figures that others published, kept beside the code with their sources: models, and the FLIP paper's tables."""
+"""What others published, kept beside the code with its sources: models, and the FLIP paper's tables."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def paper_tables() -> tuple[PaperTable, ...]:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    with files("flipscale.reporting").joinpath("reference", name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    text = files("flipscale.reporting").joinpath("reference", name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 def _model(row: dict[str, str]) -> PublishedModel:
