@@ -70,7 +70,7 @@ def load_stock(source: str, device: torch.device) -> Stock:
             model = open_clip.create_model(published.stock, load_weights=False, pretrained_text=False)
             open_clip.load_checkpoint(model, str(weights))
             tokenizer = open_clip.get_tokenizer(published.stock)
-    except (RuntimeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (AssertionError, RuntimeError, KeyError, TypeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"open_clip cannot load {source} ({reason}); check that the weights belong to this shape"

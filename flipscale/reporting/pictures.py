@@ -22,7 +22,7 @@ def picture(pixels: Pixels, label: str) -> Picture:
     image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     side = pixels.shape[1]
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", lossless=side <= _SMALL, quality=82, method=4)
+    image.save(buffer, "WEBP", lossless=side <= _SMALL, quality=82, exact=True)
     return Picture(f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", label, side)
 
 
