@@ -126,9 +126,7 @@ def test_only_imagenet_is_drawn_beside_imagenet(models: Models) -> None:
     comparison.sets.zero_shot["scenes"] = chosen
     scores["classes"], scores["samples"], scores["skipped"] = 1000, 49_998, 2
     assert imagenet_set(comparison) == "scenes"
-    assert "the models of this page, scored on scenes" in to_markdown(
-        compare_page_without_classes(comparison)
-    )
+    assert "the models of this page, scored on scenes" in to_markdown(compare_page(comparison))
     scores["samples"] = 10_000  # ImageNet-V2 has the same class names
     assert imagenet_set(comparison) is None
 
