@@ -78,7 +78,7 @@ def _plot(comparison: Comparison, own: str | None, title: str, name: str) -> Plo
             texts,
             dash="dot" if data == "LAION-400M" else "solid",
             legend=first,
-            mark=shape.removeprefix("ViT-") if data == "LAION-2B" else "",
+            mark=shape.removeprefix("ViT-") if data == "LAION-2B" and len(models) > 1 else "",
         )
         first = False
     for family, (shade, symbol) in _POINTS.items():
@@ -114,19 +114,18 @@ def _table() -> Table:
     columns = [
         Column("family", False),
         Column("model", False),
-        Column("weights", False),
         Column("data", False),
         *map(Column, ("samples seen", "batch", "parameters", "training FLOPs", "GPU-hours", "ImageNet")),
         *map(
             Column, ("ImageNet-V2", "Flickr image R@1", "Flickr text R@1", "COCO image R@1", "COCO text R@1")
         ),
+        Column("weights", False),
         Column("source", False),
     ]
     rows = [
         [
             Cell(m.family),
             Cell(m.model),
-            Cell(m.weights) if m.weights else NONE,
             Cell(m.data),
             short(m.samples_seen),
             count(m.batch),
@@ -139,13 +138,15 @@ def _table() -> Table:
             share(m.flickr_text_r1),
             share(m.coco_image_r1),
             share(m.coco_text_r1),
+            Cell(m.weights) if m.weights else NONE,
             Cell(m.source),
         ]
         for m in sorted(published_models(), key=lambda model: -(model.imagenet_top1 or 0.0))
     ]
     caption = (
-        "Each row names its source. Training FLOPs: 3 x forward x samples for OpenCLIP; for the paper's as "
-        "`flipscale plan` counts them, unmasked tuning of 128M samples included. A click on a heading sorts"
+        "Each row names its source; a click on a heading sorts. Training FLOPs: 3 x forward x samples for "
+        "OpenCLIP; for the FLIP paper's as `flipscale plan` counts them, unmasked tuning of 128M samples "
+        "included. GPU-hours of the scaling runs: samples / speed, as listed there."
     )
     return Table(columns, rows, caption)
 
