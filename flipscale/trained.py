@@ -35,6 +35,11 @@ class Trained:
     data: dict[str, Any] | None = None
 
 
+def is_trained(path: Path) -> bool:
+    """Whether `load_trained` finds something there."""
+    return any((path / name).is_file() for name in (CONFIG, "job.yaml", checkpoint.MANIFEST))
+
+
 def load_trained(path: Path, world: World) -> Trained:
     """Load the newest checkpoint of a run, a checkpoint directory, or an OpenCLIP directory.
 

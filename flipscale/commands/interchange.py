@@ -53,7 +53,7 @@ def import_model(
         raise UserError(f"{out} is the source itself; name another directory to import into")
     spec, state = published.read()
     trained = with_tokenizer(spec, state, published.directory)
-    provenance = {"imported from": source}
+    provenance = {"imported from": f"{source}, {pretrained}" if pretrained else source}
     if published.weights is None:
         provenance["weights"] = "initial (seed 0)"
     else:

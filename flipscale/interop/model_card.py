@@ -16,7 +16,7 @@ tags: [clip, {family}]
 ---
 # {name}
 
-A contrastive image-text model ({family_in_words}), trained with flipscale and stored for
+A contrastive image-text model ({family_in_words}), stored by flipscale for
 [OpenCLIP](https://github.com/mlfoundations/open_clip) 3.0 or newer. With this directory at `MODEL`:
 
 ```python
@@ -39,7 +39,7 @@ model.eval()
 Both features have {embed_dim} dimensions. `preprocess` normalises pixels with mean {mean} and
 standard deviation {std}.
 
-## How it was trained
+## Where it comes from
 {provenance}
 """
 

@@ -25,8 +25,9 @@ from flipscale.planning.fit import advise, fits
 from flipscale.planning.memory import estimate
 from flipscale.planning.plan import model_shape, state_bytes
 from flipscale.planning.throughput import find_gpu
-from flipscale.run_directory import RunDirectory
+from flipscale.run_directory import RunDirectory, committed_samples
 from flipscale.sharding.strategy import check_sharding
+from flipscale.trained import is_trained
 
 _SHARDS_LOOKED_AT = 64  # of a set that may have hundreds of thousands
 _GIB = 2**30
@@ -64,6 +65,7 @@ def preflight(run: RunDirectory, job: Job, site: Site) -> list[Finding]:
             ("processes", _processes),
             ("data", _data),
             ("tokenizer", _tokenizer),
+            ("weights", _weights),
             ("disk", _disk),
             ("memory", _memory),
         )
@@ -209,6 +211,20 @@ def _tokenizer(candidate: Candidate) -> str:
         return f"{source.kind}, {vocab} from the hub: the nodes need it in their cache, or a network"
     tokenizer = load_tokenizer(source.kind, vocab, source.context_length)
     return f"{source.kind}, {tokenizer.vocab_size} tokens"
+
+
+def _weights(candidate: Candidate) -> str:
+    weights = candidate.job.model.weights
+    if weights is None:
+        return "initial ones"
+    if committed_samples(candidate.run):
+        return f"{weights}, read when the run began"
+    if not is_trained(Path(weights)):
+        raise UserError(
+            f"model.weights {weights} is neither a run, nor a checkpoint, nor an OpenCLIP directory; "
+            "correct the path"
+        )
+    return weights
 
 
 def _disk(candidate: Candidate) -> str:

@@ -35,8 +35,8 @@ def start_from(
     processes call it, and each has the whole model in its host's memory for a moment.
 
     Patch kernels and learned positions are resampled where the job has another image or patch size. What its
-    model has beyond that of the weights (a logit bias, say) keeps its initial value. The run directory keeps
-    their digest, so that another start before the first checkpoint has the same ones.
+    model has beyond that of the weights (a logit bias, a decoder) keeps its initial value. The run directory
+    keeps their digest, so that another start before the first checkpoint has the same ones.
 
     Raises:
         UserError: there are no such weights, they are of another shape or vocabulary, or they changed.
@@ -58,8 +58,14 @@ def start_from(
             f"model.weights {source} was trained with another vocabulary; set data.tokenizer.vocab to its "
             "own (an OpenCLIP directory holds it, a run has it in tokenizer/)"
         )
-    world.lead(lambda: _record(run, source, trained.model.state_dict()))
-    state = resample_state(trained.model.state_dict(), theirs, resized)
+    # A decoder of the reconstruction loss belongs to its own job: the towers alone are taken over.
+    towers = {
+        name: tensor
+        for name, tensor in trained.model.state_dict().items()
+        if not name.startswith("reconstruction.")
+    }
+    world.lead(lambda: _record(run, source, towers))
+    state = resample_state(towers, theirs, resized)
     model.restore(lambda tensors: _fill(tensors, state, spec, job.seed), 0)
     _log.info("starting from the weights of %s", source)
 

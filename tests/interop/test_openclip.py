@@ -349,7 +349,7 @@ def test_verification_notices_other_weights_other_pixels_and_other_tokens(tmp_pa
         verify_export(tmp_path, model, tokenizer)
 
     (tmp_path / WEIGHTS).write_bytes(b"no weights")
-    with pytest.raises(ExportMismatch, match="could not use the export"):
+    with pytest.raises(ExportMismatch, match="could not use local-dir:"):
         verify_export(tmp_path, model, tokenizer)
 
 

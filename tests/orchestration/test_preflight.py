@@ -65,6 +65,7 @@ def test_shards_are_looked_for_where_they_lie(run: TinyRun, data_set: Path):
     ("change", "check", "sentence"),
     [
         ("data.tokenizer.vocab=/nowhere/vocab.txt", "tokenizer", "/nowhere/vocab.txt does not exist"),
+        ("model.weights=/nowhere", "weights", "model.weights /nowhere is neither a run, nor a checkpoint"),
         ("data.train=/nowhere/{0..2}.tar", "data", "the shard /nowhere/0.tar cannot be read here"),
         ("output=/proc/run", "run directory", "/proc cannot be written"),
     ],
