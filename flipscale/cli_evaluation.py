@@ -35,14 +35,32 @@ def evaluate(
         typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False),
     ] = None,
     classnames: Annotated[
-        str, typer.Option(help="File with a class name a line, `imagenet`, or `folders`.")
+        str, typer.Option(help="File with a class name a line, `imagenet`, `folders` or `own`.")
     ] = "folders",
     templates: Annotated[
-        str, typer.Option(help="File with a template a line, openai7 or openai80.")
+        str, typer.Option(help="File with a template a line, openai7, openai80, `name` or `own`.")
     ] = "openai7",
+    metric: Annotated[
+        str, typer.Option(help="top1, mean_per_class, top1_top5_mean, roc_auc or map_11_point.")
+    ] = "top1",
+    subset: Annotated[
+        str | None, typer.Option(help="imagenet_a, imagenet_r, or a file of numbers.", show_default=False)
+    ] = None,
     retrieval: Annotated[
         str | None, typer.Option(help="Shards of image-caption pairs for retrieval.", show_default=False)
     ] = None,
+    sets: Annotated[
+        Path | None, typer.Option(help="File with sets, as a job's `evaluation`.", show_default=False)
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Where the data of the sets lie.", show_default=False)
+    ] = None,
+    mask_ratio: Annotated[
+        float | None, typer.Option(help="Hide this share of each image's patches.", show_default=False)
+    ] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Average the views that together show all patches.")
+    ] = False,
     batch_size: int = 64,
     out: Annotated[
         Path | None, typer.Option(help="Also write the results here (JSON).", show_default=False)
@@ -50,9 +68,10 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Zero-shot classification and retrieval, on the sets given here or on those of the run's job."""
-    from flipscale.commands.evaluation import evaluate_checkpoint
+    from flipscale.commands.evaluation import evaluate_checkpoint, given_sets
 
-    evaluate_checkpoint(checkpoint, zero_shot, classnames, templates, retrieval, batch_size, out, as_json)
+    chosen = given_sets(sets, zero_shot, classnames, templates, metric, subset, retrieval)
+    evaluate_checkpoint(checkpoint, chosen, root, mask_ratio, ensemble, batch_size, out, as_json)
 
 
 @evaluation_app.command()

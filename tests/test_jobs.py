@@ -14,7 +14,7 @@ from flipscale.data.index import expand_shards
 from flipscale.planning.plan import plan_job
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
-FILES = sorted(path for path in JOBS.rglob("*.yaml") if path.parent.name != "base")
+FILES = sorted(path for path in JOBS.rglob("*.yaml") if path.parent.name not in ("base", "evaluation"))
 NAMES = [str(path.relative_to(JOBS)) for path in FILES]
 LAION_400M, LAION_2B = 400_000_000, 2_000_000_000
 TUNED_SAMPLES = 128_000_000  # 0.32 epoch of 400M: figure 3, table 1e

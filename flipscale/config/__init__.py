@@ -16,7 +16,7 @@ from flipscale.config.job import (
     Sharding,
     TokenizerSource,
 )
-from flipscale.config.loading import dump_job, job_schema, load_job, load_site
+from flipscale.config.loading import dump_job, job_schema, load_evaluation, load_job, load_site
 from flipscale.config.site import Site
 from flipscale.config.units import (
     Cadence,
@@ -47,6 +47,7 @@ __all__ = [
     "dump_job",
     "format_duration",
     "job_schema",
+    "load_evaluation",
     "load_job",
     "load_site",
     "parse_bytes",

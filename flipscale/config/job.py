@@ -268,6 +268,9 @@ class Hang(Strict):
     """The limit of start-up with its first step, and of a save."""
 
 
+ZeroShotMetric = Literal["top1", "top5", "mean_per_class", "top1_top5_mean", "roc_auc", "map_11_point"]
+
+
 class ZeroShot(Strict):
     data: str
     """webdataset shards with .cls labels (brace expansion), a directory of CLIP_benchmark's converter, or a
@@ -278,7 +281,7 @@ class ZeroShot(Strict):
     templates: str = "openai7"
     """A file with one prompt template a line, `openai7`, `openai80`, `name` for the bare class name, or `own`
     for the file in CLIP_benchmark's directory."""
-    metric: Literal["top1", "top5", "mean_per_class", "top1_top5_mean", "roc_auc", "map_11_point"] = "top1"
+    metric: ZeroShotMetric = "top1"
     """The set's figure. map_11_point takes any number of labels an image, the others one."""
     subset: str | None = None
     """The class names that take part: imagenet_a, imagenet_r, or a file with one class number a line."""
@@ -291,7 +294,10 @@ class Evaluation(Strict):
     zero_shot: dict[str, ZeroShot] = {}
     """Classification sets by name."""
     retrieval: dict[str, str] = {}
-    """Image-caption sets by name: webdataset shards, or a directory made by CLIP_benchmark's converter."""
+    """Image-caption sets by name: webdataset shards, a directory of CLIP_benchmark's converter, or COCO's or
+    Karpathy's file of captions (JSON)."""
+    root: str | None = None
+    """Where the sets' data lie that have no absolute path; the working directory by default."""
 
     @model_validator(mode="after")
     def _something_at_reproducible_places(self) -> Evaluation:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from flipscale.config.job import Checkpoints, Job, Logging, Strict
+from flipscale.config.job import Checkpoints, Evaluation, Job, Logging, Strict
 from flipscale.config.site import Site
 from flipscale.errors import UserError
 
@@ -47,6 +47,14 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     (naming the nearest known one) or a value that does not fit.
     """
     return _load(Job, path, overrides)
+
+
+def load_evaluation(path: Path) -> Evaluation:
+    """Return the sets in the YAML file at `path`, which holds what a job has under `evaluation`.
+
+    Raises UserError as `load_job` does.
+    """
+    return _load(Evaluation, path, ())
 
 
 def load_site(path: Path | None = None) -> Site:

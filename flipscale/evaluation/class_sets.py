@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flipscale.config.job import ZeroShot
+from flipscale.config.job import Evaluation, ZeroShot
 from flipscale.errors import UserError
 from flipscale.evaluation.datasets import RawSample, existing_shards, read_shards
 from flipscale.evaluation.labels import within
@@ -73,6 +73,22 @@ def shards_of(data: str) -> str:
             "shards, as in DIRECTORY/{0..9}.tar"
         )
     return "::".join(str(Path(data, "test", f"{number}.tar")) for number in range(int(text)))
+
+
+def rooted(sets: Evaluation) -> Evaluation:
+    """The sets with `root` put before the paths of their data."""
+    if sets.root is None:
+        return sets
+    root = sets.root
+
+    def path(data: str) -> str:
+        return "::".join(os.path.join(root, part) for part in data.split("::"))
+
+    zero_shot = {
+        name: chosen.model_copy(update={"data": path(chosen.data)}) for name, chosen in sets.zero_shot.items()
+    }
+    retrieval = {name: path(data) for name, data in sets.retrieval.items()}
+    return sets.model_copy(update={"zero_shot": zero_shot, "retrieval": retrieval, "root": None})
 
 
 def check_class_set(chosen: ZeroShot) -> None:

@@ -12,15 +12,13 @@ import torch
 
 from flipscale.config.job import Evaluation, ZeroShot
 from flipscale.errors import UserError
-from flipscale.evaluation.class_sets import check_class_set, class_set, set_templates, shards_of
+from flipscale.evaluation.class_sets import check_class_set, class_set, rooted, set_templates
 from flipscale.evaluation.datasets import (
     Decoding,
     RawSample,
     Reader,
     Skipped,
     captions_of,
-    existing_shards,
-    read_shards,
 )
 from flipscale.evaluation.document import (
     FORMAT,
@@ -46,6 +44,7 @@ from flipscale.evaluation.metrics import (
     per_class,
 )
 from flipscale.evaluation.retrieval import rank, summarise
+from flipscale.evaluation.retrieval_sets import check_retrieval_set, retrieval_set
 from flipscale.evaluation.views import Views
 from flipscale.evaluation.zeroshot import classifier_weights, classify, score_labels
 
@@ -109,6 +108,7 @@ def evaluate_outcomes(
     and for features that are not finite.
     """
     decoding = Decoding(encoder.image_size, batch_size, workers)
+    sets = rooted(sets)
     zero_shot = {
         name: _zero_shot(encoder, chosen, decoding, partial(progress, name))
         for name, chosen in sets.zero_shot.items()
@@ -134,10 +134,11 @@ def evaluate_outcomes(
 
 def check_sets(sets: Evaluation) -> None:
     """Raise UserError for what is wrong with the sets and can be seen without reading their samples."""
+    sets = rooted(sets)
     for chosen in sets.zero_shot.values():
         check_class_set(chosen)
     for data in sets.retrieval.values():
-        existing_shards(shards_of(data))
+        check_retrieval_set(data)
 
 
 def _zero_shot(
@@ -184,8 +185,9 @@ def _zero_shot(
 def _retrieval(
     encoder: Encoder, data: str, decoding: Decoding, progress: _Progress
 ) -> tuple[RetrievalScores, Ranked]:
-    shards = read_shards(shards_of(data))
-    features, samples, captions, skipped = _images(encoder, captions_of, data, shards, decoding, progress)
+    features, samples, captions, skipped = _images(
+        encoder, captions_of, data, retrieval_set(data), decoding, progress
+    )
     texts = [caption for of_image in captions for caption in of_image]
     image_of_text = torch.repeat_interleave(torch.tensor([len(of_image) for of_image in captions]))
     to_text, to_image = rank(features, encoder.texts(texts), image_of_text)

@@ -88,6 +88,22 @@ def test_several_captions_and_ties_are_as_counted_one_by_one(captions, seed, at_
         assert summary.median_rank == math.floor(statistics.median(ranks))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_recalls_of_several_captions_are_those_of_the_best_ranked_lists(seed):
+    """As CLIP_benchmark counts: a query is answered when any of its own is among its k best."""
+    image_of_text = torch.repeat_interleave(torch.tensor([5] * 30 + [6] * 10))
+    images = unit(40, seed)
+    texts = functional.normalize(images[image_of_text] + 4.0 * unit(len(image_of_text), seed + 50), dim=1)
+    own = image_of_text[None, :] == torch.arange(40)[:, None]
+    to_text, to_image = retrieve(images, texts, image_of_text)
+    for k in (1, 5, 10):
+        best = (images @ texts.T).topk(k, dim=1).indices
+        assert to_text.recall[k] == float(own.gather(1, best).any(dim=1).double().mean())
+        best = (texts @ images.T).topk(k, dim=1).indices
+        assert to_image.recall[k] == float(own.T.gather(1, best).any(dim=1).double().mean())
+    assert 0 < to_image.recall[1] < to_image.recall[10] < 1
+
+
 def test_a_collapsed_model_scores_nothing():
     same = torch.ones(20, 4) / 2
     result = retrieve(same, same, torch.arange(20))

@@ -1,0 +1,106 @@
+"""`flipscale eval` on a small model that is not trained: sets from a file, masks, tables, the schema."""
+
+import json
+from pathlib import Path
+
+import pytest
+from evaluation_samples import swatch, write_tar
+from pydantic import TypeAdapter
+from typer.testing import CliRunner
+
+from flipscale.cli import app
+from flipscale.commands import evaluation
+from flipscale.errors import UserError
+from flipscale.evaluation.document import EvaluationDocument
+from flipscale.models.flip import build_model
+from flipscale.models.presets import preset
+from flipscale.trained import Trained
+
+
+@pytest.fixture
+def command(tmp_path, words, monkeypatch):
+    """Runs `flipscale eval` in `tmp_path`, where sets.yaml names two sets under `data`."""
+    spec = preset("vit_micro_p8", vocab_size=words.vocab_size, context_length=words.context_length)
+    trained = Trained(build_model(spec, seed=1), words)
+    monkeypatch.setattr(evaluation, "load_trained", lambda path, world: trained)
+    monkeypatch.chdir(tmp_path)
+    members = []
+    for n, colour in enumerate(["red", "green", "blue"] * 4):
+        members += [
+            (f"{n}.jpg", swatch(colour)),
+            (f"{n}.cls", b"%d" % (n % 3)),
+            (f"{n}.txt", colour.encode()),
+        ]
+    Path("data").mkdir()
+    write_tar(Path("data/a.tar"), members)
+    Path("names.txt").write_text("red\ngreen\nblue\n")
+    Path("sets.yaml").write_text(
+        "zero_shot:\n"
+        "  colours: {data: a.tar, classnames: names.txt, templates: name, metric: mean_per_class}\n"
+        "retrieval: {colours: a.tar}\n"
+    )
+
+    def run(*options: str):
+        return CliRunner().invoke(app, ["eval", "model", *options])
+
+    return run
+
+
+def test_sets_from_a_file_with_a_root_give_a_document_of_the_schema(command):
+    done = command("--sets", "sets.yaml", "--root", "data", "--json", "--out", "out.json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(Path("out.json").read_text())
+    assert json.loads(done.stdout) == document
+    assert TypeAdapter(EvaluationDocument).validate_python(document, strict=True) == document
+    assert document["zero_shot"]["colours"]["metric"] == "mean_per_class"
+    assert document["zero_shot"]["colours"]["samples"] == document["retrieval"]["colours"]["images"] == 12
+
+
+def test_masks_and_ensembles_give_other_scores_and_say_so(command):
+    documents = []
+    for options in ([], ["--mask-ratio", "0.5"], ["--mask-ratio", "0.5", "--ensemble"]):
+        done = command("--retrieval", "data/a.tar", "--json", *options)
+        documents.append(json.loads(done.stdout))
+    assert [document["views"] for document in documents] == [
+        None,
+        {"mask_ratio": 0.5, "ensemble": False, "seed": 0},
+        {"mask_ratio": 0.5, "ensemble": True, "seed": 0},
+    ]
+    ranks = [document["retrieval"]["retrieval"]["text_to_image"]["mean_rank"] for document in documents]
+    assert len(set(ranks)) > 1
+    shown = command("--retrieval", "data/a.tar", "--mask-ratio", "0.5", "--ensemble").stdout
+    assert "with 50% of the patches hidden, averaged over views" in shown
+
+
+def test_tables_show_value_and_interval(command):
+    shown = command("--sets", "sets.yaml", "--root", "data").stdout
+    for text in ("mean_per_class", " to ", "image to text", "chance", "33.3%"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "names no evaluation sets; give --zero-shot, --retrieval or --sets"),
+        (["--sets", "sets.yaml"], "a.tar is no file"),
+        (["--sets", "sets.yaml", "--retrieval", "a.tar"], "--sets comes without"),
+        (["--sets", "none.yaml"], "there is no evaluation file at none.yaml"),
+        (["--zero-shot", "data/a.tar", "--metric", "top3"], "--metric top3 is none; choose one of top1"),
+        (["--retrieval", "data/a.tar", "--ensemble"], "say with --mask-ratio"),
+        (["--retrieval", "data/a.tar", "--mask-ratio", "1"], "outside"),
+        (["--zero-shot", "data", "--classnames", "folders"], "has no sub-folders"),
+    ],
+)
+def test_bad_options_are_one_clear_sentence(command, options, message):
+    done = command(*options)
+    assert isinstance(done.exception, UserError)
+    assert message in str(done.exception)
+
+
+def test_the_schema_of_the_document_names_every_field():
+    done = CliRunner().invoke(app, ["schema", "evaluation"])
+    schema = json.loads(done.stdout)
+    assert set(schema["required"]) == set(EvaluationDocument.__annotations__)
+    assert {"ZeroShotScores", "RetrievalScores", "DirectionScores", "MaskedViews"} == set(schema["$defs"])
+    refused = CliRunner().invoke(app, ["schema", "everything"])
+    assert "choose job or evaluation" in str(refused.exception)
