@@ -11,16 +11,6 @@ from flipscale.cli_options import AsJson, Run
 
 evaluation_app = typer.Typer()
 
-ZeroShotData = Annotated[
-    str | None,
-    typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False),
-]
-ClassNames = Annotated[str, typer.Option(help="File with a class name a line, `imagenet`, or `folders`.")]
-Templates = Annotated[str, typer.Option(help="File with a template a line, openai7 or openai80.")]
-RetrievalData = Annotated[
-    str | None, typer.Option(help="Shards of image-caption pairs for retrieval.", show_default=False)
-]
-
 
 @evaluation_app.command("eval")
 def evaluate(
@@ -140,13 +130,30 @@ def compare(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write.")] = Path("reports/compare"),
-    zero_shot: ZeroShotData = None,
-    classnames: ClassNames = "folders",
-    templates: Templates = "openai7",
-    retrieval: RetrievalData = None,
+    zero_shot: Annotated[
+        str | None,
+        typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False),
+    ] = None,
+    classnames: Annotated[
+        str, typer.Option(help="File with a class name a line, `imagenet`, `folders` or `own`.")
+    ] = "folders",
+    templates: Annotated[
+        str, typer.Option(help="File with a template a line, openai7, openai80, `name` or `own`.")
+    ] = "openai7",
+    retrieval: Annotated[
+        str | None, typer.Option(help="Shards of image-caption pairs for retrieval.", show_default=False)
+    ] = None,
+    sets: Annotated[
+        Path | None, typer.Option(help="File with sets, as a job's `evaluation`.", show_default=False)
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Where the data of the sets lie.", show_default=False)
+    ] = None,
     batch_size: int = 64,
 ) -> None:
     """Write a page that puts models beside each other, and beside what was published."""
+    from flipscale.commands.evaluation import given_sets
     from flipscale.commands.reporting import compare_models
 
-    compare_models(models, out, zero_shot, classnames, templates, retrieval, batch_size)
+    chosen = given_sets(sets, zero_shot, classnames, templates, "top1", None, retrieval)
+    compare_models(models, out, chosen, root, batch_size)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flipscale.commands.reporting import compare_models
 from flipscale.commands.table import print_table
+from flipscale.config.loading import load_evaluation
 from flipscale.errors import UserError
 from flipscale.interop.published import find_published
 from flipscale.planning.flops import parameter_count
@@ -52,10 +53,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="file with the weights of the nearest published model")
     parser.add_argument("--list", action="store_true", help="only list published models, nearest first")
     parser.add_argument("--out", type=Path, help="where to write; reports/RUN_openclip by default")
-    parser.add_argument("--zero-shot", help="shards with .cls labels, or a folder of class folders")
-    parser.add_argument("--classnames", default="folders", help="file, imagenet, or folders")
-    parser.add_argument("--templates", default="openai7", help="file, openai7 or openai80")
-    parser.add_argument("--retrieval", help="shards of image-caption pairs")
+    parser.add_argument("--sets", type=Path, help="file with evaluation sets; the job's by default")
+    parser.add_argument("--root", help="where the data of the sets lie")
     parser.add_argument("--batch-size", type=int, default=64)
     given = parser.parse_args()
     try:
@@ -86,15 +85,8 @@ def compare_nearest(given: argparse.Namespace) -> None:
         chosen = f"{found.model}:{found.weights}"
     print(f"{given.run} beside {chosen}")
     out = given.out or Path("reports") / f"{run.path.name}_openclip"
-    compare_models(
-        [str(given.run), chosen],
-        out,
-        given.zero_shot,
-        given.classnames,
-        given.templates,
-        given.retrieval,
-        given.batch_size,
-    )
+    sets = load_evaluation(given.sets) if given.sets is not None else None
+    compare_models([str(given.run), chosen], out, sets, given.root, given.batch_size)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from rich.markup import escape
 
 from flipscale.commands.table import print_table
 from flipscale.config import Evaluation
-from flipscale.config.job import ZeroShot
 from flipscale.errors import UserError
 from flipscale.placement import placement
 from flipscale.reporting.compare_page import compare_document, compare_page
@@ -38,24 +37,17 @@ def report_run(path: Path, out: Path | None) -> None:
 
 
 def compare_models(
-    sources: Sequence[str],
-    out: Path,
-    zero_shot: str | None,
-    classnames: str,
-    templates: str,
-    retrieval: str | None,
-    batch_size: int,
+    sources: Sequence[str], out: Path, given: Evaluation | None, root: str | None, batch_size: int
 ) -> None:
-    """Write the page of several models, on the sets given or on those of the first run's job."""
+    """Write the page of several models, on the sets given or on those of the first run's job.
+
+    Args:
+        root: where the data of the sets lie, in place of the sets' own.
+    """
     entrants = enter(sources)
-    if zero_shot is not None or retrieval is not None:
-        chosen = ZeroShot(data=zero_shot, classnames=classnames, templates=templates) if zero_shot else None
-        sets = Evaluation(
-            zero_shot={_set_name(zero_shot): chosen} if chosen and zero_shot else {},
-            retrieval={_set_name(retrieval): retrieval} if retrieval else {},
-        )
-    else:
-        sets = sets_of(entrants)
+    sets = given or sets_of(entrants)
+    if root is not None:
+        sets = sets.model_copy(update={"root": root})
     world = join_world(placement())
     try:
         if world.leads:
@@ -67,13 +59,6 @@ def compare_models(
     if world.leads:
         _print_scores(comparison)
         _write(out.resolve(), "compare", compare_page(comparison), compare_document(comparison))
-
-
-def _set_name(data: str) -> str:
-    """What a set is called on the page: the last folder of its path that says something."""
-    parts = [part for part in Path(data.split("{")[0]).parts if part not in ("/", "..", ".")]
-    plain = [part for part in parts if not part.endswith(".tar")] or parts or [data]
-    return plain[-1]
 
 
 def _print_scores(comparison: Comparison) -> None:

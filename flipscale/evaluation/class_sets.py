@@ -36,8 +36,18 @@ class ClassSet:
 def class_set(chosen: ZeroShot) -> ClassSet:
     """What a job says of a set, looked up.
 
-    Raises UserError for what is missing, and for class names that do not fit the set's folders.
+    Raises UserError for what is missing, and for class names that do not fit the set's folders or metric.
     """
+    found = _class_set(chosen)
+    if chosen.metric == "roc_auc" and len(found.numbers) != 2:
+        raise UserError(
+            f"the metric roc_auc needs two classes, but {chosen.data} has {len(found.numbers)}; take top1 or "
+            "mean_per_class"
+        )
+    return found
+
+
+def _class_set(chosen: ZeroShot) -> ClassSet:
     root = Path(chosen.data)
     if root.is_dir() and not (root / _SHARD_COUNT).is_file():
         return _folder_set(root, chosen)

@@ -10,6 +10,7 @@ from typing import Any
 from flipscale import jsonl
 from flipscale.config.job import Evaluation
 from flipscale.errors import UserError
+from flipscale.evaluation.class_sets import rooted
 from flipscale.evaluation.evaluate import Evaluated, check_sets, evaluate_outcomes
 from flipscale.evaluation.metrics import Classified, Outcome, difference, interval, measure
 from flipscale.reporting.contestants import Contestant, Entrant, load
@@ -107,8 +108,8 @@ def sets_of(entrants: Sequence[Entrant]) -> Evaluation:
             if sets.zero_shot or sets.retrieval:
                 return sets
     raise UserError(
-        "none of the models' jobs names evaluation sets; give --zero-shot or --retrieval with the data to "
-        "compare on"
+        "none of the models' jobs names evaluation sets; give --zero-shot, --retrieval or --sets with the "
+        "data to compare on"
     )
 
 
@@ -119,6 +120,7 @@ def compare(
 
     Raises UserError for sets and models that cannot be used.
     """
+    sets = rooted(sets)
     check_sets(sets)
     figures = [Figure(name, chosen.metric) for name, chosen in sets.zero_shot.items()]
     ways = ("image_to_text_R@1", "text_to_image_R@1")

@@ -14,6 +14,7 @@ from flipscale import jsonl
 from flipscale.config import Job
 from flipscale.data.quarantine import kind
 from flipscale.errors import StoppedEarly, UserError
+from flipscale.evaluation.class_sets import rooted
 from flipscale.evaluation.features import Encoder
 from flipscale.orchestration.liveness import SlurmView
 from flipscale.orchestration.status import RunStatus, read_status
@@ -119,7 +120,7 @@ def _retrieved(
         raise UserError("the job names no retrieval set: set evaluation.retrieval")
     if status.checkpoint is None:
         raise UserError("there is no checkpoint yet")
-    shards = next(iter(job.evaluation.retrieval.values()))
+    shards = next(iter(rooted(job.evaluation).retrieval.values()))
     shown = examples(shards, _RETRIEVED, _PICTURE_SIDE)
     say("encoding retrieval examples with the newest checkpoint")
     world = join_world(Placement())

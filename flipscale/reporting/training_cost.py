@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flipscale.evaluation.class_sets import rooted
 from flipscale.reporting import plots
 from flipscale.reporting.comparison import Comparison, Figure, Result
 from flipscale.reporting.contestants import flops_at, gpu_hours_at
@@ -75,7 +76,7 @@ def _curve(
     run = result.contestant.run
     if run is None or not run.job.is_file() or not result.history:
         return []
-    own, here = recorded_job(run).evaluation, comparison.sets
+    own, here = rooted(recorded_job(run).evaluation), comparison.sets
     kind = "retrieval" if figure.of_retrieval else "zero_shot"
     if getattr(own, kind).get(figure.set) != getattr(here, kind)[figure.set]:
         return []

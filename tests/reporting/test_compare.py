@@ -42,7 +42,7 @@ def page(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of two runs and a stock model, on the sets of the runs' jobs."""
     out = tmp_path_factory.mktemp("compared")
     sources = [str(models.masked), str(models.unmasked), f"local-dir:{models.stock}"]
-    compare_models(sources, out, None, "folders", "openai7", None, 64)
+    compare_models(sources, out, None, None, 64)
     return out / "compare.html"
 
 
@@ -184,7 +184,7 @@ def test_wrong_input_is_said_before_anything_is_loaded(
 ) -> None:
     named = [s.format(masked=models.masked, stock=models.stock, root=tmp_path) for s in sources]
     with pytest.raises(UserError) as caught:
-        compare_models(named, tmp_path / "out", None, "folders", "openai7", None, 64)
+        compare_models(named, tmp_path / "out", None, None, 64)
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
 
