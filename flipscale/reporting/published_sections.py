@@ -115,7 +115,8 @@ def _table() -> Table:
         Column("family", False),
         Column("model", False),
         Column("data", False),
-        *map(Column, ("samples seen", "batch", "parameters", "training FLOPs", "GPU-hours", "ImageNet")),
+        Column("ImageNet"),
+        *map(Column, ("samples seen", "batch", "parameters", "training FLOPs", "GPU-hours")),
         *map(
             Column, ("ImageNet-V2", "Flickr image R@1", "Flickr text R@1", "COCO image R@1", "COCO text R@1")
         ),
@@ -127,12 +128,12 @@ def _table() -> Table:
             Cell(m.family),
             Cell(m.model),
             Cell(m.data),
+            share(m.imagenet_top1),
             short(m.samples_seen),
             count(m.batch),
             short(m.parameters_m * 1e6),
             real(m.training_flops, ".3g"),
             count(m.gpu_hours),
-            share(m.imagenet_top1),
             share(m.imagenet_v2_top1),
             share(m.flickr_image_r1),
             share(m.flickr_text_r1),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from browser import opened
-from conftest import ALONE, Models, evaluation
 from playwright.sync_api import Browser
+from reported_models import ALONE, Models, evaluation
 from run_in_files import RunInFiles
 
 from flipscale.commands.reporting import compare_models
@@ -81,7 +81,7 @@ def test_a_click_on_a_heading_sorts_by_numbers(page: Path, browser: Browser) -> 
         for expected, backwards in (("descending", True), ("ascending", False)):
             heading.locator("button").click()
             assert heading.get_attribute("aria-sort") == expected
-            cells = table.locator("tbody tr td:nth-child(4)").evaluate_all(
+            cells = table.locator("tbody tr td:nth-child(5)").evaluate_all(
                 "cells => cells.map(cell => Number(cell.dataset.order))"
             )
             assert cells == sorted(cells, reverse=backwards)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from browser import opened
-from conftest import ALONE, Models
 from PIL import Image
 from playwright.sync_api import Browser
+from reported_models import ALONE, Models
 from run_in_files import RunInFiles
 
 from flipscale.budget import Budget

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Models
 from PIL import Image
+from reported_models import Models
 
 from flipscale.errors import UserError
 from flipscale.interop.stock import find_stock, load_stock
