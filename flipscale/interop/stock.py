@@ -113,7 +113,10 @@ def find_stock(source: str) -> Published:
         if not file.is_file():
             raise UserError(f"there is no file {file}; give {name}:FILE of weights, or {name}:TAG")
         return find_published(name, file, None, random=False)
-    return find_published(name, None, weights, random=False)
+    try:
+        return find_published(name, None, weights, random=False)
+    except UserError as error:  # it speaks of the option of `flipscale import`
+        raise UserError(str(error).replace("a file with --weights", f"{name}:FILE")) from None
 
 
 def _nearest(open_clip: Any, source: str) -> list[str]:

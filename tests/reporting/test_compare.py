@@ -176,7 +176,7 @@ def test_nearest_captions_are_the_nearest(models: Models, data_set: Path) -> Non
         (["{masked}", "{masked}/"], "are the same model"),
         (["{root}"], "neither a run, nor a checkpoint, nor an OpenCLIP directory"),
         (["nowhere"], "nor a model of OpenCLIP; nearest names"),
-        (["local-dir:{stock}"], "give --zero-shot or --retrieval"),
+        (["local-dir:{stock}"], "give --zero-shot, --retrieval or --sets"),
     ],
 )
 def test_wrong_input_is_said_before_anything_is_loaded(
