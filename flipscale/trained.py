@@ -17,6 +17,7 @@ from flipscale.interop.openclip import CONFIG, import_openclip
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.presets import ModelSpec
 from flipscale.run_directory import RunDirectory
+from flipscale.shapes import checkpoint_spec
 from flipscale.training import checkpoint
 from flipscale.training.checkpoint import Checkpoint
 from flipscale.training.setup import model_spec
@@ -85,7 +86,8 @@ def _from_checkpoint(run: RunDirectory, found: Checkpoint, device: torch.device)
     source = job.data.tokenizer
     vocab = str(run.tokenizer) if source.kind == "wordpiece" else None
     tokenizer = load_tokenizer(source.kind, vocab, source.context_length)
-    model = build_model(model_spec(job, tokenizer), device="meta").to_empty(device=device)
+    spec = checkpoint_spec(model_spec(job, tokenizer), job, found.progress.samples_seen)
+    model = build_model(spec, device="meta").to_empty(device=device)
     if job.sharding.precision == "fp64":
         model.double()
     found.load({f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()})

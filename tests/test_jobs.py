@@ -11,6 +11,9 @@ import pytest
 
 from flipscale.config import Job, load_job
 from flipscale.data.index import expand_shards
+from flipscale.models.masking import visible_count
+from flipscale.models.presets import preset
+from flipscale.planning.flops import training_flops
 from flipscale.planning.plan import plan_job
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
@@ -83,7 +86,7 @@ def test_the_budgets_in_steps() -> None:
 
 @pytest.mark.parametrize(
     ("name", "mask", "batch", "peak_lr"),
-    [  # tables 1a and 1b; peak lr by A.1's rule
+    [  # tables 1a to 1c, 1e and 1f; peak lr by A.1's rule
         ("a_mask00_batch16k", 0.0, 16_384, 2.56e-4),
         ("a_mask50_batch32k", 0.5, 32_768, 5.12e-4),
         ("a_mask75_batch64k", 0.75, 65_536, 1.024e-3),
@@ -91,8 +94,12 @@ def test_the_budgets_in_steps() -> None:
         ("b_mask50_batch64k", 0.5, 65_536, 1.024e-3),
         ("b_mask75_batch16k", 0.75, 16_384, 2.56e-4),
         ("b_mask75_batch32k", 0.75, 32_768, 5.12e-4),
+        ("c_text_random50", 0.75, 65_536, 1.024e-3),
+        ("c_text_prioritised50", 0.75, 65_536, 1.024e-3),
         ("e_mask50_tuned", 0.5, 32_768, 5.12e-4),
         ("e_mask75_tuned", 0.75, 65_536, 1.024e-3),
+        ("f_mask50_reconstruction", 0.5, 32_768, 5.12e-4),
+        ("f_mask75_reconstruction", 0.75, 65_536, 1.024e-3),
     ],
 )
 def test_table_1(name: str, mask: float, batch: int, peak_lr: float) -> None:
@@ -111,6 +118,63 @@ def test_masking_costs_what_table_1a_says() -> None:
     whole, half, quarter = (plan_job(job_of(f"table1/{name}.yaml")).flops for name in names)
     assert half / whole == pytest.approx(0.52, abs=0.005)
     assert quarter / whole == pytest.approx(0.28, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "mask", "batch", "peak_lr"),
+    [  # table 2 and footnote 3: L/16 as in the line of L/16, tuned at patch 14
+        ("table2/flip_l14", 32 * LAION_400M, 0.5, 65_536, 1.024e-3),
+        ("clip/reproduction_l14", 32 * LAION_400M, 0.0, 16_384, 2.56e-4),
+    ],
+)
+def test_l14_is_l16_tuned_at_patch_14(
+    name: str, samples: int, mask: float, batch: int, peak_lr: float
+) -> None:
+    job = job_of(f"{name}.yaml")
+    long, tuned = plan_job(job).phases
+    assert job.model.preset == "vit_l16"
+    assert (long.image_size, long.patch_size, tuned.image_size, tuned.patch_size) == (224, 16, 224, 14)
+    assert (long.samples, long.mask_ratio, long.batch_size) == (samples, mask, batch)
+    assert long.peak_lr == pytest.approx(peak_lr)
+    assert (tuned.samples, tuned.mask_ratio, tuned.warmup) == (TUNED_SAMPLES, 0.0, 25_600_000)
+    assert tuned.peak_lr * 256 / tuned.batch_size == pytest.approx(4e-8)  # A.1
+    assert job.phases[1].fresh_optimizer
+    # What is tuned is L/14 in all but its name.
+    assert tuned.flops_per_sample == training_flops(preset("vit_l14"), 1, 0.0)
+
+
+def test_clipas_schedule() -> None:
+    """UCSC-VLAA/CLIPA, clipa_jax/configs/model_l: 84 px, then 224; peak lr there = base lr x batch / 256."""
+    job = job_of("clipa/flip_l14.yaml")
+    small, full = plan_job(job).phases
+    assert [(phase.image_size, phase.patch_size) for phase in (small, full)] == [(84, 14), (224, 14)]
+    assert (small.samples, small.batch_size, small.warmup) == (12_800_000_000, 65_536, 52_428_800)
+    assert (full.samples, full.batch_size, full.warmup) == (131_072_000, 32_768, 26_214_400)
+    assert (small.peak_lr, full.peak_lr) == (pytest.approx(8e-6 * 256), pytest.approx(8e-7 * 128))
+
+
+@pytest.mark.parametrize("kind", ["random", "prioritised"])
+def test_a_masked_text_costs_what_table_1c_says(kind: str) -> None:
+    """16 of 32 slots, 0.92 of the cost."""
+    job = job_of(f"table1/c_text_{kind}50.yaml")
+    (phase,) = job.phases
+    assert phase.text_mask == kind
+    assert visible_count(job.data.tokenizer.context_length or 0, phase.text_mask_ratio) == 16
+    without = plan_job(job_of("table1/a_mask75_batch64k.yaml"))
+    assert plan_job(job).flops / without.flops == pytest.approx(0.92, abs=0.005)
+
+
+@pytest.mark.parametrize(("mask", "batch"), [(50, "32k"), (75, "64k")])
+def test_the_jobs_of_table_1f_differ_from_1a_by_the_reconstruction_alone(mask: int, batch: str) -> None:
+    plain, job = (
+        job_of(f"table1/a_mask{mask}_batch{batch}.yaml"),
+        job_of(f"table1/f_mask{mask}_reconstruction.yaml"),
+    )
+    assert job.loss.reconstruction is not None
+    assert job.loss.reconstruction.weight == 1.0  # "simply added"
+    same = {"name": plain.name, "loss": plain.loss}
+    assert job.model_copy(update=same) == plain
+    assert plan_job(job).decoder_parameters > 0
 
 
 @pytest.mark.parametrize("name", ["clip/reproduction_b16", "clip/reproduction_l16"])

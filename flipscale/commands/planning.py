@@ -38,8 +38,17 @@ def show_plan(
 
 
 def print_budget(plan: Plan) -> None:
+    inputs = [f"{phase.image_size} / {phase.patch_size}" for phase in plan.phases]
+    shapes_differ = len(set(inputs)) > 1
+    text_masked = any(phase.text_mask_ratio for phase in plan.phases)
+    decoder = f", {plan.decoder_parameters / 1e6:.1f} M decoder" if plan.decoder_parameters else ""
     print_table(
-        ("phase", "samples", "steps", "batch", "masked", "peak lr", "warm-up", "FLOPs a sample", "FLOPs"),
+        (
+            *("phase", "samples", "steps", "batch", "masked"),
+            *(("text masked",) if text_masked else ()),
+            *(("image / patch",) if shapes_differ else ()),
+            *("peak lr", "warm-up", "FLOPs a sample", "FLOPs"),
+        ),
         [
             (
                 phase.name,
@@ -47,17 +56,19 @@ def print_budget(plan: Plan) -> None:
                 f"{phase.steps:,}",
                 f"{phase.batch_size:,}",
                 f"{phase.mask_ratio:.0%}",
+                *((f"{phase.text_mask_ratio:.0%}",) if text_masked else ()),
+                *((size,) if shapes_differ else ()),
                 f"{phase.peak_lr:.4g}",
                 human(phase.warmup),
                 f"{phase.flops_per_sample:.3g}",
                 f"{phase.flops:.3g}",
             )
-            for phase in plan.phases
+            for phase, size in zip(plan.phases, inputs, strict=True)
         ],
     )
     print(
         f"{plan.model}: {plan.parameters / 1e6:.1f} M parameters "
-        f"({plan.vision_parameters / 1e6:.1f} M image, {plan.text_parameters / 1e6:.1f} M text); "
+        f"({plan.vision_parameters / 1e6:.1f} M image, {plan.text_parameters / 1e6:.1f} M text{decoder}); "
         f"a checkpoint of weights and AdamW moments takes {_gib(plan.state_bytes)}"
     )
     print(f"{human(plan.samples)} samples, {plan.steps:,} steps, {plan.flops:.3g} FLOPs in all\n")

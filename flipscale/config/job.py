@@ -166,8 +166,17 @@ class Phase(Strict):
     """Peak learning rate per 256 samples of batch: peak = base_lr x batch_size / 256 (paper, A.1)."""
     warmup: Count = 0
     """Samples over which the rate rises linearly to its peak; then a cosine falls to 0."""
+    text_mask_ratio: Share = 0.0
+    """Share of each caption's token slots that the text encoder never sees (paper, table 1c)."""
+    text_mask: Literal["prioritised", "random"] = "prioritised"
+    """Which of them: prioritised hides padding first; random takes all slots alike."""
     fresh_optimizer: bool = False
     """Start this phase with empty optimizer moments, as the paper's unmasked tuning does."""
+    image_size: PositiveCount | None = None
+    """Side in pixels of the images of this phase; the model's by default."""
+    patch_size: PositiveCount | None = None
+    """Side in pixels of a patch in this phase; the model's by default. Where it changes between phases, the
+    patch kernels are resampled."""
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Phase:
@@ -219,12 +228,46 @@ class Sharding(Strict):
         return self
 
 
+class Reconstruction(Strict):
+    """MAE's loss on the hidden patches, by a decoder that is dropped after training (paper, table 1f)."""
+
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Of this loss beside the contrastive one; the paper just adds the two."""
+    width: PositiveCount = 256
+    """Of the decoder. The paper gives no size; this is a small one, with 32 channels a head as in MAE."""
+    layers: PositiveCount = 4
+    """Blocks of the decoder."""
+    heads: PositiveCount = 8
+    """Attention heads of the decoder; they must divide its width."""
+
+    @model_validator(mode="after")
+    def _width_fits(self) -> Reconstruction:
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(
+                f"width {self.width} is no multiple of 4, for its positions, and of the {self.heads} heads; "
+                "change one of them"
+            )
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Width, layers and heads, as `preset` takes them."""
+        return self.width, self.layers, self.heads
+
+
 class Loss(Strict):
     kind: Literal["contrastive", "sigmoid"] = "contrastive"
     """contrastive: InfoNCE over the global batch (paper, section 3); sigmoid: SigLIP's loss over the same
     pairs, with a learned bias in the model."""
     tile: PositiveCount = 512
     """Rows of the logit matrix worked on at a time; memory grows with batch x tile."""
+    reconstruction: Reconstruction | None = None
+    """Also reconstruct the hidden patches, in the phases that hide some; `{}` takes the defaults."""
+
+    @property
+    def decoder(self) -> tuple[int, int, int] | None:
+        """The decoder's shape, as `preset` takes it."""
+        return None if self.reconstruction is None else self.reconstruction.shape
 
 
 class Checkpoints(Strict):
@@ -340,4 +383,13 @@ class Job(Strict):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two phases are called {name!r}; give each its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_something_to_reconstruct(self) -> Job:
+        if self.loss.reconstruction is not None and not any(phase.mask_ratio for phase in self.phases):
+            raise ValueError(
+                "loss.reconstruction needs hidden patches, but every phase has mask_ratio 0; "
+                "raise it in one of them or leave loss.reconstruction out"
+            )
         return self

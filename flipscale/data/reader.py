@@ -56,15 +56,19 @@ class SampleReader:
         self._captions = Captions(settings.captions, source, lanes.seed)
         self._bad: set[tuple[int, int]] = set()
 
-    def read(self, positions: np.ndarray) -> Chunk:
+    def read(self, positions: np.ndarray, image_size: int | None = None) -> Chunk:
         """Return the samples at `positions`; each unusable one is replaced by the next good of its window.
+
+        Args:
+            positions: (n,) global sample positions.
+            image_size: side of the images in pixels; that of the settings by default.
 
         Raises DataReadError where a shard cannot be read, UserError where it changed or a window holds no
         usable sample.
         """
         found = self._lanes.locate(positions)
         numbers = order.uniforms(self._lanes.seed, positions, DRAWS)
-        size = self._settings.image_size
+        size = image_size or self._settings.image_size
         images = np.empty((len(positions), 3, size, size), dtype=np.uint8)
         captions = [""] * len(positions)
         bad: list[BadRecord] = []
@@ -114,7 +118,7 @@ class SampleReader:
             if (shard, ordinal) in self._bad:
                 continue
             try:
-                images[i] = render(image, view, self._settings.image_size, augmentation.interpolation)
+                images[i] = render(image, view, images.shape[-1], augmentation.interpolation)
             except BadSample as error:
                 bad.append(self._condemn(shard, ordinal, str(error)))
         return bad

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,9 @@ class Batch:
 class Stream:
     """Reads the budget's batches in order for one process of `world_size`.
 
+    Args:
+        image_sizes: side of the images in pixels, for each phase; by default the reader's, for all.
+
     A batch comes to a GPU from pinned memory on a stream of its own. Training never waits for the device
     between two log steps, so that this happens while the GPU is still at the step before.
     """
@@ -53,12 +57,14 @@ class Stream:
         world_size: int,
         workers: int,
         device: torch.device = _CPU,
+        image_sizes: Sequence[int] | None = None,
     ) -> None:
         self._reader = reader
         self._budget = budget
         self._share = (lanes, rank, world_size)
         self._workers = workers
         self._device = device
+        self._image_sizes = image_sizes
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def batches(self, samples_seen: int) -> Generator[Batch]:
@@ -72,7 +78,7 @@ class Stream:
         chunks = iter(self._loader(samples_seen))
         try:
             for step in self._budget.steps_from(samples_seen):
-                parts = [_whole(next(chunks)) for _ in self._chunks(step)]
+                parts = [_whole(next(chunks)) for _ in self.chunks(step)]
                 images, tokens, positions = self._on_device(parts)
                 digest = sum(part.digest for part in parts) & _MASK64
                 bad = [record for part in parts for record in part.bad]
@@ -98,9 +104,11 @@ class Stream:
             tensor.record_stream(training)
         return whole
 
-    def _chunks(self, step: Step) -> list[np.ndarray]:
+    def chunks(self, step: Step) -> list[_Wanted]:
+        """What loader workers read of a step, for this process, in order."""
         positions = rank_positions(step.start, step.size, *self._share)
-        return np.array_split(positions, -(-len(positions) // CHUNK))
+        size = self._image_sizes[step.phase] if self._image_sizes else None
+        return [_Wanted(part, size) for part in np.array_split(positions, -(-len(positions) // CHUNK))]
 
     def _loader(self, samples_seen: int) -> DataLoader[Chunk | Exception]:
         parallel = (
@@ -122,6 +130,13 @@ class Stream:
         return max(2, -(-2 * largest // (CHUNK * self._workers)))
 
 
+class _Wanted(NamedTuple):
+    """What a chunk is asked for by."""
+
+    positions: np.ndarray  # int64 (n,)
+    image_size: int | None  # pixels; the reader's by default
+
+
 class _Chunks(Dataset[Chunk | Exception]):
     """Chunks by their positions; what stops the run is handed over as a value.
 
@@ -132,9 +147,9 @@ class _Chunks(Dataset[Chunk | Exception]):
     def __init__(self, reader: SampleReader) -> None:
         self._reader = reader
 
-    def __getitem__(self, positions: np.ndarray) -> Chunk | Exception:
+    def __getitem__(self, wanted: _Wanted) -> Chunk | Exception:
         try:
-            return self._reader.read(positions)
+            return self._reader.read(*wanted)
         except (UserError, StoppedEarly) as error:
             return error
 
@@ -145,16 +160,16 @@ def _whole(chunk: Chunk | Exception) -> Chunk:
     return chunk
 
 
-class _ChunkSampler(Sampler[np.ndarray]):
+class _ChunkSampler(Sampler[_Wanted]):
     """Names the positions of every chunk in order; loader workers take them in turn."""
 
     def __init__(self, stream: Stream, samples_seen: int) -> None:
         self._stream = stream
         self._samples_seen = samples_seen
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[_Wanted]:
         for step in self._stream._budget.steps_from(self._samples_seen):
-            yield from self._stream._chunks(step)
+            yield from self._stream.chunks(step)
 
 
 def default_workers(local_world_size: int) -> int:

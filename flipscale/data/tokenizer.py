@@ -37,6 +37,7 @@ class Tokenizer(Protocol):
 
     context_length: int
     vocab_size: int
+    padding_id: int
     fingerprint: str
     """SHA-256 over everything the ids depend on: kind, context length and vocabulary."""
 
@@ -69,6 +70,7 @@ class WordPieceTokenizer:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.context_length = context_length
         self.vocab_size = len(pieces)
+        self.padding_id = pieces.index(PAD)
         self.fingerprint = _fingerprint("wordpiece", context_length, pieces)
         self._special = [token for token in SPECIAL_TOKENS if token in pieces]
         self._backend = wordpiece_backend(pieces)
@@ -78,7 +80,7 @@ class WordPieceTokenizer:
         )
         self._serialised = self._backend.to_str(pretty=True)
         self._backend.enable_truncation(context_length)
-        self._backend.enable_padding(length=context_length, pad_id=pieces.index(PAD), pad_token=PAD)
+        self._backend.enable_padding(length=context_length, pad_id=self.padding_id, pad_token=PAD)
 
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
         encodings = self._backend.encode_batch_fast([clean_caption(caption) for caption in captions])
@@ -120,6 +122,7 @@ class ClipTokenizer:
         self._bpe = import_open_clip().tokenizer.SimpleTokenizer(context_length=context_length)
         self._initial_cache = dict(self._bpe.cache)
         self.context_length = context_length
+        self.padding_id = 0
         self.vocab_size: int = self._bpe.vocab_size
         self.fingerprint = _fingerprint("clip_bpe", context_length, list(self._bpe.encoder))
 

@@ -102,9 +102,14 @@ def open_clip_model_cfg(spec: ModelSpec) -> dict[str, Any]:
 def open_clip_state(state: Mapping[str, Tensor], spec: ModelSpec) -> State:
     """A flipscale state dict as OpenCLIP's CLIP class expects it: fp32 on the CPU, contiguous.
 
-    The logit scale is clipped as in the forward pass, since OpenCLIP uses it as it is.
+    The logit scale is clipped as in the forward pass, since OpenCLIP uses it as it is. The decoder of the
+    reconstruction loss has done its work and is left out.
     """
-    tensors = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in state.items()}
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in state.items()
+        if not name.startswith("reconstruction.")
+    }
     if spec.vision.positions == "sincos":
         tensors[_POSITIONS] = sincos_positions(spec.vision.width, spec.vision.grid)
     if spec.vision.patch_bias:

@@ -230,14 +230,14 @@ def verify_against(
     asked = list(captions) if tokenizer is not None else []
     answers = _ask_open_clip(stock, pretrained, images, texts, asked)
     with torch.inference_mode():
-        image_features, text_features, scale, *bias = reference(images, texts)
-    if bool(bias) != ("logit_bias" in answers):
+        ours = reference(images, texts)
+    if (ours.bias is not None) != ("logit_bias" in answers):
         raise ExportMismatch(f"OpenCLIP loading {stock} and the model do not both have a logit bias")
     report = VerifyReport(
-        image_difference=_difference(image_features, answers["image_features"]),
-        text_difference=_difference(text_features, answers["text_features"]),
-        scale_difference=_difference(scale, answers["logit_scale"]) / float(scale),
-        bias_difference=max((_difference(b, answers["logit_bias"]) for b in bias), default=0.0),
+        image_difference=_difference(ours.images, answers["image_features"]),
+        text_difference=_difference(ours.texts, answers["text_features"]),
+        scale_difference=_difference(ours.scale, answers["logit_scale"]) / float(ours.scale),
+        bias_difference=0.0 if ours.bias is None else _difference(ours.bias, answers["logit_bias"]),
         captions=len(asked),
         open_clip_version=importlib.metadata.version("open_clip_torch"),
     )

@@ -1,20 +1,23 @@
 """The weights of a model at another image size or another patch size.
 
-Three things depend on these sizes. Fixed sin-cos positions are computed, not kept: a model of the new shape
+Four things depend on these sizes. Fixed sin-cos positions are computed, not kept: a model of the new shape
 has those of its own grid. Learned positions are a picture of one pixel a patch, and are resized like one:
 bicubic, antialiased, the class token's left as it is, which is what OpenCLIP and timm do on loading. Patch
 kernels are resized by the pseudo-inverse of the resizing of patches (Beyer et al., FlexiViT, section 3.4): of
 all kernels of the new size it takes those whose products with resized patches are nearest to the old products
 with the patches themselves. Resizing a kernel as if it were an image would also change how strongly it
-answers, by the ratio of the areas (14 px for 16: by 0.77), which the pseudo-inverse does not.
+answers, by the ratio of the areas (14 px for 16: by 0.77), which the pseudo-inverse does not. What paints
+the hidden patches for the reconstruction loss is resized as the picture that it paints.
 
 The resizing runs on the CPU and within fp32, whatever the weights' dtype.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from flipscale.errors import UserError
@@ -26,6 +29,7 @@ State = dict[str, Tensor]
 
 KERNEL = "visual.conv1.weight"
 POSITIONS = "visual.positional_embedding"
+PAINTING = ("reconstruction.pixels.weight", "reconstruction.pixels.bias")
 
 
 def resample_state(state: Mapping[str, Tensor], from_spec: ModelSpec, to_spec: ModelSpec) -> State:
@@ -44,6 +48,9 @@ def resample_state(state: Mapping[str, Tensor], from_spec: ModelSpec, to_spec: M
         resampled[KERNEL] = _resized_kernel(state[KERNEL], to_spec.vision.patch_size)
     if POSITIONS in state and from_spec.vision.grid != to_spec.vision.grid:
         resampled[POSITIONS] = _resized_positions(state[POSITIONS], to_spec.vision.grid)
+    for name in PAINTING:
+        if name in state:
+            resampled[name] = _resized_painting(state[name], to_spec.vision.patch_size)
     wanted = shapes(to_spec)
     for name, tensor in resampled.items():
         if name not in wanted:
@@ -75,6 +82,18 @@ def _resized_kernel(kernel: Tensor, side: int) -> Tensor:
     return layers.resample_patch_embed(kernel, [side, side], interpolation="bicubic", antialias=True)
 
 
+def _resized_painting(layer: Tensor, side: int) -> Tensor:
+    """The weight (3 x old side x old side, width) or the bias (3 x old side x old side) for another side."""
+    pictures = layer.reshape(len(layer), -1).T  # (width or 1, pixels)
+    old = math.isqrt(pictures.shape[1] // 3)
+    if old == side:
+        return layer
+    resized = F.interpolate(
+        pictures.reshape(-1, 3, old, old).float(), size=(side, side), mode="bicubic", antialias=True
+    )
+    return resized.flatten(1).T.reshape(3 * side * side, *layer.shape[1:]).to(layer.dtype).contiguous()
+
+
 def _resized_positions(positions: Tensor, grid: int) -> Tensor:
     """(1 + old grid x old grid, width) to (1 + grid x grid, width); the class token comes first."""
     layers = import_timm("timm.layers")
@@ -82,3 +101,13 @@ def _resized_positions(positions: Tensor, grid: int) -> Tensor:
         positions[None], [grid, grid], num_prefix_tokens=1, interpolation="bicubic", antialias=True
     )
     return resized[0]
+
+
+def _resized_painting(painting: Tensor, side: int) -> Tensor:
+    """The layer that paints a patch, its rows 3 x old side x old side, or its bias, for patches of `side`."""
+    old = math.isqrt(len(painting) // 3)
+    if old == side:
+        return painting
+    pictures = painting.float().reshape(3, old, old, -1).permute(3, 0, 1, 2)  # (inputs or 1, 3, old, old)
+    resized = F.interpolate(pictures, size=(side, side), mode="bicubic", antialias=True)
+    return resized.permute(1, 2, 3, 0).reshape(3 * side * side, *painting.shape[1:]).to(painting.dtype)

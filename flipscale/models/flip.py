@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Unpack
 
+from flipscale.models.blocks import Transformer
 from flipscale.models.initialization import initial_value
+from flipscale.models.masking import hidden_patches
 from flipscale.models.presets import ModelSpec
+from flipscale.models.reconstruction import Reconstruction
 from flipscale.models.text import TextTransformer
 from flipscale.models.vision import VisionTransformer
 
 MAX_LOG_SCALE = math.log(100)
 
-Features = tuple[Tensor | None, Tensor | None, Unpack[tuple[Tensor, ...]]]
-"""Image features, text features, and what makes logits of them: the scale and, for some models, the bias."""
+
+class Features(NamedTuple):
+    """What the model makes of a batch; what was not given or asked for is None."""
+
+    images: Tensor | None
+    """(B, embed_dim), L2-normalised, at least fp32."""
+    texts: Tensor | None
+    """(B, embed_dim), likewise."""
+    scale: Tensor
+    """0-d factor of the logits, exp(clip(logit_scale, 0, ln 100)): outside the range the parameter gets no
+    gradient (section 3)."""
+    bias: Tensor | None
+    """0-d, to be added to every logit; only with `spec.logit_bias`."""
+    reconstruction: Tensor | None
+    """0-d loss of the decoder, where asked for; only with `spec.decoder`."""
 
 
 class FLIP(TextTransformer):
@@ -34,6 +50,13 @@ class FLIP(TextTransformer):
         # Shape (1,), not (): FSDP2 and DeepSpeed refuse scalar parameters.
         self.logit_scale = nn.Parameter(torch.empty(1))
         self.logit_bias = nn.Parameter(torch.empty(1)) if spec.logit_bias else None
+        self.reconstruction = None if spec.decoder is None else Reconstruction(spec)
+
+    @property
+    def transformers(self) -> tuple[Transformer, ...]:
+        """Those of `spec.towers`. Their blocks are what is recomputed, compiled and sharded one by one."""
+        towers = (self.visual.transformer, self.transformer)
+        return towers if self.reconstruction is None else (*towers, self.reconstruction.transformer)
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
@@ -42,36 +65,55 @@ class FLIP(TextTransformer):
             parameter.copy_(initial_value(name, parameter.shape, self.spec, seed))
 
     def forward(
-        self, images: Tensor | None = None, texts: Tensor | None = None, keep: Tensor | None = None
+        self,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
+        keep: Tensor | None = None,
+        keep_tokens: Tensor | None = None,
+        *,
+        reconstruct: bool = False,
     ) -> Features:
-        """L2-normalised features of what is given, at least fp32, the logit scale, and the bias if any.
+        """Features of what is given, and what makes logits of them.
 
         Args:
             images: (B, 3, S, S), uint8, or floats that are normalised already.
             texts: (B, context_length) int64 token ids.
             keep: (B, K) int64 ids of the visible patches; None for all.
-
-        Returns:
-            Image features (B, embed_dim) or None, text features (B, embed_dim) or None, and the 0-d scale
-            exp(clip(logit_scale, 0, ln 100)): outside the range the parameter gets no gradient (section 3).
-            With `spec.logit_bias` a fourth: the 0-d bias, to be added to every logit.
+            keep_tokens: (B, K) int64 slots of the visible tokens, ascending; None for all.
+            reconstruct: also compute the decoder's loss, where the model has a decoder. Where nothing is
+                hidden that loss is zero, with gradients of zero.
         """
-        image_features = None if images is None else _normalized(self.visual(images, keep))
-        text_features = None if texts is None else _normalized(self.text_features(texts))
-        log_scale = _at_least_fp32(self.logit_scale).clamp(0.0, MAX_LOG_SCALE)
-        scale = log_scale.squeeze(0).exp()
-        if self.logit_bias is None:
-            return image_features, text_features, scale
+        image_features, text_features, reconstruction = None, None, None
+        if images is not None:
+            tokens = self.visual.tokens(images, keep)
+            image_features = _normalized(self.visual.feature(tokens))
+        if texts is not None:
+            text_features = _normalized(self.text_features(texts, keep_tokens))
+        if images is not None and reconstruct and self.reconstruction is not None:
+            reconstruction = self._reconstruction_loss(self.reconstruction, tokens, images, keep)
+        scale = _at_least_fp32(self.logit_scale).clamp(0.0, MAX_LOG_SCALE).squeeze(0).exp()
         # A copy: a view would change with the update, and FSDP frees what it looks at.
-        return image_features, text_features, scale, _at_least_fp32(self.logit_bias).squeeze(0).clone()
+        bias = None if self.logit_bias is None else _at_least_fp32(self.logit_bias).squeeze(0).clone()
+        return Features(image_features, text_features, scale, bias, reconstruction)
+
+    def _reconstruction_loss(
+        self, decoder: Reconstruction, tokens: Tensor, images: Tensor, keep: Tensor | None
+    ) -> Tensor:
+        if keep is None:
+            # The sharding libraries expect a gradient of each parameter: one image, of which one patch is
+            # visible, gives the decoder's parameters gradients of zero.
+            first = torch.zeros(1, 1, dtype=torch.int64, device=images.device)
+            return 0.0 * self._reconstruction_loss(decoder, tokens[:1, :2].detach(), images[:1], first)
+        hidden = hidden_patches(keep, self.spec.vision.patches)
+        return decoder(tokens, keep, hidden, self.visual.conv1.pixels(images, hidden))
 
     def encode_image(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Normalised image features (B, embed_dim); arguments as in `forward`."""
-        return self(images=images, keep=keep)[0]
+        return self(images=images, keep=keep).images
 
-    def encode_text(self, texts: Tensor) -> Tensor:
+    def encode_text(self, texts: Tensor, keep_tokens: Tensor | None = None) -> Tensor:
         """Normalised text features (B, embed_dim); arguments as in `forward`."""
-        return self(texts=texts)[1]
+        return self(texts=texts, keep_tokens=keep_tokens).texts
 
 
 def build_model(spec: ModelSpec, seed: int = 0, device: torch.device | str = "cpu") -> FLIP:

@@ -38,11 +38,13 @@ def initial_value(name: str, shape: Sequence[int], spec: ModelSpec, seed: int) -
     parts = name.split(".")
     if len(parts) > 1 and parts[-2].startswith("ln_"):
         return value.fill_(1.0 if parts[-1] == "weight" else 0.0)
+    if parts[0] == "reconstruction":
+        return _fill_flip(value, name, spec, generator)  # which is also how MAE begins
     return (_fill_flip if spec.family == "flip" else _fill_clip)(value, name, spec, generator)
 
 
 def _fill_flip(value: Tensor, name: str, spec: ModelSpec, generator: torch.Generator) -> Tensor:
-    if name.endswith(("_embedding", "token_embedding.weight")):
+    if name.endswith(("_embedding", "token_embedding.weight", "mask_token")):
         return value.normal_(std=0.02, generator=generator)
     if name.endswith("bias"):
         return value.zero_()

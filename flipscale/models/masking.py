@@ -1,14 +1,19 @@
-"""Which patches the image encoder sees: a pure function of (seed, global sample position)."""
+"""Which patches and tokens the encoders see: a pure function of (seed, global sample position)."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from flipscale.errors import UserError
 
+TextMask = Literal["random", "prioritised"]
+
+_FIRST_TOKEN = 1 << 32
+"""Token slots are numbered from here on in the noise, and patches from 0: the two masks share nothing."""
 _WORD = 1 << 64
 _INCREMENT = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -64,6 +69,55 @@ def complementary_views(positions: Tensor, patches: int, mask_ratio: float, seed
     order = _noise(positions, patches, seed).argsort(dim=1, stable=True)
     ranks = torch.arange(views * kept, device=positions.device) % patches
     return order[:, ranks].unflatten(1, (views, kept)).sort(dim=2).values
+
+
+def visible_tokens(
+    tokens: Tensor,
+    positions: Tensor,
+    mask_ratio: float,
+    seed: int,
+    kind: TextMask,
+    pool: Literal["first", "argmax"],
+    padding_id: int,
+) -> Tensor | None:
+    """Draw the slots of each caption that the text encoder sees (paper, table 1c); replays as the patches do.
+
+    Every slot is as likely as another, except that the one whose output becomes the feature always stays:
+    without it there would be none. "prioritised" hides padding before any other token. The paper names no
+    such slot.
+
+    Args:
+        tokens: (B, T) int64 ids; where a caption ends in ids equal to `padding_id`, these are its padding.
+            (CLIP's "!" has the id of its padding, but is never the last token.)
+        positions: (B,) int64, global sample positions.
+        mask_ratio: share of the slots to hide, in [0, 1).
+        seed: of the run.
+        kind: of the mask.
+        pool: the slot that stays, as in `TextSpec`.
+        padding_id: of the tokenizer.
+
+    Returns:
+        (B, K) int64 slots, K = `visible_count`, ascending in each row; None where nothing is hidden.
+    """
+    length = tokens.shape[1]
+    kept = visible_count(length, mask_ratio)
+    if mask_ratio == 0.0:
+        return None
+    slots = torch.arange(length, device=tokens.device)
+    # 62 bits, so that a class goes before all noise: the pooled slot, then tokens, then padding.
+    rank = _shift_right(hash64(seed, positions[:, None], slots + _FIRST_TOKEN), 2)
+    if kind == "prioritised":
+        last = (slots * (tokens != padding_id)).amax(dim=1, keepdim=True)
+        rank = rank + (slots > last) * (1 << 62)
+    pooled = tokens.argmax(dim=1, keepdim=True) if pool == "argmax" else torch.zeros_like(tokens[:, :1])
+    rank = rank.scatter(1, pooled, -1)
+    return rank.topk(kept, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
+
+
+def hidden_patches(keep: Tensor, patches: int) -> Tensor:
+    """(B, patches - K) int64 ids, ascending, of the patches that are not in `keep` (B, K)."""
+    visible = torch.zeros(len(keep), patches, dtype=torch.uint8, device=keep.device).scatter_(1, keep, 1)
+    return visible.argsort(dim=1, stable=True)[:, : patches - keep.shape[1]]
 
 
 def _noise(positions: Tensor, patches: int, seed: int) -> Tensor:

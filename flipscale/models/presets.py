@@ -99,6 +99,13 @@ class ModelSpec:
     std: Triple
     logit_bias: bool = False
     """A learned bias on the logits, for the sigmoid loss; the logit scale then begins as SigLIP's."""
+    decoder: TowerSpec | None = None
+    """The transformer that reconstructs hidden patches while training (paper, table 1f)."""
+
+    @property
+    def towers(self) -> tuple[TowerSpec, ...]:
+        """Every transformer, in the order of `FLIP.transformers`."""
+        return (self.vision, self.text) if self.decoder is None else (self.vision, self.text, self.decoder)
 
 
 _Size = tuple[int, int, int]  # width, layers, heads
@@ -172,8 +179,12 @@ def preset(
     vocab_size: int | None = None,
     context_length: int | None = None,
     logit_bias: bool = False,
+    decoder: tuple[int, int, int] | None = None,
 ) -> ModelSpec:
     """The preset of this name, with the given sizes (pixels, tokens) in place of its own.
+
+    Args:
+        decoder: width, layers and heads of the transformer that reconstructs hidden patches, if any.
 
     Raises:
         UserError: the name is unknown, or the image size is no multiple of the patch size.
@@ -181,15 +192,25 @@ def preset(
     if name not in PRESETS:
         nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
         raise UserError(f"there is no model {name!r}; did you mean {nearest!r}? All: {', '.join(PRESETS)}")
-    spec = PRESETS[name]
-    vision = replace(
-        spec.vision,
-        image_size=image_size or spec.vision.image_size,
-        patch_size=patch_size or spec.vision.patch_size,
-    )
+    spec = resized(PRESETS[name], image_size, patch_size)
     text = replace(
         spec.text,
         vocab_size=vocab_size or spec.text.vocab_size,
         context_length=context_length or spec.text.context_length,
     )
-    return replace(spec, vision=vision, text=text, logit_bias=logit_bias)
+    tower = None
+    if decoder is not None:
+        width, layers, heads = decoder
+        vision = spec.vision
+        tower = TowerSpec(width=width, layers=layers, heads=heads, norm_eps=vision.norm_eps, gelu=vision.gelu)
+    return replace(spec, text=text, logit_bias=logit_bias, decoder=tower)
+
+
+def resized(spec: ModelSpec, image_size: int | None = None, patch_size: int | None = None) -> ModelSpec:
+    """The same model with the given sizes (pixels) in place of its own.
+
+    Raises:
+        UserError: the image size is no multiple of the patch size.
+    """
+    image, patch = image_size or spec.vision.image_size, patch_size or spec.vision.patch_size
+    return replace(spec, vision=replace(spec.vision, image_size=image, patch_size=patch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flipscale.models.blocks import LayerNorm, Transformer
@@ -27,14 +28,23 @@ class TextTransformer(nn.Module):
         self.ln_final = LayerNorm(text.width, eps=text.norm_eps)
         self.text_projection = nn.Parameter(torch.empty(text.width, spec.embed_dim))
 
-    def text_features(self, texts: Tensor) -> Tensor:
+    def text_features(self, texts: Tensor, keep_tokens: Tensor | None = None) -> Tensor:
         """Features (B, embed_dim), not normalised, of (B, context_length) int64 token ids.
 
         Padding is attended to like any token, as in FLIP's released code and in OpenCLIP.
+
+        Args:
+            texts: token ids.
+            keep_tokens: (B, K) int64 slots that are embedded and computed, ascending, each at its own
+                position; None for all. The pooled one must be among them (see `visible_tokens`).
         """
         assert texts.shape[1] == self.context_length, f"texts of shape {texts.shape}"
+        positions = self.positional_embedding
+        if keep_tokens is not None:
+            texts = texts.gather(1, keep_tokens)
+            positions = F.embedding(keep_tokens, positions)
         tokens = self.token_embedding(texts)
-        x = self.transformer(tokens + self.positional_embedding.to(tokens.dtype))
+        x = self.transformer(tokens + positions.to(tokens.dtype))
         if self.text_pool == "first":
             pooled = x[:, 0]
         else:

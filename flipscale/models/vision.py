@@ -29,7 +29,7 @@ def sincos_positions(width: int, grid: int) -> Tensor:
     return torch.cat([torch.zeros_like(table[:1]), table]).float()
 
 
-class _WithConstants(nn.Module):
+class WithConstants(nn.Module):
     """A module with computed buffers: fp32 and right whatever casts, moves or `to_empty` come over it."""
 
     @abstractmethod
@@ -47,7 +47,7 @@ class _WithConstants(nn.Module):
         return self
 
 
-class PatchEmbedding(_WithConstants):
+class PatchEmbedding(WithConstants):
     """The patch convolution, as a product over the visible patches alone.
 
     No pixel of a hidden patch is copied, normalised or embedded.
@@ -77,6 +77,11 @@ class PatchEmbedding(_WithConstants):
 
     def forward(self, images: Tensor, keep: Tensor | None) -> Tensor:
         """(B, 3, S, S) bytes or normalised floats, and (B, K) patch ids or None, to (B, K, width)."""
+        pixels = self.pixels(images, keep)
+        return F.linear(pixels.flatten(2).to(self.weight.dtype), self.weight.flatten(1), self.bias)
+
+    def pixels(self, images: Tensor, keep: Tensor | None) -> Tensor:
+        """The normalised pixels of these patches: (B, K, 3, side x side), of bytes at least fp32."""
         assert images.shape[-2:] == (self.image_size, self.image_size), f"images of shape {images.shape}"
         pixels = (
             all_pixels(images, self.patch_size)
@@ -86,7 +91,7 @@ class PatchEmbedding(_WithConstants):
         if images.dtype == torch.uint8:
             exact = torch.promote_types(self.weight.dtype, torch.float32)
             pixels = pixels.to(exact) * self.pixel_scale + self.pixel_shift
-        return F.linear(pixels.flatten(2).to(self.weight.dtype), self.weight.flatten(1), self.bias)
+        return pixels
 
 
 def all_pixels(images: Tensor, side: int) -> Tensor:
@@ -114,7 +119,7 @@ def visible_pixels(images: Tensor, keep: Tensor, side: int) -> Tensor:
     return runs.index_select(0, wanted.flatten()).view(batch, keep.shape[1], channels, side * side)
 
 
-class VisionTransformer(_WithConstants):
+class VisionTransformer(WithConstants):
     """ViT with a class token that is never masked; the feature is pooled after the final norm."""
 
     positional_embedding: Tensor
@@ -138,7 +143,11 @@ class VisionTransformer(_WithConstants):
         return {"positional_embedding": sincos_positions(self.spec.width, self.spec.grid)}
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Features (B, embed_dim), not normalised, of (B, 3, S, S) images.
+        """Features (B, embed_dim), not normalised, of (B, 3, S, S) images; see `tokens`."""
+        return self.feature(self.tokens(images, keep))
+
+    def tokens(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """What the tower makes of (B, 3, S, S) images, after the last norm: (B, 1 + K, width).
 
         Args:
             images: uint8, or floats that are normalised already.
@@ -152,6 +161,9 @@ class VisionTransformer(_WithConstants):
         patches = patches + positions.to(patches.dtype)
         class_token = (self.class_embedding + self.positional_embedding[0]).to(patches.dtype)
         x = torch.cat([class_token.expand(len(patches), 1, -1), patches], dim=1)
-        x = self.ln_post(self.transformer(self.ln_pre(x)))
-        pooled = x[:, 1:].mean(dim=1) if self.spec.pool == "patch_mean" else x[:, 0]
+        return self.ln_post(self.transformer(self.ln_pre(x)))
+
+    def feature(self, tokens: Tensor) -> Tensor:
+        """Pool and project tokens (B, 1 + K, width) to features (B, embed_dim)."""
+        pooled = tokens[:, 1:].mean(dim=1) if self.spec.pool == "patch_mean" else tokens[:, 0]
         return pooled @ self.proj

@@ -1,6 +1,6 @@
 """What one process keeps of a forward pass for its backward, in bytes, counted tensor by tensor.
 
-The counts follow models/blocks.py and models/vision.py and are held against what torch really keeps
+The counts follow flipscale/models and are held against what torch really keeps
 (tests/planning/test_activations.py): on a CPU they are right to 1 %. On CUDA two things differ, by torch's
 rules for autocast: attention runs in bf16 instead of fp32, and a norm keeps an fp32 copy of its bf16 input.
 """
@@ -63,16 +63,39 @@ def image_activations(
 
 
 def text_activations(
-    spec: ModelSpec, pairs: int, sharding: Sharding, sizes: ElementSizes
+    spec: ModelSpec, pairs: int, visible: int, sharding: Sharding, sizes: ElementSizes
 ) -> TowerActivations:
-    """Activations of the text tower for `pairs` captions; masking does not shorten them."""
+    """Activations of the text tower for `pairs` captions of `visible` tokens each."""
     text = spec.text
-    tokens = pairs * text.context_length
+    tokens = pairs * visible
+    ids = tokens * 8 if visible < text.context_length else 0  # else they are the batch's own
     # The pooled position is a view, which keeps all positions alive; picking one by argmax makes a copy.
     last = (tokens if text.pool == "first" else pairs) * text.width * sizes.exact
     pooled = pairs * text.width * sizes.product
     blocks = _blocks(text, tokens, pairs, sizes.exact, sharding, sizes)
-    return TowerActivations(blocks.kept + last + pooled + _feature(spec, pairs, sizes), blocks.recomputed)
+    kept = blocks.kept + ids + last + pooled + _feature(spec, pairs, sizes)
+    return TowerActivations(kept, blocks.recomputed)
+
+
+def decoder_activations(
+    spec: ModelSpec, pairs: int, visible: int, sharding: Sharding, sizes: ElementSizes
+) -> TowerActivations:
+    """Activations of the reconstruction for `pairs` images of `visible` patches each; none without a decoder
+    or where nothing is hidden."""
+    decoder, vision = spec.decoder, spec.vision
+    if decoder is None or visible == vision.patches:
+        return TowerActivations(0, 0)
+    tokens, hidden = pairs * (vision.patches + 1), pairs * (vision.patches - visible)
+    # Where a class token is the feature, the tower's tokens are kept already.
+    given = pairs * (visible + 1) * vision.width * sizes.product if vision.pool == "patch_mean" else 0
+    # The last norm takes a view, which keeps all tokens alive, unless it takes a copy.
+    last = hidden * sizes.exact if sizes.norm_copies else tokens * sizes.product
+    last *= decoder.width
+    normed = hidden * decoder.width * sizes.product + 2 * hidden * sizes.exact
+    error = hidden * 3 * vision.patch_size**2 * sizes.exact
+    blocks = _blocks(decoder, tokens, pairs, sizes.product, sharding, sizes)
+    # Beside the error there are once the pixels, the patches normalised, and what is painted.
+    return TowerActivations(blocks.kept + given + last + normed + error, max(blocks.recomputed, 3 * error))
 
 
 def recomputing_blocks(layers: int, mode: str) -> int:
@@ -94,8 +117,10 @@ def weight_copies(spec: ModelSpec, sharding: Sharding, sizes: ElementSizes) -> i
     if sizes.product == sizes.exact:
         return 0
     copied = (spec.vision.width + spec.text.width) * spec.embed_dim  # the projections
+    if spec.decoder is not None:
+        copied += spec.decoder.width * (spec.vision.width + 3 * spec.vision.patch_size**2)
     if sharding.strategy not in ("fsdp", "hsdp"):
-        for tower in (spec.vision, spec.text):
+        for tower in spec.towers:
             whole = tower.layers - recomputing_blocks(tower.layers, sharding.activation_checkpointing)
             copied += whole * block_matrices(tower)
     return copied * sizes.product

@@ -16,10 +16,13 @@ class ForwardMacs:
 
     image: int
     text: int
+    decoder: int = 0
+    """Of the reconstruction, where patches are hidden. In phases that hide none it runs on one image of a
+    batch, for the sake of the sharding libraries; that is left out."""
 
     @property
     def total(self) -> int:
-        return self.image + self.text
+        return self.image + self.text + self.decoder
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,14 @@ class ParameterCount:
     text: int
     """Text tower without its projection."""
     total: int
-    """Everything: both towers, both projections, the logit scale and bias."""
+    """Everything: towers, both projections, the logit scale and bias, the decoder."""
+    decoder: int = 0
+    """What reconstructs hidden patches."""
 
 
-def forward_macs(spec: ModelSpec, mask_ratio: float = 0.0, *, embed_hidden: bool = False) -> ForwardMacs:
+def forward_macs(
+    spec: ModelSpec, mask_ratio: float = 0.0, text_mask_ratio: float = 0.0, *, embed_hidden: bool = False
+) -> ForwardMacs:
     """MACs of one pair: patch embedding and class token, blocks with attention products, projections.
 
     Norms, GELU and softmax are left out, and causal attention counts whole, as is usual.
@@ -42,16 +49,28 @@ def forward_macs(spec: ModelSpec, mask_ratio: float = 0.0, *, embed_hidden: bool
     Args:
         spec: of the model.
         mask_ratio: share of the patches hidden.
+        text_mask_ratio: share of the caption's slots hidden.
         embed_hidden: count the paper's code, which embeds every patch and then drops the hidden ones.
     """
     vision, text = spec.vision, spec.text
     visible = visible_count(vision.patches, mask_ratio)
     embedded = vision.patches if embed_hidden else visible
     embedding = embedded * 3 * vision.patch_size**2 * vision.width
+    tokens = visible_count(text.context_length, text_mask_ratio)
     return ForwardMacs(
         image=embedding + _blocks(vision, visible + 1) + vision.width * spec.embed_dim,
-        text=_blocks(text, text.context_length) + text.width * spec.embed_dim,
+        text=_blocks(text, tokens) + text.width * spec.embed_dim,
+        decoder=_decoder(spec, visible) if mask_ratio else 0,
     )
+
+
+def _decoder(spec: ModelSpec, visible: int) -> int:
+    """models/reconstruction.py: the way in, the blocks over all patches, the pixels of the hidden ones."""
+    decoder, vision = spec.decoder, spec.vision
+    if decoder is None:
+        return 0
+    pixels = (vision.patches - visible) * decoder.width * 3 * vision.patch_size**2
+    return (visible + 1) * vision.width * decoder.width + _blocks(decoder, vision.patches + 1) + pixels
 
 
 def _blocks(tower: TowerSpec, tokens: int) -> int:
@@ -60,9 +79,22 @@ def _blocks(tower: TowerSpec, tokens: int) -> int:
     return tower.layers * tokens * (matrices + attention)
 
 
-def training_flops(spec: ModelSpec, samples: int, mask_ratio: float) -> int:
-    """FLOPs of training on `samples` pairs: forward, and twice as much backward; no recomputation."""
-    return 3 * 2 * forward_macs(spec, mask_ratio).total * samples
+def training_flops(
+    spec: ModelSpec,
+    samples: int,
+    mask_ratio: float,
+    text_mask_ratio: float = 0.0,
+    *,
+    forward_twice: bool = False,
+) -> int:
+    """FLOPs of training on `samples` pairs: forward, and twice as much backward; no recomputation.
+
+    Args:
+        forward_twice: count GradCache's second forward of both towers.
+    """
+    macs = forward_macs(spec, mask_ratio, text_mask_ratio)
+    again = macs.image + macs.text if forward_twice else 0
+    return 2 * (3 * macs.total + again) * samples
 
 
 def flop_ratio(spec: ModelSpec, mask_ratio: float, *, embed_hidden: bool = False) -> float:
@@ -79,5 +111,7 @@ def parameter_count(spec: ModelSpec) -> ParameterCount:
         sizes.get(name, 0) for name in ("visual.proj", "text_projection", "logit_scale", "logit_bias")
     )
     vision = sum(size for name, size in sizes.items() if name.startswith("visual.")) - sizes["visual.proj"]
+    decoder = sum(size for name, size in sizes.items() if name.startswith("reconstruction."))
     total = sum(sizes.values())
-    return ParameterCount(vision=vision, text=total - outside - vision, total=total)
+    text = total - outside - vision - decoder
+    return ParameterCount(vision=vision, text=text, total=total, decoder=decoder)

@@ -19,11 +19,13 @@ from flipscale.planning.activations import (
     Device,
     ElementSizes,
     block_matrices,
+    decoder_activations,
     image_activations,
     text_activations,
     weight_copies,
 )
 from flipscale.planning.flops import parameter_count
+from flipscale.shapes import phase_specs
 
 # DeepSpeed's reduce_bucket_size: a buffer of this many elements, whatever the size of the model.
 _DEEPSPEED_BUCKET = 500_000_000
@@ -77,32 +79,44 @@ def estimate(job: Job, spec: ModelSpec, world_size: int, device: Device = "cuda"
     """Memory of one of `world_size` processes, for each phase of `job`.
 
     Args:
-        spec: the shape of the job's model.
+        spec: the shape of the job's model, where a phase says nothing else.
         device: "cpu" counts what torch does there; see `activations`.
     """
-    sizes = ElementSizes.of(job.sharding.precision, device)
-    state = _state(job, spec, world_size, sizes)
-    return tuple(_phase_memory(job, spec, phase, world_size, device, state) for phase in job.phases)
+    shapes = phase_specs(spec, job)
+    largest = -(-max(phase.batch_size for phase in job.phases) // world_size)
+    # Two batches ahead (Stream._prefetch), the one in use, and its chunks while they are joined.
+    loader = 4 * largest * max(map(_pair, shapes))
+    return tuple(
+        _phase_memory(job, shape, phase, world_size, device, loader)
+        for shape, phase in zip(shapes, job.phases, strict=True)
+    )
+
+
+def _pair(spec: ModelSpec) -> int:
+    """Bytes of a pair on its way to the device: pixels, tokens, position."""
+    return 3 * spec.vision.image_size**2 + 8 * (spec.text.context_length + 1)
 
 
 def _phase_memory(
-    job: Job, spec: ModelSpec, phase: Phase, world_size: int, device: Device, state: _State
+    job: Job, spec: ModelSpec, phase: Phase, world_size: int, device: Device, loader: int
 ) -> PhaseMemory:
     sharding = job.sharding
     sizes = ElementSizes.of(sharding.precision, device)
+    state = _state(job, spec, world_size, sizes)
     local = -(-phase.batch_size // world_size)
     pairs = min(local, sharding.micro_batch or local)
     visible = visible_count(spec.vision.patches, phase.mask_ratio)
     image = image_activations(spec, pairs, visible, sharding, sizes)
-    text = text_activations(spec, pairs, sharding, sizes)
-    # The text tower's backward comes first and frees what it kept.
-    activations = max(image.kept + text.kept + text.recomputed, image.kept + image.recomputed)
+    visible_tokens = visible_count(spec.text.context_length, phase.text_mask_ratio)
+    text = text_activations(spec, pairs, visible_tokens, sharding, sizes)
+    decoder = decoder_activations(spec, pairs, visible, sharding, sizes)
+    # The backward of what came last, the decoder, comes first and frees what it kept; then the text tower's.
+    activations, below = 0, 0
+    for part in (image, text, decoder):
+        below += part.kept
+        activations = max(activations, below + part.recomputed)
 
-    kept_ids = visible * 8 if phase.mask_ratio else 0
-    pair = 3 * spec.vision.image_size**2 + 8 * (spec.text.context_length + 1)
-    largest = -(-max(phase.batch_size for phase in job.phases) // world_size)
-    # Two batches ahead (Stream._prefetch), the one in use, and its chunks while they are joined.
-    loader = 4 * largest * pair
+    kept_ids = (visible * 8 if phase.mask_ratio else 0) + (visible_tokens * 8 if phase.text_mask_ratio else 0)
     gradients = state.gradients
     if sharding.strategy in ("ddp", "fsdp", "hsdp", "zero1") and pairs < local:
         # Reduced in the last micro-batch alone; until then every process adds up whole ones.
@@ -114,7 +128,7 @@ def _phase_memory(
         gathered=state.gathered + weight_copies(spec, sharding, sizes),
         activations=activations,
         loss=_loss(job, spec, local, pairs, world_size, device),
-        batch=local * (pair + kept_ids),
+        batch=local * (_pair(spec) + kept_ids),
         host=state.host + loader,
     )
 
@@ -148,7 +162,7 @@ def _state(job: Job, spec: ModelSpec, world_size: int, sizes: ElementSizes) -> _
         case "fairscale_oss":
             return _State(whole, whole, 2 * share, 0, whole + 2 * share)
         case "fairscale_fsdp":
-            largest = max(block_matrices(spec.vision), block_matrices(spec.text)) * sizes.exact
+            largest = max(block_matrices(tower) for tower in spec.towers) * sizes.exact
             outer = _outer(spec) * sizes.exact
             return _State(share, share, 2 * share, 4 * largest + 2 * outer, 3 * share)
         case _:
@@ -175,15 +189,15 @@ def _fsdp_gathered(job: Job, spec: ModelSpec, sizes: ElementSizes) -> int:
     buffer that weights arrive in is there beside the weights.
     """
     outer = _outer(spec)
-    largest = max(block_matrices(spec.vision), block_matrices(spec.text))
+    largest = max(block_matrices(tower) for tower in spec.towers)
     held = 2 * largest
     if not job.sharding.reshard_after_forward:
-        held = sum(tower.layers * block_matrices(tower) for tower in (spec.vision, spec.text))
+        held = sum(tower.layers * block_matrices(tower) for tower in spec.towers)
     in_blocks = (held + largest + largest) * sizes.product + largest * sizes.exact
     return in_blocks + 2 * outer * sizes.exact
 
 
 def _outer(spec: ModelSpec) -> int:
     """Parameters outside of the blocks: embeddings, projections, last norms."""
-    blocks = sum(tower.layers * block_matrices(tower) for tower in (spec.vision, spec.text))
+    blocks = sum(tower.layers * block_matrices(tower) for tower in spec.towers)
     return parameter_count(spec).total - blocks

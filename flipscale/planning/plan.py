@@ -20,6 +20,7 @@ from flipscale.planning.throughput import (
     speed,
     training_seconds,
 )
+from flipscale.shapes import phase_specs
 from flipscale.sharding.strategy import check_sharding
 
 
@@ -30,6 +31,9 @@ class PhasePlan:
     steps: int
     batch_size: int
     mask_ratio: float
+    text_mask_ratio: float
+    image_size: int  # pixels
+    patch_size: int
     peak_lr: float
     warmup: int  # samples
     flops_per_sample: int  # forward and backward
@@ -45,9 +49,10 @@ class PhasePlan:
 @dataclass(frozen=True)
 class Plan:
     model: str
-    parameters: int
+    parameters: int  # at the end; a phase of another patch or image size may have slightly more or fewer
     vision_parameters: int
     text_parameters: int
+    decoder_parameters: int  # of the reconstruction; none in the exported model
     state_bytes: int  # of one checkpoint: weights and both AdamW moments
     samples: int
     steps: int
@@ -76,11 +81,12 @@ def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_
     check_world_size(on.gpus, job.data.lanes)
     check_sharding(job.sharding, on.gpus, "cuda")
     spec = model_shape(job)
-    count = parameter_count(spec)
+    shapes = phase_specs(spec, job)
+    count = parameter_count(shapes[-1])
     memories = estimate(job, spec, on.gpus)
     phases = tuple(
-        _phase_plan(span, spec, memory, on, job.sharding.micro_batch, images_per_core)
-        for span, memory in zip(budget.spans, memories, strict=True)
+        _phase_plan(span, shape, memory, on, job.sharding.micro_batch, images_per_core)
+        for span, shape, memory in zip(budget.spans, shapes, memories, strict=True)
     )
     fit = all(phase.fits for phase in phases)
     seconds = sum(phase.seconds for phase in phases)
@@ -89,6 +95,7 @@ def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_
         parameters=count.total,
         vision_parameters=count.vision,
         text_parameters=count.text,
+        decoder_parameters=count.decoder,
         state_bytes=state_bytes(job),
         samples=budget.total,
         steps=budget.steps,
@@ -105,7 +112,7 @@ def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_
 
 
 def model_shape(job: Job) -> ModelSpec:
-    """The job's model with its preset's vocabulary: no tokenizer is read."""
+    """The job's model with its preset's vocabulary: no tokenizer is read. A phase may have another shape."""
     source = job.data.tokenizer
     default_length = WORDPIECE_LENGTH if source.kind == "wordpiece" else CLIP_LENGTH
     return preset(
@@ -114,12 +121,14 @@ def model_shape(job: Job) -> ModelSpec:
         patch_size=job.model.patch_size,
         context_length=source.context_length or default_length,
         logit_bias=job.loss.kind == "sigmoid",
+        decoder=job.loss.decoder,
     )
 
 
 def state_bytes(job: Job) -> int:
-    """Size of a checkpoint: weights and both AdamW moments."""
-    return 3 * parameter_count(model_shape(job)).total * (8 if job.sharding.precision == "fp64" else 4)
+    """Size of the largest checkpoint: weights and both AdamW moments."""
+    largest = max(parameter_count(shape).total for shape in phase_specs(model_shape(job), job))
+    return 3 * largest * (8 if job.sharding.precision == "fp64" else 4)
 
 
 def cluster_gpus(job: Job) -> int:
@@ -135,15 +144,19 @@ def _phase_plan(
     images_per_core: float,
 ) -> PhasePlan:
     phase = span.phase
-    per_sample = training_flops(spec, 1, phase.mask_ratio)
+    masked = (phase.mask_ratio, phase.text_mask_ratio)
+    per_sample = training_flops(spec, 1, *masked)
     in_parts = micro_batch is not None and micro_batch < -(-phase.batch_size // on.gpus)
-    seconds = training_seconds(on, spec, phase.samples, phase.mask_ratio, forward_twice=in_parts)
+    seconds = training_seconds(on, spec, phase.samples, *masked, forward_twice=in_parts)
     return PhasePlan(
         name=phase.name,
         samples=phase.samples,
         steps=span.steps,
         batch_size=phase.batch_size,
         mask_ratio=phase.mask_ratio,
+        text_mask_ratio=phase.text_mask_ratio,
+        image_size=spec.vision.image_size,
+        patch_size=spec.vision.patch_size,
         peak_lr=span.peak_lr,
         warmup=phase.warmup,
         flops_per_sample=per_sample,

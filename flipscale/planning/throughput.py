@@ -81,17 +81,23 @@ def speed(gpu: str, gpus: int, mfu: float | None = None, images_per_second: floa
 
 
 def training_seconds(
-    speed: Speed, spec: ModelSpec, samples: int, mask_ratio: float, *, forward_twice: bool = False
+    speed: Speed,
+    spec: ModelSpec,
+    samples: int,
+    mask_ratio: float,
+    text_mask_ratio: float = 0.0,
+    *,
+    forward_twice: bool = False,
 ) -> float:
     """Seconds of training on `samples` pairs; neither start-up, waiting for data, nor queues are in it.
 
     Args:
-        forward_twice: GradCache's second forward, a third more work. Activation checkpointing is not counted:
+        forward_twice: count GradCache's second forward. Activation checkpointing is not counted:
             the runs that the default MFU comes from have it, too.
     """
     if speed.images_per_second is not None:
         return samples / speed.images_per_second
-    flops = training_flops(spec, samples, mask_ratio) * (4 / 3 if forward_twice else 1.0)
+    flops = training_flops(spec, samples, mask_ratio, text_mask_ratio, forward_twice=forward_twice)
     return flops / (speed.gpu.peak_flops * speed.gpus * speed.mfu)
 
 

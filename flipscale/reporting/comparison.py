@@ -15,21 +15,12 @@ from flipscale.evaluation.evaluate import Evaluated, check_sets, evaluate_outcom
 from flipscale.evaluation.metrics import Classified, Outcome, difference, interval, measure
 from flipscale.reporting.contestants import Contestant, Entrant, load
 from flipscale.reporting.neighbours import Example, Neighbours, examples, nearest_captions
+from flipscale.reporting.scores import NAMES
 from flipscale.run_directory import RunDirectory, recorded_job
 from flipscale.world import World
 
 EXAMPLES = 6
 PICTURE_SIDE = 224  # pixels
-_NAMES = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "mean_per_class": "mean per class",
-    "top1_top5_mean": "mean of top-1 and top-5",
-    "roc_auc": "ROC AUC",
-    "map_11_point": "11-point mAP",
-    "image_to_text_R@1": "image to text R@1",
-    "text_to_image_R@1": "text to image R@1",
-}
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class Figure:
 
     @property
     def name(self) -> str:
-        return f"{self.set}, {_NAMES.get(self.metric, self.metric)}"
+        return f"{self.set}, {NAMES.get(self.metric, self.metric)}"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ from flipscale.orchestration.ledger import read_ledger
 from flipscale.planning.flops import parameter_count, training_flops
 from flipscale.reporting.reference import PublishedModel, published_models
 from flipscale.run_directory import RunDirectory, committed_samples, recorded_job
+from flipscale.shapes import phase_specs
 from flipscale.trained import load_trained
 from flipscale.training.checkpoint import MANIFEST, directory_name
+from flipscale.training.setup import model_spec
 from flipscale.world import World
 
 
@@ -54,6 +56,8 @@ class Contestant:
     job: Job | None = None
     run: RunDirectory | None = None
     spec: ModelSpec | None = None
+    shapes: tuple[ModelSpec, ...] = ()
+    """Of the job's phases."""
     published: PublishedModel | None = None
 
 
@@ -83,6 +87,7 @@ def load(entrant: Entrant, world: World) -> tuple[Contestant, Encoder]:
     if entrant.kind == "export":
         samples = _provenance(Path(entrant.source)).get("samples_seen")
     phases = job.phases if job is not None else ()
+    shapes = phase_specs(model_spec(job, trained.tokenizer), job) if job is not None else ()
     contestant = Contestant(
         label=entrant.label,
         source=entrant.source,
@@ -92,20 +97,22 @@ def load(entrant: Entrant, world: World) -> tuple[Contestant, Encoder]:
         image_size=spec.vision.image_size,
         samples_seen=samples,
         batch=phases[0].batch_size if phases else None,
-        training_flops=flops_at(job, spec, samples) if job is not None and samples is not None else None,
+        training_flops=flops_at(job, shapes, samples) if job is not None and samples is not None else None,
         gpu_hours=gpu_hours_at(entrant.run, samples) if entrant.run is not None and samples else None,
         job=job,
         run=entrant.run,
         spec=spec,
+        shapes=shapes,
     )
     return contestant, Encoder(trained.model, trained.tokenizer, spec.vision.image_size, world)
 
 
-def flops_at(job: Job, spec: ModelSpec, samples: int) -> float:
-    """FLOPs of the job's first `samples` samples, forward and backward."""
+def flops_at(job: Job, shapes: Sequence[ModelSpec], samples: int) -> float:
+    """FLOPs of the job's first `samples` samples, forward and backward; `shapes` are those of its phases."""
     total, left = 0, samples
-    for phase in job.phases:
-        total += training_flops(spec, min(left, phase.samples), phase.mask_ratio)
+    for phase, spec in zip(job.phases, shapes, strict=True):
+        seen = min(left, phase.samples)
+        total += training_flops(spec, seen, phase.mask_ratio, phase.text_mask_ratio)
         left = max(0, left - phase.samples)
     return float(total)
 

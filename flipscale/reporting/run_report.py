@@ -94,9 +94,13 @@ def _headlines(material: RunMaterial) -> list[Headline]:
         lines.append(Headline(f"{loss:.3f}", "loss of the last log line"))
     if material.evaluations:
         lines += [
-            Headline(f"{score.value:.1%}", f"{score.set}, {score.measure}", f"chance {score.chance:.1%}")
+            Headline(
+                f"{score.value:.1%}",
+                f"{score.set}, {score.measure}",
+                "" if score.chance is None else f"chance {score.chance:.1%}",
+            )
             for score in scores_of(material.evaluations[-1])
-            if score.measure == "top-1" and score.chance is not None
+            if score.kind == "zero_shot" and score.leading
         ][:2]
     speed = status.speed.effective_images_per_second
     if speed:

@@ -22,7 +22,17 @@ class Score:
     """Whether it stands for its set where there is room for few."""
 
 
-_ZERO_SHOT = (("top-1", "top1", True), ("top-5", "top5", False), ("mean per class", "mean_per_class", False))
+NAMES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "mean_per_class": "mean per class",
+    "top1_top5_mean": "mean of top-1 and top-5",
+    "roc_auc": "ROC AUC",
+    "map_11_point": "11-point mAP",
+    "image_to_text_R@1": "image to text R@1",
+    "text_to_image_R@1": "text to image R@1",
+}
+_BESIDE = ("top1", "top5", "mean_per_class")  # of every set with one label an image
 _DIRECTIONS = (("image to text", "image_to_text"), ("text to image", "text_to_image"))
 
 
@@ -32,12 +42,29 @@ def scores_of(document: Mapping[str, Any]) -> list[Score]:
     scores: list[Score] = []
     for name, results in _sets(document, "zero_shot"):
         classes, images = results.get("classes"), results.get("samples", 0)
-        for measure, key, leading in _ZERO_SHOT:
-            if not isinstance(results.get(key), (int, float)):
+        own = results.get("metric", "top1")
+        values = {
+            **{key: results.get(key) for key in _BESIDE},
+            own: results.get("value", results.get("top1")),
+        }
+        for metric in dict.fromkeys((own, *values)):
+            value = values[metric]
+            if not isinstance(value, (int, float)):
                 continue
-            guessed = min(5, classes) if key == "top5" and classes else 1
-            chance = guessed / classes if classes else None
-            scores.append(Score("zero_shot", name, measure, results[key], chance, images, samples, leading))
+            guessed = {"top1": 1, "mean_per_class": 1, "top5": min(5, classes or 5)}.get(metric)
+            chance = guessed / classes if classes and guessed else None
+            scores.append(
+                Score(
+                    "zero_shot",
+                    name,
+                    NAMES.get(metric, metric),
+                    value,
+                    chance,
+                    images,
+                    samples,
+                    metric == own,
+                )
+            )
     for name, results in _sets(document, "retrieval"):
         images, texts = results.get("images", 0), results.get("texts", 0)
         for direction, key in _DIRECTIONS:

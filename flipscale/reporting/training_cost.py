@@ -101,8 +101,8 @@ def recorded(record: dict[str, Any], figure: Figure) -> float | None:
 
 def _flops(result: Result, samples: int) -> float | None:
     contestant = result.contestant
-    if contestant.job is not None and contestant.spec is not None:
-        return flops_at(contestant.job, contestant.spec, samples)
+    if contestant.job is not None:
+        return flops_at(contestant.job, contestant.shapes, samples)
     return contestant.training_flops
 
 

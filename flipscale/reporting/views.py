@@ -20,6 +20,7 @@ from flipscale.data.storage import Patience, Storage
 from flipscale.data.tokenizer import Tokenizer, load_tokenizer
 from flipscale.models.masking import visible_patches
 from flipscale.run_directory import RunDirectory
+from flipscale.shapes import phase_specs
 from flipscale.training.setup import model_spec
 
 _PATIENCE = Patience(pauses=(0.2,), attempt=10.0)  # a report does without images rather than wait for them
@@ -45,16 +46,17 @@ def training_views(run: RunDirectory, job: Job, samples_seen: int, each: int) ->
     source = job.data.tokenizer
     vocab = str(run.tokenizer) if source.kind == "wordpiece" else None
     tokenizer = _Recording(load_tokenizer(source.kind, vocab, source.context_length))
-    spec = model_spec(job, tokenizer)
-    reader = _reader(run, job, tokenizer, spec.vision.image_size)
+    specs = phase_specs(model_spec(job, tokenizer), job)
+    reader = _reader(run, job, tokenizer, specs[0].vision.image_size)
     views: list[TrainingView] = []
     for span in Budget.of(job.phases, job.data.lanes).spans:
         stop = min(span.stop, max(samples_seen, each)) if span.index == 0 else min(span.stop, samples_seen)
         if stop <= span.start:
             break
         places = np.linspace(span.start, stop - 1, each).astype(np.int64)
-        chunk = reader.read(places)
-        keep = visible_patches(chunk.positions, spec.vision.patches, span.phase.mask_ratio, job.seed)
+        vision = specs[span.index].vision
+        chunk = reader.read(places, vision.image_size)
+        keep = visible_patches(chunk.positions, vision.patches, span.phase.mask_ratio, job.seed)
         for number, position in enumerate(places.tolist()):
             visible = None if keep is None else tuple(keep[number].tolist())
             pixels = chunk.images[number].numpy()
@@ -66,7 +68,7 @@ def training_views(run: RunDirectory, job: Job, samples_seen: int, each: int) ->
                     tokenizer.captions[number],
                     pixels,
                     visible,
-                    spec.vision.grid,
+                    vision.grid,
                 )
             )
     return views

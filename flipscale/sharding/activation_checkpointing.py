@@ -25,7 +25,7 @@ _KEPT = frozenset(operator.default for operator in (*_MATRIX_PRODUCTS, *_ATTENTI
 
 
 def apply_activation_checkpointing(model: FLIP, mode: str) -> None:
-    """Recompute activations of both towers' blocks in the backward; nothing is renamed.
+    """Recompute activations of every tower's blocks in the backward; nothing is renamed.
 
     Call it before compiling and before sharding the blocks.
 
@@ -39,7 +39,7 @@ def apply_activation_checkpointing(model: FLIP, mode: str) -> None:
     recompute: Any = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # there is no dropout
     if mode == "selective":
         recompute = partial(recompute, context_fn=partial(create_selective_checkpoint_contexts, _policy))
-    for tower in (model.visual.transformer, model.transformer):
+    for tower in model.transformers:
         for block in tower.resblocks[::every]:
             # Not a wrapping module, whose name would enter the names of the parameters.
             block.forward = partial(recompute, block.forward)

@@ -53,3 +53,6 @@ class AdamWHeld:
     def restore(self, fill: Callable[[dict[str, Tensor]], None], updates: int) -> None:
         fill(dict(self._state_of(self._parameters)))
         adamw.set_updates(self._optimizer, updates)
+
+    def release(self) -> None:
+        """Nothing holds on to the model."""

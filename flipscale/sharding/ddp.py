@@ -41,9 +41,17 @@ class DataParallel(AdamWHeld):
                     gradient_as_bucket_view=True,
                 )
 
-    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
+    def forward(
+        self,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
+        keep: Tensor | None = None,
+        keep_tokens: Tensor | None = None,
+        *,
+        reconstruct: bool = False,
+    ) -> Features:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16"):
-            return self._wrapped(images, texts, keep)
+            return self._wrapped(images, texts, keep, keep_tokens, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:

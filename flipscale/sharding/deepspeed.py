@@ -57,8 +57,16 @@ class ZeroSharded:
         self._zero: Any = self._engine.optimizer
         self._create_moments()
 
-    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
-        return self._engine(images, texts, keep)
+    def forward(
+        self,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
+        keep: Tensor | None = None,
+        keep_tokens: Tensor | None = None,
+        *,
+        reconstruct: bool = False,
+    ) -> Features:
+        return self._engine(images, texts, keep, keep_tokens, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
@@ -128,6 +136,15 @@ class ZeroSharded:
         self._zero.refresh_fp32_params()
         for moments in self._optimizer.state.values():
             moments["step"].fill_(updates)
+
+    def release(self) -> None:
+        self._engine.destroy()
+        if self._stage == 3:
+            from deepspeed.runtime.zero import parameter_offload
+
+            # Its stack of the modules in a forward begins with every engine's model, and keeps it for good.
+            stack = parameter_offload.FWD_MODULE_STACK
+            stack[:] = [module for module in stack if module is not self._engine.module]
 
     def _write_moment(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
         if self._stage < 3:

@@ -65,8 +65,16 @@ class OptimizerStateSharded:
             )
         self._wrapped.refresh_trainable()  # else it waits for the first forward, which may be without a graph
 
-    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
-        return self._wrapped(images, texts, keep)
+    def forward(
+        self,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
+        keep: Tensor | None = None,
+        keep_tokens: Tensor | None = None,
+        *,
+        reconstruct: bool = False,
+    ) -> Features:
+        return self._wrapped(images, texts, keep, keep_tokens, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
@@ -115,6 +123,9 @@ class OptimizerStateSharded:
         fill(self._weights() | self._owned_moments())
         adamw.set_updates(self._optimizer.optim, updates)
 
+    def release(self) -> None:
+        """Nothing holds on to the model."""
+
     def _weights(self) -> dict[str, Tensor]:
         return {f"model.{name}": parameter.detach() for name, parameter in self._parameters.items()}
 
@@ -135,8 +146,17 @@ class _Joined(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Tensor:
-        return torch.cat([part.flatten() for part in self.model(images, texts, keep) if part is not None])
+    def forward(
+        self,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
+        keep: Tensor | None = None,
+        keep_tokens: Tensor | None = None,
+        *,
+        reconstruct: bool = False,
+    ) -> Tensor:
+        parts = self.model(images, texts, keep, keep_tokens, reconstruct=reconstruct)
+        return torch.cat([part.flatten() for part in parts if part is not None])
 
 
 class FairscaleFullySharded(AdamWHeld):
@@ -166,22 +186,33 @@ class FairscaleFullySharded(AdamWHeld):
         # The parameters stay the same objects; only their data becomes a share.
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._shapes = {name: p.shape for name, p in parameters.items()}
-        for blocks in (model.visual.transformer.resblocks, model.transformer.resblocks):
-            for number, block in enumerate(blocks):
-                blocks[number] = wrapped(block)
+        for transformer in model.transformers:
+            for number, block in enumerate(transformer.resblocks):
+                transformer.resblocks[number] = wrapped(block)
         bf16 = job.sharding.precision == "bf16"
         self._wrapped = wrapped(_Joined(Autocast(model, world.device, enabled=bf16)))
-        self._embed_dim = model.spec.embed_dim
+        self._spec = model.spec
         super().__init__(parameters, adamw.build_optimizer(parameters.items(), job.optimizer))
 
-    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
-        sizes = [0 if given is None else len(given) * self._embed_dim for given in (images, texts)]
-        joined: Tensor = self._wrapped(images, texts, keep)
+    def forward(
+        self,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
+        keep: Tensor | None = None,
+        keep_tokens: Tensor | None = None,
+        *,
+        reconstruct: bool = False,
+    ) -> Features:
+        sizes = [0 if given is None else len(given) * self._spec.embed_dim for given in (images, texts)]
+        joined: Tensor = self._wrapped(images, texts, keep, keep_tokens, reconstruct=reconstruct)
         image_features, text_features, head = joined.split([*sizes, len(joined) - sum(sizes)])
-        return (
-            None if images is None else image_features.view(-1, self._embed_dim),
-            None if texts is None else text_features.view(-1, self._embed_dim),
-            *head.unbind(),
+        rest = iter(head.unbind())
+        return Features(
+            None if images is None else image_features.view(-1, self._spec.embed_dim),
+            None if texts is None else text_features.view(-1, self._spec.embed_dim),
+            next(rest),
+            next(rest) if self._spec.logit_bias else None,
+            next(rest) if self._spec.decoder is not None and reconstruct else None,
         )
 
     @contextmanager

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from flipscale.config import Job
 from flipscale.models.flip import FLIP, Features
 from flipscale.models.initialization import initial_value
 from flipscale.sharding.adamw_held import AdamWHeld
-from flipscale.sharding.wrapping import ensure_process_group
+from flipscale.sharding.wrapping import ensure_process_group, write_whole
 from flipscale.training.optimizer import build_optimizer
 from flipscale.world import World
 
@@ -49,9 +48,17 @@ class FullySharded(AdamWHeld):
         parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
         super().__init__(parameters, build_optimizer(parameters.items(), job.optimizer))
 
-    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
+    def forward(
+        self,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
+        keep: Tensor | None = None,
+        keep_tokens: Tensor | None = None,
+        *,
+        reconstruct: bool = False,
+    ) -> Features:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            return self._model(images, texts, keep)
+            return self._model(images, texts, keep, keep_tokens, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
@@ -81,7 +88,7 @@ def _shard_units(model: FLIP, mesh: DeviceMesh, bf16: bool, reshard_after_forwar
     # The residual stream is not cast on its way into a block: as under `ddp`, autocast decides.
     in_bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     exact = MixedPrecisionPolicy(cast_forward_inputs=False)
-    for block in (*model.visual.transformer.resblocks, *model.transformer.resblocks):
+    for block in (block for transformer in model.transformers for block in transformer.resblocks):
         fully_shard(
             block,
             mesh=mesh,
@@ -92,18 +99,9 @@ def _shard_units(model: FLIP, mesh: DeviceMesh, bf16: bool, reshard_after_forwar
     fully_shard(model, mesh=mesh, reshard_after_forward=False, mp_policy=exact)
 
 
-@torch.no_grad()
 def _initialize(model: FLIP, seed: int) -> None:
     for name, parameter in model.named_parameters():
-        whole = initial_value(name, parameter.shape, model.spec, seed).to(parameter.dtype)
-        _share(parameter).copy_(_share(_distribute_like(parameter, whole)))
-
-
-def _distribute_like(parameter: Any, whole: Tensor) -> Tensor:
-    """Every process cuts its share from its own copy; nothing is sent."""
-    mesh = parameter.device_mesh
-    whole = whole.to(mesh.device_type)
-    return distribute_tensor(whole, mesh, parameter.placements, src_data_rank=None)
+        write_whole(parameter, initial_value(name, parameter.shape, model.spec, seed))
 
 
 def _share(tensor: Tensor) -> Tensor:

@@ -18,7 +18,15 @@ from flipscale.world import World
 class ShardedModel(Protocol):
     """A model with its optimizer. The mean over processes of their gradients is the gradient applied."""
 
-    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
+    def forward(
+        self,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
+        keep: Tensor | None = None,
+        keep_tokens: Tensor | None = None,
+        *,
+        reconstruct: bool = False,
+    ) -> Features:
         """FLIP.forward in the job's precision."""
         ...
 
@@ -58,6 +66,11 @@ class ShardedModel(Protocol):
         of `state()`; all processes call it."""
         ...
 
+    def release(self) -> None:
+        """Take the model out of what its library keeps for the whole process, so that it can be freed.
+        Nothing else is called afterwards."""
+        ...
+
 
 def shard(model: FLIP, job: Job, world: World) -> ShardedModel:
     """Prepare `model` and its optimizer for `job.sharding` on the processes of `world`.
@@ -70,8 +83,9 @@ def shard(model: FLIP, job: Job, world: World) -> ShardedModel:
     """
     apply_activation_checkpointing(model, job.sharding.activation_checkpointing)
     if job.sharding.compile:
-        for block in (*model.visual.transformer.resblocks, *model.transformer.resblocks):
-            block.compile()
+        for transformer in model.transformers:
+            for block in transformer.resblocks:
+                block.compile()
     strategy = job.sharding.strategy
     if strategy in ("fsdp", "hsdp"):
         from flipscale.sharding.fsdp import FullySharded

@@ -1,5 +1,5 @@
 """What several sharding libraries need: a process group, autocast inside their wrappers, silence about names
-that torch has changed, and whole tensors handed from the first process to the shares of all."""
+that torch has changed, and whole tensors handed to the shares of all processes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import warnings
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from flipscale.models.flip import FLIP, Features
 from flipscale.world import World
@@ -25,9 +26,17 @@ class Autocast(nn.Module):
         self.device_type = device.type
         self.enabled = enabled
 
-    def forward(self, images: Tensor | None, texts: Tensor | None, keep: Tensor | None) -> Features:
+    def forward(
+        self,
+        images: Tensor | None = None,
+        texts: Tensor | None = None,
+        keep: Tensor | None = None,
+        keep_tokens: Tensor | None = None,
+        *,
+        reconstruct: bool = False,
+    ) -> Features:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
-            return self.model(images, texts, keep)
+            return self.model(images, texts, keep, keep_tokens, reconstruct=reconstruct)
 
 
 def ensure_process_group(world: World) -> None:
@@ -56,3 +65,18 @@ def own_share(value: Tensor, numel: int, world: World) -> Tensor:
     padded = value.new_zeros(numel * world.size)
     padded[: value.numel()] = value.flatten()
     return padded.narrow(0, numel * world.rank, numel)
+
+
+@torch.no_grad()
+def write_whole(tensor: Tensor, whole: Tensor) -> None:
+    """Write `whole`, which every process has, into a plain tensor or into this process's share of a DTensor.
+
+    Every process cuts its share from its own copy; nothing is sent.
+    """
+    if not isinstance(tensor, DTensor):
+        tensor.copy_(whole)
+        return
+    mesh = tensor.device_mesh
+    whole = whole.to(mesh.device_type, tensor.dtype)
+    shares = distribute_tensor(whole, mesh, tensor.placements, src_data_rank=None)
+    tensor.to_local().copy_(shares.to_local())

@@ -83,11 +83,11 @@ class _Live:
         self._model = model
 
     def encode_image(self, images: Tensor) -> Tensor:
-        features = self._model.forward(images, None, None)[0]
+        features = self._model.forward(images).images
         assert features is not None
         return features
 
     def encode_text(self, texts: Tensor) -> Tensor:
-        features = self._model.forward(None, texts, None)[1]
+        features = self._model.forward(texts=texts).texts
         assert features is not None
         return features

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from flipscale.config import Job
 from flipscale.losses.contrastive import contrastive_loss
+from flipscale.losses.ranks import Ranks
 from flipscale.losses.sigmoid import sigmoid_loss
+from flipscale.models.flip import Features
 from flipscale.sharding.strategy import ShardedModel
 
 
@@ -19,55 +21,73 @@ class Pairs(NamedTuple):
     images: Tensor  # uint8 (n, 3, size, size)
     tokens: Tensor  # int64 (n, context_length)
     keep: Tensor | None  # int64 (n, K), ids of the visible patches
+    keep_tokens: Tensor | None = None  # int64 (n, K), slots of the visible tokens
 
     def split(self, size: int) -> list[Pairs]:
         """Consecutive parts of at most `size` pairs."""
-        keeps = self.keep.split(size) if self.keep is not None else None
-        parts = zip(self.images.split(size), self.tokens.split(size), strict=True)
-        return [Pairs(i, t, keeps[k] if keeps is not None else None) for k, (i, t) in enumerate(parts)]
+        images, tokens = self.images.split(size), self.tokens.split(size)
+        masks = [
+            [None] * len(images) if mask is None else mask.split(size)
+            for mask in (self.keep, self.keep_tokens)
+        ]
+        return [Pairs(*part) for part in zip(images, tokens, *masks, strict=True)]
 
 
 def accumulate_gradients(model: ShardedModel, pairs: Pairs, job: Job) -> dict[str, Tensor]:
     """Leave the global batch's gradients in `model`; return its `loss`, `logit_scale` and, where the model
-    has one, `logit_bias` (0-d, detached).
+    has one, `logit_bias` (0-d, detached). Where hidden patches are reconstructed, also `reconstruction`, of
+    which `loss` then holds `loss.reconstruction.weight` times as much.
 
     With `sharding.micro_batch` the activations of only so many pairs are held at a time: features are first
     computed without a graph, the loss gives their gradients, and each micro-batch is then computed again
-    and sent backward from these. The result equals the whole batch's up to rounding.
+    and sent backward from these. The result equals the whole batch's up to rounding. The reconstruction is
+    each image's own affair, so that a micro-batch just adds its share.
     """
     size = job.sharding.micro_batch
+    settings = job.loss.reconstruction
+    weight, reconstruct = (0.0, False) if settings is None else (settings.weight, True)
     if size is None or size >= len(pairs.images):
         with model.micro_step(last=True):
-            images, texts, *head = model.forward(*pairs)
-            loss = _loss(_given(images), _given(texts), head, job)
-            model.backward(loss)
-        return _scalars(loss, head)
+            whole = model.forward(*pairs, reconstruct=reconstruct)
+            loss = _loss(_given(whole.images), _given(whole.texts), _head(whole), job)
+            model.backward(loss if whole.reconstruction is None else loss + weight * whole.reconstruction)
+        return _scalars(loss, _head(whole), None if pairs.keep is None else whole.reconstruction, weight)
 
     parts = pairs.split(size)
     with torch.no_grad():
         features = [model.forward(*part) for part in parts]
-    images = torch.cat([_given(part[0]) for part in features]).requires_grad_()
-    texts = torch.cat([_given(part[1]) for part in features]).requires_grad_()
-    head = [value.detach().requires_grad_() for value in features[0][2:]]
+    images = torch.cat([_given(part.images) for part in features]).requires_grad_()
+    texts = torch.cat([_given(part.texts) for part in features]).requires_grad_()
+    head = [value.detach().requires_grad_() for value in _head(features[0])]
     loss = _loss(images, texts, head, job)
     image_gradients, text_gradients, *head_gradients = torch.autograd.grad(loss, (images, texts, *head))
     gradients = zip(image_gradients.split(size), text_gradients.split(size), strict=True)
+    reconstruction: Tensor | None = None
     for number, (part, (image_gradient, text_gradient)) in enumerate(zip(parts, gradients, strict=True)):
         last = number == len(parts) - 1
         with model.micro_step(last):
-            part_images, part_texts, *part_head = model.forward(*part)
-            surrogate = (_given(part_images) * image_gradient).sum() + (
-                _given(part_texts) * text_gradient
+            again = model.forward(*part, reconstruct=reconstruct)
+            surrogate = (_given(again.images) * image_gradient).sum() + (
+                _given(again.texts) * text_gradient
             ).sum()
-            for value, gradient in zip(part_head, head_gradients, strict=True):
+            for value, gradient in zip(_head(again), head_gradients, strict=True):
                 # Every part has them in its graph, as the sharding libraries expect of each parameter.
                 surrogate = surrogate + value * (gradient if last else 0.0)
+            if again.reconstruction is not None:
+                share = again.reconstruction * (len(part.images) / len(pairs.images))
+                surrogate = surrogate + weight * share
+                before = 0.0 if reconstruction is None else reconstruction
+                reconstruction = before + share.detach()
             model.backward(surrogate)
-    return _scalars(loss, head)
+    return _scalars(loss, head, None if pairs.keep is None else reconstruction, weight)
+
+
+def _head(features: Features) -> list[Tensor]:
+    """What makes logits of the features: the scale and, for the sigmoid loss, the bias."""
+    return [features.scale] if features.bias is None else [features.scale, features.bias]
 
 
 def _loss(images: Tensor, texts: Tensor, head: list[Tensor], job: Job) -> Tensor:
-    """`head`: the logit scale and, for the sigmoid loss, the logit bias."""
     if job.loss.kind == "sigmoid":
         scale, bias = head
         return sigmoid_loss(images, texts, scale, bias, tile=job.loss.tile)
@@ -75,9 +95,17 @@ def _loss(images: Tensor, texts: Tensor, head: list[Tensor], job: Job) -> Tensor
     return contrastive_loss(images, texts, scale, tile=job.loss.tile)
 
 
-def _scalars(loss: Tensor, head: list[Tensor]) -> dict[str, Tensor]:
-    names = ("loss", "logit_scale", "logit_bias")
-    return {name: value.detach() for name, value in zip(names, (loss, *head), strict=False)}
+def _scalars(
+    loss: Tensor, head: list[Tensor], reconstruction: Tensor | None, weight: float
+) -> dict[str, Tensor]:
+    """`loss` is the global batch's already; `reconstruction` is of this process's pairs alone."""
+    scalars = dict(zip(("loss", "logit_scale", "logit_bias"), (loss, *head), strict=False))
+    if reconstruction is not None:
+        ranks = Ranks.of()
+        # Every process has equally many pairs, and every image equally many hidden patches.
+        mean = ranks.sum_(reconstruction.detach().clone()) / ranks.size
+        scalars |= {"loss": loss + weight * mean, "reconstruction": mean}
+    return {name: value.detach() for name, value in scalars.items()}
 
 
 def _given(features: Tensor | None) -> Tensor:

@@ -26,6 +26,7 @@ from flipscale.data.tokenizer import Tokenizer, load_tokenizer
 from flipscale.errors import UserError
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.run_directory import RunDirectory
+from flipscale.shapes import phase_specs
 from flipscale.sharding.strategy import check_sharding
 from flipscale.world import World
 
@@ -74,6 +75,7 @@ def model_spec(job: Job, tokenizer: Tokenizer) -> ModelSpec:
         vocab_size=tokenizer.vocab_size,
         context_length=tokenizer.context_length,
         logit_bias=job.loss.kind == "sigmoid",
+        decoder=job.loss.decoder,
     )
     _check_tokenizer_fits(spec, job)
     return spec
@@ -81,7 +83,9 @@ def model_spec(job: Job, tokenizer: Tokenizer) -> ModelSpec:
 
 def check_job(job: Job, world_size: int) -> Budget:
     """Return the job's budget. Raises UserError for what is wrong before anything is read or started."""
-    preset(job.model.preset, image_size=job.model.image_size, patch_size=job.model.patch_size)
+    phase_specs(
+        preset(job.model.preset, image_size=job.model.image_size, patch_size=job.model.patch_size), job
+    )
     check_world_size(world_size, job.data.lanes)
     check_sharding(job.sharding, world_size, "cuda" if torch.cuda.is_available() else "cpu")
     return Budget.of(job.phases, job.data.lanes)
@@ -101,7 +105,8 @@ def open_data(job: Job, run: RunDirectory, budget: Budget, world: World) -> Trai
     workers = default_workers(world.local_size) if job.data.workers is None else job.data.workers
     cache = BlockCache(Path(job.data.cache.directory), job.data.cache.size) if job.data.cache else None
     reader = SampleReader(ShardSource(index, storage, cache), order, tokenizer, settings)
-    stream = Stream(reader, budget, job.data.lanes, world.rank, world.size, workers, world.device)
+    sizes = [shape.vision.image_size for shape in phase_specs(spec, job)]
+    stream = Stream(reader, budget, job.data.lanes, world.rank, world.size, workers, world.device, sizes)
     return TrainingData(index, tokenizer, stream, sources)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from flipscale.config import Job
 from flipscale.data.tokenizer import Tokenizer
@@ -22,6 +21,7 @@ from flipscale.models.initialization import initial_value
 from flipscale.models.presets import ModelSpec, TextSpec, VisionSpec
 from flipscale.run_directory import RunDirectory
 from flipscale.sharding.strategy import ShardedModel
+from flipscale.sharding.wrapping import write_whole
 from flipscale.trained import load_trained
 from flipscale.world import World
 
@@ -115,14 +115,7 @@ def _fill(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], spec: Mode
     for key, tensor in tensors.items():
         kind, name = key.split(".", 1)
         if kind != "model":
-            _local(tensor).zero_()
+            tensor.zero_()
             continue
         whole = state[name] if name in state else initial_value(name, tensor.shape, spec, seed)
-        whole = whole.to(tensor.device, tensor.dtype)
-        if isinstance(tensor, DTensor):  # every process cuts its share from its own copy
-            whole = distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
-        _local(tensor).copy_(_local(whole))
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        write_whole(tensor, whole)

@@ -38,8 +38,8 @@ class StepLog:
         """Wraps the wait for the next batch."""
         return self._interval.waiting_for_data()
 
-    def evaluating(self) -> AbstractContextManager[None]:
-        """Wraps an evaluation, whose time is not the training's."""
+    def paused(self) -> AbstractContextManager[None]:
+        """Wraps what is not training, such as an evaluation; its time does not count."""
         return self._interval.paused()
 
     def due(self, step: Step, steps_done: int) -> bool:

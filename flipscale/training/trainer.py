@@ -15,19 +15,17 @@ from flipscale.config import Job
 from flipscale.data.quarantine import Quarantine
 from flipscale.data.stream import Batch
 from flipscale.errors import RunError, StoppedEarly
-from flipscale.models.flip import build_model
-from flipscale.models.masking import visible_patches
+from flipscale.models.masking import visible_patches, visible_tokens
 from flipscale.orchestration.segment import Segment
 from flipscale.progress import Progress
 from flipscale.run_directory import check_identity, prepare
-from flipscale.sharding.strategy import ShardedModel, shard
+from flipscale.sharding.strategy import ShardedModel
 from flipscale.training import checkpoint
 from flipscale.training.checkpoint_writer import CheckpointWriter
-from flipscale.training.evaluation import PeriodicEvaluation
 from flipscale.training.gradients import Pairs, accumulate_gradients
 from flipscale.training.metrics import MetricsLog
-from flipscale.training.setup import TrainingData, model_spec, open_data
-from flipscale.training.starting_weights import start_from
+from flipscale.training.setup import TrainingData, open_data
+from flipscale.training.stage import Stage
 from flipscale.training.step_log import StepLog
 from flipscale.training.stop import REASONS, agreed_reason
 
@@ -48,16 +46,10 @@ def train(job: Job, budget: Budget, segment: Segment) -> Progress:
     segment.begin(progress)
     data = open_data(job, run, budget, world)
     world.lead(lambda: check_identity(run, data.identity(), data.tokenizer.save))
-    spec = model_spec(job, data.tokenizer)
-    model = shard(build_model(spec, device="meta"), job, world)
     if found:
         _log.info("going on from %s", found.path)
-        model.restore(found.load, progress.optimizer_steps)
-    elif job.model.weights is not None:
-        start_from(job, spec, data.tokenizer, model, run, world)
-    size = spec.vision.image_size
-    evaluation = PeriodicEvaluation(job.evaluation, budget, model, data.tokenizer, size, world)
-    return _Trainer(job, segment, budget, data, model, evaluation, spec.vision.patches, progress).run()
+    stage = Stage(job, budget, data.tokenizer, run, world, found)
+    return _Trainer(job, segment, budget, data, stage, progress).run()
 
 
 class _Trainer:
@@ -69,9 +61,7 @@ class _Trainer:
         segment: Segment,
         budget: Budget,
         data: TrainingData,
-        model: ShardedModel,
-        evaluation: PeriodicEvaluation,
-        patches: int,
+        stage: Stage,
         progress: Progress,
     ) -> None:
         self.job = job
@@ -79,9 +69,7 @@ class _Trainer:
         self.run_directory, self.world = segment.run, segment.world
         self.budget = budget
         self.data = data
-        self.model = model
-        self.evaluation = evaluation
-        self.patches = patches
+        self.stage = stage
         self.progress = progress
         self.writer = CheckpointWriter(
             segment.run.checkpoints,
@@ -90,12 +78,16 @@ class _Trainer:
             progress,
             segment.world,
         )
-        self.writer.prepare(model.state())
+        self.writer.prepare(self.model.state())
         self.steps_done = budget.steps_done(progress.samples_seen)
         self.saved_at = progress.samples_seen
         self.last_save = time.monotonic()
         # On the device, so that a step never waits for the host: [skipped steps, skipped in a row].
         self.skips = torch.tensor([progress.skipped_steps, 0], device=segment.world.device)
+
+    @property
+    def model(self) -> ShardedModel:
+        return self.stage.model
 
     def run(self) -> Progress:
         """Train to the end of the budget, and account for the segment."""
@@ -130,6 +122,7 @@ class _Trainer:
             while self.progress.samples_seen < self.budget.total:
                 with steps.waiting_for_data():
                     batch = next(batches)
+                self._enter(batch.step.phase, steps)
                 scalars = self._step(batch)
                 reason, save_due = self._agree(batch, quarantine)
                 if steps.due(batch.step, self.steps_done):
@@ -137,7 +130,7 @@ class _Trainer:
                     steps.write(batch.step, self.steps_done, self.progress.digest, scalars)
                     self._check_skips()
                 phase_ends = self.progress.samples_seen == self.budget.spans[batch.step.phase].stop
-                if phase_ends or save_due or reason or self.evaluation.due(self.progress.samples_seen):
+                if phase_ends or save_due or reason or self.stage.evaluation.due(self.progress.samples_seen):
                     self._save(batch.step, permanent=phase_ends)
                 self.segment.watchdog.step(self.progress.samples_seen)
                 if reason and self.progress.samples_seen < self.budget.total:
@@ -146,10 +139,32 @@ class _Trainer:
 
     def _evaluate(self, steps: StepLog, log: MetricsLog | None) -> None:
         """Where it is due. Also before the first step: the last segment may have ended in an evaluation."""
-        if self.evaluation.due(self.progress.samples_seen):
+        if self.stage.evaluation.due(self.progress.samples_seen):
             self.segment.check_hold()
-            with steps.evaluating(), self.segment.watchdog.unhurried():
-                self.evaluation.run(self.progress.samples_seen, log)
+            with steps.paused(), self.segment.watchdog.unhurried():
+                self.stage.evaluation.run(self.progress.samples_seen, log)
+
+    def _enter(self, phase: int, steps: StepLog) -> None:
+        """Give the model the shape of this phase, from the checkpoint at the end of the one before."""
+        if self.stage.fits(phase):
+            return
+        self.segment.check_hold()
+        with steps.paused(), self.segment.watchdog.unhurried():
+            self.writer.wait()
+            self.stage.enter(phase, self.world.lead(self._phase_end))
+            self.writer.prepare(self.model.state())
+
+    def _phase_end(self) -> checkpoint.Checkpoint:
+        """The checkpoint of the present moment, which the end of a phase always has."""
+        seen = self.progress.samples_seen
+        found = checkpoint.find(self.run_directory.checkpoints)
+        if found is None or found.progress.samples_seen != seen:
+            raise RunError(
+                f"the checkpoint at {seen} samples, which the next phase begins from, was damaged since it "
+                "was written; give the same command again to go on from the one before",
+                kind="disk",
+            )
+        return found
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         """One update; returns what a line of metrics tells of it, 0-d on the device."""
@@ -157,12 +172,14 @@ class _Trainer:
         span = self.budget.spans[step.phase]
         if step.start == span.start and span.phase.fresh_optimizer:
             self.model.reset_optimizer()
+        phase, seed, spec = span.phase, self.job.seed, self.stage.spec
         positions = batch.positions.to(device, non_blocking=True)
-        pairs = Pairs(
-            batch.images.to(device, non_blocking=True),
-            batch.tokens.to(device, non_blocking=True),
-            visible_patches(positions, self.patches, span.phase.mask_ratio, self.job.seed),
-        )
+        images = batch.images.to(device, non_blocking=True)
+        tokens = batch.tokens.to(device, non_blocking=True)
+        keep = visible_patches(positions, spec.vision.patches, phase.mask_ratio, seed)
+        ratio, kind, padding = phase.text_mask_ratio, phase.text_mask, self.data.tokenizer.padding_id
+        keep_tokens = visible_tokens(tokens, positions, ratio, seed, kind, spec.text.pool, padding)
+        pairs = Pairs(images, tokens, keep, keep_tokens)
         scalars = accumulate_gradients(self.model, pairs, self.job)
         norm = self.model.gradient_norm(self.job.optimizer.clip_grad_norm)
         finite = torch.isfinite(scalars["loss"]) & torch.isfinite(norm)

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from flipscale.data.synthetic import make_sample
 from flipscale.errors import UserError
-from flipscale.interop.resampling import KERNEL, POSITIONS, resample_state, resized_names
+from flipscale.interop.resampling import (
+    KERNEL,
+    POSITIONS,
+    _resized_painting,
+    resample_state,
+    resized_names,
+)
 from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.presets import ModelSpec, preset
@@ -96,6 +102,16 @@ def test_patch_14_for_16_keeps_the_features_of_resized_images(name: str) -> None
         )
     assert lost < 1e-3
     assert lost < lost_by_plain / 5
+
+
+def test_a_decoder_paints_what_it_painted_resized() -> None:
+    layer = torch.nn.Linear(10, 3 * 8 * 8)
+    other = torch.nn.Linear(10, 3 * 12 * 12)
+    other.load_state_dict({name: _resized_painting(t, 12) for name, t in layer.state_dict().items()})
+    tokens = torch.randn(5, 10, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = resize(layer(tokens).reshape(5, 3, 8, 8), 12).flatten(1)
+        assert (other(tokens) - wanted).abs().max() < 1e-5
 
 
 def test_nothing_to_do() -> None:

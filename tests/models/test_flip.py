@@ -30,7 +30,7 @@ def inputs(model: FLIP, batch: int = 4) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_forward_gives_unit_features_and_the_scale(name: str) -> None:
     model = micro(name)
-    images, texts, scale = model(**inputs(model))
+    images, texts, scale, *_ = model(**inputs(model))
     assert images.shape == texts.shape == (4, 64)
     assert torch.allclose(images.norm(dim=1), torch.ones(4))
     assert torch.allclose(texts.norm(dim=1), torch.ones(4))
@@ -41,7 +41,7 @@ def test_forward_gives_unit_features_and_the_scale(name: str) -> None:
 def test_a_model_for_the_sigmoid_loss_also_gives_the_bias() -> None:
     """It begins as in SigLIP: scale 10, bias -10."""
     model = build_model(preset("vit_micro_p8", vocab_size=100, logit_bias=True))
-    images, texts, scale, bias = model(**inputs(model))
+    images, texts, scale, bias, _ = model(**inputs(model))
     assert images.shape == texts.shape
     assert scale.shape == bias.shape == ()
     assert (scale.item(), bias.item()) == (pytest.approx(10), -10)
@@ -52,7 +52,7 @@ def test_a_model_for_the_sigmoid_loss_also_gives_the_bias() -> None:
 def test_either_input_may_be_missing() -> None:
     model = micro()
     given = inputs(model)
-    images, texts, _ = model(**given)
+    images, texts, *_ = model(**given)
     assert torch.equal(model.encode_image(given["images"], given["keep"]), images)
     assert torch.equal(model.encode_text(given["texts"]), texts)
     assert model(texts=given["texts"])[0] is None
@@ -67,7 +67,7 @@ def test_the_scale_is_clipped_in_the_forward_pass(stored: float, scale: float, g
     model = micro()
     with torch.no_grad():
         model.logit_scale.fill_(stored)
-    _, _, actual = model()
+    actual = model().scale
     actual.backward()
     assert model.logit_scale.grad is not None
     assert actual.item() == pytest.approx(scale)
@@ -79,7 +79,7 @@ def test_double_precision_stays_double(name: str) -> None:
     model = micro(name)
     single = model(**inputs(model))
     double = model.double()(**inputs(model))
-    for low, high in zip(single, double, strict=True):
+    for low, high in zip(single[:3], double[:3], strict=True):
         assert high.dtype == torch.float64
         assert (low - high).abs().max() <= 1e-5
         assert (low - high).abs().max() > 0
@@ -101,7 +101,7 @@ def test_bf16_autocast_trains_and_gives_fp32_features(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_parameter_takes_part(name: str) -> None:
     model = micro(name)
-    images, texts, scale = model(**inputs(model))
+    images, texts, scale, *_ = model(**inputs(model))
     (images @ texts.T * scale).logsumexp(dim=1).sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -109,7 +109,7 @@ def test_every_parameter_takes_part(name: str) -> None:
 def test_shapes_can_be_had_without_memory() -> None:
     model = build_model(preset("vit_h14"), device="meta")
     with torch.device("meta"):
-        images, texts, _ = model(
+        images, texts, *_ = model(
             torch.zeros(2, 3, 224, 224, dtype=torch.uint8),
             torch.zeros(2, 32, dtype=torch.int64),
             torch.zeros(2, 64, dtype=torch.int64),
@@ -126,7 +126,7 @@ def test_blocks_can_be_recomputed_without_changing_a_bit() -> None:
         forward = block.forward
         block.forward = lambda x, forward=forward: checkpoint(forward, x, use_reentrant=False)
     for model in (plain, recomputed):
-        images, texts, scale = model(**inputs(model))
+        images, texts, scale, *_ = model(**inputs(model))
         (images @ texts.T * scale).logsumexp(dim=1).sum().backward()
     for (name, one), two in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
         assert one.grad is not None
@@ -142,5 +142,5 @@ def test_blocks_are_one_graph_each() -> None:
         block.compile(fullgraph=True, backend="aot_eager")  # needs no C++ compiler
     compiled = model(**inputs(model))
     compiled[0].sum().backward()
-    for ours, theirs in zip(compiled, eager, strict=True):
+    for ours, theirs in zip(compiled[:3], eager[:3], strict=True):
         assert (ours - theirs).abs().max() <= 1e-5

@@ -110,7 +110,9 @@ def test_complementary_views_show_every_patch(patches: int, ratio: float, views:
             expected.append(sorted(view + by_noise[: kept - len(view)]))
         assert sample == expected
         assert {patch for view in sample for patch in view} == set(range(patches))
-        assert views * kept != patches or sorted(sum(sample, [])) == list(range(patches))
+        assert views * kept != patches or sorted(patch for view in sample for patch in view) == list(
+            range(patches)
+        )
 
 
 def test_the_first_view_is_the_training_mask_of_its_position() -> None:

@@ -8,13 +8,21 @@ from live_bytes import LiveBytes
 
 from flipscale.config import Sharding
 from flipscale.models.flip import build_model
-from flipscale.models.masking import visible_count, visible_patches
+from flipscale.models.masking import visible_count, visible_patches, visible_tokens
 from flipscale.models.presets import ModelSpec, preset
-from flipscale.planning.activations import ElementSizes, image_activations, text_activations, weight_copies
+from flipscale.planning.activations import (
+    ElementSizes,
+    decoder_activations,
+    image_activations,
+    text_activations,
+    weight_copies,
+)
 from flipscale.sharding.activation_checkpointing import apply_activation_checkpointing
 
 
-def kept(spec: ModelSpec, sharding: Sharding, pairs: int, mask_ratio: float) -> int:
+def kept(
+    spec: ModelSpec, sharding: Sharding, pairs: int, mask_ratio: float, text_mask_ratio: float = 0.0
+) -> int:
     """Bytes made by a forward pass that wait for the backward; neither weights nor the batch."""
     torch.set_num_threads(1)
     model = build_model(spec)
@@ -23,21 +31,27 @@ def kept(spec: ModelSpec, sharding: Sharding, pairs: int, mask_ratio: float) -> 
     images = torch.randint(256, (pairs, 3, side, side), dtype=torch.uint8)
     texts = torch.randint(spec.text.vocab_size, (pairs, spec.text.context_length))
     keep = visible_patches(torch.arange(pairs), spec.vision.patches, mask_ratio, 0)
+    positions, pool = torch.arange(pairs), spec.text.pool
+    keep_tokens = visible_tokens(texts, positions, text_mask_ratio, 0, "random", pool, 0)
     bf16 = sharding.precision == "bf16"
     with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        outputs = model(images, texts, keep)
-    batch = (images, texts) if keep is None else (images, texts, keep)
+        outputs = model(images, texts, keep, keep_tokens, reconstruct=True)
+    batch = [given for given in (images, texts, keep, keep_tokens) if given is not None]
     held = live.held(without=(*model.parameters(), *model.buffers(), *batch))
     del outputs
     return held
 
 
-def counted(spec: ModelSpec, sharding: Sharding, pairs: int, mask_ratio: float) -> int:
+def counted(
+    spec: ModelSpec, sharding: Sharding, pairs: int, mask_ratio: float, text_mask_ratio: float = 0.0
+) -> int:
     sizes = ElementSizes.of(sharding.precision, "cpu")
     visible = visible_count(spec.vision.patches, mask_ratio)
     image = image_activations(spec, pairs, visible, sharding, sizes)
-    text = text_activations(spec, pairs, sharding, sizes)
-    return image.kept + text.kept + weight_copies(spec, sharding, sizes)
+    tokens = visible_count(spec.text.context_length, text_mask_ratio)
+    text = text_activations(spec, pairs, tokens, sharding, sizes)
+    decoder = decoder_activations(spec, pairs, visible, sharding, sizes)
+    return image.kept + text.kept + decoder.kept + weight_copies(spec, sharding, sizes)
 
 
 @pytest.mark.parametrize("mask_ratio", [0.0, 0.5])
@@ -50,6 +64,16 @@ def test_what_is_counted_is_what_is_kept(name: str, mode: str, precision: str, m
     measured = kept(spec, sharding, 8, mask_ratio)
     # A few hundred bytes of scalars and lengths are not counted.
     assert counted(spec, sharding, 8, mask_ratio) == pytest.approx(measured, rel=0.01)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("mode", ["none", "full", "selective"])
+@pytest.mark.parametrize("name", ["vit_tiny_p8", "clip_tiny_p8"])
+def test_with_masked_texts_and_a_decoder(name: str, mode: str, precision: str) -> None:
+    spec = preset(name, vocab_size=100, decoder=(64, 3, 2))
+    sharding = Sharding.model_validate({"activation_checkpointing": mode, "precision": precision})
+    measured = kept(spec, sharding, 8, 0.75, 0.5)
+    assert counted(spec, sharding, 8, 0.75, 0.5) == pytest.approx(measured, rel=0.01)
 
 
 @pytest.mark.slow

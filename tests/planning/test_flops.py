@@ -4,21 +4,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_count
-from flipscale.models.presets import preset
+from flipscale.models.presets import ModelSpec, preset
 from flipscale.planning.flops import flop_ratio, forward_macs, parameter_count, training_flops
 
 
-def measured_flops(name: str, mask_ratio: float) -> int:
+def measured_flops(spec: ModelSpec, mask_ratio: float, text_mask_ratio: float = 0.0) -> int:
     """What torch counts in a real forward pass over one pair (shapes only)."""
-    spec = preset(name)
     model = build_model(spec, device="meta")
     kept = visible_count(spec.vision.patches, mask_ratio)
+    tokens = visible_count(spec.text.context_length, text_mask_ratio)
     side = spec.vision.image_size
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model(
             torch.zeros(1, 3, side, side, dtype=torch.uint8),
             torch.zeros(1, spec.text.context_length, dtype=torch.int64),
             torch.zeros(1, kept, dtype=torch.int64) if mask_ratio else None,
+            torch.zeros(1, tokens, dtype=torch.int64) if text_mask_ratio else None,
+            reconstruct=True,
         )
     return counter.get_total_flops()
 
@@ -26,7 +28,25 @@ def measured_flops(name: str, mask_ratio: float) -> int:
 @pytest.mark.parametrize("mask_ratio", [0.0, 0.5, 0.75])
 @pytest.mark.parametrize("name", ["vit_b16", "vit_l16", "vit_h14", "vit_micro_p8", "clip_b16"])
 def test_the_counter_follows_the_model(name: str, mask_ratio: float) -> None:
-    assert 2 * forward_macs(preset(name), mask_ratio).total == measured_flops(name, mask_ratio)
+    assert 2 * forward_macs(preset(name), mask_ratio).total == measured_flops(preset(name), mask_ratio)
+
+
+@pytest.mark.parametrize(("mask_ratio", "text_mask_ratio"), [(0.5, 0.0), (0.75, 0.5)])
+@pytest.mark.parametrize("name", ["vit_l16", "vit_micro_p8", "clip_b16"])
+def test_masked_texts_and_the_decoder_are_counted(
+    name: str, mask_ratio: float, text_mask_ratio: float
+) -> None:
+    spec = preset(name, decoder=(64, 3, 2))
+    macs = forward_macs(spec, mask_ratio, text_mask_ratio)
+    assert 2 * macs.total == measured_flops(spec, mask_ratio, text_mask_ratio)
+    assert macs.decoder > 0
+    assert forward_macs(spec).decoder == 0
+
+
+def test_masked_texts_cost_what_table_1c_says() -> None:
+    spec = preset("vit_l16")
+    whole, half = (training_flops(spec, 1, 0.75, ratio) for ratio in (0.0, 0.5))
+    assert half / whole == pytest.approx(0.92, abs=0.005)
 
 
 @pytest.mark.parametrize(

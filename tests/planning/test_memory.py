@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from measured_step import SPEC, job_of, measure
+from measured_step import SPEC, WITH_DECODER, job_of, measure
 
 from flipscale.config import Job, Site, load_job
-from flipscale.models.presets import preset
+from flipscale.models.presets import ModelSpec, preset
 from flipscale.orchestration.preflight import preflight
 from flipscale.planning.fit import CONTEXT, MARGIN, advise, fits
 from flipscale.planning.flops import parameter_count
@@ -37,12 +37,12 @@ SHARDINGS: list[dict[str, Any]] = [
 ]
 
 
-def assert_close(sharding: dict[str, Any], measured: int, estimated: int) -> None:
+def assert_close(sharding: dict[str, Any], measured: int, estimated: int, spec: ModelSpec = SPEC) -> None:
     """Never too small (2 % of small change aside), and too large only by what is not held at the same time:
     at most half of the model's weights, gradients and moments, since gradients grow while activations go."""
     if sharding["strategy"].startswith("zero"):
         measured, estimated = measured - BUCKET, estimated - BUCKET
-    states = 4 * 4 * parameter_count(SPEC).total
+    states = 4 * 4 * parameter_count(spec).total
     assert measured <= 1.02 * estimated, sharding
     assert estimated <= measured + states / 2, sharding
 
@@ -52,7 +52,15 @@ def test_one_process(strategy: str, mode: str) -> None:
     torch.set_num_threads(1)
     sharding = {"strategy": strategy, "precision": "bf16", "activation_checkpointing": mode}
     found = measure(World(0, 1, 0, 1, torch.device("cpu")), sharding)
-    assert_close(sharding, **found)
+    assert_close(sharding, found["measured"], found["estimated"])
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_one_process_with_masked_texts_and_reconstruction(micro_batch: int | None) -> None:
+    torch.set_num_threads(1)
+    sharding = {"strategy": "fsdp", "precision": "bf16", "micro_batch": micro_batch}
+    found = measure(World(0, 1, 0, 1, torch.device("cpu")), sharding, ablations=True)
+    assert_close(sharding, **found, spec=WITH_DECODER)
 
 
 @pytest.mark.slow

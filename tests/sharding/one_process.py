@@ -54,9 +54,9 @@ class OneProcess:
 
     def step(self, number: int, *, clip: float | None = None, finite: bool = True) -> tuple[float, float]:
         """One update; its loss and gradient norm."""
-        images, tokens, keep = make_pairs(number)
-        assert keep is not None
-        pairs = Pairs(images.to(self.device), tokens.to(self.device), keep.to(self.device))
+        images, tokens, *masks = make_pairs(number)
+        masks = [None if mask is None else mask.to(self.device) for mask in masks]
+        pairs = Pairs(images.to(self.device), tokens.to(self.device), *masks)
         loss = accumulate_gradients(self.model, pairs, self.job)["loss"]
         norm = self.model.gradient_norm(clip)
         self.model.update(1e-3, torch.tensor(finite, device=self.device))

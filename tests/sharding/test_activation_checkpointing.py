@@ -39,7 +39,7 @@ def pairs(count: int = 6) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def loss_of(model: FLIP) -> Tensor:
-    images, texts, scale = model(*pairs())
+    images, texts, scale, *_ = model(*pairs())
     assert images is not None
     assert texts is not None
     return contrastive_loss(images, texts, scale)

@@ -125,7 +125,7 @@ def test_bf16_differs_from_ddp_by_the_rounding_of_the_norms_alone(alone: World) 
     exact, _ = sharded(alone, strategy="ddp")
     with torch.no_grad():
         features = [model.forward(*pairs(alone.device)) for model in (ours, theirs)]
-        for mine, yours in zip(*features, strict=True):
+        for mine, yours in zip(*(found[:3] for found in features), strict=True):
             assert mine is not None
             assert mine.dtype is torch.float32
             assert torch.equal(mine, yours)  # type: ignore[arg-type]

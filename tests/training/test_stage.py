@@ -1,0 +1,265 @@
+"""Phases of another image and patch size: the same end whatever the stops and the sharding, what each phase
+sees, and what its checkpoints hold."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import json
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stop_at import StopAt
+from tiny_run import TinyRun
+
+from flipscale.config import Job, load_job
+from flipscale.errors import RunError, StoppedEarly, UserError
+from flipscale.interop.openclip import export_openclip, verify_export
+from flipscale.interop.resampling import KERNEL, resample_state
+from flipscale.models.flip import FLIP
+from flipscale.models.presets import resized
+from flipscale.orchestration.segment import Segment
+from flipscale.progress import Progress
+from flipscale.run_directory import run_directory
+from flipscale.trained import load_trained
+from flipscale.training import checkpoint, trainer
+from flipscale.training import stage as stages
+from flipscale.training.gradients import Pairs, accumulate_gradients
+from flipscale.training.metrics import read_evaluations
+from flipscale.training.setup import check_job, job_tokenizer, model_spec
+from flipscale.training.stage import Stage
+from flipscale.world import World, leave_world
+
+MakeRun = Callable[..., TinyRun]
+ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+COMMON = {"batch_size": 16, "base_lr": 0.02}
+PHASES: list[dict[str, object]] = [
+    {"name": "small", "samples": 48, "mask_ratio": 0.5, "image_size": 24, **COMMON},  # 9 patches, 4 visible
+    {
+        "name": "large",
+        "samples": 40,
+        "mask_ratio": 0.25,
+        "image_size": 48,
+        "patch_size": 12,
+        **COMMON,
+    },  # 12 of 16
+]
+SETTINGS: dict[str, Any] = {
+    "phases": PHASES,
+    "checkpoint": {"every": "1h"},
+    "logging": {"every": "1 steps", "tensorboard": False},
+}
+
+
+@pytest.fixture(autouse=True)
+def _afresh() -> Iterator[None]:
+    """No process group of another test: FSDP and the like make themselves one, and DeepSpeed remembers it."""
+    torch.set_num_threads(1)
+    _leave()
+    yield
+    _leave()
+
+
+def _leave() -> None:
+    leave_world()
+    if groups := sys.modules.get("deepspeed.utils.groups"):
+        groups._release_process_group_references()
+
+
+def train(run: TinyRun, *overrides: str, steps: int = 10**6) -> Progress:
+    job = load_job(run.job, overrides)
+    directory = run_directory(job)
+    segment = Segment(job, directory, ALONE, StopAt(directory, steps))
+    with segment.held():
+        return trainer.train(job, check_job(job, 1), segment)
+
+
+def stopped(run: TinyRun, steps: int) -> TinyRun:
+    with pytest.raises(StoppedEarly):
+        train(run, steps=steps)
+    return run
+
+
+@pytest.fixture
+def at_boundary(tiny_run: MakeRun) -> TinyRun:
+    """A run that stopped where its first phase ended."""
+    return stopped(tiny_run("boundary", **SETTINGS), 3)
+
+
+def test_stops_around_the_boundary_leave_no_trace(tiny_run: MakeRun) -> None:
+    straight = tiny_run("straight", **SETTINGS)
+    train(straight)
+    for steps in (2, 3, 4):  # a step before it, at it, a step after it
+        run = stopped(tiny_run(f"stopped{steps}", **SETTINGS), steps)
+        assert run.last_manifest()["progress"]["samples_seen"] == steps * 16
+        side = run.tensors()[f"model.{KERNEL}"].shape[-1]
+        assert side == (8 if steps <= 3 else 12)
+        train(run)
+        assert run.weights() == straight.weights()
+        assert run.metrics() == straight.metrics()
+        assert run.last_manifest()["progress"] == straight.last_manifest()["progress"]
+
+
+@pytest.mark.slow
+def test_learned_positions_go_on_over_the_boundary(tiny_run: MakeRun) -> None:
+    settings = SETTINGS | {"model": "clip_micro_p8", "data": {"tokenizer": {"kind": "clip_bpe"}}}
+    straight, run = tiny_run("straight", **settings), tiny_run("stopped", **settings)
+    train(straight)
+    train(stopped(run, 3))
+    assert run.weights() == straight.weights()
+    assert run.metrics() == straight.metrics()
+
+
+def test_the_order_of_the_samples_is_that_of_phases_of_one_size(tiny_run: MakeRun) -> None:
+    plain = [
+        {k: v for k, v in phase.items() if not k.endswith("_size") or k == "batch_size"} for phase in PHASES
+    ]
+    changing, same = tiny_run("changing", **SETTINGS), tiny_run("same", **SETTINGS | {"phases": plain})
+    assert train(changing).digest == train(same).digest
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "ddp",
+        "fsdp",
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ("hsdp", "zero1", "zero3", "fairscale_oss")),
+    ],
+)
+def test_every_strategy_enters_a_phase_with_the_resampled_state(
+    at_boundary: TinyRun, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sharding = [f"sharding.strategy={strategy}", *(["sharding.shard_size=1"] if strategy == "hsdp" else [])]
+    job = load_job(at_boundary.job, sharding)
+    found = checkpoint.find(at_boundary.output / "checkpoints")
+    assert found
+    models: list[weakref.ref[FLIP]] = []
+    shard = stages.shard
+
+    def watched(model: FLIP, *rest: Any) -> Any:
+        assert all(old() is None for old in models), "the model before is still in memory"
+        models.append(weakref.ref(model))
+        return shard(model, *rest)
+
+    monkeypatch.setattr(stages, "shard", watched)
+    tokenizer = job_tokenizer(job)
+    stage = Stage(job, check_job(job, 1), tokenizer, run_directory(job), ALONE, found)
+    assert stage.fits(0)
+    assert not stage.fits(1)
+    _step_in_vain(stage, job)
+    gc.freeze()  # as the stream does
+    stage.enter(1, found)
+    gc.unfreeze()
+    assert stage.fits(1)
+    assert len(models) == 2
+
+    before = at_boundary.tensors()
+    spec = model_spec(job, tokenizer)
+    old, new = resized(spec, 24), resized(spec, 48, 12)
+    weights = {n.removeprefix("model."): t for n, t in before.items() if n.startswith("model.")}
+    wanted = {f"model.{name}": tensor for name, tensor in resample_state(weights, old, new).items()}
+    for kind in ("exp_avg", "exp_avg_sq"):
+        wanted |= {name: tensor for name, tensor in before.items() if name.startswith(f"{kind}.")}
+        wanted[f"{kind}.{KERNEL}"] = torch.zeros_like(wanted[f"model.{KERNEL}"])
+    state = {name: _whole(tensor) for name, tensor in stage.model.state()}
+    assert state.keys() == wanted.keys()
+    assert [name for name in wanted if not torch.equal(state[name], wanted[name])] == []
+    assert stage.model.updates() == found.progress.optimizer_steps == 3
+
+
+def _step_in_vain(stage: Stage, job: Job) -> None:
+    """All that a step does, so that the library holds what it comes to hold, but the update."""
+    side, texts = stage.spec.vision.image_size, torch.zeros(4, 16, dtype=torch.int64)
+    images = torch.zeros(4, 3, side, side, dtype=torch.uint8)
+    accumulate_gradients(stage.model, Pairs(images, texts, None), job)
+    stage.model.gradient_norm(None)
+    stage.model.update(0.0, torch.tensor(False))
+
+
+def _whole(tensor: Any) -> torch.Tensor:
+    tensor = tensor.detach()
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def test_what_a_phase_sees(tiny_run: MakeRun, data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image sides and visible patches in training and in evaluation, also in one that a stop put off."""
+    seen: list[tuple[int, int | None]] = []
+    forward = FLIP.forward
+
+    def noted(*given: Any, **named: Any) -> Any:
+        arguments = inspect.signature(forward).bind(*given, **named).arguments
+        images, keep = arguments.get("images"), arguments.get("keep")
+        if images is not None:
+            seen.append((images.shape[-1], None if keep is None else keep.shape[1]))
+        return forward(*given, **named)
+
+    monkeypatch.setattr(FLIP, "forward", noted)
+    evaluation = {"every": "1000 steps", "retrieval": {"captions": str(data_set / "val/00000.tar")}}
+    run = tiny_run(**SETTINGS | {"evaluation": evaluation})
+    stopped(run, 3)
+    train(run)
+    assert list(dict.fromkeys(seen)) == [(24, 4), (24, None), (48, 12), (48, None)]
+    assert [record["samples_seen"] for record in read_evaluations(run.output)] == [48, 88]
+
+
+def test_a_phase_that_has_not_begun_may_get_another_shape(at_boundary: TinyRun) -> None:
+    with pytest.raises(UserError, match=r"phases\.0\.image_size was 24, now 32"):
+        train(at_boundary, "phases.0.image_size=32")
+    train(at_boundary, "phases.1.image_size=36")
+    assert load_trained(at_boundary.output, ALONE).model.spec.vision.image_size == 36
+
+
+def test_a_damaged_end_of_a_phase_is_named(at_boundary: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([checkpoint.find, lambda root: None])  # whole at the start, and then no more
+    monkeypatch.setattr(trainer.checkpoint, "find", lambda root: next(answers)(root))
+    with pytest.raises(RunError, match="the checkpoint at 48 samples, which the next phase begins from"):
+        train(at_boundary)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("phases.0.image_size=25", r"phases\.0 \(small\): image size 25 .* patch size 8; .* 24, 32"),
+        ("phases.1.patch_size=13", r"phases\.1 \(large\): image size 48 .* patch size 13; .* 39, 52"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_by_phase(tiny_run: MakeRun, override: str, message: str) -> None:
+    run = tiny_run(**SETTINGS)
+    with pytest.raises(UserError, match=message):
+        check_job(load_job(run.job, [override]), 1)
+
+
+@pytest.mark.slow
+def test_stock_open_clip_loads_the_last_shape(tiny_run: MakeRun, tmp_path: Path) -> None:
+    run = tiny_run(**SETTINGS)
+    train(run)
+    first = load_trained(run.output / "checkpoints" / checkpoint.directory_name(48), ALONE)
+    assert (first.model.spec.vision.image_size, first.model.spec.vision.patch_size) == (24, 8)
+    trained, out = load_trained(run.output, ALONE), tmp_path / "export"
+    assert (trained.model.spec.vision.image_size, trained.model.spec.vision.patch_size) == (48, 12)
+    export_openclip(trained.model, trained.model.spec, out, tokenizer=trained.tokenizer)
+    verify_export(out, trained.model, trained.tokenizer)
+    config = json.loads((out / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]
+    assert (config["image_size"], config["patch_size"]) == (48, 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "strategy", ["fsdp", *(pytest.param(name, marks=pytest.mark.long) for name in ("ddp", "zero3"))]
+)
+def test_two_processes_cross_the_boundary_as_one(tiny_run: MakeRun, strategy: str) -> None:
+    """Also where one process stopped there and two go on: fsdp."""
+    one, two = tiny_run("one", **SETTINGS), tiny_run("two", **SETTINGS)
+    train(one)
+    if strategy == "fsdp":
+        stopped(two, 3)
+    done = two.train(f"sharding.strategy={strategy}", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert [m["digest"] for m in two.metrics()] == [m["digest"] for m in one.metrics()]
+    apart = [abs(a["loss"] - b["loss"]) for a, b in zip(one.metrics(), two.metrics(), strict=True)]
+    assert max(apart) <= 1e-4  # as in test_strategy_matrix
