@@ -42,29 +42,15 @@ def scores_of(document: Mapping[str, Any]) -> list[Score]:
     scores: list[Score] = []
     for name, results in _sets(document, "zero_shot"):
         classes, images = results.get("classes"), results.get("samples", 0)
-        own = results.get("metric", "top1")
-        values = {
-            **{key: results.get(key) for key in _BESIDE},
-            own: results.get("value", results.get("top1")),
-        }
-        for metric in dict.fromkeys((own, *values)):
-            value = values[metric]
+        own = str(results.get("metric", "top1"))  # documents of before it had a name hold top-1 alone
+        for metric in dict.fromkeys((own, *_BESIDE)):
+            value = results.get("value", results.get("top1")) if metric == own else results.get(metric)
             if not isinstance(value, (int, float)):
                 continue
             guessed = {"top1": 1, "mean_per_class": 1, "top5": min(5, classes or 5)}.get(metric)
             chance = guessed / classes if classes and guessed else None
-            scores.append(
-                Score(
-                    "zero_shot",
-                    name,
-                    NAMES.get(metric, metric),
-                    value,
-                    chance,
-                    images,
-                    samples,
-                    metric == own,
-                )
-            )
+            measure, leads = NAMES.get(metric, metric), metric == own
+            scores.append(Score("zero_shot", name, measure, value, chance, images, samples, leads))
     for name, results in _sets(document, "retrieval"):
         images, texts = results.get("images", 0), results.get("texts", 0)
         for direction, key in _DIRECTIONS:

@@ -90,6 +90,7 @@ class _Recording:
         self._tokenizer = tokenizer
         self.context_length = tokenizer.context_length
         self.vocab_size = tokenizer.vocab_size
+        self.padding_id = tokenizer.padding_id
         self.fingerprint = tokenizer.fingerprint
         self.captions: list[str] = []
 
