@@ -52,6 +52,8 @@ def figure(
     plot.update_yaxes(title_text=label(y), type="log" if log_y else "linear", nticks=7)
     if log_x is not None:
         plot.update_xaxes(type="log", dtick=log_x)
+    if log_y:
+        plot.update_yaxes(dtick="D2")
     if percent:
         plot.update_yaxes(tickformat=".0%")
     return plot

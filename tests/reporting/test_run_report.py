@@ -101,6 +101,15 @@ def test_the_images_are_those_that_training_read_under_the_masks_that_it_drew(mo
     assert views[3].visible is None
 
 
+def test_a_phase_of_another_resolution_is_shown_in_it(models: Models) -> None:
+    run = RunDirectory(models.masked)
+    job = recorded_job(run)
+    larger = job.phases[1].model_copy(update={"image_size": 64, "mask_ratio": 0.75})
+    views = training_views(run, job.model_copy(update={"phases": (job.phases[0], larger)}), 128, each=1)
+    assert [view.pixels.shape for view in views] == [(3, 32, 32), (3, 64, 64)]
+    assert [(view.grid, len(view.visible or ())) for view in views] == [(4, 8), (8, 16)]
+
+
 def test_hidden_patches_are_not_in_the_picture(models: Models) -> None:
     material = gather(RunDirectory(models.masked), lambda what: None)
     (gallery,) = [b for s in run_page(material).sections[6:7] for b in s.blocks if isinstance(b, Gallery)]
