@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import argparse
+import importlib.util
 from pathlib import Path
+from typing import Any
 
+import pytest
 from run_in_files import RunInFiles
 
+from flipscale.errors import UserError
 from flipscale.models.presets import preset
 from flipscale.planning.flops import parameter_count
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "tools/compare_openclip.py"
-
-sys.path.insert(0, str(SCRIPT.parent))
-from compare_openclip import nearest  # noqa: E402
+SCRIPT = Path(__file__).resolve().parents[2] / "tools/compare_openclip.py"
 
 
-def test_size_goes_before_samples() -> None:
-    for shape, samples, expected in (
+@pytest.fixture(scope="module")
+def script() -> Any:
+    described = importlib.util.spec_from_file_location("compare_openclip", SCRIPT)
+    assert described is not None
+    assert described.loader is not None
+    module = importlib.util.module_from_spec(described)
+    described.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("shape", "samples", "expected"),
+    [
         ("vit_b16", 12_800_000_000, {"ViT-B-16", "ViT-B-32"}),
         ("vit_l14", 12_800_000_000, {"ViT-L-14"}),
         ("vit_h14", 25_600_000_000, {"ViT-H-14"}),
-    ):
-        found = nearest(parameter_count(preset(shape)).total, samples)[0]
-        assert found.model in expected
-        assert 0.5 < found.samples_seen / samples < 2
+    ],
+)
+def test_size_goes_before_samples(script: Any, shape: str, samples: int, expected: set[str]) -> None:
+    found = script.nearest(parameter_count(preset(shape)).total, samples)[0]
+    assert found.model in expected
+    assert 0.5 < found.samples_seen / samples < 2
 
 
-def test_without_weights_it_names_those_to_fetch(tmp_path: Path) -> None:
+def test_the_nearest_weights_that_are_there_are_compared(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = RunInFiles.new(tmp_path / "run").path
-    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "none"), "HOME": str(tmp_path)}
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(run)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
+    given = argparse.Namespace(
+        run=run, weights=None, list=False, out=tmp_path / "out", sets=None, root=None, batch_size=8
     )
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: no published weights are on this machine; the nearest are")
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(script, "on_this_machine", lambda model: False)
+    with pytest.raises(UserError, match="no published weights are on this machine; the nearest are"):
+        script.compare_nearest(given)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(script, "on_this_machine", lambda model: model.model == "ViT-L-14")
+    monkeypatch.setattr(script, "compare_models", lambda sources, *rest: asked.append(sources))
+    script.compare_nearest(given)
+    assert asked[0][0] == str(run)
+    assert asked[0][1].startswith("ViT-L-14:")
+    given.weights = tmp_path / "weights.pt"
+    script.compare_nearest(given)
+    assert asked[1][1].endswith(f":{tmp_path / 'weights.pt'}")
