@@ -11,6 +11,25 @@ from flipscale.cli_options import AsJson, Run
 
 evaluation_app = typer.Typer()
 
+Trained = Annotated[
+    Path,
+    typer.Argument(metavar="CHECKPOINT", help="Run, checkpoint or OpenCLIP directory.", show_default=False),
+]
+TrainSet = Annotated[
+    str, typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False)
+]
+TestSet = Annotated[str, typer.Option(help="Likewise, with the same classes.", show_default=False)]
+Epochs = Annotated[int | None, typer.Option(help="The recipe's by default.", show_default=False)]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(help="Images an update, of all processes; the recipe's by default.", show_default=False),
+]
+BaseLr = Annotated[
+    float | None,
+    typer.Option(help="For 256 images, growing with the batch; the recipe's by default.", show_default=False),
+]
+MicroBatch = Annotated[int, typer.Option(help="Images a process holds on its device at once.")]
+
 
 @evaluation_app.command("eval")
 def evaluate(
@@ -62,6 +81,79 @@ def evaluate(
 
     chosen = given_sets(sets, zero_shot, classnames, templates, metric, subset, retrieval)
     evaluate_checkpoint(checkpoint, chosen, root, mask_ratio, ensemble, batch_size, out, as_json)
+
+
+@evaluation_app.command()
+def probe(
+    checkpoint: Trained,
+    train: TrainSet,
+    test: TestSet,
+    method: Annotated[str, typer.Option(help="lbfgs, as CLIP, or lars, as the FLIP paper.")] = "lbfgs",
+    features: Annotated[
+        str, typer.Option(help="pooled: before the projection; embedding: what zero-shot compares.")
+    ] = "pooled",
+    c: Annotated[
+        str | None,
+        typer.Option(
+            help="lbfgs: inverse strength of the L2 penalty, 0.316 by default, or `sweep`.",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    base_lr: BaseLr = None,
+    micro_batch: MicroBatch = 64,
+    seed: int = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the results here (JSON).", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a linear classifier on frozen image features, and score it."""
+    from flipscale.commands.probe import probe_checkpoint
+
+    probe_checkpoint(
+        checkpoint,
+        train,
+        test,
+        method,
+        features,
+        c,
+        epochs,
+        batch_size,
+        base_lr,
+        micro_batch,
+        seed,
+        out,
+        as_json,
+    )
+
+
+@evaluation_app.command()
+def finetune(
+    checkpoint: Trained,
+    train: TrainSet,
+    test: TestSet,
+    out: Annotated[
+        Path,
+        typer.Option(help="Directory for weights and results; the same command goes on.", show_default=False),
+    ],
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    base_lr: BaseLr = None,
+    drop_path: Annotated[
+        float | None, typer.Option(help="Of the last block; the recipe's by default.", show_default=False)
+    ] = None,
+    micro_batch: MicroBatch = 64,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train the image tower and a linear classifier on it together, and score them."""
+    from flipscale.commands.finetune import finetune_checkpoint
+
+    finetune_checkpoint(
+        checkpoint, train, test, out, epochs, batch_size, base_lr, drop_path, micro_batch, seed, as_json
+    )
 
 
 @evaluation_app.command()

@@ -166,10 +166,8 @@ def test_a_masked_text_costs_what_table_1c_says(kind: str) -> None:
 
 @pytest.mark.parametrize(("mask", "batch"), [(50, "32k"), (75, "64k")])
 def test_the_jobs_of_table_1f_differ_from_1a_by_the_reconstruction_alone(mask: int, batch: str) -> None:
-    plain, job = (
-        job_of(f"table1/a_mask{mask}_batch{batch}.yaml"),
-        job_of(f"table1/f_mask{mask}_reconstruction.yaml"),
-    )
+    plain = job_of(f"table1/a_mask{mask}_batch{batch}.yaml")
+    job = job_of(f"table1/f_mask{mask}_reconstruction.yaml")
     assert job.loss.reconstruction is not None
     assert job.loss.reconstruction.weight == 1.0  # "simply added"
     same = {"name": plain.name, "loss": plain.loss}

@@ -1,13 +1,14 @@
 """The weights of a model at another image size or another patch size.
 
-Four things depend on these sizes. Fixed sin-cos positions are computed, not kept: a model of the new shape
+Three things depend on these sizes. Fixed sin-cos positions are computed, not kept: a model of the new shape
 has those of its own grid. Learned positions are a picture of one pixel a patch, and are resized like one:
 bicubic, antialiased, the class token's left as it is, which is what OpenCLIP and timm do on loading. Patch
 kernels are resized by the pseudo-inverse of the resizing of patches (Beyer et al., FlexiViT, section 3.4): of
 all kernels of the new size it takes those whose products with resized patches are nearest to the old products
 with the patches themselves. Resizing a kernel as if it were an image would also change how strongly it
-answers, by the ratio of the areas (14 px for 16: by 0.77), which the pseudo-inverse does not. What paints
-the hidden patches for the reconstruction loss is resized as the picture that it paints.
+answers, by the ratio of the areas (14 px for 16: by 0.77), which the pseudo-inverse does not.
+
+The last layer of a decoder that reconstructs patches is resized so that it paints what it painted, resized.
 
 The resizing runs on the CPU and within fp32, whatever the weights' dtype.
 """
@@ -63,6 +64,11 @@ def resample_state(state: Mapping[str, Tensor], from_spec: ModelSpec, to_spec: M
     return resampled
 
 
+def check_ready() -> None:
+    """Raise UserError where resampling cannot be done here; later, a long training would end at it."""
+    import_timm("timm.layers")
+
+
 def resized_names(from_spec: ModelSpec, to_spec: ModelSpec) -> list[str]:
     """The weights whose shape differs between the two."""
     before, after = shapes(from_spec), shapes(to_spec)
@@ -101,13 +107,3 @@ def _resized_positions(positions: Tensor, grid: int) -> Tensor:
         positions[None], [grid, grid], num_prefix_tokens=1, interpolation="bicubic", antialias=True
     )
     return resized[0]
-
-
-def _resized_painting(painting: Tensor, side: int) -> Tensor:
-    """The layer that paints a patch, its rows 3 x old side x old side, or its bias, for patches of `side`."""
-    old = math.isqrt(len(painting) // 3)
-    if old == side:
-        return painting
-    pictures = painting.float().reshape(3, old, old, -1).permute(3, 0, 1, 2)  # (inputs or 1, 3, old, old)
-    resized = F.interpolate(pictures, size=(side, side), mode="bicubic", antialias=True)
-    return resized.permute(1, 2, 3, 0).reshape(3 * side * side, *painting.shape[1:]).to(painting.dtype)

@@ -163,7 +163,10 @@ class VisionTransformer(WithConstants):
         x = torch.cat([class_token.expand(len(patches), 1, -1), patches], dim=1)
         return self.ln_post(self.transformer(self.ln_pre(x)))
 
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """What is projected to the feature: tokens (B, 1 + K, width) to (B, width)."""
+        return tokens[:, 1:].mean(dim=1) if self.spec.pool == "patch_mean" else tokens[:, 0]
+
     def feature(self, tokens: Tensor) -> Tensor:
         """Pool and project tokens (B, 1 + K, width) to features (B, embed_dim)."""
-        pooled = tokens[:, 1:].mean(dim=1) if self.spec.pool == "patch_mean" else tokens[:, 0]
-        return pooled @ self.proj
+        return self.pooled(tokens) @ self.proj

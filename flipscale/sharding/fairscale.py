@@ -212,7 +212,7 @@ class FairscaleFullySharded(AdamWHeld):
             None if texts is None else text_features.view(-1, self._spec.embed_dim),
             next(rest),
             next(rest) if self._spec.logit_bias else None,
-            next(rest) if self._spec.decoder is not None and reconstruct else None,
+            next(rest, None),
         )
 
     @contextmanager

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.api import CheckpointException
 
-from flipscale.errors import UserError
+from flipscale.errors import RunError, UserError
 from flipscale.progress import Progress
 
 VERSION = 1
@@ -104,6 +104,20 @@ def read(path: Path) -> Checkpoint:
         if sha256(file) != entry["sha256"]:
             raise DamagedCheckpoint(f"the contents of {name} changed since it was written")
     return checkpoint
+
+
+def read_phase_end(root: Path, samples_seen: int) -> Checkpoint:
+    """The checkpoint at the end of a phase, which the next one begins from. Raises RunError where it is
+    damaged."""
+    path = root / directory_name(samples_seen)
+    try:
+        return read(path)
+    except DamagedCheckpoint as damage:
+        raise RunError(
+            f"the next phase cannot begin from {path}: {damage}; give the same command again to go on from "
+            "the checkpoint before",
+            kind="disk",
+        ) from None
 
 
 def prune(root: Path, keep_last: int) -> None:

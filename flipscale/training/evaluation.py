@@ -25,8 +25,6 @@ class PeriodicEvaluation:
 
     Args:
         image_size: side in pixels of the squares that the model takes.
-
-    Raises UserError, on every process, where a set is not there or at odds with its class names.
     """
 
     def __init__(
@@ -42,6 +40,11 @@ class PeriodicEvaluation:
         self._budget = budget
         self._world = world
         self._encoder = Encoder(_Live(model), tokenizer, image_size, world)
+
+    @staticmethod
+    def check(settings: Evaluation, world: World) -> None:
+        """Before training begins: raise UserError, on every process, where a set is not there or at odds with
+        its class names."""
         if settings.every is not None:
             world.lead(lambda: check_sets(settings))
 

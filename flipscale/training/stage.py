@@ -11,8 +11,7 @@ from torch import Tensor
 from flipscale.budget import Budget
 from flipscale.config import Job
 from flipscale.data.tokenizer import Tokenizer
-from flipscale.interop.resampling import resample_state, resized_names, shapes
-from flipscale.interop.torchvision_fix import import_timm
+from flipscale.interop.resampling import check_ready, resample_state, resized_names, shapes
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec
 from flipscale.run_directory import RunDirectory
@@ -54,7 +53,8 @@ class Stage:
         whole = model_spec(job, tokenizer)
         self._specs = phase_specs(whole, job)
         if len(set(self._specs)) > 1:
-            import_timm("timm.layers")  # fails now, not when the first phase is done
+            world.lead(check_ready)
+        PeriodicEvaluation.check(job.evaluation, world)
         self._build(checkpoint_spec(whole, job, found.progress.samples_seen if found else 0))
         if found:
             self.model.restore(found.load, found.progress.optimizer_steps)
@@ -97,6 +97,8 @@ class Stage:
         gc.unfreeze()
         gc.collect()
         gc.freeze()
+        if self._job.sharding.compile:
+            torch.compiler.reset()  # else the new shape counts as one that varies, and is compiled as such
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -151,20 +151,9 @@ class _Trainer:
         self.segment.check_hold()
         with steps.paused(), self.segment.watchdog.unhurried():
             self.writer.wait()
-            self.stage.enter(phase, self.world.lead(self._phase_end))
+            root, seen = self.run_directory.checkpoints, self.progress.samples_seen
+            self.stage.enter(phase, self.world.lead(lambda: checkpoint.read_phase_end(root, seen)))
             self.writer.prepare(self.model.state())
-
-    def _phase_end(self) -> checkpoint.Checkpoint:
-        """The checkpoint of the present moment, which the end of a phase always has."""
-        seen = self.progress.samples_seen
-        found = checkpoint.find(self.run_directory.checkpoints)
-        if found is None or found.progress.samples_seen != seen:
-            raise RunError(
-                f"the checkpoint at {seen} samples, which the next phase begins from, was damaged since it "
-                "was written; give the same command again to go on from the one before",
-                kind="disk",
-            )
-        return found
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         """One update; returns what a line of metrics tells of it, 0-d on the device."""

@@ -86,6 +86,18 @@ def test_the_stream_goes_on_from_any_step(index, straight):
         next(stream(index).batches(8))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_phase_has_images_of_its_own_size(index, straight, workers):
+    reader, _ = open_reader(index, LANES, window=5, size=8, storage=hasty())
+    sized = Stream(reader, BUDGET, LANES, 0, 1, workers, image_sizes=[8, 12, 8])
+    for batch, same in zip(sized.batches(0), straight, strict=True):
+        assert batch.images.shape[-1] == (12 if batch.step.phase == 1 else 8)
+        assert batch.step.phase == 1 or batch.images.equal(same.images)
+        assert (batch.digest, batch.step) == (same.digest, same.step)
+        assert batch.positions.equal(same.positions)
+        assert batch.tokens.equal(same.tokens)
+
+
 @pytest.mark.filterwarnings(
     "ignore:This DataLoader will create:UserWarning"
 )  # more than this machine's cores

@@ -58,8 +58,10 @@ def curve(world: World, **sharding: Any) -> list[dict[str, float]]:
         generator = torch.Generator().manual_seed(step)
         tokens = torch.randint(50, (8, 16), generator=generator)
         ratio, kind = phase.text_mask_ratio, phase.text_mask
+        images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        images, tokens, positions = (x.to(world.device) for x in (images, tokens, positions))
         pairs = Pairs(
-            torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=generator),
+            images,
             tokens,
             visible_patches(positions, 16, phase.mask_ratio, 0),
             visible_tokens(tokens, positions, ratio, 0, kind, "first", 0),
@@ -89,6 +91,16 @@ def test_one_process_trains_as_ddp(alone: World, sharding: dict[str, Any]) -> No
     assert ["reconstruction" in step for step in expected] == [True, True, False, False, True, True]
     for ours, theirs in zip(curve(alone, **sharding), expected, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("strategy", ["fsdp", "fairscale_fsdp"])
+def test_on_a_gpu_it_trains_as_ddp(alone: World, strategy: str) -> None:
+    world = World(0, 1, 0, 1, torch.device("cuda", 0))
+    expected = curve(world, strategy="ddp")
+    for ours, theirs in zip(curve(world, strategy=strategy, micro_batch=3), expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 CASES = [

@@ -123,19 +123,20 @@ def test_the_order_of_the_samples_is_that_of_phases_of_one_size(tiny_run: MakeRu
     assert train(changing).digest == train(same).digest
 
 
+SLOW_TO_MAKE = ("hsdp", "zero1", "zero3", "fairscale_oss", "compiled")
+
+
 @pytest.mark.parametrize(
-    "strategy",
-    [
-        "ddp",
-        "fsdp",
-        *(pytest.param(s, marks=pytest.mark.slow) for s in ("hsdp", "zero1", "zero3", "fairscale_oss")),
-    ],
+    "strategy", ["ddp", "fsdp", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_TO_MAKE)]
 )
 def test_every_strategy_enters_a_phase_with_the_resampled_state(
     at_boundary: TinyRun, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sharding = [f"sharding.strategy={strategy}", *(["sharding.shard_size=1"] if strategy == "hsdp" else [])]
-    job = load_job(at_boundary.job, sharding)
+    more = {
+        "hsdp": ["sharding.strategy=hsdp", "sharding.shard_size=1"],
+        "compiled": ["sharding.strategy=ddp", "sharding.compile=true"],
+    }
+    job = load_job(at_boundary.job, more.get(strategy, [f"sharding.strategy={strategy}"]))
     found = checkpoint.find(at_boundary.output / "checkpoints")
     assert found
     models: list[weakref.ref[FLIP]] = []
@@ -215,9 +216,11 @@ def test_a_phase_that_has_not_begun_may_get_another_shape(at_boundary: TinyRun) 
 
 
 def test_a_damaged_end_of_a_phase_is_named(at_boundary: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([checkpoint.find, lambda root: None])  # whole at the start, and then no more
-    monkeypatch.setattr(trainer.checkpoint, "find", lambda root: next(answers)(root))
-    with pytest.raises(RunError, match="the checkpoint at 48 samples, which the next phase begins from"):
+    """It is whole when the run starts, and no more when the phase begins."""
+    (manifest,) = (at_boundary.output / "checkpoints").glob("samples_*48/manifest.json")
+    begin = Segment.training
+    monkeypatch.setattr(Segment, "training", lambda self: (manifest.unlink(), begin(self)))
+    with pytest.raises(RunError, match=r"cannot begin from .*samples_000000000048: it has no manifest"):
         train(at_boundary)
 
 

@@ -1,0 +1,172 @@
+"""Linear probe as CLIP does it: logistic regression on frozen image features (L-BFGS, scikit-learn)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flipscale.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+_DECADES = 6  # the sweep looks at strengths from 1e-6 to 1e6
+_FINEST = 1 / 8  # of a decade
+_HELD_OUT = 10  # one in so many images of a class tells which strength is best
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """Settings of scikit-learn's LogisticRegression."""
+
+    c: float | None = 0.316
+    """Inverse strength of the L2 penalty, as in CLIP's published code; None looks for the best one on a tenth
+    of the training images."""
+    max_iter: int = 1000
+    seed: int = 0
+    """Of the choice of that tenth."""
+
+    @property
+    def most_fits(self) -> int:
+        """How many regressions are fitted, at most."""
+        return 1 if self.c is not None else _DECADES + 1 + 2 * round(math.log2(2 / _FINEST))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted regression, applied to the test features."""
+
+    logits: Tensor  # (N, C)
+    c: float
+    iterations: int
+    converged: bool
+
+
+def enable_gpu_fits() -> None:
+    """Let scikit-learn fit on CUDA tensors. To be called before anything imports scipy, which looks once."""
+    os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
+
+def fit(
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    settings: Logistic,
+    progress: Callable[[int], None] = lambda fits: None,
+) -> Fit:
+    """Fit the features (N, D) with labels (N,) and classify the test features (M, D).
+
+    scikit-learn does it, on the device of the features where it can (1.9, with `enable_gpu_fits`).
+
+    Args:
+        progress: called with the number of fits done.
+    """
+    if settings.c is not None and settings.c <= 0:
+        raise UserError(f"--c is {settings.c:g}; give a number above 0, such as 0.316, or `sweep`")
+    c = settings.c
+    fits = 0
+
+    def counted(*sets: Tensor, c: float) -> Fit:
+        nonlocal fits
+        fitted = _fit(*sets, c=c, max_iter=settings.max_iter)
+        fits += 1
+        progress(fits)
+        return fitted
+
+    if c is None:
+        held = torch.from_numpy(held_out(labels.numpy(), settings.seed))
+        known, wanted = labels[~held], labels[held]
+        rows = held.to(train.device)
+
+        def accuracy(c: float) -> float:
+            fitted = counted(train[~rows], known, train[rows], c=c)
+            return (fitted.logits.argmax(dim=1).cpu() == wanted).double().mean().item()
+
+        c = best_strength(accuracy)
+    fitted = counted(train, labels, test, c=c)
+    if not fitted.converged:
+        _log.warning("the regression had not converged after %d iterations", fitted.iterations)
+    return fitted
+
+
+def best_strength(accuracy: Callable[[float], float]) -> float:
+    """The strength of best accuracy, the strongest penalty among equals (CLIP, appendix A.3).
+
+    Seven strengths two decades apart first, then the interval around the best one is halved until neighbours
+    are an eighth of a decade apart.
+    """
+    found = {float(power): accuracy(10.0**power) for power in range(-_DECADES, _DECADES + 1, 2)}
+    step = 2.0
+    while step > _FINEST:
+        step /= 2
+        best = _first_best(found)
+        for power in (best - step, best + step):
+            if abs(power) <= _DECADES and power not in found:
+                found[power] = accuracy(10.0**power)
+    return 10.0 ** _first_best(found)
+
+
+def _first_best(found: dict[float, float]) -> float:
+    return max(sorted(found), key=found.__getitem__)
+
+
+def held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Which images (N,) are held out: a tenth of each class, and at least one.
+
+    Raises UserError for a class of one image.
+    """
+    sizes = np.bincount(labels)
+    if sizes.min() < 2:
+        raise UserError(
+            f"class {sizes.argmin()} has one training image, and a sweep needs two or more; add "
+            "images, or give --c a number"
+        )
+    mixed = np.random.default_rng(seed).permutation(len(labels))
+    by_class = mixed[np.argsort(labels[mixed], kind="stable")]
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # inside the class
+    held = np.zeros(len(labels), np.bool_)
+    held[by_class] = place < np.repeat(np.maximum(1, sizes // _HELD_OUT), sizes)
+    return held
+
+
+def _fit(train: Tensor, labels: Tensor, test: Tensor, *, c: float, max_iter: int) -> Fit:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings(), _on_device(train):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said once, about the last fit
+        model = LogisticRegression(C=c, max_iter=max_iter)
+        if _stays_on_device(train):
+            model.fit(train, labels.to(train.device))
+            logits: Any = model.decision_function(test)
+        else:
+            model.fit(train.cpu().numpy(), labels.numpy())
+            logits = model.decision_function(test.cpu().numpy())
+    scores = torch.as_tensor(logits)
+    if scores.ndim == 1:  # of two classes, it scores the second alone
+        scores = torch.stack([-scores, scores], dim=1)
+    iterations = int(model.n_iter_[0])
+    return Fit(scores, c, iterations, iterations < max_iter)
+
+
+def _on_device(features: Tensor) -> AbstractContextManager[Any]:
+    import sklearn
+
+    return sklearn.config_context(array_api_dispatch=True) if _stays_on_device(features) else nullcontext()
+
+
+def _stays_on_device(features: Tensor) -> bool:
+    import sklearn
+
+    version = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
+    return features.device.type == "cuda" and version >= (1, 9) and os.environ.get("SCIPY_ARRAY_API") == "1"
