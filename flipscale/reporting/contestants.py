@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from flipscale.config import Job
+from flipscale.config.job import Phase
 from flipscale.errors import UserError
 from flipscale.evaluation.features import Encoder
 from flipscale.interop.openclip import finished_config
@@ -84,10 +86,11 @@ def load(entrant: Entrant, world: World) -> tuple[Contestant, Encoder]:
         return _load_stock(entrant, world)
     trained = load_trained(Path(entrant.source), world)
     spec, job, samples = trained.model.spec, trained.job, trained.samples_seen
-    if entrant.kind == "export":
-        samples = _provenance(Path(entrant.source)).get("samples_seen")
-    phases = job.phases if job is not None else ()
-    shapes = phase_specs(model_spec(job, trained.tokenizer), job) if job is not None else ()
+    if job is not None:
+        phases, shapes = job.phases, phase_specs(model_spec(job, trained.tokenizer), job)
+    else:
+        samples, phases = _provenance(Path(entrant.source))
+        shapes = (spec,) * len(phases)
     contestant = Contestant(
         label=entrant.label,
         source=entrant.source,
@@ -97,7 +100,7 @@ def load(entrant: Entrant, world: World) -> tuple[Contestant, Encoder]:
         image_size=spec.vision.image_size,
         samples_seen=samples,
         batch=phases[0].batch_size if phases else None,
-        training_flops=flops_at(job, shapes, samples) if job is not None and samples is not None else None,
+        training_flops=flops_at(phases, shapes, samples) if phases and samples is not None else None,
         gpu_hours=gpu_hours_at(entrant.run, samples) if entrant.run is not None and samples else None,
         job=job,
         run=entrant.run,
@@ -107,10 +110,10 @@ def load(entrant: Entrant, world: World) -> tuple[Contestant, Encoder]:
     return contestant, Encoder(trained.model, trained.tokenizer, spec.vision.image_size, world)
 
 
-def flops_at(job: Job, shapes: Sequence[ModelSpec], samples: int) -> float:
-    """FLOPs of the job's first `samples` samples, forward and backward; `shapes` are those of its phases."""
+def flops_at(phases: Sequence[Phase], shapes: Sequence[ModelSpec], samples: int) -> float:
+    """FLOPs of the first `samples` samples of the phases, forward and backward; each has its shape."""
     total, left = 0, samples
-    for phase, spec in zip(job.phases, shapes, strict=True):
+    for phase, spec in zip(phases, shapes, strict=True):
         seen = min(left, phase.samples)
         total += training_flops(spec, seen, phase.mask_ratio, phase.text_mask_ratio)
         left = max(0, left - phase.samples)
@@ -193,6 +196,17 @@ def _load_stock(entrant: Entrant, world: World) -> tuple[Contestant, Encoder]:
     return contestant, Encoder(stock.model, stock.tokenizer, stock.image_size, world)
 
 
-def _provenance(directory: Path) -> Mapping[str, Any]:
-    stamp = finished_config(directory).get("flipscale", {})
-    return stamp.get("provenance", {}) if isinstance(stamp, dict) else {}
+def _provenance(directory: Path) -> tuple[int | None, tuple[Phase, ...]]:
+    """Samples seen and phases that an export tells of; no phases where their shapes are not the export's."""
+    stamp = finished_config(directory).get("flipscale")
+    told = stamp.get("provenance") if isinstance(stamp, dict) else None
+    if not isinstance(told, dict):
+        return None, ()
+    samples = told.get("samples_seen")
+    try:
+        phases = tuple(Phase.model_validate(phase) for phase in told.get("phases", ()))
+    except (TypeError, ValidationError):  # of another version
+        phases = ()
+    if any(phase.image_size is not None or phase.patch_size is not None for phase in phases):
+        phases = ()
+    return samples if isinstance(samples, int) else None, phases

@@ -102,7 +102,7 @@ def recorded(record: dict[str, Any], figure: Figure) -> float | None:
 def _flops(result: Result, samples: int) -> float | None:
     contestant = result.contestant
     if contestant.job is not None:
-        return flops_at(contestant.job, contestant.shapes, samples)
+        return flops_at(contestant.job.phases, contestant.shapes, samples)
     return contestant.training_flops
 
 

@@ -35,7 +35,11 @@ from flipscale.training.setup import model_spec
 def exported(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained = load_trained(models.masked, ALONE)
     out = tmp_path_factory.mktemp("exported") / "model"
-    export_openclip(trained.model, trained.model.spec, out, tokenizer=trained.tokenizer)
+    assert trained.job is not None
+    phases = [phase.model_dump(mode="json") for phase in trained.job.phases]
+    provenance = {"samples_seen": trained.samples_seen, "phases": phases}
+    spec = trained.model.spec
+    export_openclip(trained.model, spec, out, tokenizer=trained.tokenizer, provenance=provenance)
     return out
 
 
@@ -112,6 +116,10 @@ def test_a_run_its_export_and_stock_open_clip_with_it_do_not_differ(models: Mode
     comparison = compared([str(models.masked), str(exported), f"local-dir:{exported}"])
     labels = [result.contestant.label for result in comparison.results]
     assert labels == ["masked", str(exported), f"local-dir:{exported}"]
+    run, export, stock = (result.contestant for result in comparison.results)
+    assert (run.samples_seen, run.training_flops) == (export.samples_seen, export.training_flops)
+    assert run.training_flops
+    assert (stock.samples_seen, stock.training_flops) == (None, None)
     for difference in comparison.differences:
         assert (difference.value, difference.clear) == (0.0, False)
     ranks = [[found.rank for found in result.neighbours] for result in comparison.results]
@@ -138,7 +146,7 @@ def test_training_cost_follows_from_job_and_ledger(models: Models, tmp_path: Pat
     job = recorded_job(RunDirectory(models.masked))
     shapes = phase_specs(model_spec(job, trained.tokenizer), job)
     first, tuned = plan_job(job).phases
-    found = {samples: flops_at(job, shapes, samples) for samples in (48, 96, 112, 128, 10**9)}
+    found = {samples: flops_at(job.phases, shapes, samples) for samples in (48, 96, 112, 128, 10**9)}
     # The plan's shape has the preset's vocabulary, which no FLOP depends on.
     assert found[96] == first.flops
     assert found[128] == found[10**9] == first.flops + tuned.flops
