@@ -115,6 +115,18 @@ def test_learned_positions_go_on_over_the_boundary(tiny_run: MakeRun) -> None:
     assert run.metrics() == straight.metrics()
 
 
+def test_a_decoder_goes_on_over_the_boundary(tiny_run: MakeRun) -> None:
+    settings = SETTINGS | {"loss": {"reconstruction": {"width": 32, "layers": 1, "heads": 2}}}
+    straight, run = tiny_run("straight", **settings), tiny_run("stopped", **settings)
+    train(straight)
+    stopped(run, 3)
+    assert run.tensors()["model.reconstruction.pixels.weight"].shape == (3 * 8 * 8, 32)
+    train(run)
+    assert run.tensors()["model.reconstruction.pixels.weight"].shape == (3 * 12 * 12, 32)
+    assert run.weights() == straight.weights()
+    assert run.metrics() == straight.metrics()
+
+
 def test_the_order_of_the_samples_is_that_of_phases_of_one_size(tiny_run: MakeRun) -> None:
     plain = [
         {k: v for k, v in phase.items() if not k.endswith("_size") or k == "batch_size"} for phase in PHASES

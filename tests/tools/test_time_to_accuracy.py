@@ -1,0 +1,51 @@
+"""The page of the time-to-accuracy benchmark says what its raw numbers say; both trainers get one setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import time_to_accuracy as bench
+
+from flipscale.config import load_job
+
+# Accuracy rises in a line to 50 %; seconds a checkpoint by trainer and mask, and a tenth more for seed 1.
+PACE = {("flipscale", "0%"): 8.0, ("flipscale", "50%"): 4.0, ("open_clip", "0%"): 12.0, ("open_clip", "50%"): 10.0}
+
+
+def raw() -> dict[str, object]:
+    curves: dict[str, dict[str, list[list[tuple[float, float]]]]] = {name: {} for name in bench.TRAINERS}
+    for (trainer, mask), pace in PACE.items():
+        curves[trainer][mask] = [
+            [(pace * (1 + seed / 10) * step, step / 10) for step in range(1, 6)] for seed in range(2)
+        ]
+    return {
+        "curves": curves,
+        "samples": 1600,
+        "every": 320,
+        "seeds": 2,
+        "commit": "abc",
+        "date": "2026-01-01",
+        "cores": 2,
+        "processor": "a processor",
+        "versions": {"torch": "2.13", "open_clip": "3.3.0", "webdataset": "0.2.86"},
+    }
+
+
+def test_the_page_says_what_was_measured() -> None:
+    page = bench.page(raw(), "raw.json")
+    # 90 % of 50 %, at 4.5 checkpoints; both seeds have the same ratio, so the interval has no width.
+    assert "| flipscale | 45.0% | 37.8 | 18.9 | 2.00 (2.00 to 2.00) | 2.00 |" in page
+    assert "| open_clip | 45.0% | 56.7 | 47.2 | 1.20 (1.20 to 1.20) | 1.20 |" in page
+    assert "| 0% | 56.7 | 37.8 | 1.50 (1.50 to 1.50) |" in page
+    assert "| 50% | 47.2 | 18.9 | 2.50 (2.50 to 2.50) |" in page
+    assert "| open_clip, 50% | 10.0% after 10.5 s |" in page
+
+
+def test_a_run_keeps_a_checkpoint_for_every_point_of_its_curve(tmp_path: Path) -> None:
+    changes = bench.overrides(tmp_path / "data", tmp_path / "run", 0.5, 3, 1600, 320)
+    job = load_job(bench.ROOT / "jobs" / bench.toy.JOB, changes)
+    (phase,) = job.phases
+    assert (phase.samples, phase.mask_ratio, phase.batch_size, job.seed) == (1600, 0.5, 64, 3)
+    assert job.checkpoint.keep_every == 320
+    assert phase.base_lr * phase.batch_size / 256 == pytest.approx(1e-3)

@@ -1,0 +1,133 @@
+"""What is known of a finished run: the accuracy of its cells, and its accuracy over its training time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flipscale.errors import UserError
+from flipscale.evaluation.evaluate import evaluate
+from flipscale.evaluation.features import Encoder
+from flipscale.evaluation.views import Views
+from flipscale.files import write_durably
+from flipscale.trained import load_trained
+from flipscale.training.metrics import read_evaluations, read_metrics
+from flipscale.world import World
+from reproduction.cells import Cell, View
+from reproduction.planned import PlannedRun
+
+
+@dataclass(frozen=True)
+class Point:
+    """The accuracy at a place of a run."""
+
+    samples: int
+    seconds: float
+    """Of training until there; evaluations, saves and start-ups are left out."""
+    accuracy: float
+    """Zero-shot top-1, a share of 1."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one run."""
+
+    run: str
+    seed: int
+    seconds: dict[str, float]
+    """Of training until the end of each phase."""
+    accuracies: dict[str, float]
+    """By `key_of`: zero-shot top-1, a share of 1."""
+    curve: tuple[Point, ...]
+
+    def of(self, key: str) -> float | None:
+        return self.accuracies.get(key)
+
+
+def key_of(run: PlannedRun, cell: Cell) -> str:
+    """Names the model and the view that a cell is scored with; equal keys are scored once."""
+    return f"{run.checkpoint_of(cell).name}, {_words(cell.view)}"
+
+
+def _words(view: View) -> str:
+    if not view.mask_ratio:
+        return "whole images"
+    return f"{view.mask_ratio:.0%} masked" + (", ensemble" if view.ensemble else "")
+
+
+def score_run(run: PlannedRun, file: Path, world: World) -> Scores:
+    """Score what of the run's cells is not in `file` yet, and keep it there. Raises UserError; see `load`."""
+    known = load(file)
+    accuracies = dict(known.accuracies) if known else {}
+    for cell in run.cells:
+        if (key := key_of(run, cell)) not in accuracies:
+            accuracies[key] = _accuracy(run, cell, world)
+    clock = training_clock(read_metrics(run.directory.path))
+    scores = Scores(
+        run=run.training.name,
+        seed=run.seed,
+        seconds={span.phase.name: seconds_at(clock, span.stop) for span in run.budget.spans},
+        accuracies=accuracies,
+        curve=_curve(read_evaluations(run.directory.path), clock),
+    )
+    if scores != known:
+        write_durably(file, json.dumps(asdict(scores), indent=1) + "\n")
+    return scores
+
+
+def load(file: Path) -> Scores | None:
+    """The scores of a file; None where there is none. Raises UserError for one that is damaged."""
+    try:
+        document = json.loads(file.read_text())
+        curve = tuple(Point(**point) for point in document.pop("curve"))
+        scores = Scores(**document, curve=curve)
+        values = [*scores.accuracies.values(), *scores.seconds.values()]
+        if not all(isinstance(value, float) for value in values):
+            raise TypeError
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{file} is damaged; delete it, and the run is scored again") from None
+    return scores
+
+
+def training_clock(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """(samples, seconds of training until there) at every line of the metrics, from (0, 0) on."""
+    clock = [(0, 0.0)]
+    for line in metrics:
+        samples, seconds = clock[-1]
+        clock.append((line["samples"], seconds + (line["samples"] - samples) / line["images_per_second"]))
+    return clock
+
+
+def seconds_at(clock: Sequence[tuple[int, float]], samples: int) -> float:
+    """Seconds of training until `samples`, between two lines in proportion."""
+    places, seconds = zip(*clock, strict=True)
+    return float(np.interp(samples, places, seconds))
+
+
+def _curve(evaluations: Sequence[Mapping[str, Any]], clock: Sequence[tuple[int, float]]) -> tuple[Point, ...]:
+    points: list[Point] = []
+    for document in evaluations:
+        if document.get("zero_shot"):  # an evaluation that failed has none
+            (result,) = document["zero_shot"].values()
+            samples = document["samples_seen"]
+            points.append(Point(samples, seconds_at(clock, samples), result["top1"]))
+    return tuple(points)
+
+
+def _accuracy(run: PlannedRun, cell: Cell, world: World) -> float:
+    trained = load_trained(run.checkpoint_of(cell), world)
+    vision, view = trained.model.spec.vision, cell.view
+    views = None
+    if view.mask_ratio:
+        views = Views(trained.model.encode_image, view.mask_ratio, vision.patches, view.ensemble)
+    encoder = Encoder(trained.model, trained.tokenizer, vision.image_size, world, views)
+    (result,) = evaluate(encoder, run.job.evaluation, batch_size=256)["zero_shot"].values()
+    assert result["top1"] is not None, "single labels have a top-1"
+    return result["top1"]

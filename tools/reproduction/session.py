@@ -1,0 +1,170 @@
+"""One call of the program: what is left to do, doing it, and writing down what is known then."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flipscale.budget import Budget
+from flipscale.commands.planning import duration
+from flipscale.commands.table import print_table
+from flipscale.config import load_site
+from flipscale.errors import RunError, UserError
+from flipscale.files import write_durably
+from flipscale.placement import Placement
+from flipscale.planning.plan import plan_job
+from flipscale.run_directory import committed_samples
+from flipscale.world import World, join_world
+from reproduction import toy
+from reproduction.cells import Experiment
+from reproduction.machine import cores
+from reproduction.page import draw_curves, markdown, order_sentence
+from reproduction.planned import PlannedRun, Workplace
+from reproduction.results import document_of
+from reproduction.scores import Scores, score_run
+from reproduction.training import submit_to_slurm, threads_for, train_here
+
+FLOPS_PER_CORE = 75e9
+"""Of the toy model in bf16 on one core of an AMD EPYC with AVX-512, start-ups and scoring included."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line said; see `tools/reproduce.py`."""
+
+    scale: str
+    out: Path
+    jobs: int | None
+    seeds: int | None
+    site: Path | None
+    imagenet: Path
+    overrides: Sequence[str]
+    dry_run: bool
+
+
+class Session:
+    """An experiment at a scale, as asked for. Raises UserError for what cannot be."""
+
+    def __init__(self, experiment: Experiment, options: Options) -> None:
+        if options.jobs is not None and options.jobs < 1:
+            raise UserError(f"--jobs is {options.jobs}; give at least 1")
+        self.experiment = experiment
+        self.options = options
+        self.workplace = Workplace(experiment, options.scale, options.out.resolve())
+        self.planned = self.workplace.planned(options.seeds, self._overrides())
+        self.jobs = self._jobs()
+        self._scoring = threading.Lock()
+        self._scores: dict[str, Scores] = {}  # by the run's name
+
+    def run(self) -> None:
+        """Do it. Raises RunError where a run failed, after everything else is done."""
+        if self.options.dry_run:
+            self._show()
+            return
+        self.workplace.prepare()
+        site = load_site(self.options.site)
+        if self.options.scale == "paper":
+            submitted, alive = submit_to_slurm(self.planned, self.options.jobs, site)
+            print(f"submitted: {', '.join(submitted) or 'nothing'}; queued or running before: {len(alive)}")
+            problems = self._score_all([run for run in self.planned if run.done])
+        else:
+            toy.make_data(self.workplace.data, self._shards(), workers=cores())
+            problems = train_here(self.planned, self.jobs, site, self._scored)
+        self._write()
+        if problems:
+            kind = UserError if all(isinstance(problem, UserError) for problem in problems) else RunError
+            raise kind("; ".join(map(str, problems)))
+
+    def _overrides(self) -> list[str]:
+        if self.options.scale == "toy":
+            return list(self.options.overrides)
+        imagenet = f"{{data: {self.options.imagenet}, classnames: imagenet, templates: openai7}}"
+        return [f"evaluation.zero_shot.imagenet={imagenet}", *self.options.overrides]
+
+    def _jobs(self) -> int:
+        """Runs at once on this machine: one a core, and one alone where its time is the result."""
+        if self.options.scale == "toy" and self.experiment.curve:
+            if (self.options.jobs or 1) > 1:
+                raise UserError(
+                    f"{self.experiment.name} measures time, and runs that share a machine slow each other; "
+                    "leave out --jobs"
+                )
+            return 1
+        return self.options.jobs or cores()
+
+    def _shards(self) -> list[int]:
+        return sorted({run.training.toy_shards for run in self.planned if run.training.toy_shards})
+
+    def _scored(self, run: PlannedRun) -> None:
+        """Score a run that is done; one at a time, since they share torch's settings."""
+        with self._scoring:
+            scores = score_run(run, self.workplace.root / "scores" / f"{run.name}.json", self._world())
+        self._scores[run.name] = scores
+        accuracies = ", ".join(f"{key}: {share:.1%}" for key, share in scores.accuracies.items())
+        print(f"{run.name}: {accuracies}", file=sys.stderr, flush=True)
+
+    def _score_all(self, runs: Sequence[PlannedRun]) -> list[UserError | RunError]:
+        problems: list[UserError | RunError] = []
+        for run in runs:
+            try:
+                self._scored(run)
+            except UserError as error:
+                problems.append(error)
+        return problems
+
+    def _world(self) -> World:
+        import torch
+
+        torch.set_num_threads(threads_for(self.jobs))
+        return join_world(Placement())
+
+    def _write(self) -> None:
+        scored = [(run, self._scores[run.name]) for run in self.planned if run.name in self._scores]
+        document = document_of(
+            self.experiment, self.options.scale, self.planned, scored, self.options.overrides
+        )
+        figure = None
+        if document["speed"] is not None:
+            figure = "figure.svg"
+            draw_curves(document["speed"], self.workplace.root / figure)
+        page = self.workplace.root / "table.md"
+        write_durably(self.workplace.results, json.dumps(document, indent=1) + "\n")
+        write_durably(page, markdown(document, figure))
+        print(f"{order_sentence(document['order'])}\n{page} and, beside it, results.json")
+
+    def _show(self) -> None:
+        """What would be done, and about how long it takes."""
+        rows: list[tuple[str, ...]] = []
+        seconds = gpu_hours = 0.0
+        for run in self.planned:
+            plan = plan_job(run.job)
+            seen = committed_samples(run.directory) if run.directory.path.is_dir() else 0
+            left = 1 - min(seen, plan.samples) / plan.samples
+            expected = plan.seconds
+            if self.options.scale == "toy":
+                expected = plan.flops / FLOPS_PER_CORE / (cores() / self.jobs)
+            seconds += left * expected
+            gpu_hours += left * plan.gpu_hours
+            state = "done" if not left else f"{seen:,} samples" if seen else "to do"
+            rows.append((run.name, run.training.job, *_budget(run.budget), state, duration(left * expected)))
+        print_table(("run", "job", "samples", "batch", "mask", "steps", "state", "left"), rows)
+        cells = len(self.experiment.cells)
+        if self.options.scale == "toy":
+            told = f"about {duration(seconds / self.jobs)} on {cores()} cores, {self.jobs} at once"
+        else:
+            told = f"{gpu_hours:,.0f} GPU-hours, as `flipscale plan` computes them"
+        print(f"{len(rows)} runs for {cells} cells; left: {told}")
+
+
+def _budget(budget: Budget) -> tuple[str, str, str, str]:
+    phases = [span.phase for span in budget.spans]
+    return (
+        " + ".join(f"{phase.samples:,}" for phase in phases),
+        " + ".join(f"{phase.batch_size:,}" for phase in phases),
+        " + ".join(f"{phase.mask_ratio:.0%}" for phase in phases),
+        f"{budget.steps:,}",
+    )

@@ -1,0 +1,91 @@
+"""Train the runs through the orchestrator: here, so many at once, or on Slurm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from flipscale.config import Site
+from flipscale.errors import RunError, StoppedEarly, UserError
+from flipscale.orchestration.detached import site_here
+from flipscale.orchestration.ledger import read_ledger
+from flipscale.orchestration.submission import living, logs, require_slurm, submit_run
+from flipscale.run_directory import committed_samples, prepare
+from reproduction.machine import cores
+from reproduction.planned import PlannedRun
+
+_LOOK_EVERY = 0.3  # seconds
+
+
+def threads_for(jobs: int) -> int:
+    """Threads of each of so many runs at once on this machine."""
+    return max(1, cores() // jobs)
+
+
+def train_here(
+    runs: Sequence[PlannedRun], jobs: int, site: Site, done: Callable[[PlannedRun], None]
+) -> list[UserError | RunError]:
+    """Train what is not done yet, `jobs` at once, and call `done` for every run that is, in its own thread.
+
+    Returns the error of each run that failed; the others are not kept from training by it. Raises
+    StoppedEarly after Ctrl-C, with every run stopped and saved.
+    """
+    threads = str(threads_for(jobs))
+    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"} | site.environment
+    here = site.model_copy(update={"environment": environment})
+    problems: list[UserError | RunError] = []
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(_complete, run, here, done) for run in runs}
+        try:
+            while waiting:
+                ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                problems += [problem for future in ended if (problem := _problem(future))]
+        except KeyboardInterrupt:
+            for future in waiting:
+                future.cancel()
+            for run in runs:
+                if not run.done and run.directory.path.is_dir() and living(run.directory):
+                    run.directory.stop_file.touch()
+            raise StoppedEarly("stopped on request; give the same command again to go on") from None
+    return problems
+
+
+def _complete(run: PlannedRun, site: Site, done: Callable[[PlannedRun], None]) -> None:
+    directory = run.directory
+    if run.done:
+        prepare(directory, run.job, committed_samples(directory))  # refuses what another job trained
+    elif not living(directory):
+        submit_run(directory, run.job, site_here(site, run.job), cluster="local")
+    while living(directory):
+        time.sleep(_LOOK_EVERY)
+    if not run.done:
+        segments = read_ledger(directory.path)
+        why = f"{segments[-1]['reason']}: {segments[-1]['detail']}" if segments else "it never began"
+        raise RunError(f"{run.name} ended before its budget was spent ({why}); see {logs(directory)}")
+    done(run)
+
+
+def _problem(future: Future[None]) -> UserError | RunError | None:
+    """What a person must hear of; anything but a user's or a run's error is a fault of this program."""
+    try:
+        future.result()
+    except (UserError, RunError) as error:
+        return error
+    return None
+
+
+def submit_to_slurm(runs: Sequence[PlannedRun], jobs: int | None, site: Site) -> tuple[list[str], list[str]]:
+    """Submit what is neither done nor queued nor running, so that at most `jobs` are; names of both kinds.
+
+    Returns the names of the runs submitted now, and of those that were queued or running before.
+    """
+    require_slurm()
+    left = [run for run in runs if not run.done]
+    alive = [run for run in left if run.directory.path.is_dir() and living(run.directory)]
+    names = {run.name for run in alive}
+    room = len(left) if jobs is None else max(0, jobs - len(alive))
+    chosen = [run for run in left if run.name not in names][:room]
+    for run in chosen:
+        submit_run(run.directory, run.job, site, cluster="slurm")
+    return [run.name for run in chosen], [run.name for run in alive]
