@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flipscale.cli_options import AsJson
+from flipscale.cli_options import AsJson, Run
 
 evaluation_app = typer.Typer()
 
@@ -195,3 +195,57 @@ def import_(
     from flipscale.commands.interchange import import_model
 
     import_model(source, out, weights=weights, pretrained=pretrained, random=random)
+
+
+@evaluation_app.command()
+def report(
+    run: Run,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where to write; reports/NAME by default.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a page about a run, as HTML that works offline, Markdown and JSON; the run is only read."""
+    from flipscale.commands.reporting import report_run
+
+    report_run(run, out)
+
+
+@evaluation_app.command()
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Runs, checkpoints, OpenCLIP directories; local-dir:PATH, NAME:TAG, NAME:FILE of OpenCLIP.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write.")] = Path("reports/compare"),
+    zero_shot: Annotated[
+        str | None,
+        typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False),
+    ] = None,
+    classnames: Annotated[
+        str, typer.Option(help="File with a class name a line, `imagenet`, `folders` or `own`.")
+    ] = "folders",
+    templates: Annotated[
+        str, typer.Option(help="File with a template a line, openai7, openai80, `name` or `own`.")
+    ] = "openai7",
+    retrieval: Annotated[
+        str | None, typer.Option(help="Shards of image-caption pairs for retrieval.", show_default=False)
+    ] = None,
+    sets: Annotated[
+        Path | None, typer.Option(help="File with sets, as a job's `evaluation`.", show_default=False)
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Where the data of the sets lie.", show_default=False)
+    ] = None,
+    batch_size: int = 64,
+) -> None:
+    """Write a page that puts models beside each other, and beside what was published."""
+    from flipscale.commands.evaluation import given_sets
+    from flipscale.commands.reporting import compare_models
+
+    chosen = given_sets(sets, zero_shot, classnames, templates, "top1", None, retrieval)
+    compare_models(models, out, chosen, root, batch_size)

@@ -10,7 +10,6 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from flipscale.data.tokenizer import Tokenizer
 from flipscale.errors import UserError
 from flipscale.evaluation.datasets import Batch, Reader, Skipped
 from flipscale.evaluation.views import Views
@@ -41,7 +40,7 @@ class Encoder:
     """
 
     model: DualEncoder
-    tokenizer: Tokenizer
+    tokenizer: Callable[[Sequence[str]], Tensor]
     image_size: int
     """Side in pixels of the squares that the model takes; it normalises colours itself."""
     world: World

@@ -1,0 +1,97 @@
+"""A headless Chromium that opens a page from disk and tells what went wrong in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_INSTALL_SECONDS = 280
+
+
+@dataclass
+class Opened:
+    """A page that is drawn, with everything that it complained of or asked the network for."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+def chromium() -> str:
+    """Chromium's path; installed with apt where this runs as root. Skips without it; in CI, fails."""
+    if not (found := _found()):
+        try:
+            _install()
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = f"no Chromium: {error}"
+            if os.environ.get("CI") == "true":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        found = _found()
+    assert found, "apt-get installed chromium, but no program of that name is there"
+    return found
+
+
+def _found() -> str | None:
+    return next((path for name in _NAMES if (path := shutil.which(name))), None)
+
+
+def _install() -> None:
+    if os.geteuid() != 0:
+        raise OSError("it is not installed, and only root can install it (apt-get install chromium)")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+        subprocess.run(
+            ["apt-get", "--quiet", *command],
+            env=environment,
+            capture_output=True,
+            check=True,
+            timeout=_INSTALL_SECONDS,
+        )
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=chromium(), args=arguments)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser: Browser, path: Path, width: int, *, dark: bool = False) -> Iterator[Opened]:
+    """The page at `path`, `width` pixels wide, when every plot is drawn (or 30 s have passed)."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if dark else "light",
+        has_touch=width < 600,
+        offline=True,
+    )
+    page = context.new_page()
+    result = Opened(page)
+    page.on(
+        "console",
+        lambda message: (
+            result.complaints.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
+    page.on("pageerror", lambda error: result.complaints.append(str(error)))
+    page.on("requestfailed", lambda request: result.complaints.append(f"failed: {request.url[:80]}"))
+    page.on("request", lambda request: result.requests.append(request.url))
+    page.goto(path.resolve().as_uri())
+    page.wait_for_function(
+        "[...document.querySelectorAll('.canvas')].every(canvas => canvas.dataset.drawn === 'yes')",
+        timeout=30_000,
+    )
+    yield result
+    context.close()

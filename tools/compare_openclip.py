@@ -1,0 +1,93 @@
+"""Put a run beside the published OpenCLIP model that is nearest to it: `tools/compare_openclip.py RUN`.
+
+Nearest is the same size of towers first, then the samples seen (a factor of 2 counts as much in either
+direction). Its weights are taken from this machine, where open_clip has downloaded them before, or from
+--weights; the page is that of `flipscale compare`. With --list the published models are only listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from flipscale.commands.reporting import compare_models
+from flipscale.commands.table import print_table
+from flipscale.config.loading import load_evaluation
+from flipscale.errors import UserError
+from flipscale.interop.published import find_published
+from flipscale.planning.flops import parameter_count
+from flipscale.planning.plan import model_shape
+from flipscale.reporting.reference import PublishedModel, published_models
+from flipscale.run_directory import committed_samples, existing_run, recorded_job
+from flipscale.training.display import human
+
+_FAMILIES = ("CLIP", "OpenCLIP", "DataComp")  # whose weights open_clip loads by a tag
+
+
+def nearest(parameters: int, samples_seen: int) -> list[PublishedModel]:
+    """Published models, nearest first."""
+
+    def distance(model: PublishedModel) -> tuple[float, float]:
+        size = abs(math.log(model.parameters_m * 1e6 / parameters))
+        # Text towers of FLIP are smaller than OpenCLIP's of the same name: a quarter is no other size.
+        return round(size / math.log(1.5)), abs(math.log(model.samples_seen / max(1, samples_seen)))
+
+    return sorted((m for m in published_models() if m.family in _FAMILIES), key=distance)
+
+
+def on_this_machine(model: PublishedModel) -> bool:
+    """Whether open_clip has the weights already, for a tag that it knows."""
+    try:
+        find_published(model.model, None, model.weights, random=False)
+    except UserError:
+        return False
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("--weights", type=Path, help="file with the weights of the nearest published model")
+    parser.add_argument("--list", action="store_true", help="only list published models, nearest first")
+    parser.add_argument("--out", type=Path, help="where to write; reports/RUN_openclip by default")
+    parser.add_argument("--sets", type=Path, help="file with evaluation sets; the job's by default")
+    parser.add_argument("--root", help="where the data of the sets lie")
+    parser.add_argument("--batch-size", type=int, default=64)
+    given = parser.parse_args()
+    try:
+        compare_nearest(given)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def compare_nearest(given: argparse.Namespace) -> None:
+    run = existing_run(given.run)
+    parameters = parameter_count(model_shape(recorded_job(run))).total
+    candidates = nearest(parameters, committed_samples(run))
+    if given.list:
+        rows = [
+            [m.model, m.weights, m.data, human(m.samples_seen), f"{m.imagenet_top1:.1%}"] for m in candidates
+        ]
+        print_table(["model", "weights", "data", "samples seen", "ImageNet top-1"], rows)
+        return
+    if given.weights is not None:
+        chosen = f"{candidates[0].model}:{given.weights}"
+    else:
+        found = next((model for model in candidates if on_this_machine(model)), None)
+        if found is None:
+            raise UserError(
+                f"no published weights are on this machine; the nearest are {candidates[0].weights} of "
+                f"{candidates[0].model}: download them with open_clip, or give a file with --weights"
+            )
+        chosen = f"{found.model}:{found.weights}"
+    print(f"{given.run} beside {chosen}")
+    out = given.out or Path("reports") / f"{run.path.name}_openclip"
+    sets = load_evaluation(given.sets) if given.sets is not None else None
+    compare_models([str(given.run), chosen], out, sets, given.root, given.batch_size)
+
+
+if __name__ == "__main__":
+    main()
