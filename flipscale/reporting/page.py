@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from importlib.resources import files
 from typing import Any, ClassVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,15 @@ def to_html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["typed"] = _typed
     return environment.get_template("page.html").render(
         page=page, style=_asset("page.css"), scripts=scripts, script_digests=digests
     )
+
+
+def _typed(text: str) -> Markup:
+    """Text, escaped, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def to_markdown(page: Page) -> str:

@@ -94,3 +94,10 @@ def test_markdown_keeps_texts_in_their_cells() -> None:
 def test_json_holds_no_numbers_that_json_lacks() -> None:
     document = {"a": float("nan"), "b": [float("inf"), 1.5], "c": (True, None, "x")}
     assert json.loads(json_text(document)) == {"a": None, "b": [None, 1.5], "c": [True, None, "x"]}
+
+
+def test_what_is_typed_is_shown_as_code_and_escaped() -> None:
+    page = Page("t", "s", [], [Section("one", [Note("set `a <b> c` in the job"), Note("a lone ` stays")])])
+    shown = to_html(page)
+    assert "set <code>a &lt;b&gt; c</code> in the job" in shown
+    assert "a lone ` stays" in shown
