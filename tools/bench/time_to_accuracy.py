@@ -63,9 +63,11 @@ Both trainers have the same shards ({protocol}), the same initial weights (flips
 model `vit_tiny_p8` (64 patches, 32 text tokens), {samples:,} samples in batches of {batch}, AdamW (0.9,
 0.95, decay 0.2), the same warm-up and cosine from a peak of {lr:g}, bf16 autocast, random crops of area
 0.5 to 1, and one loader process. OpenCLIP's trainer is its own `open_clip_train`, which masks by
-`--force-patch-dropout`. {seeds} seeds; one run trains at a time, on all cores. Checkpoints every
-{every:,} samples are scored afterwards, both trainers' by flipscale's zero-shot (fp32, whole images)
-over {test:,} unseen images of 72 classes. Time is of training alone, as each trainer's loop takes it.
+`--force-patch-dropout` and draws shards with replacement (`--dataset-resampled`), while flipscale reads
+every sample once an epoch; each keeps its own choice of what decays, and OpenCLIP's patch embedding has
+no bias. {seeds} seeds; one run trains at a time, on all cores. Checkpoints every {every:,} samples are
+scored afterwards, both trainers' by flipscale's zero-shot (fp32, whole images) over {test:,} unseen
+images of 72 classes. Time is of training alone, as each trainer's loop takes it.
 
 ## Masking 50 % against none
 Times to the same accuracy, which every run of the trainer reaches ({share:.0%} of the lowest best one),
