@@ -302,7 +302,7 @@ def main() -> None:
     parser.add_argument("--openclip", type=Path, required=True, help="where webdataset 0.2.86 and pandas lie")
     parser.add_argument("--out", type=Path, required=True, help="page to write (.md)")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=16_000, help="of every run, a multiple of 5 x 64")
+    parser.add_argument("--samples", type=int, default=12_800, help="of every run, a multiple of 5 x 64")
     parser.add_argument("--data", type=Path, help="keep the toy data set here, or use the one that is")
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of measuring
