@@ -98,6 +98,22 @@ def test_a_run_that_fails_is_told_and_keeps_no_other_from_training(
     assert scored == [other.name]
 
 
+def test_slurm_gets_what_is_neither_done_nor_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Workplace(TABLE8, "paper", tmp_path).planned(1)
+    finish(runs[0])
+    runs[1].directory.path.mkdir(parents=True)
+    submitted: list[str] = []
+    monkeypatch.setattr(training, "require_slurm", lambda: None)
+    monkeypatch.setattr(training, "living", lambda run: run.path.name == runs[1].name)
+    monkeypatch.setattr(
+        training, "submit_run", lambda run, *_, cluster: submitted.append(f"{cluster} {run.path.name}")
+    )
+    rest = [run.name for run in runs[2:]]
+    assert training.submit_to_slurm(runs, 3, Site()) == (rest[:2], [runs[1].name])
+    assert submitted == [f"slurm {name}" for name in rest[:2]]
+    assert training.submit_to_slurm(runs, None, Site())[0] == rest
+
+
 def test_a_directory_of_another_job_is_refused(two_runs: list[PlannedRun]) -> None:
     run = two_runs[0]
     finish(run)

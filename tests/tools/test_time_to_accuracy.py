@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import time_to_accuracy as bench
+import torch
+from openclip_trainer import Watch
 
 from flipscale.config import load_job
 
@@ -45,6 +48,22 @@ def test_the_page_says_what_was_measured() -> None:
     assert "| 0% | 56.7 | 37.8 | 1.50 (1.50 to 1.50) |" in page
     assert "| 50% | 47.2 | 18.9 | 2.50 (2.50 to 2.50) |" in page
     assert "| open_clip, 50% | 10.0% after 10.5 s |" in page
+
+
+def test_openclips_trainer_is_watched_at_every_mark_and_at_the_end(tmp_path: Path) -> None:
+    model, seen = torch.nn.Linear(1, 1, bias=False), []
+    watch = Watch(model, seen.append, tmp_path, every=2)
+    for step in range(5):
+        watch(step)  # the trainer asks for the rate, then takes the step
+        torch.nn.init.constant_(model.weight, step + 1)
+    watch.end()
+    assert seen == [0, 1, 2, 3, 4]
+    seconds = json.loads((tmp_path / "seconds.json").read_text())
+    assert list(seconds) == ["2", "4", "5"]
+    assert list(seconds.values()) == sorted(seconds.values())
+    for steps in (2, 4, 5):
+        saved = torch.load(tmp_path / f"step_{steps}.pt", weights_only=True)
+        assert saved["weight"].item() == steps
 
 
 def test_a_run_keeps_a_checkpoint_for_every_point_of_its_curve(tmp_path: Path) -> None:

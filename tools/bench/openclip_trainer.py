@@ -1,9 +1,10 @@
-"""OpenCLIP's own trainer in this process, with the seconds of each of its epochs written down.
+"""OpenCLIP's own trainer in this process, with its weights and its seconds of training every so many steps.
 
-    python tools/bench/openclip_trainer.py PACKAGES SECONDS.json --model ... --train-data ...
+    python tools/bench/openclip_trainer.py PACKAGES OUT STEPS --model ... --train-data ...
 
-PACKAGES is where webdataset <= 0.2.86 and pandas lie, which it needs; the rest are its own arguments. An
-epoch's time is that of its `train_one_epoch`: without evaluation and without saving.
+PACKAGES is where webdataset <= 0.2.86 and pandas lie, which it needs; OUT gets `step_N.pt` (a state dict)
+every STEPS steps and at the end, and `seconds.json`; the rest are its own arguments, for one epoch: at each
+epoch it fills its shuffle buffer anew. Time is that of its `train_one_epoch`, without the saving.
 """
 
 from __future__ import annotations
@@ -11,29 +12,65 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from flipscale.interop.torchvision_fix import import_open_clip
 
 
-def main(packages: str, out: Path, *arguments: str) -> None:
+class Watch:
+    """Stands in for the learning rate's schedule, which the trainer calls before every step."""
+
+    def __init__(self, model: torch.nn.Module, schedule: Callable[[int], Any], out: Path, every: int) -> None:
+        self._model = model
+        self._schedule = schedule
+        self._out = out
+        self._every = every
+        self._steps = 0
+        self._began = time.perf_counter()
+        self._seconds: dict[int, float] = {}
+
+    def __call__(self, step: int) -> None:
+        if step and step % self._every == 0:
+            self.mark(step)
+        self._steps = step + 1
+        self._schedule(step)
+
+    def mark(self, steps: int) -> None:
+        """Keep what the model is after so many steps."""
+        now = time.perf_counter()
+        self._seconds[steps] = now - self._began
+        torch.save(self._model.state_dict(), self._out / f"step_{steps}.pt")
+        self._began += time.perf_counter() - now
+
+    def end(self) -> None:
+        if self._steps not in self._seconds:
+            self.mark(self._steps)
+        (self._out / "seconds.json").write_text(json.dumps(self._seconds))
+
+
+def main(packages: str, out: Path, every: int, *arguments: str) -> None:
     sys.path.insert(0, packages)
     import_open_clip()
     from open_clip_train import main as trainer
 
-    seconds: list[float] = []
+    out.mkdir(parents=True)
     train_one_epoch = trainer.train_one_epoch
 
-    def timed(*given: Any, **named: Any) -> None:
-        began = time.perf_counter()
-        train_one_epoch(*given, **named)
-        seconds.append(time.perf_counter() - began)
+    def watched(
+        model: Any, data: Any, loss: Any, epoch: int, optimizer: Any, scaler: Any, scheduler: Any,
+        *more: Any, **named: Any,
+    ) -> None:  # fmt: skip
+        watch = Watch(model, scheduler, out, every)
+        train_one_epoch(model, data, loss, epoch, optimizer, scaler, watch, *more, **named)
+        watch.end()
 
-    trainer.train_one_epoch = timed
+    trainer.train_one_epoch = watched
     trainer.main(arguments)
-    out.write_text(json.dumps(seconds))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
