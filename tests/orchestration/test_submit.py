@@ -23,7 +23,8 @@ from flipscale.planning.throughput import speed
 from flipscale.run_directory import run_directory
 
 ROOT = Path(__file__).parents[2]
-JOBS = [path for path in sorted(ROOT.glob("jobs/**/*.yaml")) if "base" not in path.parts]
+NO_JOBS = {"base", "evaluation"}
+JOBS = [path for path in sorted(ROOT.glob("jobs/**/*.yaml")) if path.parent.name not in NO_JOBS]
 
 
 @pytest.fixture
