@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,14 +51,18 @@ def _install() -> None:
     if os.geteuid() != 0:
         raise OSError("it is not installed, and only root can install it (apt-get install chromium)")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
-        subprocess.run(
-            ["apt-get", "--quiet", *command],
-            env=environment,
-            capture_output=True,
-            check=True,
-            timeout=_INSTALL_SECONDS,
-        )
+    with open(Path(tempfile.gettempdir(), "flipscale_chromium.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run side by side, and apt refuses a second apt
+        if _found():
+            return
+        for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+            subprocess.run(
+                ["apt-get", "--quiet", *command],
+                env=environment,
+                capture_output=True,
+                check=True,
+                timeout=_INSTALL_SECONDS,
+            )
 
 
 @contextmanager
