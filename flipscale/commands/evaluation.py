@@ -22,6 +22,9 @@ from flipscale.placement import placement
 from flipscale.trained import Trained, load_trained
 from flipscale.world import World, join_world, leave_world
 
+_OF_ZERO_SHOT = {"classnames": "folders", "templates": "openai7", "metric": "top1", "subset": None}
+"""What the options of that set are where they are not given."""
+
 
 def given_sets(
     file: Path | None,
@@ -33,6 +36,8 @@ def given_sets(
     retrieval: str | None,
 ) -> Evaluation | None:
     """The sets that the command line names; None where it names none."""
+    if zero_shot is None:
+        _no_options_of_zero_shot(classnames=classnames, templates=templates, metric=metric, subset=subset)
     if file is not None and (zero_shot is not None or retrieval is not None):
         raise UserError("--sets comes without --zero-shot and --retrieval; put these sets into the file")
     if file is not None:
@@ -52,6 +57,16 @@ def given_sets(
         zero_shot={"zero_shot": chosen} if zero_shot else {},
         retrieval={"retrieval": retrieval} if retrieval else {},
     )
+
+
+def _no_options_of_zero_shot(**given: str | None) -> None:
+    """Raise UserError for an option of the set that --zero-shot names, where it names none."""
+    for name, value in given.items():
+        if value != _OF_ZERO_SHOT[name]:
+            raise UserError(
+                f"--{name} {value} belongs to the set that --zero-shot names; give that too, or set `{name}` "
+                "in the job's evaluation block or the file of --sets"
+            )
 
 
 def evaluate_checkpoint(

@@ -89,6 +89,9 @@ def test_tables_show_value_and_interval(command):
         (["--retrieval", "data/a.tar", "--ensemble"], "say with --mask-ratio"),
         (["--retrieval", "data/a.tar", "--mask-ratio", "1"], "outside"),
         (["--zero-shot", "data", "--classnames", "folders"], "has no sub-folders"),
+        (["--metric", "roc_auc"], "--metric roc_auc belongs to the set that --zero-shot names"),
+        (["--sets", "sets.yaml", "--subset", "imagenet_a"], "--subset imagenet_a belongs to the set that"),
+        (["--retrieval", "data/a.tar", "--classnames", "names.txt"], "--classnames names.txt belongs to"),
     ],
 )
 def test_bad_options_are_one_clear_sentence(command, options, message):
