@@ -92,14 +92,14 @@ class FakeSlurm:
             script.write_text(
                 f'#!/bin/sh\necho {name} "$@" >> {directory}/calls\n'
                 f"test ! -e {directory}/broken || {{ echo {name}: error: no controller >&2; exit 1; }}\n"
-                f"test ! -e {directory}/answer || cat {directory}/answer\n"
+                f"test ! -e {directory}/{name}.answer || cat {directory}/{name}.answer\n"
             )
             script.chmod(0o755)
         monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
 
-    def answers(self, *lines: str) -> None:
-        """What squeue and sacct print: JOBID|STATE|REASON|NODES."""
-        (self._directory / "answer").write_text("".join(line + "\n" for line in lines))
+    def answers(self, *lines: str, program: str = "squeue") -> None:
+        """What squeue or sacct prints: JOBID|STATE|REASON|NODES."""
+        (self._directory / f"{program}.answer").write_text("".join(line + "\n" for line in lines))
 
     def breaks(self) -> None:
         (self._directory / "broken").touch()

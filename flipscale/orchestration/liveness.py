@@ -13,7 +13,7 @@ import psutil
 from flipscale.errors import UserError
 from flipscale.orchestration.heartbeat import BEAT_SECONDS, Heartbeat, read_heartbeats
 from flipscale.orchestration.history import text
-from flipscale.orchestration.slurm import JobState, SlurmError, job_states
+from flipscale.orchestration.slurm import JobState, SlurmError, ended_states, queue_states
 from flipscale.placement import placement
 
 # A process is silent after this long, or after this many of its own steps where these are slow.
@@ -74,11 +74,11 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class SlurmAnswer:
-    """What one question to Slurm brought; `problem` says why it brought nothing."""
+    """What Slurm said of jobs; `problem` says why it said nothing."""
 
     states: Mapping[str, JobState]
     source: str = ""
-    """squeue or sacct; empty where nothing was asked."""
+    """squeue, sacct where that was asked too, or empty where nothing was asked."""
     problem: str = ""
 
 
@@ -92,15 +92,23 @@ class SlurmView:
         self._answer = SlurmAnswer({})
 
     def ask(self, job_ids: Sequence[str], *, accounting: bool) -> SlurmAnswer:
-        """States of the jobs, in one query; never raises."""
+        """States of the jobs; never raises. One query, and one more for what the queue has forgotten.
+
+        Args:
+            accounting: whether there is an accounting to ask about those.
+        """
         if not job_ids:
             return SlurmAnswer({})
         now = time.monotonic()
         if tuple(job_ids) != self._question or now - self._asked_at >= self._seconds:
             self._asked_at, self._question = now, tuple(job_ids)
-            source = "sacct" if accounting else "squeue"
+            source = "squeue"
             try:
-                self._answer = SlurmAnswer(job_states(job_ids, accounting=accounting), source)
+                states = queue_states(job_ids)
+                if accounting and (forgotten := [job_id for job_id in job_ids if job_id not in states]):
+                    source = "sacct"
+                    states |= ended_states(forgotten)
+                self._answer = SlurmAnswer(states, source)
             except UserError:
                 self._answer = SlurmAnswer({}, source, f"there is no {source} on this machine")
             except (SlurmError, ValueError) as error:

@@ -81,21 +81,29 @@ def job_record(job_id: str) -> dict[str, str] | None:
         raise
 
 
-def job_states(job_ids: Sequence[str], *, accounting: bool) -> dict[str, JobState]:
-    """States of jobs by id, in one query; the controller alone forgets a job some minutes after its end.
+def queue_states(job_ids: Sequence[str]) -> dict[str, JobState]:
+    """What `squeue` knows of jobs, by id, in one query; the controller forgets a job minutes after its end.
 
     Args:
         job_ids: `123`, or `123_4` for an element of an array.
-        accounting: whether to ask `sacct`, which remembers, and not `squeue`.
     """
-    if not job_ids:
-        return {}
-    if accounting:
-        # Asked for an element of an array that waits, sacct knows nothing; asked for the array, it lists it.
-        whole = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
-        out = slurm("sacct", "-n", "-P", "-X", "-j", whole, "-o", "JobID,State,Reason,NodeList")
-    else:
-        out = slurm("squeue", "--me", "-h", "-r", "--states=all", "-o", "%i|%T|%r|%N")
+    return _listed(slurm("squeue", "--me", "-h", "-r", "--states=all", "-o", "%i|%T|%r|%N"), job_ids)
+
+
+def ended_states(job_ids: Sequence[str]) -> dict[str, JobState]:
+    """What `sacct` remembers of jobs that the controller has forgotten, by id, in one query.
+
+    Its word on jobs that wait or run is not taken: an element of an array that is cancelled while it waits
+    is not reported to the accounting, which lists it as waiting for as long as the array lasts.
+    """
+    # Asked for an element, sacct may know nothing; asked for its array, it lists it.
+    whole = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
+    out = slurm("sacct", "-n", "-P", "-X", "-j", whole, "-o", "JobID,State,Reason,NodeList")
+    return {job_id: state for job_id, state in _listed(out, job_ids).items() if not state.live}
+
+
+def _listed(out: str, job_ids: Sequence[str]) -> dict[str, JobState]:
+    """The lines id|state|reason|nodes of those of `job_ids` that are among them."""
     states: dict[str, JobState] = {}
     for line in out.splitlines():
         listed, state, reason, nodes = line.split("|", 3)

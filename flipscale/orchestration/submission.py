@@ -27,7 +27,7 @@ from flipscale.orchestration.batch import Batch, batch
 from flipscale.orchestration.detached import DetachedExecutor, controller_lives
 from flipscale.orchestration.launcher import Launch
 from flipscale.orchestration.ledger import read_ledger
-from flipscale.orchestration.slurm import SlurmError, configuration, job_states
+from flipscale.orchestration.slurm import SlurmError, configuration, queue_states
 from flipscale.run_directory import RunDirectory, committed_samples, prepare
 
 ClusterKind = Literal["slurm", "local"]
@@ -177,7 +177,7 @@ def living(run: RunDirectory) -> list[Submission]:
     submissions = read_submissions(run)
     in_slurm = [submission.job_id for submission in submissions if submission.cluster == "slurm"]
     try:
-        states = job_states(in_slurm, accounting=False)
+        states = queue_states(in_slurm)
     except SlurmError as error:
         raise UserError(f"whether a job of {run.path} still runs is not known: {error}; try again") from None
     return [

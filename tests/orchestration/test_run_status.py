@@ -220,13 +220,24 @@ def test_slurm_is_asked_once_for_all_runs(tmp_path, slurm):
     assert slurm.calls()[0].startswith("squeue ")
 
 
-def test_accounting_is_asked_where_it_is_kept(run, slurm):
+def test_accounting_is_asked_about_what_the_queue_has_forgotten(run, slurm):
     run.submitted("7", accounting=True)
-    slurm.answers("7|CANCELLED by 0|None|None assigned")
+    slurm.answers("7|RUNNING|None|n1")
+    assert status_of(run).slurm == "squeue"
+    slurm.answers()
+    slurm.answers("7|CANCELLED by 0|None|None assigned", program="sacct")
     status = status_of(run)
     assert [job.state for job in status.jobs] == ["CANCELLED"]
     assert status.slurm == "sacct"
-    assert [call.split()[0] for call in slurm.calls()] == ["sacct"]
+    assert [call.split()[0] for call in slurm.calls()] == ["squeue", "squeue", "sacct"]
+
+
+def test_an_element_that_accounting_still_lists_as_waiting_is_gone(run, slurm):
+    run.submitted("7_2", accounting=True)
+    slurm.answers("7_1|PENDING|Resources|")
+    slurm.answers("7_[0-3%2]|PENDING|None|None assigned", program="sacct")
+    status = status_of(run)
+    assert [(job.state, job.live) for job in status.jobs] == [("GONE", False)]
 
 
 def test_a_watcher_asks_slurm_only_now_and_then(run, slurm):

@@ -10,6 +10,7 @@ from run_in_files import RunInFiles
 
 from flipscale.commands.stopping import cancel_run, stop_run
 from flipscale.orchestration.liveness import SlurmView
+from flipscale.orchestration.slurm import ended_states, slurm
 from flipscale.orchestration.status import read_status, read_statuses
 
 pytestmark = pytest.mark.slow
@@ -50,23 +51,27 @@ def test_a_queue_as_squeue_shows_it(cluster: Cluster, tmp_path, monkeypatch):
     assert all((run.path / "STOP").exists() for run in runs[:4])
 
 
-def test_what_sacct_remembers(accounting_cluster: Cluster, run, tmp_path, monkeypatch):
+def test_what_sacct_remembers(accounting_cluster: Cluster, run, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", accounting_cluster.environment["SLURM_CONF"])
     failed = accounting_cluster.sbatch("#!/bin/sh\n#SBATCH --output=/dev/null\nexit 3\n")
     accounting_cluster.wait_for(failed, "FAILED")
     blocker = accounting_cluster.sbatch(SLEEPER, "--nodes=2", "--exclusive")
     array = accounting_cluster.sbatch(SLEEPER, "--array=0-3%2", "--exclusive")
-    other = RunInFiles.new(tmp_path / "other").submitted(f"{array}_2", accounting=True)
-    run.submitted(failed, accounting=True)
-    statuses = accounting_cluster.wait_until(
-        lambda: read_statuses([run.path, other.path], SlurmView())[0],
-        lambda seen: seen[0].jobs[0].state == "FAILED" and seen[1].state == "queued",
+    element = f"{array}_2"
+    run.submitted(element, accounting=True)
+    remembered = accounting_cluster.wait_until(
+        lambda: ended_states([failed, element]), lambda seen: failed in seen
     )
-    assert statuses[0].slurm == "sacct"
-    assert statuses[0].next.startswith("its job ended (FAILED) before training began")
-    cancel_run(other.path)
+    assert remembered[failed].state == "FAILED"
+    assert element not in remembered
+    # Accounting lists it as one of those that wait, before and after it is cancelled.
     accounting_cluster.wait_until(
-        lambda: read_status(other.path, SlurmView()), lambda seen: not seen.jobs[0].live
+        lambda: slurm("sacct", "-n", "-X", "-j", array), lambda told: "PENDING" in told
+    )
+    assert read_status(run.path, SlurmView()).state == "queued"
+    cancel_run(run.path)
+    accounting_cluster.wait_until(
+        lambda: read_status(run.path, SlurmView()), lambda seen: not seen.jobs[0].live
     )
     accounting_cluster.run("scancel", blocker, array)
     accounting_cluster.wait_until(accounting_cluster.squeue, lambda queue: not queue)
