@@ -15,6 +15,28 @@ Trained = Annotated[
     Path,
     typer.Argument(metavar="CHECKPOINT", help="Run, checkpoint or OpenCLIP directory.", show_default=False),
 ]
+ZeroShot = Annotated[
+    str | None,
+    typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False),
+]
+Classnames = Annotated[
+    str, typer.Option(help="File with a class name a line, `imagenet`, `folders` or `own`.")
+]
+Templates = Annotated[
+    str, typer.Option(help="File with a template a line, openai7, openai80, `name` or `own`.")
+]
+Metric = Annotated[str, typer.Option(help="top1, mean_per_class, top1_top5_mean, roc_auc or map_11_point.")]
+Subset = Annotated[
+    str | None, typer.Option(help="imagenet_a, imagenet_r, or a file of numbers.", show_default=False)
+]
+Retrieval = Annotated[
+    str | None, typer.Option(help="Shards of image-caption pairs for retrieval.", show_default=False)
+]
+Sets = Annotated[
+    Path | None, typer.Option(help="File with sets, as a job's `evaluation`.", show_default=False)
+]
+Root = Annotated[str | None, typer.Option(help="Where the data of the sets lie.", show_default=False)]
+Results = Annotated[Path | None, typer.Option(help="Also write the results here (JSON).", show_default=False)]
 TrainSet = Annotated[
     str, typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False)
 ]
@@ -33,37 +55,15 @@ MicroBatch = Annotated[int, typer.Option(help="Images a process holds on its dev
 
 @evaluation_app.command("eval")
 def evaluate(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CHECKPOINT", help="Run, checkpoint or OpenCLIP directory.", show_default=False
-        ),
-    ],
-    zero_shot: Annotated[
-        str | None,
-        typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False),
-    ] = None,
-    classnames: Annotated[
-        str, typer.Option(help="File with a class name a line, `imagenet`, `folders` or `own`.")
-    ] = "folders",
-    templates: Annotated[
-        str, typer.Option(help="File with a template a line, openai7, openai80, `name` or `own`.")
-    ] = "openai7",
-    metric: Annotated[
-        str, typer.Option(help="top1, mean_per_class, top1_top5_mean, roc_auc or map_11_point.")
-    ] = "top1",
-    subset: Annotated[
-        str | None, typer.Option(help="imagenet_a, imagenet_r, or a file of numbers.", show_default=False)
-    ] = None,
-    retrieval: Annotated[
-        str | None, typer.Option(help="Shards of image-caption pairs for retrieval.", show_default=False)
-    ] = None,
-    sets: Annotated[
-        Path | None, typer.Option(help="File with sets, as a job's `evaluation`.", show_default=False)
-    ] = None,
-    root: Annotated[
-        str | None, typer.Option(help="Where the data of the sets lie.", show_default=False)
-    ] = None,
+    checkpoint: Trained,
+    zero_shot: ZeroShot = None,
+    classnames: Classnames = "folders",
+    templates: Templates = "openai7",
+    metric: Metric = "top1",
+    subset: Subset = None,
+    retrieval: Retrieval = None,
+    sets: Sets = None,
+    root: Root = None,
     mask_ratio: Annotated[
         float | None, typer.Option(help="Hide this share of each image's patches.", show_default=False)
     ] = None,
@@ -71,9 +71,7 @@ def evaluate(
         bool, typer.Option("--ensemble", help="Average the views that together show all patches.")
     ] = False,
     batch_size: int = 64,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the results here (JSON).", show_default=False)
-    ] = None,
+    out: Results = None,
     as_json: AsJson = False,
 ) -> None:
     """Zero-shot classification and retrieval, on the sets given here or on those of the run's job."""
@@ -104,9 +102,7 @@ def probe(
     base_lr: BaseLr = None,
     micro_batch: MicroBatch = 64,
     seed: int = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the results here (JSON).", show_default=False)
-    ] = None,
+    out: Results = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a linear classifier on frozen image features, and score it."""
@@ -222,30 +218,19 @@ def compare(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write.")] = Path("reports/compare"),
-    zero_shot: Annotated[
-        str | None,
-        typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False),
-    ] = None,
-    classnames: Annotated[
-        str, typer.Option(help="File with a class name a line, `imagenet`, `folders` or `own`.")
-    ] = "folders",
-    templates: Annotated[
-        str, typer.Option(help="File with a template a line, openai7, openai80, `name` or `own`.")
-    ] = "openai7",
-    retrieval: Annotated[
-        str | None, typer.Option(help="Shards of image-caption pairs for retrieval.", show_default=False)
-    ] = None,
-    sets: Annotated[
-        Path | None, typer.Option(help="File with sets, as a job's `evaluation`.", show_default=False)
-    ] = None,
-    root: Annotated[
-        str | None, typer.Option(help="Where the data of the sets lie.", show_default=False)
-    ] = None,
+    zero_shot: ZeroShot = None,
+    classnames: Classnames = "folders",
+    templates: Templates = "openai7",
+    metric: Metric = "top1",
+    subset: Subset = None,
+    retrieval: Retrieval = None,
+    sets: Sets = None,
+    root: Root = None,
     batch_size: int = 64,
 ) -> None:
     """Write a page that puts models beside each other, and beside what was published."""
     from flipscale.commands.evaluation import given_sets
     from flipscale.commands.reporting import compare_models
 
-    chosen = given_sets(sets, zero_shot, classnames, templates, "top1", None, retrieval)
+    chosen = given_sets(sets, zero_shot, classnames, templates, metric, subset, retrieval)
     compare_models(models, out, chosen, root, batch_size)

@@ -11,7 +11,9 @@ from browser import opened
 from playwright.sync_api import Browser
 from reported_models import ALONE, Models, evaluation
 from run_in_files import RunInFiles
+from typer.testing import CliRunner
 
+from flipscale.cli import app
 from flipscale.commands.reporting import compare_models
 from flipscale.config.job import Evaluation
 from flipscale.errors import UserError
@@ -197,6 +199,18 @@ def test_wrong_input_is_said_before_anything_is_loaded(
         compare_models(named, tmp_path / "out", None, None, 64)
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_sets_given_on_the_command_line_replace_those_of_the_runs(
+    models: Models, data_set: Path, tmp_path: Path
+) -> None:
+    names = ["--classnames", str(data_set / "classnames.txt"), "--metric", "mean_per_class"]
+    given = ["--zero-shot", str(data_set / "test/00000.tar"), *names]
+    done = CliRunner().invoke(app, ["compare", str(models.masked), "--out", str(tmp_path / "out"), *given])
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "out/compare.json").read_text())
+    (scores,) = (model["scores"] for model in document["models"])
+    assert [(score["set"], score["metric"]) for score in scores] == [("zero_shot", "mean_per_class")]
 
 
 def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:
