@@ -17,6 +17,13 @@ from flipscale.data.tokenizer import WordPieceTokenizer
 from flipscale.data.vocabulary import SPECIAL_TOKENS, write_vocabulary
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests stay together where several processes share them: those of a file, and all on clusters."""
+    for item in items:
+        on_clusters = item.path.parent.name == "slurm"
+        item.add_marker(pytest.mark.xdist_group("slurm" if on_clusters else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> WordPieceTokenizer:
     return tiny_tokenizer()

@@ -33,7 +33,7 @@ def flipscale(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     ("model", "tokenizer"),
     [
         ("vit_micro_p8", {"kind": "wordpiece", "vocab": "vocab.txt", "context_length": 16}),
-        ("clip_micro_p8", {"kind": "clip_bpe"}),
+        pytest.param("clip_micro_p8", {"kind": "clip_bpe"}, marks=pytest.mark.long),
     ],
 )
 def test_from_shards_to_a_verified_openclip_directory(

@@ -241,6 +241,7 @@ def in_segments(tiny_run: MakeRun, name: str, segments: list[tuple[int, dict[str
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("processes", "sharding"), [(2, FSDP), (4, HSDP)], ids=["fsdp2", "hsdp2x2"])
 def test_resumed_under_the_same_it_is_the_same_to_the_bit(
     tiny_run: MakeRun, processes: int, sharding: dict[str, Any]
