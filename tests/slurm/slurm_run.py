@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tiny_run import TinyRun
 from flipscale.orchestration.heartbeat import Heartbeat, read_heartbeats
 from flipscale.orchestration.ledger import read_ledger
 
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL")
 FLIPSCALE = (sys.executable, "-m", "flipscale")
 SITE: dict[str, Any] = {
     "name": "test",
@@ -63,11 +65,8 @@ class SlurmRun:
             metrics = self.run.metrics()
             return metrics[-1]["samples"] if metrics else 0
 
-        try:
+        with self._told():
             return self.cluster.wait_until(seen, lambda count: count >= samples, timeout)
-        except AssertionError as error:
-            told = f"{error}, wanted: {samples}\n{self.ledger()}\n{self.log()[-3000:]}"
-            raise AssertionError(told) from None
 
     def more_samples(self, samples: int, timeout: float = 90) -> int:
         """Wait until the present start has trained so many samples more than the newest checkpoint had when
@@ -114,7 +113,19 @@ class SlurmRun:
             self.cluster.command("release", job)
 
     def wait_for_end(self, job: str, state: str = "COMPLETED", timeout: float = 120) -> Job:
-        return self.cluster.wait_for(job, state, timeout)
+        """Wait until the job has ended, and check that its state is `state`."""
+        with self._told():
+            record = self.cluster.wait_for(job, lambda seen: seen["JobState"] in ENDED, timeout)
+            assert record["JobState"] == state, record
+        return record
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Add what the run wrote to an AssertionError."""
+        try:
+            yield
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.ledger()}\n{self.log()[-5000:]}") from None
 
     def log(self) -> str:
         """All that the processes wrote."""

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from slurm_run import FLIPSCALE, SlurmRun, trained_without_gaps
 from tiny_run import TinyRun
 
 from flipscale.data.audit import audit
+from flipscale.placement import port_of
 from flipscale.run_directory import RunDirectory
 
 MakeRun = Callable[..., TinyRun]
@@ -94,6 +96,21 @@ def test_a_defect_in_one_process_ends_all_and_is_not_tried_again(
     states = run.cluster.run("sinfo", "--noheader", "--format=%T").stdout.split()
     assert set(states) <= {"idle", "completing"}
     assert patient_cluster.job(job)["Restarts"] == "0"
+
+
+def test_processes_that_do_not_meet_try_again_on_another_port(
+    tiny_run: MakeRun, patient_cluster: Cluster
+) -> None:
+    before = patient_cluster.sbatch("#!/bin/sh\n", "--output=/dev/null")
+    run = SlurmRun.of(patient_cluster, tiny_run("taken", **two_nodes(2_000)))
+    with socket.create_server(("", port_of(str(int(before) + 1), 0))):
+        job = run.submit()
+        assert int(job) == int(before) + 1
+        run.starts_again(job, 1)
+    run.wait_for_end(job)
+    assert "the processes did not find each other" in run.log()
+    assert [(line["restarts"], line["reason"]) for line in run.ledger()] == [(1, "done")], run.log()
+    assert trained_without_gaps(run.ledger(), 2_000)
 
 
 def test_a_cancelled_job_stays_cancelled(tiny_run: MakeRun, patient_cluster: Cluster) -> None:
