@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from flipscale.errors import UserError
 
-_PORTS = range(20_000, 60_000)
+# Below 32,768, where Linux begins to take ports for outgoing connections: every answer that a job or a person
+# has had from Slurm keeps one of those for a minute, and rank 0 could not listen there.
+_PORTS = range(25_000, 32_768)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,13 @@ def test_every_start_of_a_job_meets_elsewhere(monkeypatch: pytest.MonkeyPatch) -
     third = started_with(monkeypatch, {"SLURM_RESTART_COUNT": "2"})
     assert third.attempt == "41.2"
     assert third.rendezvous != first.rendezvous
-    assert 20_000 <= port_of("41", 2) < 60_000
+
+
+def test_no_outgoing_connection_can_hold_the_port_where_a_start_meets() -> None:
+    ports = {port_of(job, restarts) for job in map(str, range(1000)) for restarts in range(5)}
+    assert min(ports) > 1023
+    assert max(ports) < 32_768  # ip_local_port_range, as Linux has it where nobody changes it
+    assert len(ports) > 3000
 
 
 def test_an_element_of_an_array_has_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:

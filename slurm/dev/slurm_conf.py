@@ -11,8 +11,8 @@ from pathlib import Path
 from processes import is_free
 
 # Below the ports from which the kernel serves outgoing connections, so that none of them takes one of ours
-# between the choice and the start of its daemon.
-PORTS = range(20000, 32000)
+# between the choice and the start of its daemon; and below those where the processes of runs meet.
+PORTS = range(15000, 25000)
 
 
 @dataclass(frozen=True)
