@@ -87,6 +87,8 @@ def queue_states(job_ids: Sequence[str]) -> dict[str, JobState]:
     Args:
         job_ids: `123`, or `123_4` for an element of an array.
     """
+    if not job_ids:
+        return {}
     return _listed(slurm("squeue", "--me", "-h", "-r", "--states=all", "-o", "%i|%T|%r|%N"), job_ids)
 
 
