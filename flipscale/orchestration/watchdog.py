@@ -34,9 +34,9 @@ class Watchdog:
     """Watches the steps of one process.
 
     A step may take `limits.factor` times the longest of the latest ones, and never less than `limits.least`;
-    until the first step, and in a save, `limits.start`. When a step does not end, every process of the job
-    notices, since all of them wait for the one that hangs: each writes the Python stacks of its threads to
-    its log, and ends with code 1 after `on_hang`.
+    until the first step, in a save, and between two signs of an evaluation, `limits.start`. When a step does
+    not end, every process of the job notices, since all of them wait for the one that hangs: each writes the
+    Python stacks of its threads to its log, and ends with code 1 after `on_hang`.
 
     Args:
         attempt: the name that all processes of this start share.
@@ -75,9 +75,13 @@ class Watchdog:
         self._state = "training"
         self._last_step, self._samples = now, samples_seen
 
+    def alive(self) -> None:
+        """Something other than a step has come forward, such as an evaluation by a batch."""
+        self._last_step = time.monotonic()
+
     @contextmanager
     def unhurried(self) -> Iterator[None]:
-        """Inside, no step is expected for `limits.start`."""
+        """Inside, no step is expected for `limits.start`, counted from the last `alive`."""
         before, self._state = self._state, "saving"
         try:
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -48,17 +49,25 @@ class PeriodicEvaluation:
         if settings.every is not None:
             world.lead(lambda: check_sets(settings))
 
-    def run(self, samples_seen: int, log: MetricsLog | None) -> None:
+    def run(self, samples_seen: int, log: MetricsLog | None, alive: Callable[[], None]) -> None:
         """Score the sets, unless that is recorded at `samples_seen` already; all processes call it.
 
-        `log` is the leading process's, and None on the others. A failure is recorded in place of the scores
-        and does not end the training.
+        A failure is recorded in place of the scores and does not end the training.
+
+        Args:
+            log: the leading process's, and None on the others.
+            alive: called after every batch of images, so that a long evaluation is not taken for a hang.
         """
         if self._world.lead(lambda: log is not None and log.evaluated(samples_seen)):
             return
         began = time.time()
         try:
-            document = evaluate(self._encoder, self._settings, samples_seen=samples_seen)
+            document = evaluate(
+                self._encoder,
+                self._settings,
+                samples_seen=samples_seen,
+                progress=lambda name, images: alive(),
+            )
         except UserError as error:
             _log.warning("the evaluation at %d samples failed: %s", samples_seen, error)
             document = {"samples_seen": samples_seen, "error": str(error)}

@@ -141,7 +141,7 @@ class _Trainer:
         if self.stage.evaluation.due(self.progress.samples_seen):
             self.segment.check_hold()
             with steps.paused(), self.segment.watchdog.unhurried():
-                self.stage.evaluation.run(self.progress.samples_seen, log)
+                self.stage.evaluation.run(self.progress.samples_seen, log, self.segment.watchdog.alive)
 
     def _enter(self, phase: int, steps: StepLog) -> None:
         """Give the model the shape of this phase, from the checkpoint at the end of the one before."""

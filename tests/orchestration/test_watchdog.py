@@ -78,6 +78,29 @@ def test_the_limit_follows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert dog.limit == 20
 
 
+def test_work_that_gives_signs_may_take_longer_than_the_limit(tmp_path: Path) -> None:
+    script = STUCK.replace('"start": "60s"', '"start": "2s"').replace(
+        "stuck_in_a_collective()\n",
+        """
+with dog.unhurried():
+    for batch in range(12):
+        time.sleep(0.5)
+        dog.alive()
+    print("evaluated", flush=True)
+    stuck_in_a_collective()
+""",
+    )
+    assert script.count("dog.alive()") == 1
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.stdout.splitlines() == ["evaluated", "give up: hang"], ended.stderr
+
+
 def test_a_peer_that_failed_ends_a_process_that_does_not_notice(tmp_path: Path) -> None:
     """As on GPUs, whose collectives wait for a dead peer."""
     failed = Heartbeat("5.1", 1, 2, "n2", 1, "failed", 32, 0.1, time.time() - 60, "code", "KeyError: 'x'")

@@ -21,6 +21,7 @@ from flipscale.config import load_job
 from flipscale.config.job import Evaluation, Phase
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.orchestration.segment import Segment
+from flipscale.orchestration.watchdog import Watchdog
 from flipscale.run_directory import run_directory
 from flipscale.training import trainer
 from flipscale.training.evaluation import PeriodicEvaluation
@@ -99,11 +100,15 @@ def test_a_cadence_by_the_clock_or_without_sets_is_refused(settings: dict[str, A
 
 
 def test_training_is_the_same_to_the_bit_and_the_scores_are_those_of_the_command(
-    tiny_run: MakeRun, sets: dict[str, Any]
+    tiny_run: MakeRun, sets: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, evaluated = tiny_run("plain"), tiny_run("evaluated", evaluation={**sets, "every": "20 steps"})
+    signs: list[None] = []
+    monkeypatch.setattr(Watchdog, "alive", lambda dog: signs.append(None))
     train(plain)
+    assert not signs
     train(evaluated)
+    assert len(signs) == 3 * (2 + 1)  # three evaluations of 100 and 16 images, by 64
     assert evaluated.weights() == plain.weights()
     assert evaluated.metrics() == plain.metrics()
     assert evaluated.last_manifest()["progress"] == plain.last_manifest()["progress"]
