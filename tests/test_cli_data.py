@@ -90,11 +90,14 @@ def test_check_reports_every_damage(tmp_path):
     assert report["shorter_side_pixels"] == {"smallest": 30, "median": 30, "largest": 30}
     assert report["caption_words"] == {"smallest": 4, "median": 4, "largest": 4}
 
-    text = done("data", "check", pattern, cwd=tmp_path).stdout
+    nearby = os.path.relpath(
+        pattern, tmp_path
+    )  # whatever the length of tmp_path, a line of the table has room
+    text = done("data", "check", nearby, cwd=tmp_path).stdout
     assert f"{len(BAD) + 3} samples in 2 shards: {len(BAD)} cannot be used" in text
     assert "00001.tar is damaged: unexpected end of data after 1 samples" in text
     # Whole paths, brackets included, and one line for reasons that differ in their numbers alone.
-    assert f"in {tmp_path / 'a [red] cat' / '00000.tar'}" in text
+    assert "in a [red] cat/00000.tar" in text
     assert "│ the image has only N x N pixels" in text
     assert "…" not in text
 
