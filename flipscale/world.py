@@ -68,6 +68,20 @@ class World:
             raise error
         return result
 
+    def together(self, work: Callable[[], T]) -> T:
+        """Let every process do `work`, since its node may not see what others see; all raise the first
+        UserError of any of them."""
+        done: list[T] = []
+        problem: UserError | None = None
+        try:
+            done.append(work())
+        except UserError as error:
+            problem = error
+        for found in self.gather(problem):
+            if found is not None:
+                raise found
+        return done[0]
+
     def sum(self, numbers: list[int]) -> list[int]:
         """Sum int64 numbers over all processes, wrapping modulo 2**64; one small CPU collective."""
         if self.size == 1:

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 FORMAT = 1  # raised when a field changes its meaning or goes; fields may be added without
-SMALL = 50_000  # a bootstrap is made for figures over at most this many samples, or queries for retrieval
+SMALL = 50_000  # a bootstrap is made for figures over at most this many images
 
 Interval = list[float] | None  # lowest and highest of the middle 95 %; None where the set is not small
 

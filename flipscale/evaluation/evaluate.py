@@ -144,8 +144,7 @@ def check_sets(sets: Evaluation) -> None:
 def _zero_shot(
     encoder: Encoder, chosen: ZeroShot, decoding: Decoding, progress: _Progress
 ) -> tuple[ZeroShotScores, Classified | Labelled]:
-    found = class_set(chosen)
-    templates = set_templates(chosen)
+    found, templates = encoder.world.together(lambda: (class_set(chosen), set_templates(chosen)))
     classes = len(found.all_names)
     images = partial(
         _images, encoder, data=chosen.data, samples=found.samples, decoding=decoding, progress=progress
@@ -185,9 +184,8 @@ def _zero_shot(
 def _retrieval(
     encoder: Encoder, data: str, decoding: Decoding, progress: _Progress
 ) -> tuple[RetrievalScores, Ranked]:
-    features, samples, captions, skipped = _images(
-        encoder, captions_of, data, retrieval_set(data), decoding, progress
-    )
+    pairs = encoder.world.together(lambda: retrieval_set(data))
+    features, samples, captions, skipped = _images(encoder, captions_of, data, pairs, decoding, progress)
     texts = [caption for of_image in captions for caption in of_image]
     image_of_text = torch.repeat_interleave(torch.tensor([len(of_image) for of_image in captions]))
     to_text, to_image = rank(features, encoder.texts(texts), image_of_text)
@@ -228,7 +226,7 @@ def _images(
 
 def _small_intervals(outcome: Outcome, metrics: Iterable[str]) -> dict[str, Interval]:
     """None for sets so large that the interval says little beside what it costs."""
-    if max(len(outcome.samples), len(outcome.texts) if isinstance(outcome, Ranked) else 0) > SMALL:
+    if len(outcome.samples) > SMALL:
         return dict.fromkeys(metrics)
     return {name: [low, high] for name, (low, high) in intervals(outcome, metrics).items()}
 

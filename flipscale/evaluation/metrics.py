@@ -1,8 +1,9 @@
 """What a model did on a set, sample by sample, and every figure that follows from it (FLIP, section 4, A.2).
 
-A figure is a function of how often each sample counts: once each for the value itself, as often as it was
+A figure is a function of how often each image counts: once each for the value itself, as often as it was
 drawn for a bootstrap. An interval is the range that holds the middle `level` of the figures of `resamples`
-sets drawn from the set's samples with replacement; two models are compared on the same draws.
+sets drawn from the set's images with replacement, each with all of its captions, since these are alike; two
+models are compared on the same draws.
 """
 
 from __future__ import annotations
@@ -97,12 +98,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class _Metric:
-    """`figures` takes an outcome and counts (R, queries) and gives (R,); NaN where a draw leaves none."""
+    """`figures` takes an outcome and counts (R, N) of images and gives (R,); NaN where a draw leaves none."""
 
     figures: Callable[..., Floats]
     needs: str
     fits: Callable[[Outcome], bool]
-    queries: Callable[..., int] = lambda outcome: len(outcome.samples)
 
 
 def measure(outcome: Outcome, metric: str) -> float:
@@ -111,7 +111,7 @@ def measure(outcome: Outcome, metric: str) -> float:
     Raises UserError for an unknown metric, or one that does not fit the set's labels.
     """
     chosen = _fitting(outcome, metric)
-    value = float(chosen.figures(outcome, np.ones((1, chosen.queries(outcome)), np.int64))[0])
+    value = float(chosen.figures(outcome, np.ones((1, len(outcome.samples)), np.int64))[0])
     if np.isnan(value):
         raise UserError(
             f"{metric} cannot be computed, since {chosen.needs}, and these samples hold one kind alone; give "
@@ -123,7 +123,7 @@ def measure(outcome: Outcome, metric: str) -> float:
 def interval(
     outcome: Outcome, metric: str, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Lowest and highest figure of the middle `level` of the resampled sets (for retrieval, of its queries).
+    """Lowest and highest figure of the middle `level` of the resampled sets.
 
     Raises UserError as `measure` does.
     """
@@ -133,12 +133,10 @@ def interval(
 def intervals(
     outcome: Outcome, metrics: Iterable[str], *, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """`interval` of several metrics, on the same draws where they count the same queries."""
-    ranges: dict[str, tuple[float, float]] = {}
-    for queries, names in _by_queries(outcome, metrics).items():
-        figures = _resampled(outcome, names, queries, resamples, seed)
-        ranges |= {name: _middle(figures[name], level) for name in names}
-    return ranges
+    """`interval` of several metrics, on the same draws."""
+    names = list(metrics)
+    figures = _resampled(outcome, names, resamples, seed)
+    return {name: _middle(figures[name], level) for name in names}
 
 
 def difference(
@@ -159,10 +157,9 @@ def difference(
             f"the two models were not scored on the same samples ({len(ours.samples)} and "
             f"{len(theirs.samples)} images); evaluate both on the same files with the same class names"
         )
-    queries = _fitting(ours, metric).queries(ours)
     apart = (
-        _resampled(ours, [metric], queries, resamples, seed)[metric]
-        - _resampled(theirs, [metric], queries, resamples, seed)[metric]
+        _resampled(ours, [metric], resamples, seed)[metric]
+        - _resampled(theirs, [metric], resamples, seed)[metric]
     )
     return Difference(measure(ours, metric) - measure(theirs, metric), *_middle(apart, level))
 
@@ -186,33 +183,25 @@ def _fitting(outcome: Outcome, metric: str) -> _Metric:
     return chosen
 
 
-def _by_queries(outcome: Outcome, metrics: Iterable[str]) -> dict[int, list[str]]:
-    groups: dict[int, list[str]] = {}
-    for name in metrics:
-        groups.setdefault(_fitting(outcome, name).queries(outcome), []).append(name)
-    return groups
-
-
-def _resampled(
-    outcome: Outcome, metrics: list[str], queries: int, resamples: int, seed: int
-) -> dict[str, Floats]:
+def _resampled(outcome: Outcome, metrics: list[str], resamples: int, seed: int) -> dict[str, Floats]:
     """Figures (resamples,) of each metric."""
+    chosen = {name: _fitting(outcome, name) for name in metrics}
     parts = [
-        {name: METRICS[name].figures(outcome, counts) for name in metrics}
-        for counts in _counts(queries, resamples, seed)
+        {name: metric.figures(outcome, counts) for name, metric in chosen.items()}
+        for counts in _counts(len(outcome.samples), resamples, seed)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in metrics}
 
 
-def _counts(queries: int, resamples: int, seed: int) -> Iterator[Integers]:
-    """How often each query was drawn, (rows, queries), until all resamples are through."""
+def _counts(images: int, resamples: int, seed: int) -> Iterator[Integers]:
+    """How often each image was drawn, (rows, images), until all resamples are through."""
     generator = np.random.default_rng(seed)
-    rows = max(1, _DRAWS_AT_ONCE // queries)
+    rows = max(1, _DRAWS_AT_ONCE // images)
     for start in range(0, resamples, rows):
         here = min(rows, resamples - start)
-        drawn = generator.integers(0, queries, (here, queries))
-        drawn += queries * np.arange(here)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=here * queries).reshape(here, queries)
+        drawn = generator.integers(0, images, (here, images))
+        drawn += images * np.arange(here)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=here * images).reshape(here, images)
 
 
 def _middle(figures: Floats, level: float) -> tuple[float, float]:
@@ -282,13 +271,25 @@ def _map_11_point(outcome: Labelled, counts: Integers) -> Floats:
     return np.divide(total, known, out=np.full(len(counts), np.nan), where=known > 0)
 
 
-def _recall(direction: str, k: int) -> _Metric:
-    return _Metric(
-        lambda outcome, counts: _share(counts, getattr(outcome, direction) < k),
-        "it ranks images and texts against each other",
-        lambda outcome: isinstance(outcome, Ranked),
-        lambda outcome: len(getattr(outcome, direction)),
-    )
+def _image_to_text(k: int) -> Callable[[Ranked, Integers], Floats]:
+    return lambda outcome, counts: _share(counts, outcome.image_to_text < k)
+
+
+def _text_to_image(k: int) -> Callable[[Ranked, Integers], Floats]:
+    """An image that is drawn brings all of its texts."""
+
+    def figures(outcome: Ranked, counts: Integers) -> Floats:
+        images = len(outcome.samples)
+        texts = np.bincount(outcome.image_of_text, minlength=images)
+        found = np.bincount(outcome.image_of_text[outcome.text_to_image < k], minlength=images)
+        return (counts @ found) / (counts @ texts)
+
+    return figures
+
+
+def _recall(figures: Callable[[Ranked, Integers], Floats]) -> _Metric:
+    ranks = "it ranks images and texts against each other"
+    return _Metric(figures, ranks, lambda outcome: isinstance(outcome, Ranked))
 
 
 def _single(outcome: Outcome) -> bool:
@@ -311,5 +312,6 @@ METRICS: dict[str, _Metric] = {
         "it needs images with any number of labels each",
         lambda outcome: isinstance(outcome, Labelled),
     ),
-    **{f"{direction}_R@{k}": _recall(direction, k) for direction in DIRECTIONS for k in RECALLS},
+    **{f"image_to_text_R@{k}": _recall(_image_to_text(k)) for k in RECALLS},
+    **{f"text_to_image_R@{k}": _recall(_text_to_image(k)) for k in RECALLS},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,8 @@ class Contestant:
     training_flops: float | None
     gpu_hours: float | None
     remark: str = ""
+    from_weights: bool = False
+    """Others trained it before: what its own training took says little about its scores."""
     job: Job | None = None
     run: RunDirectory | None = None
     spec: ModelSpec | None = None
@@ -88,9 +91,11 @@ def load(entrant: Entrant, world: World) -> tuple[Contestant, Encoder]:
     spec, job, samples = trained.model.spec, trained.job, trained.samples_seen
     if job is not None:
         phases, shapes = job.phases, phase_specs(model_spec(job, trained.tokenizer), job)
+        start = job.model.weights
     else:
-        samples, phases = _provenance(Path(entrant.source))
+        samples, phases, start = _provenance(Path(entrant.source))
         shapes = (spec,) * len(phases)
+    remark = f"it started from {start}; samples, FLOPs and GPU-hours are of its own training alone"
     contestant = Contestant(
         label=entrant.label,
         source=entrant.source,
@@ -102,6 +107,8 @@ def load(entrant: Entrant, world: World) -> tuple[Contestant, Encoder]:
         batch=phases[0].batch_size if phases else None,
         training_flops=flops_at(phases, shapes, samples) if phases and samples is not None else None,
         gpu_hours=gpu_hours_at(entrant.run, samples) if entrant.run is not None and samples else None,
+        remark=remark if start else "",
+        from_weights=start is not None,
         job=job,
         run=entrant.run,
         spec=spec,
@@ -121,19 +128,20 @@ def flops_at(phases: Sequence[Phase], shapes: Sequence[ModelSpec], samples: int)
 
 
 def gpu_hours_at(run: RunDirectory, samples: int) -> float | None:
-    """Processes x hours that the run took to `samples`, by its ledger; None before a segment has ended.
+    """Processes x hours that the run took to `samples`; None where no segment of its ledger comes so far.
 
-    Within a segment the time is divided by samples. What was trained twice counts twice.
+    Within a segment the time is divided by samples. What was trained twice counts twice. The segment under
+    way is not in the ledger yet, nor is one that was killed before the run has started again.
     """
-    hours = 0.0
     lines = read_ledger(run.path)
-    for line in lines:
-        start, stop = number(line, "samples_from"), number(line, "samples_to")
-        share = 1.0 if stop <= samples or stop <= start else max(0.0, (samples - start) / (stop - start))
-        hours += share * number(line, "gpu_seconds") / 3600
-        if stop > samples:
-            break
-    return hours if lines else None
+    spans = [(number(line, "samples_from"), number(line, "samples_to")) for line in lines]
+    reached = [place for place, (start, stop) in enumerate(spans) if start < samples <= stop]
+    if not reached:
+        return None
+    last = reached[-1]  # after damage, a run may pass here again
+    start, stop = spans[last]
+    seconds = [number(line, "gpu_seconds") for line in lines]
+    return (sum(seconds[:last]) + seconds[last] * (samples - start) / (stop - start)) / 3600
 
 
 def _entrant(source: str) -> Entrant:
@@ -159,13 +167,20 @@ def _entrant(source: str) -> Entrant:
         return Entrant(source, "run", recorded_job(run).name, str(newest), run)
     if (path / MANIFEST).is_file():
         run = RunDirectory(resolved.parents[1])
-        samples = int(resolved.name.rpartition("_")[2])
         name = recorded_job(run).name if run.job.is_file() else run.path.name
-        return Entrant(source, "checkpoint", f"{name} at {samples:,}", str(resolved), run)
+        return Entrant(source, "checkpoint", f"{name} at {_samples_of(path):,}", str(resolved), run)
     raise UserError(
         f"{source} is neither a run, nor a checkpoint, nor an OpenCLIP directory; name one of these, or an "
         "OpenCLIP model as NAME:WEIGHTS"
     )
+
+
+def _samples_of(checkpoint: Path) -> int:
+    """Samples seen by its manifest, whatever the directory's name."""
+    try:
+        return int(json.loads((checkpoint / MANIFEST).read_text())["progress"]["samples_seen"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{checkpoint / MANIFEST} is damaged; name another checkpoint of the run") from None
 
 
 def _relabelled(entrant: Entrant, label: str) -> Entrant:
@@ -196,12 +211,13 @@ def _load_stock(entrant: Entrant, world: World) -> tuple[Contestant, Encoder]:
     return contestant, Encoder(stock.model, stock.tokenizer, stock.image_size, world)
 
 
-def _provenance(directory: Path) -> tuple[int | None, tuple[Phase, ...]]:
-    """Samples seen and phases that an export tells of; no phases where their shapes are not the export's."""
+def _provenance(directory: Path) -> tuple[int | None, tuple[Phase, ...], str | None]:
+    """Samples seen, phases and the weights that it started from, as an export tells; no phases where their
+    shapes are not the export's."""
     stamp = finished_config(directory).get("flipscale")
     told = stamp.get("provenance") if isinstance(stamp, dict) else None
     if not isinstance(told, dict):
-        return None, ()
+        return None, (), None
     samples = told.get("samples_seen")
     try:
         phases = tuple(Phase.model_validate(phase) for phase in told.get("phases", ()))
@@ -209,4 +225,5 @@ def _provenance(directory: Path) -> tuple[int | None, tuple[Phase, ...]]:
         phases = ()
     if any(phase.image_size is not None or phase.patch_size is not None for phase in phases):
         phases = ()
-    return samples if isinstance(samples, int) else None, phases
+    start = told.get("weights") if isinstance(samples, int) else None
+    return samples if isinstance(samples, int) else None, phases, str(start) if start else None

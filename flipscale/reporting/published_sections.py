@@ -103,7 +103,7 @@ def _add_own(plot: plots.Plot, results: list[Result], own: str, name: str) -> No
     for place, result in enumerate(results):
         x = getattr(result.contestant, name)
         top1 = result.evaluated.document["zero_shot"][own]["top1"]
-        if x and top1 is not None:
+        if x and top1 is not None and not result.contestant.from_weights:
             label = result.contestant.label
             plots.points(
                 plot, label, [x], [top1], plots.colour(place + 4), [label], hover="%{y:.1%}", size=15

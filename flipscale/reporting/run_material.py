@@ -106,11 +106,11 @@ def _seen(record: dict[str, Any]) -> bool:
 
 
 def _or_why(work: Callable[[], T]) -> T | str:
-    """What `work` gives, or why it cannot: the page shows all the rest."""
+    """What `work` gives, or why it cannot (a GPU may be full): the page shows all the rest."""
     try:
         return work()
-    except (UserError, StoppedEarly, OSError) as error:
-        return str(error)
+    except (UserError, StoppedEarly, OSError, RuntimeError) as error:
+        return str(error).strip().partition("\n")[0]
 
 
 def _retrieved(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -58,11 +59,18 @@ def scores_of(document: Mapping[str, Any]) -> list[Score]:
                 value = results.get(key, {}).get(f"R@{k}")
                 if not isinstance(value, (int, float)):
                     continue
-                pool = texts if key == "image_to_text" else images
-                chance = min(1.0, k / pool) if pool else None
+                chance = _chance_of_recall(key, k, images, texts) if images and texts else None
                 measure = f"{direction} R@{k}"
                 scores.append(Score("retrieval", name, measure, value, chance, images, samples, k in (1, 5)))
     return scores
+
+
+def _chance_of_recall(direction: str, k: int, images: int, texts: int) -> float:
+    """Of a guess: any of an image's own texts counts, here as many for each image."""
+    if direction == "text_to_image":
+        return min(1.0, k / images)
+    own = round(texts / images)
+    return 1 - math.comb(texts - own, min(k, texts)) / math.comb(texts, min(k, texts))
 
 
 def _sets(document: Mapping[str, Any], kind: str) -> list[tuple[str, Mapping[str, Any]]]:

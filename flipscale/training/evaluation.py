@@ -47,7 +47,7 @@ class PeriodicEvaluation:
         """Before training begins: raise UserError, on every process, where a set is not there or at odds with
         its class names."""
         if settings.every is not None:
-            world.lead(lambda: check_sets(settings))
+            world.together(lambda: check_sets(settings) if world.local_rank == 0 else None)
 
     def run(self, samples_seen: int, log: MetricsLog | None, alive: Callable[[], None]) -> None:
         """Score the sets, unless that is recorded at `samples_seen` already; all processes call it.

@@ -128,9 +128,12 @@ def slow_figures(outcome: Outcome, metric: str, resamples: int, seed: int) -> li
     """Each set drawn and measured by itself."""
     figures = []
     if isinstance(outcome, Ranked):
-        ranks = getattr(outcome, metric.split("_R@")[0])
-        for drawn in drawn_sets(len(ranks), resamples, seed):
-            figures.append(float((ranks[drawn] < int(metric.split("@")[1])).mean()))
+        direction, k = metric.split("_R@")[0], int(metric.split("@")[1])
+        for drawn in drawn_sets(len(outcome.samples), resamples, seed):
+            queries = list(drawn)
+            if direction == "text_to_image":  # all texts of an image, each time that it is drawn
+                queries = [text for image in drawn for text in np.flatnonzero(outcome.image_of_text == image)]
+            figures.append(float(np.mean([getattr(outcome, direction)[query] < k for query in queries])))
     elif isinstance(outcome, Labelled):
         figures = [slow_map(outcome, drawn) for drawn in drawn_sets(len(outcome.samples), resamples, seed)]
     else:

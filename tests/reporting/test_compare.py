@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from flipscale.interop.openclip import export_openclip
 from flipscale.planning.plan import plan_job
 from flipscale.reporting.compare_page import compare_page
 from flipscale.reporting.comparison import Comparison, compare, sets_of
-from flipscale.reporting.contestants import enter, flops_at, gpu_hours_at
+from flipscale.reporting.contestants import enter, flops_at, gpu_hours_at, load
 from flipscale.reporting.neighbours import examples, nearest_captions
 from flipscale.reporting.page import to_markdown
 from flipscale.reporting.published_sections import imagenet_set
@@ -159,8 +160,13 @@ def test_training_cost_follows_from_job_and_ledger(models: Models, tmp_path: Pat
     run.segment(samples_from=0, samples_to=400, gpu_seconds=7200)
     run.segment(samples_from=400, samples_to=400, gpu_seconds=3600)  # it brought nothing, and was paid
     run.segment(samples_from=400, samples_to=800, gpu_seconds=3600)
-    hours = {samples: gpu_hours_at(RunDirectory(run.path), samples) for samples in (100, 400, 600, 800, 900)}
-    assert hours == pytest.approx({100: 0.5, 400: 3.0, 600: 3.5, 800: 4.0, 900: 4.0})
+    hours = {samples: gpu_hours_at(RunDirectory(run.path), samples) for samples in (100, 400, 600, 800)}
+    assert hours == pytest.approx({100: 0.5, 400: 2.0, 600: 3.5, 800: 4.0})
+    assert gpu_hours_at(RunDirectory(run.path), 900) is None  # trained in the segment that is under way
+    run.segment(samples_from=800, samples_to=500, gpu_seconds=0)  # rolled back: the newest was damaged
+    run.segment(samples_from=500, samples_to=800, gpu_seconds=3600)
+    hours = {samples: gpu_hours_at(RunDirectory(run.path), samples) for samples in (400, 650, 800)}
+    assert hours == pytest.approx({400: 2.0, 650: 4.5, 800: 5.0})
 
 
 def test_nearest_captions_are_the_nearest(models: Models, data_set: Path) -> None:
@@ -211,6 +217,28 @@ def test_sets_given_on_the_command_line_replace_those_of_the_runs(
     document = json.loads((tmp_path / "out/compare.json").read_text())
     (scores,) = (model["scores"] for model in document["models"])
     assert [(score["set"], score["metric"]) for score in scores] == [("zero_shot", "mean_per_class")]
+
+
+def test_a_checkpoint_may_have_any_name(models: Models, tmp_path: Path) -> None:
+    copy = tmp_path / "run" / "checkpoints" / "best"
+    shutil.copytree(models.masked / "checkpoints" / "samples_000000000128", copy)
+    (entrant,) = enter([str(copy)])
+    assert entrant.label == "run at 128"
+    (copy / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="is damaged; name another checkpoint"):
+        enter([str(copy)])
+
+
+def test_what_others_trained_before_is_said(models: Models, tmp_path: Path) -> None:
+    trained = load_trained(models.masked, ALONE)
+    provenance = {"samples_seen": 128, "phases": [], "weights": "out/clip"}
+    out, spec = tmp_path / "tuned", trained.model.spec
+    export_openclip(trained.model, spec, out, tokenizer=trained.tokenizer, provenance=provenance)
+    tuned, _ = load(enter([str(out)])[0], ALONE)
+    assert tuned.from_weights
+    assert tuned.remark.startswith("it started from out/clip; samples, FLOPs and GPU-hours are of its own")
+    plain, _ = load(enter([str(models.masked)])[0], ALONE)
+    assert (plain.from_weights, plain.remark) == (False, "")
 
 
 def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from flipscale.errors import UserError
+from flipscale.interop.published import find_published
 from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.models.presets import preset
 from flipscale.planning.flops import training_flops
@@ -26,6 +28,15 @@ def test_every_row_has_a_source_and_figures_that_can_be() -> None:
 def test_open_clip_knows_every_tag() -> None:
     known = set(import_open_clip().list_pretrained())
     assert {(m.model, m.weights) for m in published_models() if m.family in _TAGGED} <= known
+
+
+def test_every_tag_is_of_the_activation_that_its_name_says() -> None:
+    """A tag of the other one is refused for that; these are refused for want of their files alone."""
+    for model in published_models():
+        if model.family in _TAGGED:
+            with pytest.raises(UserError) as refused:
+                find_published(model.model, None, model.weights, random=False)
+            assert "QuickGELU" not in str(refused.value), model.model
 
 
 def test_flops_of_the_paper_s_models_are_those_that_plan_counts() -> None:

@@ -30,8 +30,8 @@ def script() -> Any:
 @pytest.mark.parametrize(
     ("shape", "samples", "expected"),
     [
-        ("vit_b16", 12_800_000_000, {"ViT-B-16", "ViT-B-32"}),
-        ("vit_l14", 12_800_000_000, {"ViT-L-14"}),
+        ("vit_b16", 12_800_000_000, {"ViT-B-16", "ViT-B-16-quickgelu", "ViT-B-32", "ViT-B-32-quickgelu"}),
+        ("vit_l14", 12_800_000_000, {"ViT-L-14-quickgelu"}),
         ("vit_h14", 25_600_000_000, {"ViT-H-14"}),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import reproduce
-from reproduction import scores, toy, training
+from reproduction import scores, session, toy, training
 from reproduction.cells import Cell, Experiment, Scale, TrainingRun, View
 from reproduction.experiments import FIGURE1, TABLE1, TABLE8
 from reproduction.page import draw_curves, markdown
@@ -109,19 +109,57 @@ def test_slurm_gets_what_is_neither_done_nor_there(tmp_path: Path, monkeypatch: 
         training, "submit_run", lambda run, *_, cluster: submitted.append(f"{cluster} {run.path.name}")
     )
     rest = [run.name for run in runs[2:]]
-    assert training.submit_to_slurm(runs, 3, Site()) == (rest[:2], [runs[1].name])
+    assert training.submit_to_slurm(runs, 3, Site()) == (rest[:2], [runs[1].name], [])
     assert submitted == [f"slurm {name}" for name in rest[:2]]
     assert training.submit_to_slurm(runs, None, Site())[0] == rest
 
 
-def test_a_directory_of_another_job_is_refused(two_runs: list[PlannedRun]) -> None:
-    run = two_runs[0]
-    finish(run)
-    other = run.job.model_copy(update={"seed": 7})
-    run.directory.job.write_text(dump_job(other))
-    (problem,) = training.train_here([run], 1, Site(), lambda run: None)
-    assert "the job file changed since" in str(problem)
-    assert "seed was 7, now 0" in str(problem)
+@pytest.mark.parametrize("scale", ["toy", "paper"])
+def test_what_another_job_trained_is_not_scored(
+    scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(toy, "make_data", lambda *_, **__: None)
+    monkeypatch.setattr(
+        session,
+        "score_run",
+        lambda run, file, world: Scores(run.training.name, run.seed, {"unmasked": 1.0}, {}, ()),
+    )
+    runs = Workplace(TABLE8, scale, tmp_path).planned(1)
+    for run in runs:
+        finish(run)
+    other = runs[0].job.model_copy(update={"seed": 7})
+    runs[0].directory.job.write_text(dump_job(other))
+    arguments = ["table8", "--scale", scale, "--seeds", "1", "--out", str(tmp_path)]
+    assert reproduce.main([*arguments, "--imagenet", "/datasets/imagenet/val"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "the job file changed since" in error
+    assert "seed was 7, now 0" in error
+    assert json.loads((tmp_path / f"table8_{scale}" / "results.json").read_text())["cells"]
+
+
+def test_what_slurm_refuses_keeps_no_other_run_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Workplace(TABLE8, "paper", tmp_path).planned(1)
+
+    def submit(run: Any, *_: Any, cluster: str) -> None:
+        if run.path.name == runs[2].name:
+            raise UserError("Slurm refuses it")
+
+    monkeypatch.setattr(training, "require_slurm", lambda: None)
+    monkeypatch.setattr(training, "living", lambda run: False)
+    monkeypatch.setattr(training, "submit_run", submit)
+    submitted, alive, problems = training.submit_to_slurm(runs, None, Site())
+    assert submitted == [run.name for run in runs if run is not runs[2]]
+    assert alive == []
+    assert [str(problem) for problem in problems] == [f"{runs[2].name}: Slurm refuses it"]
+
+
+def test_without_slurm_what_is_done_can_be_scored(tmp_path: Path) -> None:
+    runs = Workplace(TABLE8, "paper", tmp_path).planned(1)
+    for run in runs:
+        finish(run)
+    assert training.submit_to_slurm(runs, None, Site()) == ([], [], [])
 
 
 def test_a_cell_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +192,22 @@ def test_a_cell_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     file.write_text(json.dumps(document))
     assert score_run(run, file, world) == first
     assert asked[4:] == [f"{masked}, 50% masked"]
+    # Trained again, or to be scored on another set: nothing is known of it.
+    (run.directory.checkpoints / tuned).mkdir(parents=True)
+    (run.directory.checkpoints / tuned / "manifest.json").write_text("{}")
+    score_run(run, file, world)
+    assert len(asked) == 5 + 4
+    shown = run.job.evaluation.zero_shot["seen_pairs"].model_copy(update={"templates": "name"})
+    another = run.job.evaluation.model_copy(update={"zero_shot": {"seen_pairs": shown}})
+    score_run(replace(run, job=run.job.model_copy(update={"evaluation": another})), file, world)
+    assert len(asked) == 5 + 4 + 4
+
+
+def test_a_path_of_imagenet_is_taken_as_it_is(tmp_path: Path) -> None:
+    shards = Path("/my, data/imagenet: {00..63}.tar")
+    options = Options("paper", tmp_path, None, 1, None, shards, (), True)
+    for run in Session(TABLE8, options).planned:
+        assert run.job.evaluation.zero_shot["imagenet"].data == str(shards)
 
 
 def scored_with(experiment: Experiment, out: Path, accuracy: Callable[[Cell, int], float]) -> dict[str, Any]:
@@ -242,6 +296,15 @@ def test_figure_1_tells_how_much_sooner(tmp_path: Path) -> None:
         (["table1", "--scale", "toy", "--jobs", "0"], "--jobs is 0; give at least 1"),
         (["figure1", "--scale", "toy", "--jobs", "2"], "figure1 measures time"),
         (["table1", "--scale", "toy", "phases.0.sample=3"], "unknown key phases.0.sample"),
+        (
+            ["table1", "--scale", "toy", "seed=7"],
+            "every run has a seed of its own",
+        ),
+        (["table1", "--scale", "toy", "phases.0.name=first"], "has no phase masked (it has first"),
+        (
+            ["figure1", "--scale", "toy", "evaluation.zero_shot.v2={data: v2, classnames: imagenet}"],
+            "is scored on one zero-shot set, and has seen_pairs, v2",
+        ),
     ],
 )
 def test_wrong_input_is_one_sentence(

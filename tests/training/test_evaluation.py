@@ -99,6 +99,23 @@ def test_a_cadence_by_the_clock_or_without_sets_is_refused(settings: dict[str, A
         Evaluation.model_validate(settings)
 
 
+class TwoNodes(World):
+    """This process and one on another node, which says the same whenever it is asked."""
+
+    def gather(self, value: Any, group: Any = None) -> list[Any]:
+        return [value, UserError("names.txt is not on n2")]
+
+
+def test_a_set_that_one_node_does_not_see_is_refused_on_all(sets: dict[str, Any]) -> None:
+    there, gone = Evaluation.model_validate(sets | {"every": "10 steps"}), {"captions": "gone.tar"}
+    missing = Evaluation.model_validate({"retrieval": gone, "every": "10 steps"})
+    PeriodicEvaluation.check(there, ALONE)
+    with pytest.raises(UserError, match="not on n2"):
+        PeriodicEvaluation.check(there, TwoNodes(0, 2, 0, 1, torch.device("cpu")))
+    with pytest.raises(UserError, match=r"gone\.tar"):
+        PeriodicEvaluation.check(missing, TwoNodes(0, 2, 0, 1, torch.device("cpu")))
+
+
 def test_training_is_the_same_to_the_bit_and_the_scores_are_those_of_the_command(
     tiny_run: MakeRun, sets: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

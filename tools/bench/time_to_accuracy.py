@@ -36,6 +36,7 @@ from reproduction.scores import seconds_at, training_clock
 
 from flipscale.config import Job, load_job
 from flipscale.data.tokenizer import Tokenizer, load_tokenizer
+from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
 from flipscale.interop.mapping import flipscale_state, spec_of_open_clip
@@ -220,6 +221,11 @@ def measure(scratch: Path, data: Path, needs: Path, seeds: int, samples: int) ->
 
 def analysis(curves: Mapping[str, Mapping[str, Sequence[Curve]]]) -> dict[str, Any]:
     """What the page says: times and ratios, from the curves by trainer and mask."""
+    joint = common_target(
+        [curve for of_mask in curves.values() for group in of_mask.values() for curve in group]
+    )
+    if joint <= 0:
+        raise UserError("a run never scored, so that no time can be told; give more --samples")
     masking: dict[str, Any] = {}
     for trainer in TRAINERS:
         plain, masked = (curves[trainer][f"{ratio:.0%}"] for ratio in RATIOS)
@@ -231,9 +237,6 @@ def analysis(curves: Mapping[str, Mapping[str, Sequence[Curve]]]) -> dict[str, A
             "budget": statistics.fmean(curve[-1][0] for curve in plain)
             / statistics.fmean(curve[-1][0] for curve in masked),
         }
-    joint = common_target(
-        [curve for of_mask in curves.values() for group in of_mask.values() for curve in group]
-    )
     trainers = {
         mask: {
             "seconds": [_mean_time(curves[trainer][mask], joint) for trainer in reversed(TRAINERS)],

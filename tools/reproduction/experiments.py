@@ -143,7 +143,12 @@ FIGURE1 = Experiment(
         _by_name(
             [
                 TrainingRun("mask00", "clip/reproduction_l16.yaml", ("evaluation.every=640M samples",)),
-                TrainingRun("mask50", "table2/flip_l16.yaml", ("evaluation.every=640M samples",)),
+                # At the batch of table 1a, as the runs beside it; that of table 2 would be 65,536.
+                TrainingRun(
+                    "mask50",
+                    "table2/flip_l16.yaml",
+                    ("phases.0.batch_size=32768", "evaluation.every=640M samples"),
+                ),
                 TrainingRun(
                     "mask75",
                     "table2/flip_l16.yaml",

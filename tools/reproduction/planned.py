@@ -21,6 +21,7 @@ from flipscale.training import checkpoint
 from reproduction import toy
 from reproduction.cells import Cell, Experiment, TrainingRun
 
+_OF_THE_RUN = ("seed", "name", "output")
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
 
@@ -57,6 +58,22 @@ class PlannedRun:
     def phase_of(self, cell: Cell) -> str:
         """The phase at whose end the model of `cell` is taken."""
         return cell.phase or self.job.phases[-1].name
+
+    def check(self) -> None:
+        """Raise UserError where the overrides leave nothing that the cells could be read from."""
+        phases = [phase.name for phase in self.job.phases]
+        missing = {self.phase_of(cell) for cell in self.cells} - {*phases}
+        if missing:
+            raise UserError(
+                f"{self.name} has no phase {', '.join(sorted(missing))} (it has {', '.join(phases)}), but a "
+                "cell is scored at its end; keep the names of the phases"
+            )
+        sets = list(self.job.evaluation.zero_shot)
+        if len(sets) != 1:
+            told = ", ".join(sets) or "none"
+            raise UserError(
+                f"{self.name} is scored on one zero-shot set, and has {told}; leave the others out"
+            )
 
 
 @dataclass(frozen=True)
@@ -98,6 +115,9 @@ class Workplace:
         ]
 
     def _planned(self, training: TrainingRun, seed: int, overrides: Sequence[str]) -> PlannedRun:
+        for override in overrides:
+            if (key := override.partition("=")[0].strip()) in _OF_THE_RUN:
+                raise UserError(f"{override} cannot be given here: every run has a {key} of its own")
         own = [f"seed={seed}", f"name={self.experiment.name}_{training.name}_s{seed}"]
         own.append(f"output={self.root / 'runs' / f'{training.name}_s{seed}'}")
         if training.toy_shards is not None:

@@ -106,6 +106,8 @@ def _speed(experiment: Experiment, scored: Scored) -> dict[str, Any] | None:
         return None
     series = {name: [of_seed[seed] for seed in sorted(seeds)] for name, of_seed in curves.items()}
     target = common_target([curve for group in series.values() for curve in group])
+    if target <= 0:  # a run that never scored reaches nothing
+        return None
     first, *others = experiment.curve
     rows = {cell.run: cell.row for cell in experiment.cells}
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.views import Views
 from flipscale.files import write_durably
 from flipscale.trained import load_trained
+from flipscale.training.checkpoint import MANIFEST
 from flipscale.training.metrics import read_evaluations, read_metrics
 from flipscale.world import World
 from reproduction.cells import Cell, View
@@ -44,6 +46,8 @@ class Scores:
     accuracies: dict[str, float]
     """By `key_of`: zero-shot top-1, a share of 1."""
     curve: tuple[Point, ...]
+    of_what: str = ""
+    """The hash of what was scored: checkpoints, and the set they were scored on."""
 
     def of(self, key: str) -> float | None:
         return self.accuracies.get(key)
@@ -63,7 +67,8 @@ def _words(view: View) -> str:
 def score_run(run: PlannedRun, file: Path, world: World) -> Scores:
     """Score what of the run's cells is not in `file` yet, and keep it there. Raises UserError; see `load`."""
     known = load(file)
-    accuracies = dict(known.accuracies) if known else {}
+    of_what = _of_what(run)
+    accuracies = dict(known.accuracies) if known and known.of_what == of_what else {}
     for cell in run.cells:
         if (key := key_of(run, cell)) not in accuracies:
             accuracies[key] = _accuracy(run, cell, world)
@@ -74,10 +79,17 @@ def score_run(run: PlannedRun, file: Path, world: World) -> Scores:
         seconds={span.phase.name: seconds_at(clock, span.stop) for span in run.budget.spans},
         accuracies=accuracies,
         curve=_curve(read_evaluations(run.directory.path), clock),
+        of_what=of_what,
     )
     if scores != known:
         write_durably(file, json.dumps(asdict(scores), indent=1) + "\n")
     return scores
+
+
+def _of_what(run: PlannedRun) -> str:
+    paths = {run.checkpoint_of(cell) / MANIFEST for cell in run.cells}
+    manifests = [path.read_text() if path.is_file() else "" for path in sorted(paths)]
+    return hashlib.sha256("\n".join([run.job.evaluation.model_dump_json(), *manifests]).encode()).hexdigest()
 
 
 def load(file: Path) -> Scores | None:

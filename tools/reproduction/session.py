@@ -17,7 +17,7 @@ from flipscale.errors import RunError, UserError
 from flipscale.files import write_durably
 from flipscale.placement import Placement
 from flipscale.planning.plan import plan_job
-from flipscale.run_directory import committed_samples
+from flipscale.run_directory import committed_samples, prepare
 from flipscale.world import World, join_world
 from reproduction import toy
 from reproduction.cells import Experiment
@@ -56,6 +56,8 @@ class Session:
         self.options = options
         self.workplace = Workplace(experiment, options.scale, options.out.resolve())
         self.planned = self.workplace.planned(options.seeds, self._overrides())
+        for run in self.planned:
+            run.check()
         self.jobs = self._jobs()
         self._scoring = threading.Lock()
         self._scores: dict[str, Scores] = {}  # by the run's name
@@ -68,9 +70,9 @@ class Session:
         self.workplace.prepare()
         site = load_site(self.options.site)
         if self.options.scale == "paper":
-            submitted, alive = submit_to_slurm(self.planned, self.options.jobs, site)
+            submitted, alive, problems = submit_to_slurm(self.planned, self.options.jobs, site)
             print(f"submitted: {', '.join(submitted) or 'nothing'}; queued or running before: {len(alive)}")
-            problems = self._score_all([run for run in self.planned if run.done])
+            problems += self._score_all([run for run in self.planned if run.done])
         else:
             toy.make_data(self.workplace.data, workers=cores())
             problems = train_here(self.planned, self.jobs, site, self._scored)
@@ -82,7 +84,8 @@ class Session:
     def _overrides(self) -> list[str]:
         if self.options.scale == "toy":
             return list(self.options.overrides)
-        imagenet = f"{{data: {self.options.imagenet}, classnames: imagenet, templates: openai7}}"
+        data = json.dumps(str(self.options.imagenet))  # a path may hold what YAML would read otherwise
+        imagenet = f"{{data: {data}, classnames: imagenet, templates: openai7}}"
         return [f"evaluation.zero_shot.imagenet={imagenet}", *self.options.overrides]
 
     def _jobs(self) -> int:
@@ -97,7 +100,11 @@ class Session:
         return self.options.jobs or cores()
 
     def _scored(self, run: PlannedRun) -> None:
-        """Score a run that is done; one at a time, since they share torch's settings."""
+        """Score a run that is done; one at a time, since they share torch's settings.
+
+        Raises UserError where it was trained by another definition.
+        """
+        prepare(run.directory, run.job, committed_samples(run.directory))
         with self._scoring:
             scores = score_run(run, self.workplace.root / "scores" / f"{run.name}.json", self._world())
         self._scores[run.name] = scores

@@ -11,7 +11,6 @@ from flipscale.errors import RunError, StoppedEarly, UserError
 from flipscale.orchestration.detached import site_here
 from flipscale.orchestration.ledger import read_ledger
 from flipscale.orchestration.submission import living, logs, require_slurm, submit_run
-from flipscale.run_directory import committed_samples, prepare
 from reproduction.machine import cores
 from reproduction.planned import PlannedRun
 
@@ -41,9 +40,10 @@ def train_here(
             while waiting:
                 ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 problems += [problem for future in ended if (problem := _problem(future))]
-        except KeyboardInterrupt:
-            for future in waiting:
-                future.cancel()
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, KeyboardInterrupt):
+                raise
             for run in runs:
                 if not run.done and run.directory.path.is_dir() and living(run.directory):
                     run.directory.stop_file.touch()
@@ -53,9 +53,7 @@ def train_here(
 
 def _complete(run: PlannedRun, site: Site, done: Callable[[PlannedRun], None]) -> None:
     directory = run.directory
-    if run.done:
-        prepare(directory, run.job, committed_samples(directory))  # refuses what another job trained
-    elif not living(directory):
+    if not run.done and not living(directory):
         submit_run(directory, run.job, site_here(site, run.job), cluster="local")
     while living(directory):
         time.sleep(_LOOK_EVERY)
@@ -75,17 +73,28 @@ def _problem(future: Future[None]) -> UserError | RunError | None:
     return None
 
 
-def submit_to_slurm(runs: Sequence[PlannedRun], jobs: int | None, site: Site) -> tuple[list[str], list[str]]:
-    """Submit what is neither done nor queued nor running, so that at most `jobs` are; names of both kinds.
+def submit_to_slurm(
+    runs: Sequence[PlannedRun], jobs: int | None, site: Site
+) -> tuple[list[str], list[str], list[UserError | RunError]]:
+    """Submit what is neither done nor queued nor running, so that at most `jobs` are.
 
-    Returns the names of the runs submitted now, and of those that were queued or running before.
+    Returns the names of the runs submitted now, of those that were queued or running before, and the errors
+    of those that were refused. Raises UserError without Slurm where a run is left.
     """
-    require_slurm()
     left = [run for run in runs if not run.done]
+    if not left:
+        return [], [], []
+    require_slurm()
     alive = [run for run in left if run.directory.path.is_dir() and living(run.directory)]
     names = {run.name for run in alive}
     room = len(left) if jobs is None else max(0, jobs - len(alive))
     chosen = [run for run in left if run.name not in names][:room]
+    submitted: list[str] = []
+    problems: list[UserError | RunError] = []
     for run in chosen:
-        submit_run(run.directory, run.job, site, cluster="slurm")
-    return [run.name for run in chosen], [run.name for run in alive]
+        try:
+            submit_run(run.directory, run.job, site, cluster="slurm")
+            submitted.append(run.name)
+        except UserError as error:
+            problems.append(UserError(f"{run.name}: {error}"))
+    return submitted, [run.name for run in alive], problems
