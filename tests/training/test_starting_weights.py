@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -23,10 +24,10 @@ from flipscale.interop.judge import judge
 from flipscale.interop.openclip import CONFIG, export_openclip, import_openclip
 from flipscale.interop.resampling import resample_state
 from flipscale.models.flip import build_model
-from flipscale.models.presets import preset
+from flipscale.models.presets import ModelSpec, preset
 from flipscale.orchestration.segment import Segment
 from flipscale.run_directory import run_directory
-from flipscale.training import trainer
+from flipscale.training import starting_weights, trainer
 from flipscale.training.setup import check_job
 from flipscale.world import World
 
@@ -175,6 +176,57 @@ def test_sizes_are_resampled(tiny_run: MakeRun, data_set: Path, exported: Path) 
     wanted = resample_state(state, spec, larger)
     assert wanted["visual.conv1.weight"].shape == (64, 3, 16, 16)
     assert_weights(run, wanted)
+
+
+class Pair(World):
+    """Two processes one after the other: the second is told what the first worked out."""
+
+    answers: ClassVar[list[Any]] = []
+
+    def lead(self, work: Callable[[], Any]) -> Any:
+        if not self.leads:
+            return self.answers.pop(0)
+        self.answers.append(work())
+        return self.answers[-1]
+
+
+class Filled:
+    """What `start_from` asks of a sharded model: `fill` gets its state dict."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.tensors = {f"model.{name}": value for name, value in build_model(spec).state_dict().items()}
+
+    def restore(self, fill: Callable[[dict[str, torch.Tensor]], None], updates: int) -> None:
+        fill(self.tensors)
+
+
+def test_processors_that_round_differently_start_with_the_same_bits(
+    tiny_run: MakeRun, data_set: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replicas are never compared again: a last bit between them would stay for the whole run."""
+    spec, _ = import_openclip(exported)
+    larger = replace(spec, vision=replace(spec.vision, image_size=48, patch_size=16))
+    job = load_job(tiny_run(**started_from(exported, image_size=48, patch_size=16)).job)
+    tokenizer = load_tokenizer("wordpiece", str(data_set / "vocab.txt"), 16)
+    directory = run_directory(job)
+    directory.path.mkdir()
+    started: list[dict[str, torch.Tensor]] = []
+    for rank in range(2):
+        if rank == 1:
+            monkeypatch.setattr(
+                starting_weights,
+                "resample_state",
+                lambda *given: {name: value * (1 + 1e-6) for name, value in resample_state(*given).items()},
+            )
+        model: Any = Filled(larger)
+        world = Pair(rank, 2, 0, 1, torch.device("cpu"))
+        starting_weights.start_from(job, larger, tokenizer, model, directory, world)
+        started.append(model.tensors)
+    leader, follower = started
+    assert not torch.equal(
+        leader["model.visual.conv1.weight"], Filled(larger).tensors["model.visual.conv1.weight"]
+    )
+    assert [name for name in leader if not torch.equal(leader[name], follower[name])] == []
 
 
 def test_what_the_weights_lack_keeps_its_initial_value(tiny_run: MakeRun, exported: Path) -> None:
