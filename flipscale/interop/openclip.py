@@ -29,7 +29,7 @@ from flipscale.interop.mapping import (
     spec_of_open_clip,
 )
 from flipscale.interop.model_card import model_card
-from flipscale.interop.weights import WEIGHTS, Weights, find_weights, read_weights
+from flipscale.interop.weights import WEIGHTS, Weights, find_weights, loadable, read_weights
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.presets import ModelSpec
 
@@ -262,6 +262,8 @@ def _ask_open_clip(
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         save_file({"images": images, "texts": texts}, work / "inputs.safetensors")
+        if pretrained is not None and Path(pretrained).is_file():
+            pretrained = str(loadable(Path(pretrained), work))
         question = {"model": stock, "pretrained": pretrained, "captions": captions}
         (work / "question.json").write_text(json.dumps(question), encoding="utf-8")
         source = str(Path(flipscale.__file__).parents[1])

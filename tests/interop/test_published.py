@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from flipscale.commands.interchange import import_model
 from flipscale.errors import UserError
@@ -229,6 +229,38 @@ def test_a_pickle_that_runs_code_is_refused_and_the_named_way_converts_it(
     converted = read_weights(Path("w.safetensors")).tensors
     assert converted.keys() == state.keys()
     assert all(torch.equal(converted[name], state[name]) for name in state)
+
+
+def program(model: torch.nn.Module) -> torch.jit.ScriptModule:
+    """A model as OpenAI published CLIP: a program in half precision, three numbers among its tensors."""
+    for name, size in (("input_resolution", 32), ("context_length", 77), ("vocab_size", 49408)):
+        model.__dict__.pop(name, None)
+        model.register_buffer(name, torch.tensor(size))
+    mask: Any = model._buffers.pop("attn_mask")
+    model.attn_mask = mask  # a plain attribute, as there: programs have no passing buffers
+    return torch.jit.script(model.half())
+
+
+@pytest.mark.usefixtures("judged_here")
+def test_a_program_as_openai_published_clip_is_converted_in_the_named_way(named: str, tmp_path: Path) -> None:
+    state = stock().half().state_dict()
+    archive, converted = tmp_path / "ViT.pt", tmp_path / "ViT.safetensors"
+    program(stock()).save(archive)
+    with pytest.raises(UserError, match="is a TorchScript program") as refused:
+        read_weights(archive)
+    command = str(refused.value).split("\n", 1)[1]
+    subprocess.check_call([sys.executable, *shlex.split(command)[1:]])
+    assert load_file(converted).keys() == state.keys()
+    earlier = tmp_path / "earlier.safetensors"  # as this command wrote it before it left the numbers out
+    save_file(torch.jit.load(archive).state_dict(), earlier)
+    assert len(load_file(earlier)) == len(state) + 3
+    for file in (converted, earlier):
+        out = tmp_path / f"{file.stem}_out"
+        import_model(named, out, weights=file, pretrained=None, random=False)
+        _, imported = import_openclip(out)
+        assert all(
+            torch.equal(imported[name], state[name].float().reshape(imported[name].shape)) for name in state
+        )
 
 
 def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
