@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -94,6 +95,31 @@ def test_every_form_of_weights_is_read_as_open_clip_reads_it(
     assert all(torch.equal(imported[name], state[name].float()) for name in state)
     provenance = json.loads((tmp_path / "out" / CONFIG).read_text())["flipscale"]["provenance"]
     assert (provenance["imported from"], provenance["weights"]) == (named, file.name)
+
+
+@pytest.mark.usefixtures("judged_here")
+def test_a_scale_that_half_precision_rounds_beyond_the_cap_is_imported_clipped(
+    named: str, tmp_path: Path
+) -> None:
+    """Models trained for long are at the cap."""
+    state = {name: value.half() for name, value in stock().state_dict().items()}
+    state["logit_scale"].fill_(math.log(100))
+    assert state["logit_scale"].float().exp() > 100.02
+    torch.save(state, tmp_path / "w.pt")
+    out = tmp_path / "out"
+    import_model(named, out, weights=tmp_path / "w.pt", pretrained=None, random=False)
+    assert load_file(out / WEIGHTS)["logit_scale"].exp().item() == pytest.approx(100.0, rel=1e-6)
+    # An export is to hold it clipped already.
+    spec, tensors = import_openclip(out)
+    model = openclip.build_model(spec)
+    model.load_state_dict(tensors)
+    exported = load_file(out / WEIGHTS)
+    exported["logit_scale"].fill_(4.60546875)
+    save_file(exported, out / WEIGHTS)
+    with pytest.raises(openclip.ExportMismatch, match="differs from the model"):
+        openclip.verify_export(out, model)
+    with pytest.raises(openclip.ExportMismatch, match="differs from the model"):
+        import_model(str(out), tmp_path / "again", weights=None, pretrained=None, random=False)
 
 
 @pytest.mark.usefixtures("judged_here")
