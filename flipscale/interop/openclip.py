@@ -326,7 +326,7 @@ def imported(config: Mapping[str, Any], weights: Weights | None, name: str) -> t
     """
     name = config.get("flipscale", {}).get("model", name)
     if weights is None:
-        return spec_of_open_clip(config, {}, None, name), {}
+        return spec_of_open_clip(config, None, None, name), {}
     bias = None
     if encoded := weights.header.get(_BIAS_KEY):
         bias = torch.frombuffer(bytearray(base64.b64decode(encoded)), dtype=torch.float32)

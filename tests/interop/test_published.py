@@ -151,6 +151,21 @@ def test_random_weights_of_a_name_and_of_a_directory(named: str, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("judged_here")
+def test_random_weights_have_the_fixed_positions_of_their_configuration(tmp_path: Path) -> None:
+    config = {**CFG, "vision_cfg": {**CFG["vision_cfg"], "pos_embed_type": "sin_cos_2d"}}
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / CONFIG).write_text(json.dumps({"model_cfg": config}))
+    out = tmp_path / "out"
+    import_model(str(tmp_path / "plain"), out, weights=None, pretrained=None, random=True)
+    spec, state = import_openclip(out)
+    assert (spec.vision.positions, spec.vision.patch_bias) == ("sincos", True)
+    assert not state["visual.conv1.bias"].any()
+    made = open_clip.CLIP(**config).visual.positional_embedding.detach()
+    positions = load_file(out / WEIGHTS)["visual.positional_embedding"]
+    torch.testing.assert_close(positions, made, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("judged_here")
 def test_a_directory_as_the_hub_has_it(tmp_path: Path) -> None:
     """Configuration, and weights as a pickle of tensors."""
     (tmp_path / "hub").mkdir()
