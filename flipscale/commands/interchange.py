@@ -67,6 +67,7 @@ def import_model(
             trained.model,
             trained.tokenizer,
             pretrained=given if published.directory is None else None,
+            clip_scale="flipscale" not in published.config,  # an export holds it clipped
         )
         print(f"{source} computes here as in {_figures(theirs)}")
     print(

@@ -123,17 +123,17 @@ def open_clip_state(state: Mapping[str, Tensor], spec: ModelSpec) -> State:
 
 
 def flipscale_state(tensors: Mapping[str, Tensor], spec: ModelSpec, patch_bias: Tensor | None) -> State:
-    """The inverse of `open_clip_state`, exact, given the patch bias that was added to the positions.
+    """The inverse of `open_clip_state`, exact, given the patch bias that was added to the positions; without
+    it, within a rounding.
 
     Raises:
         UserError: a tensor is missing, unknown, or of another shape than the spec says.
     """
     state = dict(tensors)
     if spec.vision.positions == "sincos":
-        state.pop(_POSITIONS)
-    if spec.vision.patch_bias:
-        assert patch_bias is not None
-        state[_BIAS] = patch_bias
+        positions = state.pop(_POSITIONS)
+        if spec.vision.patch_bias:
+            state[_BIAS] = _folded_bias(positions) if patch_bias is None else patch_bias
     for name in ("logit_scale", "logit_bias"):
         if name in state and state[name].numel() == 1:
             state[name] = state[name].reshape(1)
@@ -154,15 +154,16 @@ def flipscale_state(tensors: Mapping[str, Tensor], spec: ModelSpec, patch_bias: 
 
 
 def spec_of_open_clip(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor], patch_bias: Tensor | None, name: str
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None, patch_bias: Tensor | None, name: str
 ) -> ModelSpec:
     """The spec of an OpenCLIP model (CLIP class, native towers).
 
-    Positions that are the sin-cos table plus the patch bias become that again; all others are learned ones.
+    Positions that are the sin-cos table plus the patch bias become that again, where the configuration calls
+    them fixed with any one bias, which may be zero; all others are learned ones.
 
     Args:
         config: the parsed `open_clip_config.json`.
-        tensors: its weights.
+        tensors: its weights; None for initial ones.
         patch_bias: (width,) where it was kept beside the weights.
         name: for the spec.
 
@@ -204,7 +205,7 @@ def spec_of_open_clip(
         name=name,
         family="flip" if text["pool_type"] == "first" else "clip",
         embed_dim=model["embed_dim"],
-        vision=_with_fixed_positions(bare, tensors.get(_POSITIONS), patch_bias),
+        vision=_with_fixed_positions(bare, vision["pos_embed_type"] == "sin_cos_2d", tensors, patch_bias),
         text=TextSpec(
             **_tower(text, text["heads"], model["quick_gelu"]),
             context_length=text["context_length"],
@@ -219,10 +220,17 @@ def spec_of_open_clip(
 
 
 def _with_fixed_positions(
-    vision: VisionSpec, positions: Tensor | None, patch_bias: Tensor | None
+    vision: VisionSpec, fixed: bool, tensors: Mapping[str, Tensor] | None, patch_bias: Tensor | None
 ) -> VisionSpec:
-    if positions is None or positions.shape != (1 + vision.patches, vision.width) or vision.width % 4:
+    if vision.width % 4:
         return vision
+    if tensors is None:
+        return replace(vision, positions="sincos", patch_bias=True) if fixed else vision
+    positions = tensors.get(_POSITIONS)
+    if positions is None or positions.shape != (1 + vision.patches, vision.width):
+        return vision
+    if patch_bias is None and fixed:
+        patch_bias = _folded_bias(positions)
     if patch_bias is not None and patch_bias.shape != (vision.width,):
         return vision
     table = sincos_positions(vision.width, vision.grid)
@@ -232,6 +240,15 @@ def _with_fixed_positions(
     if not torch.allclose(positions.float(), table, rtol=0.0, atol=1e-6):
         return vision
     return replace(vision, positions="sincos", patch_bias=patch_bias is not None)
+
+
+def _folded_bias(positions: Tensor) -> Tensor:
+    """The patch bias (width,) within fixed positions (1 + patches, width).
+
+    Taken at the origin, where the table is zeros and ones on any machine: every process finds the same bits,
+    and of a table without bias zeros.
+    """
+    return positions[1].float() - sincos_positions(positions.shape[1], 1)[1]
 
 
 def _tower(settings: Mapping[str, Any], heads: int, quick_gelu: bool) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.metadata
 import json
+import math
 import os
 import subprocess
 import sys
@@ -29,8 +30,8 @@ from flipscale.interop.mapping import (
     spec_of_open_clip,
 )
 from flipscale.interop.model_card import model_card
-from flipscale.interop.weights import WEIGHTS, Weights, find_weights, read_weights
-from flipscale.models.flip import FLIP, build_model
+from flipscale.interop.weights import WEIGHTS, Weights, find_weights, loadable, read_weights
+from flipscale.models.flip import FLIP, MAX_LOG_SCALE, build_model
 from flipscale.models.presets import ModelSpec
 
 CONFIG = "open_clip_config.json"
@@ -205,6 +206,7 @@ def verify_against(
     tokenizer: Tokenizer | None = None,
     *,
     pretrained: str | None = None,
+    clip_scale: bool = False,
     captions: Sequence[str] = ODD_CAPTIONS,
     samples: int = 8,
 ) -> VerifyReport:
@@ -215,6 +217,8 @@ def verify_against(
     Args:
         stock: what OpenCLIP calls it: a builtin name, or local-dir:PATH.
         pretrained: its tag or file of weights, for a builtin name.
+        clip_scale: clip OpenCLIP's scale at 100 before it is compared, as the model does with its own: that
+            of others' weights may lie beyond, in half precision by its rounding alone.
 
     Raises:
         ExportMismatch: a feature differs by more than 1e-5, a token id differs, or it does not load.
@@ -229,6 +233,9 @@ def verify_against(
     )
     asked = list(captions) if tokenizer is not None else []
     answers = _ask_open_clip(stock, pretrained, images, texts, asked)
+    scale = answers["logit_scale"]
+    if clip_scale:
+        scale = scale.clamp(max=math.exp(MAX_LOG_SCALE))
     with torch.inference_mode():
         ours = reference(images, texts)
     if (ours.bias is not None) != ("logit_bias" in answers):
@@ -236,7 +243,7 @@ def verify_against(
     report = VerifyReport(
         image_difference=_difference(ours.images, answers["image_features"]),
         text_difference=_difference(ours.texts, answers["text_features"]),
-        scale_difference=_difference(ours.scale, answers["logit_scale"]) / float(ours.scale),
+        scale_difference=_difference(ours.scale, scale) / float(ours.scale),
         bias_difference=0.0 if ours.bias is None else _difference(ours.bias, answers["logit_bias"]),
         captions=len(asked),
         open_clip_version=importlib.metadata.version("open_clip_torch"),
@@ -262,6 +269,8 @@ def _ask_open_clip(
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         save_file({"images": images, "texts": texts}, work / "inputs.safetensors")
+        if pretrained is not None and Path(pretrained).is_file():
+            pretrained = str(loadable(Path(pretrained), work))
         question = {"model": stock, "pretrained": pretrained, "captions": captions}
         (work / "question.json").write_text(json.dumps(question), encoding="utf-8")
         source = str(Path(flipscale.__file__).parents[1])
@@ -317,7 +326,7 @@ def imported(config: Mapping[str, Any], weights: Weights | None, name: str) -> t
     """
     name = config.get("flipscale", {}).get("model", name)
     if weights is None:
-        return spec_of_open_clip(config, {}, None, name), {}
+        return spec_of_open_clip(config, None, None, name), {}
     bias = None
     if encoded := weights.header.get(_BIAS_KEY):
         bias = torch.frombuffer(bytearray(base64.b64decode(encoded)), dtype=torch.float32)

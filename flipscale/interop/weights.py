@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flipscale.errors import UserError
@@ -30,13 +30,18 @@ _NAMES = (
 )
 _KINDS = (".safetensors", ".bin", ".pth")
 
+# OpenAI's programs keep these three numbers among their tensors; OpenCLIP leaves them out, too.
+_SIZES = ("input_resolution", "context_length", "vocab_size")
+
 _CONVERSION = """\
 import sys, torch
 from safetensors.torch import save_file
 source, target = sys.argv[1:]
 state = {load}
 state = state.get("state_dict", state)
-save_file({{name: value.clone().contiguous() for name, value in state.items()}}, target)"""
+sizes = {sizes}
+tensors = {{name: value.clone().contiguous() for name, value in state.items() if name not in sizes}}
+save_file(tensors, target)"""
 _PICKLED = 'torch.load(source, map_location="cpu", weights_only=False)'
 _SCRIPTED = 'torch.jit.load(source, map_location="cpu").state_dict()'
 
@@ -79,6 +84,18 @@ def read_weights(path: Path) -> Weights:
     return Weights(_plain(_unpickled(path), path))
 
 
+def loadable(path: Path, work: Path) -> Path:
+    """A file of weights that stock OpenCLIP can load: `path`, or a copy in `work` where it holds OpenAI's
+    sizes, which OpenCLIP leaves out of a program alone."""
+    if path.suffix != ".safetensors":
+        return path
+    with safe_open(path, "pt") as file:
+        if not set(_SIZES) & set(file.keys()):
+            return path
+    save_file(_plain(load_file(path), path), work / WEIGHTS)
+    return work / WEIGHTS
+
+
 def _unpickled(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
@@ -95,7 +112,8 @@ def _unpickled(path: Path) -> Any:
 
 def _refusal(path: Path, what: str, load: str) -> str:
     target = path.with_suffix(".safetensors")
-    command = shlex.join(["python", "-c", _CONVERSION.format(load=load), str(path), str(target)])
+    code = _CONVERSION.format(load=load, sizes=_SIZES)
+    command = shlex.join(["python", "-c", code, str(path), str(target)])
     return (
         f"{path} {what} and could run code when it is read, so it is refused; if you trust where it comes "
         f"from, convert it where code of it can do no harm, and give {target}:\n{command}"
@@ -113,4 +131,5 @@ def _plain(content: Any, path: Path) -> dict[str, Tensor]:
             value.float() if value.is_floating_point() else value
         )
         for name, value in state.items()
+        if name not in _SIZES
     }

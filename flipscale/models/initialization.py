@@ -63,7 +63,7 @@ def _fill_clip(value: Tensor, name: str, spec: ModelSpec, generator: torch.Gener
         return value.normal_(std=spec.vision.width**-0.5, generator=generator)
     if name == "text_projection":
         return value.normal_(std=spec.text.width**-0.5, generator=generator)
-    if leaf in ("attn.in_proj_bias", "attn.out_proj.bias"):
+    if leaf in ("conv1.bias", "attn.in_proj_bias", "attn.out_proj.bias"):  # the first OpenCLIP has not
         return value.zero_()
     if leaf in ("mlp.c_fc.bias", "mlp.c_proj.bias"):
         width = (spec.vision if name.startswith("visual.") else spec.text).width

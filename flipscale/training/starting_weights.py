@@ -16,7 +16,7 @@ from flipscale.config import Job
 from flipscale.data.tokenizer import Tokenizer
 from flipscale.errors import UserError
 from flipscale.files import write_durably
-from flipscale.interop.resampling import resample_state
+from flipscale.interop.resampling import resample_state, resized_names
 from flipscale.models.initialization import initial_value
 from flipscale.models.presets import ModelSpec, TextSpec, VisionSpec
 from flipscale.run_directory import RunDirectory
@@ -65,7 +65,9 @@ def start_from(
         if not name.startswith("reconstruction.")
     }
     world.lead(lambda: _record(run, source, towers))
-    state = resample_state(towers, theirs, resized)
+    old = {name: towers[name] for name in resized_names(theirs, resized) if name in towers}
+    # Computed once: other processors may round differently.
+    state = {**towers, **world.lead(lambda: resample_state(old, theirs, resized))}
     model.restore(lambda tensors: _fill(tensors, state, spec, job.seed), 0)
     _log.info("starting from the weights of %s", source)
 

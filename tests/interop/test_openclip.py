@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flipscale.data.tokenizer import ClipTokenizer, WordPieceTokenizer
 from flipscale.errors import UserError
-from flipscale.interop.mapping import open_clip_model_cfg
+from flipscale.interop.mapping import open_clip_model_cfg, open_clip_state
 from flipscale.interop.openclip import (
     CLASSIC,
     CONFIG,
@@ -298,6 +298,45 @@ def test_trained_positions_are_not_mistaken_for_the_fixed_table(tmp_path: Path) 
     model.load_state_dict(state)
     stock = open_clip.create_model(f"local-dir:{tmp_path}").eval()
     assert max(stock_differences(stock, model)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("origin", ["saved again", "averaged", "made by open_clip"])
+def test_a_flip_that_others_saved_has_its_patch_bias_again(origin: str, tmp_path: Path) -> None:
+    """Without flipscale's header the bias is in the positions alone."""
+    model = perturbed(FLIP_SPEC)
+    export_openclip(model, FLIP_SPEC, tmp_path)
+    tensors, bias = load_file(tmp_path / WEIGHTS), model.state_dict()["visual.conv1.bias"]
+    if origin == "averaged":
+        other = open_clip_state(build_model(FLIP_SPEC, seed=7).state_dict(), FLIP_SPEC)
+        tensors, bias = {name: (tensors[name] + other[name]) / 2 for name in tensors}, bias / 2
+    elif origin == "made by open_clip":
+        tensors = open_clip.CLIP(**open_clip_model_cfg(FLIP_SPEC)).state_dict()
+        bias = torch.zeros_like(bias)
+    save_file(tensors, tmp_path / WEIGHTS)
+    spec, state = import_openclip(tmp_path)
+    assert spec == FLIP_SPEC
+    torch.testing.assert_close(state["visual.conv1.bias"], bias, rtol=0.0, atol=1e-6 if bias.any() else 0.0)
+    again = build_model(spec)
+    again.load_state_dict(state)
+    stock = open_clip.create_model(f"local-dir:{tmp_path}").eval()
+    assert max(stock_differences(stock, again)) <= TOLERANCE
+
+
+def test_positions_that_are_no_table_with_one_bias_are_learned(tmp_path: Path) -> None:
+    export_openclip(perturbed(FLIP_SPEC), FLIP_SPEC, tmp_path)
+    whole = load_file(tmp_path / WEIGHTS)
+    for row in (0, 1, 5):
+        tensors = {name: tensor.clone() for name, tensor in whole.items()}
+        tensors["visual.positional_embedding"][row, 3] += 1e-4
+        save_file(tensors, tmp_path / WEIGHTS)
+        spec, state = import_openclip(tmp_path)
+        assert (spec.vision.positions, spec.vision.patch_bias) == ("learned", False)
+        name = "visual.positional_embedding"
+        assert torch.equal(state[name], tensors[name])
+    del tensors[name]
+    save_file(tensors, tmp_path / WEIGHTS)
+    with pytest.raises(UserError, match=r"'visual\.positional_embedding' is missing in the file"):
+        import_openclip(tmp_path)
 
 
 @pytest.mark.slow

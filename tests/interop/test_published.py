@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from flipscale.commands.interchange import import_model
 from flipscale.errors import UserError
@@ -97,6 +98,31 @@ def test_every_form_of_weights_is_read_as_open_clip_reads_it(
 
 
 @pytest.mark.usefixtures("judged_here")
+def test_a_scale_that_half_precision_rounds_beyond_the_cap_is_imported_clipped(
+    named: str, tmp_path: Path
+) -> None:
+    """Models trained for long are at the cap."""
+    state = {name: value.half() for name, value in stock().state_dict().items()}
+    state["logit_scale"].fill_(math.log(100))
+    assert state["logit_scale"].float().exp() > 100.02
+    torch.save(state, tmp_path / "w.pt")
+    out = tmp_path / "out"
+    import_model(named, out, weights=tmp_path / "w.pt", pretrained=None, random=False)
+    assert load_file(out / WEIGHTS)["logit_scale"].exp().item() == pytest.approx(100.0, rel=1e-6)
+    # An export is to hold it clipped already.
+    spec, tensors = import_openclip(out)
+    model = openclip.build_model(spec)
+    model.load_state_dict(tensors)
+    exported = load_file(out / WEIGHTS)
+    exported["logit_scale"].fill_(4.60546875)
+    save_file(exported, out / WEIGHTS)
+    with pytest.raises(openclip.ExportMismatch, match="differs from the model"):
+        openclip.verify_export(out, model)
+    with pytest.raises(openclip.ExportMismatch, match="differs from the model"):
+        import_model(str(out), tmp_path / "again", weights=None, pretrained=None, random=False)
+
+
+@pytest.mark.usefixtures("judged_here")
 def test_quick_gelu_is_its_own_activation(named: str, tmp_path: Path) -> None:
     torch.save(stock(quick_gelu=True).state_dict(), tmp_path / "w.pt")
     quick = tmp_path / "quick"
@@ -122,6 +148,21 @@ def test_random_weights_of_a_name_and_of_a_directory(named: str, tmp_path: Path)
     import_model(str(plain), tmp_path / "by_directory", weights=None, pretrained=None, random=True)
     by_name, by_directory = (import_openclip(tmp_path / out)[1] for out in ("by_name", "by_directory"))
     assert all(torch.equal(by_name[name], by_directory[name]) for name in by_name)
+
+
+@pytest.mark.usefixtures("judged_here")
+def test_random_weights_have_the_fixed_positions_of_their_configuration(tmp_path: Path) -> None:
+    config = {**CFG, "vision_cfg": {**CFG["vision_cfg"], "pos_embed_type": "sin_cos_2d"}}
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / CONFIG).write_text(json.dumps({"model_cfg": config}))
+    out = tmp_path / "out"
+    import_model(str(tmp_path / "plain"), out, weights=None, pretrained=None, random=True)
+    spec, state = import_openclip(out)
+    assert (spec.vision.positions, spec.vision.patch_bias) == ("sincos", True)
+    assert not state["visual.conv1.bias"].any()
+    made = open_clip.CLIP(**config).visual.positional_embedding.detach()
+    positions = load_file(out / WEIGHTS)["visual.positional_embedding"]
+    torch.testing.assert_close(positions, made, rtol=0.0, atol=1e-6)
 
 
 @pytest.mark.usefixtures("judged_here")
@@ -229,6 +270,38 @@ def test_a_pickle_that_runs_code_is_refused_and_the_named_way_converts_it(
     converted = read_weights(Path("w.safetensors")).tensors
     assert converted.keys() == state.keys()
     assert all(torch.equal(converted[name], state[name]) for name in state)
+
+
+def program(model: torch.nn.Module) -> torch.jit.ScriptModule:
+    """A model as OpenAI published CLIP: a program in half precision, three numbers among its tensors."""
+    for name, size in (("input_resolution", 32), ("context_length", 77), ("vocab_size", 49408)):
+        model.__dict__.pop(name, None)
+        model.register_buffer(name, torch.tensor(size))
+    mask: Any = model._buffers.pop("attn_mask")
+    model.attn_mask = mask  # a plain attribute, as there: programs have no passing buffers
+    return torch.jit.script(model.half())
+
+
+@pytest.mark.usefixtures("judged_here")
+def test_a_program_as_openai_published_clip_is_converted_in_the_named_way(named: str, tmp_path: Path) -> None:
+    state = stock().half().state_dict()
+    archive, converted = tmp_path / "ViT.pt", tmp_path / "ViT.safetensors"
+    program(stock()).save(archive)
+    with pytest.raises(UserError, match="is a TorchScript program") as refused:
+        read_weights(archive)
+    command = str(refused.value).split("\n", 1)[1]
+    subprocess.check_call([sys.executable, *shlex.split(command)[1:]])
+    assert load_file(converted).keys() == state.keys()
+    earlier = tmp_path / "earlier.safetensors"  # as this command wrote it before it left the numbers out
+    save_file(torch.jit.load(archive).state_dict(), earlier)
+    assert len(load_file(earlier)) == len(state) + 3
+    for file in (converted, earlier):
+        out = tmp_path / f"{file.stem}_out"
+        import_model(named, out, weights=file, pretrained=None, random=False)
+        _, imported = import_openclip(out)
+        assert all(
+            torch.equal(imported[name], state[name].float().reshape(imported[name].shape)) for name in state
+        )
 
 
 def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:

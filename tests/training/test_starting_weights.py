@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from shards import tiny_tokenizer
 from stop_at import StopAt
 from tiny_run import TinyRun
@@ -20,13 +22,13 @@ from flipscale.data.tokenizer import load_tokenizer
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.interop import openclip
 from flipscale.interop.judge import judge
-from flipscale.interop.openclip import CONFIG, export_openclip, import_openclip
+from flipscale.interop.openclip import CONFIG, WEIGHTS, export_openclip, import_openclip
 from flipscale.interop.resampling import resample_state
 from flipscale.models.flip import build_model
-from flipscale.models.presets import preset
+from flipscale.models.presets import ModelSpec, preset
 from flipscale.orchestration.segment import Segment
 from flipscale.run_directory import run_directory
-from flipscale.training import trainer
+from flipscale.training import starting_weights, trainer
 from flipscale.training.setup import check_job
 from flipscale.world import World
 
@@ -83,13 +85,6 @@ def test_flip_goes_out_comes_back_is_tuned_and_goes_out_again(
     tiny_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every export and import compares with stock open_clip (1e-5), here in this process, which is faster."""
-
-    class Done:
-        returncode = 0
-
-    def run_judge(command: list[str], **_: object) -> Done:
-        judge(Path(command[-1]))
-        return Done()
 
     monkeypatch.setattr(openclip.subprocess, "run", run_judge)
     masked = {"name": "masked", "samples": 64, "mask_ratio": 0.5, "batch_size": 16, "base_lr": 0.02}
@@ -175,6 +170,84 @@ def test_sizes_are_resampled(tiny_run: MakeRun, data_set: Path, exported: Path) 
     wanted = resample_state(state, spec, larger)
     assert wanted["visual.conv1.weight"].shape == (64, 3, 16, 16)
     assert_weights(run, wanted)
+
+
+class Done:
+    returncode = 0
+
+
+def run_judge(command: list[str], **_: object) -> Done:
+    judge(Path(command[-1]))
+    return Done()
+
+
+class Pair(World):
+    """Two processes one after the other: the second is told what the first worked out."""
+
+    answers: ClassVar[list[Any]] = []
+
+    def lead(self, work: Callable[[], Any]) -> Any:
+        if not self.leads:
+            return self.answers.pop(0)
+        self.answers.append(work())
+        return self.answers[-1]
+
+
+class Filled:
+    """What `start_from` asks of a sharded model: `fill` gets its state dict."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.tensors = {f"model.{name}": value for name, value in build_model(spec).state_dict().items()}
+
+    def restore(self, fill: Callable[[dict[str, torch.Tensor]], None], updates: int) -> None:
+        fill(self.tensors)
+
+
+def test_processors_that_round_differently_start_with_the_same_bits(
+    tiny_run: MakeRun, data_set: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replicas are never compared again: a last bit between them would stay for the whole run."""
+    spec, _ = import_openclip(exported)
+    larger = replace(spec, vision=replace(spec.vision, image_size=48, patch_size=16))
+    job = load_job(tiny_run(**started_from(exported, image_size=48, patch_size=16)).job)
+    tokenizer = load_tokenizer("wordpiece", str(data_set / "vocab.txt"), 16)
+    directory = run_directory(job)
+    directory.path.mkdir()
+    started: list[dict[str, torch.Tensor]] = []
+    for rank in range(2):
+        if rank == 1:
+            monkeypatch.setattr(
+                starting_weights,
+                "resample_state",
+                lambda *given: {name: value * (1 + 1e-6) for name, value in resample_state(*given).items()},
+            )
+        model: Any = Filled(larger)
+        world = Pair(rank, 2, 0, 1, torch.device("cpu"))
+        starting_weights.start_from(job, larger, tokenizer, model, directory, world)
+        started.append(model.tensors)
+    leader, follower = started
+    assert not torch.equal(
+        leader["model.visual.conv1.weight"], Filled(larger).tensors["model.visual.conv1.weight"]
+    )
+    assert [name for name in leader if not torch.equal(leader[name], follower[name])] == []
+
+
+def test_a_flip_that_others_saved_and_one_with_random_weights_fit_the_preset(
+    tiny_run: MakeRun, data_set: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, state = import_openclip(exported)
+    save_file(load_file(exported / WEIGHTS), exported / WEIGHTS)  # without flipscale's header
+    monkeypatch.setattr(openclip.subprocess, "run", run_judge)
+    import_model(str(exported), tmp_path / "trial", weights=None, pretrained=None, random=True)
+    tokenizer = load_tokenizer("wordpiece", str(data_set / "vocab.txt"), 16)
+    for source, wanted in ((exported, state), (tmp_path / "trial", build_model(spec).state_dict())):
+        job = load_job(tiny_run(f"from_{source.name}", **started_from(source)).job)
+        directory = run_directory(job)
+        directory.path.mkdir()
+        model: Any = Filled(spec)
+        starting_weights.start_from(job, spec, tokenizer, model, directory, ALONE)
+        for name, value in wanted.items():
+            torch.testing.assert_close(model.tensors[f"model.{name}"], value, rtol=0.0, atol=1e-6)
 
 
 def test_what_the_weights_lack_keeps_its_initial_value(tiny_run: MakeRun, exported: Path) -> None:
