@@ -85,5 +85,5 @@ def finetune_checkpoint(
         "train": {"data": train, "samples": len(images.samples)},
         "test": {"data": test, **score(seen.outputs, seen)},
     }
-    state.write_results(document)
     show_scores(document, as_json)
+    state.write_results(document)

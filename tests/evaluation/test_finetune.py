@@ -1,6 +1,7 @@
 """Fine-tuning: the recipe's parts against their definitions, and resuming to the bit."""
 
 import json
+import resource
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from flipscale.commands.finetune import finetune_checkpoint
-from flipscale.errors import UserError
+from flipscale.errors import RunError, UserError
 from flipscale.evaluation.finetune import Classifier, FinetuneRecipe, layer_decayed, rand_augment
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
@@ -153,6 +154,7 @@ def test_what_cannot_be_done_is_one_sentence(model, sets, tmp_path):
     for changes, place, message in (
         ({}, "full", "full holds something else already; give --out a new directory"),
         ({}, "file", "file holds something else already"),
+        ({}, "file/out", r"file/out cannot be used \(Not a directory\); give --out another"),
         ({"drop_path": 1.0}, "out", "--drop-path is 1; give a share from 0 to below 1"),
         ({"batch_size": 9}, "out", "a batch of 9 is no multiple of 2; .* share in pairs"),
         ({"micro_batch": 3}, "out", "a micro-batch of 3 cannot be mixed in pairs"),
@@ -175,6 +177,18 @@ def test_a_directory_of_another_run_or_a_damaged_one_is_refused(model, sets, tmp
         tuned(model, sets, out, epochs=1)
     path.unlink()
     assert tuned(model, sets, out, epochs=1)["test"] == first["test"]
+
+
+def test_a_full_disk_ends_it_with_one_sentence(model, sets, tmp_path):
+    """Files that may not grow stand for a disk that is full: both fail inside of the write."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"checkpoint\.safetensors cannot be written after epoch 1 .*room"):
+            tuned(model, sets, tmp_path / "out", epochs=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert tuned(model, sets, tmp_path / "out", epochs=1)["test"]["samples"] == 12
 
 
 def test_divergence_is_one_sentence(model, sets, tmp_path):

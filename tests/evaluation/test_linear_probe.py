@@ -217,6 +217,13 @@ def test_options_and_sets_that_do_not_fit_are_one_sentence(model, sets, tmp_path
             probed(model, pair, tmp_path / "out.json", **changes)
 
 
+def test_what_cannot_be_written_is_said_before_anything_is_read(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for out, reason in ((tmp_path, "Is a directory"), (tmp_path / "file" / "out.json", "Not a directory")):
+        with pytest.raises(UserError, match=rf"{out} cannot be written \({reason}\)"):
+            probed(tmp_path / "no model", ("no.tar", "no.tar"), out)
+
+
 def test_features_that_are_not_finite_are_refused(model, sets, tmp_path):
     weights = "open_clip_model.safetensors"
     tensors = load_file(model / weights)
