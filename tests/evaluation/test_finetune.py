@@ -16,6 +16,7 @@ from flipscale.errors import RunError, UserError
 from flipscale.evaluation.finetune import Classifier, FinetuneRecipe, layer_decayed, rand_augment
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
+from flipscale.world import World
 
 SPEC = preset("vit_micro_p8", vocab_size=40, context_length=16)
 DEEP = replace(SPEC, vision=replace(SPEC.vision, layers=4))
@@ -177,6 +178,22 @@ def test_a_directory_of_another_run_or_a_damaged_one_is_refused(model, sets, tmp
         tuned(model, sets, out, epochs=1)
     path.unlink()
     assert tuned(model, sets, out, epochs=1)["test"] == first["test"]
+
+
+class OtherNode(World):
+    """Alone, but told of a second process, which finds nothing on its node."""
+
+    def gather(self, value: Any, group: Any = None) -> list[Any]:
+        return [value, 0]
+
+
+def test_nodes_that_do_not_share_the_directory_are_told(model, sets, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    tuned(model, sets, out, epochs=1)
+    world = OtherNode(0, 1, 0, 1, torch.device("cpu"))
+    monkeypatch.setattr("flipscale.commands.finetune.join_world", lambda place, timeout: world)
+    with pytest.raises(UserError, match=r"find from 0 to 1 epochs done in .*out, .*all nodes share"):
+        tuned(model, sets, out, epochs=1)
 
 
 def test_a_full_disk_ends_it_with_one_sentence(model, sets, tmp_path):
