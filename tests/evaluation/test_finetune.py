@@ -1,10 +1,12 @@
 """Fine-tuning: the recipe's parts against their definitions, and resuming to the bit."""
 
 import json
+import random
 import resource
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from classifier_samples import exported_model, labelled_folder, labelled_tar
@@ -13,7 +15,14 @@ from safetensors.torch import load_file
 
 from flipscale.commands.finetune import finetune_checkpoint
 from flipscale.errors import RunError, UserError
-from flipscale.evaluation.finetune import Classifier, FinetuneRecipe, layer_decayed, rand_augment
+from flipscale.evaluation.finetune import (
+    Classifier,
+    FinetuneRecipe,
+    RandAugment,
+    layer_decayed,
+    rand_augment,
+)
+from flipscale.interop.torchvision_fix import import_timm
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
 from flipscale.world import World
@@ -88,6 +97,28 @@ def test_random_augmentation_never_fails():
     changed = [change(image) for _ in range(3000)]
     assert {view.size for view in changed} == {(32, 32)}
     assert sum(view.tobytes() != image.tobytes() for view in changed) > 2000
+
+
+def test_random_augmentation_is_that_of_maes_code():
+    """Which asks timm for the transform of training, bicubic; the same draws give the same pixels."""
+    recipe = FinetuneRecipe()
+    change = rand_augment(recipe, build_model(SPEC, device="meta"))
+    whole = import_timm("timm.data").create_transform(
+        SPEC.vision.image_size,
+        is_training=True,
+        auto_augment=recipe.rand_augment,
+        interpolation="bicubic",
+        mean=SPEC.mean,
+    )
+    (judge,) = (RandAugment(step) for step in whole.transforms if type(step).__name__ == "RandAugment")
+    image = Image.effect_noise((32, 32), 90).convert("RGB")
+
+    def drawn(transform: RandAugment, seed: int) -> bytes:
+        random.seed(seed)
+        np.random.seed(seed)
+        return transform(image).tobytes()
+
+    assert all(drawn(change, seed) == drawn(judge, seed) for seed in range(200))
 
 
 @pytest.fixture(scope="module")
