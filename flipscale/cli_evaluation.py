@@ -25,7 +25,9 @@ Classnames = Annotated[
 Templates = Annotated[
     str, typer.Option(help="File with a template a line, openai7, openai80, `name` or `own`.")
 ]
-Metric = Annotated[str, typer.Option(help="top1, mean_per_class, top1_top5_mean, roc_auc or map_11_point.")]
+Metric = Annotated[
+    str, typer.Option(help="top1, top5, mean_per_class, top1_top5_mean, roc_auc or map_11_point.")
+]
 Subset = Annotated[
     str | None, typer.Option(help="imagenet_a, imagenet_r, or a file of numbers.", show_default=False)
 ]
@@ -41,16 +43,20 @@ TrainSet = Annotated[
     str, typer.Option(help="Shards with .cls labels, or a folder of class folders.", show_default=False)
 ]
 TestSet = Annotated[str, typer.Option(help="Likewise, with the same classes.", show_default=False)]
-Epochs = Annotated[int | None, typer.Option(help="The recipe's by default.", show_default=False)]
+Epochs = Annotated[int | None, typer.Option(help="The recipe's by default.", min=1, show_default=False)]
 BatchSize = Annotated[
     int | None,
-    typer.Option(help="Images an update, of all processes; the recipe's by default.", show_default=False),
+    typer.Option(
+        help="Images an update, of all processes; the recipe's by default.", min=2, show_default=False
+    ),
 ]
 BaseLr = Annotated[
     float | None,
     typer.Option(help="For 256 images, growing with the batch; the recipe's by default.", show_default=False),
 ]
-MicroBatch = Annotated[int, typer.Option(help="Images a process holds on its device at once.")]
+MicroBatch = Annotated[int, typer.Option(help="Images a process holds on its device at once.", min=1)]
+EncodedBatch = Annotated[int, typer.Option(help="Images that a process encodes at once.", min=1)]
+Seed = Annotated[int, typer.Option(help="Of the random choices.", min=0)]
 
 
 @evaluation_app.command("eval")
@@ -70,7 +76,7 @@ def evaluate(
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average the views that together show all patches.")
     ] = False,
-    batch_size: int = 64,
+    batch_size: EncodedBatch = 64,
     out: Results = None,
     as_json: AsJson = False,
 ) -> None:
@@ -101,7 +107,7 @@ def probe(
     batch_size: BatchSize = None,
     base_lr: BaseLr = None,
     micro_batch: MicroBatch = 64,
-    seed: int = 0,
+    seed: Seed = 0,
     out: Results = None,
     as_json: AsJson = False,
 ) -> None:
@@ -141,7 +147,7 @@ def finetune(
         float | None, typer.Option(help="Of the last block; the recipe's by default.", show_default=False)
     ] = None,
     micro_batch: MicroBatch = 64,
-    seed: int = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Train the image tower and a linear classifier on it together, and score them."""
@@ -226,7 +232,7 @@ def compare(
     retrieval: Retrieval = None,
     sets: Sets = None,
     root: Root = None,
-    batch_size: int = 64,
+    batch_size: EncodedBatch = 64,
 ) -> None:
     """Write a page that puts models beside each other, and beside what was published."""
     from flipscale.commands.evaluation import given_sets

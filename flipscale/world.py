@@ -15,6 +15,9 @@ from flipscale.placement import Placement
 
 T = TypeVar("T")
 
+_SHORTEST_WAIT = timedelta(minutes=30)
+"""Of the small collectives: the others wait in them while one process lists a set or writes a checkpoint."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -27,6 +30,8 @@ class World:
     device: torch.device
     place: Placement = field(default_factory=Placement)
     """Where this process runs, as its launcher said."""
+    timeout: timedelta = _SHORTEST_WAIT
+    """How long a process waits for the others in the collectives of its World."""
 
     @property
     def leads(self) -> bool:
@@ -40,14 +45,14 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=group or _control_group())
+        dist.all_gather_object(values, value, group=group or self._control_group())
         return values
 
     def new_group(self) -> dist.ProcessGroup | None:
         """A further gloo group of all processes, or None for one process; all call it together."""
         if self.size == 1:
             return None
-        group = dist.new_group(backend="gloo")
+        group = dist.new_group(backend="gloo", timeout=max(self.timeout, _SHORTEST_WAIT))
         assert isinstance(group, dist.ProcessGroup)
         return group
 
@@ -62,7 +67,7 @@ class World:
                 outcome[0] = work()
             except (UserError, RunError) as error:
                 outcome[1] = error
-        dist.broadcast_object_list(outcome, src=0, group=_control_group())
+        dist.broadcast_object_list(outcome, src=0, group=self._control_group())
         result, error = outcome
         if error is not None:
             raise error
@@ -87,12 +92,21 @@ class World:
         if self.size == 1:
             return numbers
         total = torch.tensor(numbers, dtype=torch.int64)
-        dist.all_reduce(total, group=_control_group())
+        dist.all_reduce(total, group=self._control_group())
         return total.tolist()
+
+    def _control_group(self) -> dist.ProcessGroup | None:
+        """A gloo group of its own: control traffic never mixes with the tensors of a training step."""
+        if not _groups:
+            _groups.append(self.new_group())
+        return _groups[0]
 
 
 def join_world(place: Placement, timeout: timedelta = timedelta(minutes=10)) -> World:
     """Join the processes that a launcher started with this one; alone without a launcher.
+
+    Args:
+        timeout: how long processes wait for each other; those of World's own collectives 30 minutes or more.
 
     Raises UserError where more processes than GPUs were started on this machine.
     """
@@ -113,7 +127,7 @@ def join_world(place: Placement, timeout: timedelta = timedelta(minutes=10)) -> 
             dist.init_process_group(backend, store=_attempt_store(place, timeout), **ranks)
         else:
             dist.init_process_group(backend, **ranks)
-    return World(place.rank, place.size, place.local_rank, place.local_size, device, place)
+    return World(place.rank, place.size, place.local_rank, place.local_size, device, place, timeout)
 
 
 def _attempt_store(place: Placement, timeout: timedelta) -> dist.Store:
@@ -132,13 +146,4 @@ def leave_world() -> None:
         dist.destroy_process_group()
 
 
-_groups: list[dist.ProcessGroup] = []
-
-
-def _control_group() -> dist.ProcessGroup:
-    """A gloo group of its own, so that control traffic never mixes with the tensors of a training step."""
-    if not _groups:
-        group = dist.new_group(backend="gloo")
-        assert isinstance(group, dist.ProcessGroup)
-        _groups.append(group)
-    return _groups[0]
+_groups: list[dist.ProcessGroup | None] = []

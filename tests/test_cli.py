@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from typer.testing import CliRunner
+
+from flipscale.cli import app
+from flipscale.cli_evaluation import Metric
+from flipscale.config.job import ZeroShotMetric
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -101,6 +108,34 @@ def test_more_processes_than_lanes_allow_is_said_before_they_meet(tmp_path: Path
     )
     assert done.returncode == 2
     assert "start 2 or 4 processes" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("eval", "--batch-size 0"),
+        ("compare", "--batch-size 0"),
+        ("probe", "--micro-batch 0"),
+        ("probe", "--seed -1"),
+        ("probe", "--epochs 0"),
+        ("finetune", "--micro-batch -1"),
+        ("finetune", "--seed -1"),
+        ("finetune", "--batch-size 1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_their_option(command: str, wrong: str) -> None:
+    """Before anything is looked at: nothing of what these commands name exists."""
+    sets = [] if command in ("eval", "compare") else ["--train", "a.tar", "--test", "b.tar"]
+    out = [] if command in ("eval", "probe") else ["--out", "out"]
+    done = CliRunner().invoke(app, [command, "nowhere", *sets, *out, *wrong.split()], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert f"Invalid value for '{wrong.split()[0]}'" in done.stderr
+
+
+def test_the_help_names_every_metric() -> None:
+    option = get_args(Metric)[1]
+    named = re.findall(r"\w+", option.help)
+    assert [name for name in named if name != "or"] == list(get_args(ZeroShotMetric))
 
 
 @pytest.mark.parametrize("command", ["eval", "export"])

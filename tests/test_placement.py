@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
 import pytest
+import torch
+import torch.distributed as dist
 
 from flipscale import placement as module
 from flipscale.placement import Placement, placement, port_of
+from flipscale.world import join_world, leave_world
 
 SRUN = {
     "SLURM_JOB_ID": "41",
@@ -86,6 +94,31 @@ def test_torchrun_goes_before_srun_and_meets_by_itself(monkeypatch: pytest.Monke
     place = started_with(monkeypatch, SRUN | ranks)
     assert (place.rank, place.size, place.local_rank, place.local_size) == (5, 16, 1, 4)
     assert (place.rendezvous, place.attempt) == ("", "41.0")
+
+
+@pytest.mark.parametrize(("given", "expected"), [(timedelta(hours=2), 2.0), (timedelta(minutes=10), 0.5)])
+def test_processes_wait_for_each_other_as_long_as_was_said(
+    monkeypatch: pytest.MonkeyPatch, given: timedelta, expected: float
+) -> None:
+    """Hours, in groups of a real process, which goes without the second one that it is told of."""
+    store = dist.HashStore()
+    monkeypatch.setattr(dist, "init_process_group", partial(_alone, dist.init_process_group, store))
+    world = join_world(Placement(rank=0, size=2), given)
+    try:
+        assert world.lead(lambda: "done") == "done"  # makes the group for such things
+        control, own = world._control_group(), world.new_group()
+        assert control is not own
+        for group in (control, own):
+            assert group is not None
+            # Torch tells the time in no other way.
+            options = group._get_backend(torch.device("cpu")).options  # pyright: ignore[reportAttributeAccessIssue]
+            assert options._timeout / timedelta(hours=1) == expected
+    finally:
+        leave_world()
+
+
+def _alone(init: Callable[..., None], store: dist.Store, backend: str, **options: Any) -> None:
+    init(backend, **{**options, "store": store, "world_size": 1})
 
 
 def test_under_the_local_executor_of_submitit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import cast, get_args
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from flipscale.commands.results import write_results
 from flipscale.commands.table import print_table
 from flipscale.config import Evaluation, load_evaluation
 from flipscale.config.job import ZeroShot, ZeroShotMetric
@@ -18,6 +19,7 @@ from flipscale.evaluation.document import EvaluationDocument, Interval
 from flipscale.evaluation.evaluate import check_sets, evaluate
 from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.views import Views
+from flipscale.files import check_writable
 from flipscale.placement import placement
 from flipscale.trained import Trained, load_trained
 from flipscale.world import World, join_world, leave_world
@@ -81,6 +83,8 @@ def evaluate_checkpoint(
 ) -> None:
     world = join_world(placement())
     try:
+        if out is not None:
+            world.lead(lambda: check_writable(out))
         trained = load_trained(checkpoint, world)
         sets = given or (trained.job.evaluation if trained.job is not None else Evaluation())
         if root is not None:
@@ -96,12 +100,12 @@ def evaluate_checkpoint(
         leave_world()
     if not world.leads:
         return
-    if out is not None:
-        out.write_text(json.dumps(results, indent=2) + "\n")
     if as_json:
         print(json.dumps(results, indent=2))
     else:
         show_results(results)
+    if out is not None:
+        write_results(results, out)
 
 
 def _views(trained: Trained, mask_ratio: float | None, ensemble: bool) -> Views | None:

@@ -21,7 +21,7 @@ from flipscale.evaluation.finetune_state import FinetuneState
 from flipscale.evaluation.training_views import TrainingViews
 from flipscale.placement import placement
 from flipscale.trained import load_trained
-from flipscale.world import join_world, leave_world
+from flipscale.world import World, join_world, leave_world
 
 
 def finetune_checkpoint(
@@ -63,7 +63,7 @@ def finetune_checkpoint(
         views = TrainingViews(images, passes, decoding.image_size, world, workers, change)
         model = Classifier(trained.model, images.classes, recipe.drop_path, seed)
         optimizer = layer_decayed(model, recipe)
-        done = state.load(model, optimizer, views.steps)
+        done = _agreed(state.load(model, optimizer, views.steps), out, world)
 
         def save(epochs: int) -> None:
             world.lead(lambda: state.save(model, optimizer, epochs))
@@ -85,5 +85,16 @@ def finetune_checkpoint(
         "train": {"data": train, "samples": len(images.samples)},
         "test": {"data": test, **score(seen.outputs, seen)},
     }
-    state.write_results(document)
     show_scores(document, as_json)
+    state.write_results(document)
+
+
+def _agreed(epochs: int, out: Path, world: World) -> int:
+    """The epochs that every process found done."""
+    found = world.gather(epochs)
+    if len(set(found)) > 1:
+        raise UserError(
+            f"the processes find from {min(found)} to {max(found)} epochs done in {out}, since their nodes "
+            "do not see the same directory; give an --out on a file system that all nodes share"
+        )
+    return epochs

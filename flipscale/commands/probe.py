@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from flipscale.commands.classifier import LONGEST_WAIT, chosen, list_sets, show_scores, shown_progress
+from flipscale.commands.results import write_results
 from flipscale.data.stream import default_workers
 from flipscale.errors import UserError
 from flipscale.evaluation.classifier import (
@@ -24,6 +24,7 @@ from flipscale.evaluation.labelled_images import LabelledImages
 from flipscale.evaluation.lars_probe import LarsRecipe, train_lars_head
 from flipscale.evaluation.linear_probe import Logistic, enable_gpu_fits, fit
 from flipscale.evaluation.training_views import TrainingViews
+from flipscale.files import check_writable
 from flipscale.placement import placement
 from flipscale.trained import load_trained
 from flipscale.world import World, join_world, leave_world
@@ -60,6 +61,8 @@ def probe_checkpoint(
     enable_gpu_fits()
     world = join_world(placement(), LONGEST_WAIT)
     try:
+        if out is not None:
+            world.lead(lambda: check_writable(out))
         trained = load_trained(checkpoint, world)
         sets = list_sets(train, test, world)
         network = ImageFeatures(trained.model, cast(FeatureKind, features))
@@ -80,9 +83,9 @@ def probe_checkpoint(
         **found,
     }
     document["settings"] = {"features": features, **document["settings"]}
-    if out is not None:
-        out.write_text(json.dumps(document, indent=2) + "\n")
     show_scores(document, as_json)
+    if out is not None:
+        write_results(document, out)
 
 
 def _logistic(

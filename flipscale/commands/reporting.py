@@ -12,6 +12,7 @@ from rich.markup import escape
 from flipscale.commands.table import print_table
 from flipscale.config import Evaluation
 from flipscale.errors import UserError
+from flipscale.files import check_writable
 from flipscale.placement import placement
 from flipscale.reporting.compare_page import compare_document, compare_page
 from flipscale.reporting.comparison import Comparison, compare, sets_of
@@ -29,7 +30,7 @@ def report_run(path: Path, out: Path | None) -> None:
     directory = (out or Path("reports") / run.path.name).resolve()
     if directory == run.path or run.path in directory.parents:
         raise UserError(f"--out {directory} lies in the run, where only training writes; name another place")
-    _writable(directory)
+    check_writable(directory / "report.html")
     with Console(stderr=True).status("reading the run") as shown:
         material = gather(run, lambda what: shown.update(what))
         page, document = run_page(material), run_document(material)
@@ -50,8 +51,7 @@ def compare_models(
         sets = sets.model_copy(update={"root": root})
     world = join_world(placement())
     try:
-        if world.leads:
-            _writable(out)
+        world.lead(lambda: check_writable(out.resolve() / "compare.html"))
         with Console(stderr=True, quiet=not world.leads).status("comparing") as shown:
             comparison = compare(entrants, sets, batch_size, world, lambda what: shown.update(escape(what)))
     finally:
@@ -67,16 +67,6 @@ def _print_scores(comparison: Comparison) -> None:
         for result in comparison.results
     ]
     print_table(["model", *(figure.name for figure in comparison.figures)], rows)
-
-
-def _writable(directory: Path) -> None:
-    """Make the directory now, rather than find after minutes that it cannot be made."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{directory} cannot be made ({error.strerror}); name another directory with --out"
-        ) from None
 
 
 def _write(directory: Path, name: str, page: Page, document: dict[str, Any]) -> None:

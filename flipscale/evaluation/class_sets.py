@@ -16,6 +16,7 @@ from flipscale.evaluation.templates import load_class_names, load_templates
 
 FOLDER_NAMES = "folders"  # as `classnames`: the names of the class folders
 OWN = "own"  # as `classnames` or `templates`: the files that CLIP_benchmark writes beside a set's shards
+_IMAGENET = "imagenet"
 _OWN_NAMES, _OWN_TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
 _SHARD_COUNT = Path("test", "nshards.txt")
 
@@ -38,6 +39,11 @@ def class_set(chosen: ZeroShot) -> ClassSet:
 
     Raises UserError for what is missing, and for class names that do not fit the set's folders or metric.
     """
+    if chosen.metric == "map_11_point" and chosen.subset is not None:
+        raise UserError(
+            f"{chosen.data} has a subset and several labels an image, as the metric map_11_point takes them; "
+            "leave out subset, or take another metric"
+        )
     found = _class_set(chosen)
     if chosen.metric == "roc_auc" and len(found.numbers) != 2:
         raise UserError(
@@ -57,8 +63,6 @@ def _class_set(chosen: ZeroShot) -> ClassSet:
     samples = read_shards(shards_of(chosen.data))
     if chosen.subset is None:
         return ClassSet(samples, names, list(range(len(names))))
-    if chosen.metric == "map_11_point":
-        raise UserError(f"{chosen.data} has a subset and several labels an image; leave out subset")
     numbers = load_subset(chosen.subset, len(names))
     return ClassSet(filter(within(set(numbers), len(names)), samples), names, numbers)
 
@@ -116,12 +120,6 @@ def _own(chosen: ZeroShot, source: str, file: str) -> str:
 def _folder_set(root: Path, chosen: ZeroShot) -> ClassSet:
     folders = class_folders(root)
     names, numbered = _numbered_folders(root, folders, chosen.classnames)
-    if chosen.subset is None and len(names) != len(folders) and not _is_objectnet(chosen.classnames):
-        raise UserError(
-            f"{chosen.classnames} has {len(names)} class names, but {root} has {len(folders)} class folders; "
-            f"give each folder one name, in sorted order, say `classnames: {FOLDER_NAMES}`, or name the "
-            "`subset` of the classes that it has"
-        )
     wanted = list(range(len(names))) if chosen.subset is None else load_subset(chosen.subset, len(names))
     missing = [number for number in wanted if number not in numbered]
     if missing:
@@ -137,7 +135,11 @@ def _folder_set(root: Path, chosen: ZeroShot) -> ClassSet:
 
 
 def _numbered_folders(root: Path, folders: list[Path], classnames: str) -> tuple[list[str], dict[int, Path]]:
-    """Class names, and the folders by the numbers of their classes; folders of no class are left out."""
+    """Class names, and the folders by the numbers of their classes, without those that ObjectNet alone has.
+
+    What a folder is called says which class it is; by its place it belongs to a name only where there are as
+    many names as folders. Raises UserError where neither tells.
+    """
     if _is_objectnet(classnames):
         names = objectnet_names(Path(classnames))
         number = {folder: place for place, folder in enumerate(names)}
@@ -145,19 +147,32 @@ def _numbered_folders(root: Path, folders: list[Path], classnames: str) -> tuple
     if classnames == FOLDER_NAMES:
         return [folder.name.replace("_", " ") for folder in folders], dict(enumerate(folders))
     names = load_class_names(classnames)
-    if classnames == "imagenet" and are_wnids([folder.name for folder in folders]):
+    if classnames == _IMAGENET and any(are_wnids([folder.name]) for folder in folders):
         number = {wnid: place for place, wnid in enumerate(imagenet_wnids())}
         foreign = [folder.name for folder in folders if folder.name not in number]
         if foreign:
             raise UserError(f"{root}/{foreign[0]} is none of ImageNet's 1,000 classes; remove it")
         return names, {number[folder.name]: folder for folder in folders}
-    if classnames == "imagenet" and all(folder.name.isdecimal() for folder in folders):
-        return names, {int(folder.name): folder for folder in folders}
-    return names, dict(enumerate(folders))
+    numbered = {int(folder.name): folder for folder in folders if folder.name.isdecimal()}
+    if len(numbered) == len(folders) and max(numbered) < len(names):
+        return names, numbered
+    if classnames == _IMAGENET and all(folder.name.isdecimal() for folder in folders):
+        # The development kit of ILSVRC2012 counts from 1, and in another order.
+        raise UserError(
+            f"{root} has the class folders {folders[0].name} to {folders[-1].name}, and the class numbers of "
+            f"{classnames} are 0 to {len(names) - 1}, each once; name the folders by them or by WordNet ids"
+        )
+    if len(folders) == len(names):
+        return names, dict(enumerate(folders))
+    raise UserError(
+        f"{classnames} has {len(names)} class names, but {root} has {len(folders)} class folders; give each "
+        "folder one name, in sorted order, or name the folders by their class numbers, from 0, or say "
+        f"`classnames: {FOLDER_NAMES}`"
+    )
 
 
 def _is_objectnet(classnames: str) -> bool:
-    return Path(classnames).is_dir()
+    return classnames not in (FOLDER_NAMES, OWN, _IMAGENET) and Path(classnames).is_dir()
 
 
 def class_folders(root: Path) -> list[Path]:

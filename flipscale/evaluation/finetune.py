@@ -134,6 +134,7 @@ def rand_augment(recipe: FinetuneRecipe, model: FLIP) -> RandAugment:
     hints = {
         "translate_const": int(0.45 * model.spec.vision.image_size),
         "img_mean": tuple(round(255 * mean) for mean in model.spec.mean),
+        "interpolation": Image.Resampling.BICUBIC,  # as MAE's code; timm would draw one for each turn
     }
     auto_augment = import_timm("timm.data.auto_augment")
     return RandAugment(auto_augment.rand_augment_transform(recipe.rand_augment, hints))

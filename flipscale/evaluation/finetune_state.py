@@ -18,10 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flipscale.errors import UserError
-from flipscale.files import write_durably
+from flipscale.errors import RunError, UserError
+from flipscale.files import check_writable, write_durably
 
 _SETTINGS, _CHECKPOINT, _RESULTS = "settings.json", "checkpoint.safetensors", "results.json"
+_PARTIAL = f"{_CHECKPOINT}.partial"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -30,7 +31,19 @@ class FinetuneState:
     directory: Path
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """Make the directory this fine-tuning's. Raises UserError where it holds anything else."""
+        """Make the directory this fine-tuning's.
+
+        Raises UserError where it holds anything else or cannot be written.
+        """
+        try:
+            self._claim(settings)
+            check_writable(self.directory / _PARTIAL)
+        except OSError as error:
+            raise UserError(
+                f"{self.directory} cannot be used ({error.strerror}); give --out another directory"
+            ) from None
+
+    def _claim(self, settings: dict[str, Any]) -> None:
         path = self.directory / _SETTINGS
         settings = json.loads(json.dumps(settings))  # as they are read again
         if not path.is_file():
@@ -51,13 +64,23 @@ class FinetuneState:
             )
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
-        """Replace the checkpoint by one after `epochs` epochs; after a crash, either one is there whole."""
-        partial = self.directory / f"{_CHECKPOINT}.partial"
-        partial.touch()  # with the rights that files have here: safetensors would make it the owner's alone
-        save_file(_tensors(model, optimizer), partial, {"epochs": str(epochs)})
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, self.directory / _CHECKPOINT)
+        """Replace the checkpoint by one after `epochs` epochs; after a crash, either one is there whole.
+
+        Raises RunError where there is no room for it, say.
+        """
+        path, partial = self.directory / _CHECKPOINT, self.directory / _PARTIAL
+        try:
+            partial.touch()  # with the rights that files have here: safetensors would make it the owner's
+            save_file(_tensors(model, optimizer), partial, {"epochs": str(epochs)})
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"{path} cannot be written after epoch {epochs} ({error}); make room there, and the same "
+                "command goes on from the last one that was saved",
+                kind="disk",
+            ) from error
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> int:
         """Fill model and optimizer, and return the epochs done (of `steps` updates each); 0 without one.
@@ -84,7 +107,16 @@ class FinetuneState:
         return epochs
 
     def write_results(self, results: dict[str, Any]) -> None:
-        write_durably(self.directory / _RESULTS, json.dumps(results, indent=2) + "\n")
+        """Raises RunError where there is no room for them, say."""
+        path = self.directory / _RESULTS
+        try:
+            write_durably(path, json.dumps(results, indent=2) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be written ({error.strerror}); make room there, and the same command only "
+                "scores again",
+                kind="disk",
+            ) from error
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:

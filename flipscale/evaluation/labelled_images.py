@@ -12,6 +12,7 @@ from flipscale.evaluation.class_sets import class_folders, read_folder
 from flipscale.evaluation.datasets import RawSample, read_shards
 from flipscale.evaluation.labels import label_of
 
+_SHARD_COUNT = "nshards.txt"  # CLIP_benchmark's converter writes it beside the shards of each split
 _read_label = label_of(sys.maxsize)
 
 
@@ -36,15 +37,18 @@ class LabelledImages:
 def labelled_images(data: str) -> LabelledImages:
     """List the set that lies at `data`; its classes are its folders, or the labels that occur in its shards.
 
-    Raises UserError for a set that is missing, damaged, without labels or of one class alone, and for class
-    folders without images.
+    Raises UserError for a set that is missing, damaged, without labels or of one class alone, for folders of
+    shards, and for class folders without images.
     """
     root = Path(data)
+    if (root / _SHARD_COUNT).is_file():
+        raise UserError(f"{data} is a folder of shards; name them, as in {root}/{{0..9}}.tar")
     folders = class_folders(root) if root.is_dir() else None
     if folders is None:
         samples = list(read_shards(data))
     else:
         samples = list(read_folder(root, dict(enumerate(folders))))
+        _check_no_shards(data, samples)
     counts = Counter(_read_label(sample) for sample in samples if sample.label is not None)
     if not counts:
         raise UserError(
@@ -62,6 +66,17 @@ def labelled_images(data: str) -> LabelledImages:
     if len(names) == 1:
         raise UserError(f"{data} has one class alone; give a set with two or more to tell apart")
     return LabelledImages(data, samples, {number: place for place, number in enumerate(numbers)}, names)
+
+
+def _check_no_shards(data: str, samples: list[RawSample]) -> None:
+    """Raise UserError where the class folders are those of a set in shards, as CLIP_benchmark writes it."""
+    files = [Path(sample.name) for sample in samples]
+    shards = [file for file in files if file.suffix == ".tar"]
+    if shards and (len(shards) == len(files) or any(file.name == _SHARD_COUNT for file in files)):
+        raise UserError(
+            f"{data} holds shards, such as {shards[0]}, in place of images; name its shards, as in "
+            f"{Path(data)}/train/{{0..9}}.tar"
+        )
 
 
 def check_same_classes(train: LabelledImages, test: LabelledImages) -> None:

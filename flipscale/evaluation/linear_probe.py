@@ -36,6 +36,10 @@ class Logistic:
     seed: int = 0
     """Of the choice of that tenth."""
 
+    def __post_init__(self) -> None:
+        if self.c is not None and not 0 < self.c < math.inf:
+            raise UserError(f"--c is {self.c:g}; give a number above 0, such as 0.316, or `sweep`")
+
     @property
     def most_fits(self) -> int:
         """How many regressions are fitted, at most."""
@@ -71,8 +75,6 @@ def fit(
     Args:
         progress: called with the number of fits done.
     """
-    if settings.c is not None and settings.c <= 0:
-        raise UserError(f"--c is {settings.c:g}; give a number above 0, such as 0.316, or `sweep`")
     c = settings.c
     fits = 0
 

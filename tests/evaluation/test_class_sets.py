@@ -67,7 +67,7 @@ def test_robustness_sets_have_the_200_classes_of_their_folders(tmp_path, subset)
     other = next(n for n in range(1000) if n not in numbers)
     folders(root, [wnids[other]])
     assert found(root, "imagenet", subset) == expected
-    with pytest.raises(UserError, match=r"1000 class names, but .* has 201 class folders; .*subset"):
+    with pytest.raises(UserError, match=r"no folder for class \d+ \(.* and 798 more; name the `subset`"):
         found(root, "imagenet")
     (root / wnids[numbers[7]] / "0.jpg").unlink()
     with pytest.raises(UserError, match=f"{wnids[numbers[7]]} holds no images"):
@@ -137,6 +137,84 @@ def test_bad_mappings_are_one_clear_sentence(tmp_path, file, content, message):
         (mappings / file).write_text(content)
     with pytest.raises(UserError, match=message):
         found(images, str(mappings))
+
+
+# --- which folder is which class
+
+
+NAMES = ("ape", "bee", "cat", "dog", "elk", "fox")
+
+
+@pytest.fixture
+def own_names(tmp_path) -> str:
+    """A file of six names."""
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    return str(tmp_path / "names.txt")
+
+
+def listed(path: Path, numbers: list[int]) -> str:
+    """A file of a subset."""
+    path.write_text("\n".join(map(str, numbers)))
+    return str(path)
+
+
+def test_folders_named_by_numbers_keep_them_where_some_are_missing(tmp_path, own_names):
+    root = folders(tmp_path / "set", ["0", "1", "3", "4", "5"])
+    subset = listed(tmp_path / "subset.txt", [0, 1, 3, 4])
+    assert found(root, own_names, subset) == {"0": "ape", "1": "bee", "3": "dog", "4": "elk"}
+    with pytest.raises(UserError, match=r"no folder for class 2 \(cat\) and 0 more; name the `subset`"):
+        found(root, own_names)
+
+
+def test_as_many_folders_as_names_go_by_their_order(tmp_path, own_names):
+    root = folders(tmp_path / "set", [str(number) for number in range(1, 7)])
+    subset = listed(tmp_path / "subset.txt", [0, 5])
+    assert found(root, own_names) == dict(zip("123456", NAMES, strict=True))
+    assert found(root, own_names, subset) == {"1": "ape", "6": "fox"}
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        ["ape", "bee", "dog", "elk", "fox"],
+        ["0", "1", "3", "4", "extra"],
+        ["0", "1", "01", "3", "4"],
+        [str(number) for number in range(2, 7)],
+        ["ape", "bee", "cat", "dog", "elk", "fox", "lost+found"],
+    ],
+)
+def test_folders_that_neither_number_nor_order_tells_apart_are_refused(tmp_path, own_names, made):
+    """Also with a subset that has a folder at each of its places: they would be of other classes."""
+    root = folders(tmp_path / "set", made)
+    for subset in (None, listed(tmp_path / "subset.txt", [0, 1, 3, 4])):
+        with pytest.raises(
+            UserError, match=rf"has 6 class names, but .* has {len(made)} class folders; give"
+        ):
+            found(root, own_names, subset)
+
+
+@pytest.mark.parametrize("wnids", [1000, 999])
+def test_a_foreign_folder_among_imagenets_is_named(tmp_path, wnids):
+    """Whether there are 1,001 folders or, with one of ImageNet's missing, as many as names."""
+    root = folders(tmp_path / "set", [*imagenet_wnids()[:wnids], "lost+found"])
+    for subset in (None, "imagenet_a"):
+        with pytest.raises(UserError, match=r"lost\+found is none of ImageNet's 1,000 classes; remove it"):
+            found(root, "imagenet", subset)
+
+
+def test_imagenets_classes_counted_from_1_are_refused(tmp_path):
+    root = folders(tmp_path / "set", [str(number) for number in range(1, 1001)])
+    for subset in (None, "imagenet_a"):
+        with pytest.raises(UserError, match=r"class folders 1 to 1000, and .* are 0 to 999, each once"):
+            found(root, "imagenet", subset)
+
+
+@pytest.mark.parametrize("classnames", ["imagenet", "folders"])
+def test_a_directory_named_like_a_choice_does_not_take_its_place(tmp_path, monkeypatch, classnames):
+    monkeypatch.chdir(folders(tmp_path / "work", ["imagenet", "folders"]))
+    root = folders(tmp_path / "set", ["n01440764", "n02123045"])
+    subset = listed(tmp_path / "subset.txt", [0, 281] if classnames == "imagenet" else [0, 1])
+    assert list(found(root, classnames, subset)) == ["n01440764", "n02123045"]
 
 
 # --- subsets
@@ -283,8 +361,9 @@ def test_a_folder_without_images_or_folders_is_refused(tmp_path):
         found(tmp_path / "empty", "folders")
 
 
-def test_a_subset_of_several_labels_is_refused(tmp_path):
-    shard = write_tar(tmp_path / "a.tar", [])
-    chosen = ZeroShot(data=str(shard), classnames="imagenet", metric="map_11_point", subset="imagenet_a")
+@pytest.mark.parametrize("kind", ["shards", "folders"])
+def test_a_subset_of_several_labels_is_refused(tmp_path, kind):
+    data = write_tar(tmp_path / "a.tar", []) if kind == "shards" else folders(tmp_path / "a", ["0", "1"])
+    chosen = ZeroShot(data=str(data), classnames="imagenet", metric="map_11_point", subset="imagenet_a")
     with pytest.raises(UserError, match="a subset and several labels"):
         class_set(chosen)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from flipscale.cli import app
 from flipscale.commands import evaluation
-from flipscale.errors import UserError
+from flipscale.errors import RunError, UserError
 from flipscale.evaluation.document import EvaluationDocument
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
@@ -89,6 +89,8 @@ def test_tables_show_value_and_interval(command):
         (["--retrieval", "data/a.tar", "--ensemble"], "say with --mask-ratio"),
         (["--retrieval", "data/a.tar", "--mask-ratio", "1"], "outside"),
         (["--zero-shot", "data", "--classnames", "folders"], "has no sub-folders"),
+        (["--retrieval", "data/a.tar", "--out", "data"], "data cannot be written (Is a directory)"),
+        (["--retrieval", "none.tar", "--out", "names.txt/a.json"], "names.txt/a.json cannot be written (Not"),
         (["--metric", "roc_auc"], "--metric roc_auc belongs to the set that --zero-shot names"),
         (["--sets", "sets.yaml", "--subset", "imagenet_a"], "--subset imagenet_a belongs to the set that"),
         (["--retrieval", "data/a.tar", "--classnames", "names.txt"], "--classnames names.txt belongs to"),
@@ -98,6 +100,30 @@ def test_bad_options_are_one_clear_sentence(command, options, message):
     done = command(*options)
     assert isinstance(done.exception, UserError)
     assert message in str(done.exception)
+
+
+def test_what_cannot_be_written_is_said_before_the_model_is_loaded(command, monkeypatch):
+    monkeypatch.setattr(evaluation, "load_trained", lambda path, world: pytest.fail("loaded"))
+    done = command("--retrieval", "data/a.tar", "--out", "names.txt/a/out.json")
+    assert isinstance(done.exception, UserError)
+    assert Path("names.txt").read_text() == "red\ngreen\nblue\n"
+
+
+def test_results_go_into_a_new_directory_and_replace_older_ones(command):
+    failed = command("--retrieval", "none.tar", "--out", "new/results/out.json")
+    assert "none.tar is no file" in str(failed.exception)
+    assert list(Path("new/results").iterdir()) == []
+    for older in ("", "older, and longer than what replaces it " * 1000):
+        Path("new/results/out.json").write_text(older)
+        done = command("--retrieval", "data/a.tar", "--json", "--out", "new/results/out.json")
+        assert json.loads(Path("new/results/out.json").read_text()) == json.loads(done.stdout)
+
+
+def test_scores_are_shown_where_the_disk_turns_out_full(command):
+    done = command("--retrieval", "data/a.tar", "--json", "--out", "/dev/full")
+    assert isinstance(done.exception, RunError)
+    assert "/dev/full could not be written (No space left on device)" in str(done.exception)
+    assert json.loads(done.stdout)["retrieval"]["retrieval"]["images"] == 12
 
 
 def test_the_schema_of_the_document_names_every_field():

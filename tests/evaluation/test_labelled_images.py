@@ -51,6 +51,27 @@ def test_sets_that_classify_nothing_are_refused(tmp_path):
             labelled_images(str(tmp_path / name))
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_directories_of_shards_are_no_classes(tmp_path, counted):
+    """As CLIP_benchmark's converter leaves them, and without its counts."""
+    for split in ("test", "train"):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        labelled_tar(tmp_path / "set" / split / "0.tar", 2, 1)
+        if counted:
+            (tmp_path / "set" / split / "nshards.txt").write_text("1\n")
+    with pytest.raises(UserError, match=r"set holds shards, .*, as in .*set/train/\{0\.\.9\}\.tar"):
+        labelled_images(str(tmp_path / "set"))
+    if counted:
+        with pytest.raises(UserError, match=r"name them, as in .*set/train/\{0\.\.9\}\.tar"):
+            labelled_images(str(tmp_path / "set" / "train"))
+
+
+def test_an_archive_beside_the_images_of_a_class_makes_no_shards(tmp_path):
+    data = labelled_folder(tmp_path / "set", ["a", "b"], 2)
+    labelled_tar(tmp_path / "set" / "a" / "a.tar", 2, 1)
+    assert labelled_images(data).names == ("a", "b")
+
+
 def test_both_sets_must_have_the_same_classes(tmp_path):
     three = labelled_images(labelled_tar(tmp_path / "three.tar", 3, 1))
     four = labelled_images(labelled_tar(tmp_path / "four.tar", 4, 1))

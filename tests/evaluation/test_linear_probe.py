@@ -201,7 +201,6 @@ def test_options_and_sets_that_do_not_fit_are_one_sentence(model, sets, tmp_path
             "--features is 'pool'; give pooled or embedding",
         ),
         (sets, {"c": "big"}, "--c is 'big'; give a number above 0"),
-        (sets, {"c": "-1"}, "--c is -1; give a number above 0"),
         (sets, {"epochs": 3}, "belong to --method lars; leave them out"),
         (sets, {"method": "lars", "c": "1"}, "--c belongs to --method lbfgs"),
         (sets, {"method": "lars"}, "has 70 images, fewer than a batch of 16,384"),
@@ -215,6 +214,19 @@ def test_options_and_sets_that_do_not_fit_are_one_sentence(model, sets, tmp_path
     ):
         with pytest.raises(UserError, match=message):
             probed(model, pair, tmp_path / "out.json", **changes)
+
+
+@pytest.mark.parametrize("c", ["0", "-1", "nan", "inf"])
+def test_a_strength_that_is_none_is_said_before_anything_is_read(tmp_path, c):
+    with pytest.raises(UserError, match=f"--c is {c}; give a number above 0, such as 0.316, or `sweep`"):
+        probed(tmp_path / "no model", ("no.tar", "no.tar"), tmp_path / "out.json", c=c)
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_read(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for out, reason in ((tmp_path, "Is a directory"), (tmp_path / "file" / "out.json", "Not a directory")):
+        with pytest.raises(UserError, match=rf"{out} cannot be written \({reason}\)"):
+            probed(tmp_path / "no model", ("no.tar", "no.tar"), out)
 
 
 def test_features_that_are_not_finite_are_refused(model, sets, tmp_path):

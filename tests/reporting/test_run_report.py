@@ -196,8 +196,11 @@ def test_a_long_run_is_thinned_and_says_so(tmp_path: Path) -> None:
     assert len(text) - empty < 600_000  # bytes beside plotly's own
 
 
-def test_it_is_not_written_into_the_run(tmp_path: Path) -> None:
+def test_it_is_written_neither_into_the_run_nor_below_a_file(tmp_path: Path) -> None:
     run = RunInFiles.new(tmp_path / "run")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"file/report\.html cannot be written \(Not a directory\); name"):
+        report_run(run.path, tmp_path / "file")
     with pytest.raises(UserError, match="lies in the run"):
         report_run(run.path, run.path / "report")
     with pytest.raises(UserError, match="is no run directory"):
