@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from flipscale.errors import UserError
 
-# Below 32,768, where Linux begins to take ports for outgoing connections: every answer that a job or a person
-# has had from Slurm keeps one of those for a minute, and rank 0 could not listen there.
+# Below 32,768, where Linux begins to take ports for outgoing connections: rank 0 could not listen on the port
+# of one of those, even in the minute after it was closed.
 _PORTS = range(25_000, 32_768)
 
 
