@@ -23,6 +23,8 @@ from flipscale.run_directory import RunDirectory, recorded_job
 
 # A stop this close to the time limit is on its account: Slurm warns up to a minute early, on a coarse clock.
 _NEAR_THE_END = 120.0
+_REPEATS, _PAUSE = 3, 5.0  # of a question that Slurm did not answer; seconds between
+_SILENCE = ("did not answer", "timed out", "Unable to contact")  # of a controller, in place of a refusal
 _RECORD_SECONDS = 60.0  # in which a submission writes its record
 _log = logging.getLogger(__name__)
 
@@ -79,8 +81,17 @@ class ManagedJob:
         """Have the job started again; returns what was done, as a sentence.
 
         Slurm then ends this start at once, so that everything must be on disk, and every process ready to
-        leave. Raises SlurmError or UserError where nothing helped.
+        leave. A controller that is busy is asked again. Raises SlurmError or UserError where nothing helped.
         """
+        for _ in range(_REPEATS):
+            try:
+                return self._arrange_start()
+            except SlurmError as error:
+                _log.warning("Slurm does not answer and is asked again: %s", error)
+                time.sleep(_PAUSE)
+        return self._arrange_start()
+
+    def _arrange_start(self) -> str:
         if (successor := self._successor()) is not None:
             return f"job {successor.job_id} is waiting for this one to end"
         record = slurm.job_record(self.place.job_id) or {}
@@ -93,6 +104,8 @@ class ManagedJob:
         except SlurmError as refusal:
             if "pending execution" in str(refusal):
                 return "Slurm has requeued the job already"
+            if any(words in str(refusal) for words in _SILENCE):
+                raise  # it may have done it nevertheless, which the next look shows
             _log.warning("Slurm does not requeue job %s: %s", self.place.job_id, refusal)
             return f"job {self._submit_successor().job_id} was submitted to follow this one"
         return f"job {self.place.job_id} is requeued"

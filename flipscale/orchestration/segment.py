@@ -229,7 +229,7 @@ class Segment:
             time.sleep(0.0 if self.world.leads else _TIME_TO_TELL)
             self._start_again(managed)
         else:
-            time.sleep(3 * _TIME_TO_TELL)
+            time.sleep(_TIME_TO_LEAVE)
         _exit_now(1)
 
     def _start_again(self, managed: ManagedJob) -> bool:
@@ -252,12 +252,14 @@ def never_met(managed: ManagedJob | None, error: Exception) -> None:
     if managed is None or managed.starts_without_a_segment() > MOST_FRUITLESS:
         return
     _log.error("the processes did not find each other: %s", error)
-    if managed.place.local_rank == 0:
-        time.sleep(0.0 if managed.place.rank == 0 else _TIME_TO_TELL)
-        try:
-            _log.info("%s", managed.start_again())
-        except (SlurmError, UserError) as refused:
-            _log.error("the job could not be started again: %s", refused)
+    # The leading process asks first, then one of each node: the job would be over with the first that leaves,
+    # and Slurm ends all of them with the first request.
+    place = managed.place
+    time.sleep(_TIME_TO_TELL * (0 if place.rank == 0 else 1 if place.local_rank == 0 else 2))
+    try:
+        _log.info("%s", managed.start_again())
+    except (SlurmError, UserError) as refused:
+        _log.error("the job could not be started again: %s", refused)
     _exit_now(1)
 
 
