@@ -40,13 +40,16 @@ stuck_in_a_collective()
 """
 
 
+def run(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, str(directory)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
 def test_a_stuck_process_dumps_its_stacks_and_ends(tmp_path: Path) -> None:
     # The other process of this start last gave a sign a minute ago.
     silent = Heartbeat("5.1", 1, 2, "n2", 1, "training", 32, 0.1, time.time() - 60)
     write_heartbeat(tmp_path, silent)
-    ended = subprocess.run(
-        [sys.executable, "-c", STUCK, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
-    )
+    ended = run(STUCK, tmp_path)
     assert ended.returncode == 1, ended.stderr
     assert "stuck_in_a_collective" in ended.stderr
     assert "give up: hang" in ended.stdout
@@ -91,13 +94,7 @@ with dog.unhurried():
 """,
     )
     assert script.count("dog.alive()") == 1
-    ended = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    ended = run(script, tmp_path)
     assert ended.stdout.splitlines() == ["evaluated", "give up: hang"], ended.stderr
 
 
@@ -106,13 +103,7 @@ def test_a_peer_that_failed_ends_a_process_that_does_not_notice(tmp_path: Path) 
     failed = Heartbeat("5.1", 1, 2, "n2", 1, "failed", 32, 0.1, time.time() - 60, "code", "KeyError: 'x'")
     write_heartbeat(tmp_path, failed)
     script = STUCK.replace('"least": "1s"', '"least": "1h"')
-    ended = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    ended = run(script, tmp_path)
     assert ended.returncode == 1, ended.stderr
     assert "ending this process: rank 1 on n2: KeyError: 'x'" in ended.stderr
     assert "give up: code" in ended.stdout
