@@ -16,7 +16,7 @@ from flipscale.errors import UserError
 from flipscale.orchestration import slurm
 from flipscale.orchestration.failures import slurm_verdict
 from flipscale.orchestration.ledger import read_ledger
-from flipscale.orchestration.slurm import SlurmError
+from flipscale.orchestration.slurm import NoAnswerError, SlurmError
 from flipscale.orchestration.submission import Submission, read_submissions, submit_run
 from flipscale.placement import Placement
 from flipscale.run_directory import RunDirectory, recorded_job
@@ -24,7 +24,6 @@ from flipscale.run_directory import RunDirectory, recorded_job
 # A stop this close to the time limit is on its account: Slurm warns up to a minute early, on a coarse clock.
 _NEAR_THE_END = 120.0
 _REPEATS, _PAUSE = 3, 5.0  # of a question that Slurm did not answer; seconds between
-_SILENCE = ("did not answer", "timed out", "Unable to contact")  # of a controller, in place of a refusal
 _RECORD_SECONDS = 60.0  # in which a submission writes its record
 _log = logging.getLogger(__name__)
 
@@ -101,11 +100,11 @@ class ManagedJob:
             return "the job was cancelled; it does not start again"
         try:
             slurm.slurm("scontrol", "requeue", self.place.job_id)
+        except NoAnswerError:
+            raise  # it may be requeued nevertheless, which the next look shows: its processes are ended then
         except SlurmError as refusal:
             if "pending execution" in str(refusal):
                 return "Slurm has requeued the job already"
-            if any(words in str(refusal) for words in _SILENCE):
-                raise  # it may have done it nevertheless, which the next look shows
             _log.warning("Slurm does not requeue job %s: %s", self.place.job_id, refusal)
             return f"job {self._submit_successor().job_id} was submitted to follow this one"
         return f"job {self.place.job_id} is requeued"

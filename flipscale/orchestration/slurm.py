@@ -18,9 +18,15 @@ _WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQ
 _AT_WORK = frozenset({"RUNNING", "SUSPENDED", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"})
 LIVE_STATES = _WAITING | _AT_WORK
 
+_NO_ANSWER = ("timed out", "Unable to contact")  # what clients say of a controller that is busy or gone
+
 
 class SlurmError(Exception):
     """Slurm refused a command or did not answer; the message is what it said."""
+
+
+class NoAnswerError(SlurmError):
+    """Slurm did not answer: a request may have come through nevertheless."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,11 @@ class JobState:
 
 
 def slurm(*command: str) -> str:
-    """Run a Slurm command; return what it prints. Raises SlurmError, UserError where it is not installed."""
+    """Run a Slurm command; return what it prints.
+
+    Raises SlurmError, NoAnswerError where it is not known what came of the command, UserError where it is not
+    installed.
+    """
     if shutil.which(command[0]) is None:
         raise UserError(
             f"there is no {command[0]} on PATH; run this where Slurm's commands are, or use --cluster local"
@@ -53,9 +63,12 @@ def slurm(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} did not answer within {_SECONDS} s") from None
+        raise NoAnswerError(f"{command[0]} did not answer within {_SECONDS} s") from None
+    if done.returncode < 0:  # Slurm ends all processes of a job, also the client that one of them runs
+        raise NoAnswerError(f"{command[0]} was ended by signal {-done.returncode} before it answered")
     if done.returncode:
-        raise SlurmError(" ".join(done.stderr.split()) or f"{command[0]} ended with {done.returncode}")
+        said = " ".join(done.stderr.split()) or f"{command[0]} ended with {done.returncode}"
+        raise (NoAnswerError if any(words in said for words in _NO_ANSWER) else SlurmError)(said)
     return done.stdout
 
 
