@@ -64,7 +64,7 @@ class CheckpointWriter:
         self._group = world.new_group()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._copy = HostCopy()
-        self._pending: Future[Progress] | None = None
+        self._pending: Future[None] | None = None
         self._start = world.lead(self._clear)
 
     def prepare(self, state: Iterable[tuple[str, Tensor]]) -> None:
@@ -89,7 +89,7 @@ class CheckpointWriter:
         """Return when the last save is committed. Raises RunError on every process where it failed."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            self.committed = pending.result()
+            pending.result()
 
     def _clear(self) -> str:
         """Remove what saves that were cut short have left; return a name for this start alone."""
@@ -104,7 +104,7 @@ class CheckpointWriter:
         finally:
             self._thread.shutdown()
 
-    def _commit(self, path: Path, copy: dict[str, Tensor], progress: Progress, permanent: bool) -> Progress:
+    def _commit(self, path: Path, copy: dict[str, Tensor], progress: Progress, permanent: bool) -> None:
         self._agreed(path, lambda: self._write(path, copy))
         described = self._agreed(path, lambda: _synced_files(path, self._world))
         manifest = {
@@ -122,11 +122,12 @@ class CheckpointWriter:
                 # What lies there is damaged: else the run would have gone on from it.
                 shutil.rmtree(final, ignore_errors=True)
                 os.replace(path, final)
+                self.committed = progress  # whatever becomes of the other processes before they know
                 write_durably(self._root / LATEST, final.name + "\n")
                 prune(self._root, self._keep_last)
 
         self._agreed(path, publish)
-        return progress
+        self.committed = progress
 
     def _write(self, path: Path, copy: dict[str, Tensor]) -> None:
         sizes: dict[str, int] = {}

@@ -7,10 +7,13 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from flipscale.errors import RunError, UserError
@@ -161,6 +164,30 @@ def test_what_changes_after_the_copy_is_not_in_the_checkpoint(tmp_path: Path) ->
     writer.close()
     for name, tensor in load(checkpoint.find(tmp_path)).items():
         assert torch.equal(tensor, state_at(8)[name])
+
+
+@dataclass(frozen=True)
+class Deserted(World):
+    """The other processes die as soon as a checkpoint in `root` has its name."""
+
+    root: Path = Path()
+
+    def gather(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+        if checkpoint.find(self.root) is not None:
+            raise RuntimeError("gloo/transport/tcp/pair.cc: Connection closed by peer")
+        return super().gather(value, group)
+
+
+def test_a_checkpoint_counts_from_the_moment_that_it_has_its_name(tmp_path: Path) -> None:
+    """Else the ledger ends the segment at the one before, and the next start goes on from this one."""
+    world = Deserted(0, 1, 0, 1, torch.device("cpu"), root=tmp_path)
+    writer = CheckpointWriter(tmp_path, {"name": "x"}, 2, Progress(), world)
+    writer.save(state_at(8).items(), Progress(samples_seen=8), permanent=False)
+    with pytest.raises(RuntimeError, match="gloo"):
+        writer.close()
+    found = checkpoint.find(tmp_path)
+    assert found is not None
+    assert found.progress == writer.committed == Progress(samples_seen=8)
 
 
 def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
