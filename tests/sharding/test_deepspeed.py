@@ -32,11 +32,13 @@ def _one_process_group() -> Iterator[None]:
 @pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize("strategy", STAGES)
 def test_alone_it_trains_as_ddp(strategy: str, offload: bool, precision: str) -> None:
-    """bf16 is autocast under both, so that it too differs by nothing but the order of the norm's sums."""
+    """Nothing differs but the order of the norm's sums. Clipping puts that into the weights, and on some CPUs
+    bf16 (autocast under both) makes steps of its own size of it: it is compared without."""
     plain = OneProcess.start("ddp", precision=precision)
     zero = OneProcess.start(strategy, precision=precision, offload_optimizer=offload)
+    clip = 0.5 if precision == "fp32" else None
     for number in range(6):
-        expected, got = plain.step(number, clip=0.5), zero.step(number, clip=0.5)
+        expected, got = plain.step(number, clip=clip), zero.step(number, clip=clip)
         assert got == pytest.approx(expected, rel=1e-6)
     state = zero.copied_state()
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,31 +107,47 @@ class SlurmRun:
             running = any(beat.attempt == f"{job}.{restarts}" for beat in self.beats())
             return int(record["Restarts"]) == restarts and (running or is_requeued(record))
 
-        if is_requeued(self.cluster.wait_for(job, requeued, timeout)):
+        with self._told():
+            record = self.cluster.wait_for(job, requeued, timeout)
+        if is_requeued(record):
             if minutes is not None:
                 self.cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
                 self.cluster.wait_for(job, is_requeued)  # the update makes Slurm find out anew why it waits
             self.cluster.command("release", job)
 
-    def wait_for_end(self, job: str, state: str = "COMPLETED", timeout: float = 120) -> Job:
-        """Wait until the job has ended, and check that its state is `state`."""
+    def wait_for_end(self, job: str, state: str = "COMPLETED", timeout: float = 300) -> Job:
+        """Wait until the job has ended, and check that its state is `state`.
+
+        By default so long that it can go through one more start than wanted, for which Slurm holds it two
+        minutes: the run has to bear one whose processes do not meet. A warning tells of such a start.
+        """
         with self._told():
             record = self.cluster.wait_for(job, lambda seen: seen["JobState"] in ENDED, timeout)
             assert record["JobState"] == state, record
+        starts = [line["restarts"] for line in self.ledger() if line["job_id"] == job]
+        if set(range(int(record["Restarts"]) + 1)) - set(starts):
+            told = f"of the starts of job {job}, up to {record['Restarts']}, only {starts} came to a segment"
+            warnings.warn(f"{told}{self._tails()}", stacklevel=2)
         return record
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Add what the run wrote to an AssertionError."""
+        """Add to an AssertionError what the run, every process and the controller wrote last."""
         try:
             yield
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.ledger()}\n{self.log()[-5000:]}") from None
+            raise AssertionError(f"{error}\n{self.ledger()}{self._tails()}") from None
+
+    def _tails(self) -> str:
+        logs = [*self._logs(), self.cluster.directory / "log/slurmctld.log"]
+        return "".join(f"\n== {path.name}\n{path.read_text()[-4000:]}" for path in logs)
 
     def log(self) -> str:
         """All that the processes wrote."""
-        paths = sorted((self.run.output / "logs").glob("*.err"))
-        return "".join(f"== {path.name}\n{path.read_text()}" for path in paths)
+        return "".join(f"== {path.name}\n{path.read_text()}" for path in self._logs())
+
+    def _logs(self) -> list[Path]:
+        return sorted((self.run.output / "logs").glob("*.err"))
 
 
 def trained_without_gaps(ledger: Sequence[Mapping[str, Any]], total: int) -> bool:

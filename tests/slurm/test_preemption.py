@@ -56,7 +56,7 @@ def test_preemptions_a_time_limit_a_killed_process_and_a_lost_node_leave_no_trac
     second = "n2" if lost == "n[1-2]" else "n3"
     cluster.node_kill(second, steps=True)
     run.starts_again(job, 6)
-    run.wait_for_end(job, timeout=200)
+    run.wait_for_end(job)
     cluster.node_start(second)
 
     ledger = run.ledger()
