@@ -17,11 +17,15 @@ from flipscale.data.tokenizer import WordPieceTokenizer
 from flipscale.data.vocabulary import SPECIAL_TOKENS, write_vocabulary
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests stay together where several processes share them: those of a file, and all on clusters."""
+    """Which tests stay together where several processes share them: those of a file, and all on clusters.
+
+    Jobs of two clusters have the same ids, so that their processes would meet on the same ports.
+    """
     for item in items:
         on_clusters = item.path.parent.name == "slurm"
-        item.add_marker(pytest.mark.xdist_group("slurm" if on_clusters else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("slurm" if on_clusters else item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,12 @@ until [ -e "$GATE" ]; do sleep 0.1; done'
 """
 
 
+def test_no_other_process_has_tests_on_clusters(request: pytest.FixtureRequest) -> None:
+    """Where pytest-xdist took no notice of groups, jobs of two clusters would disturb each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@slurm")
+
+
 @pytest.fixture
 def own_cluster(slurm_installed: None) -> Iterator[Cluster]:
     """A cluster for a test that harms it."""
