@@ -32,20 +32,30 @@ def flipscale(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedP
     )
 
 
-def test_help_answers_at_once_and_without_torch() -> None:
-    def cpu_seconds() -> float:
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return usage.ru_utime + usage.ru_stime
+# The least that a program with two commands can be; its help costs what Python and typer cost.
+BARE = """
+import typer
+app = typer.Typer()
+for name in ("train", "submit"):
+    app.command(name)(lambda: None)
+app()
+"""
 
-    times: list[float] = []
-    for _ in range(3):
-        before = cpu_seconds()
-        done = flipscale("--help")
-        times.append(cpu_seconds() - before)
-        assert done.returncode == 0
-        assert "train" in done.stdout
-    # CPU time, since the wall clock of a busy test machine says nothing about the program.
-    assert min(times) <= 0.3
+
+def test_help_answers_at_once_and_without_torch(tmp_path: Path) -> None:
+    """In 0.3 s on a machine with nothing else to do; here as a multiple, since test machines differ."""
+    (tmp_path / "bare.py").write_text(BARE)
+    programs = {"flipscale": ["-m", "flipscale"], "bare": [tmp_path / "bare.py"]}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(5):
+        for name, program in programs.items():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            done = subprocess.run(
+                [sys.executable, *program, "--help"], capture_output=True, text=True, check=True
+            )
+            seconds[name].append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
+            assert "train" in done.stdout
+    assert min(seconds["flipscale"]) <= 2 * min(seconds["bare"]), seconds
     imported = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "flipscale", "--help"],
         capture_output=True,

@@ -103,7 +103,7 @@ def fill(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
         tensor.copy_(values[name])
 
 
-@pytest.mark.parametrize("strategy", STAGES)
+@pytest.mark.parametrize("strategy", ["zero1", pytest.param("zero2", marks=pytest.mark.long), "zero3"])
 def test_micro_batches_on_two_processes_equal_the_whole_batch(tiny_run: MakeRun, strategy: str) -> None:
     changes = {"phases": SHORT, "optimizer": {"clip_grad_norm": 0.5}, "logging": {"every": "1 steps"}}
     whole = tiny_run("whole", **changes)
@@ -134,7 +134,7 @@ def test_no_compiler_and_a_quiet_terminal(
     assert not os.path.exists(tmp_path / "extensions")
 
 
-@pytest.mark.parametrize("strategy", ["zero1", "zero3"])
+@pytest.mark.parametrize("strategy", [pytest.param("zero1", marks=pytest.mark.long), "zero3"])
 def test_a_run_that_diverges_skips_together_and_ends(tiny_run: MakeRun, strategy: str) -> None:
     phases = [{**SHORT[0], "samples": 640, "base_lr": 1e30, "warmup": 0}]
     run = tiny_run(phases=phases, sharding={"strategy": strategy}, logging={"every": "1 steps"})

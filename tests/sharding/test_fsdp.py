@@ -202,7 +202,10 @@ def test_fp32_trains_as_one_process(tiny_run: MakeRun, processes: int, sharding:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "sharding"), [(2, FSDP), (4, HSDP)], ids=["fsdp2", "hsdp2x2"])
+@pytest.mark.parametrize(
+    ("processes", "sharding"),
+    [pytest.param(2, FSDP, id="fsdp2"), pytest.param(4, HSDP, id="hsdp2x2", marks=pytest.mark.long)],
+)
 def test_fp64_shows_that_only_rounding_differs(
     tiny_run: MakeRun, processes: int, sharding: dict[str, Any]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from tiny_run import TinyRun
 
 from flipscale.orchestration.heartbeat import Heartbeat, read_heartbeats
 from flipscale.orchestration.ledger import read_ledger
+from flipscale.training.metrics import read_metrics
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL")
 FLIPSCALE = (sys.executable, "-m", "flipscale")
@@ -59,20 +61,25 @@ class SlurmRun:
 
         return read_submissions(RunDirectory(self.run.output))[-1].job_id
 
-    def wait_for_samples(self, samples: int, timeout: float = 90) -> int:
-        """Wait until so many samples are in the metrics; returns how many there are."""
+    def wait_for_samples(self, samples: int, timeout: float = 90, since: float = 0.0) -> int:
+        """Wait until so many samples are in the metrics; returns how many there are.
+
+        Args:
+            since: only what is written from then on counts (seconds since 1970).
+        """
 
         def seen() -> int:
-            metrics = self.run.metrics()
-            return metrics[-1]["samples"] if metrics else 0
+            metrics = read_metrics(self.run.output)
+            return metrics[-1]["samples"] if metrics and metrics[-1]["time"] >= since else 0
 
         with self._told():
             return self.cluster.wait_until(seen, lambda count: count >= samples, timeout)
 
     def more_samples(self, samples: int, timeout: float = 90) -> int:
         """Wait until the present start has trained so many samples more than the newest checkpoint had when
-        it began, so that it listens to signals."""
-        return self.wait_for_samples(self.last_segment_end() + samples, timeout)
+        it began, so that it listens to signals. What a start before it wrote does not count, though it
+        stands in the metrics until the present one begins to train."""
+        return self.wait_for_samples(self.last_segment_end() + samples, timeout, time.time())
 
     def last_segment_end(self) -> int:
         ledger = self.ledger()

@@ -152,6 +152,7 @@ def test_signals_before_the_first_step_and_twice_and_in_a_save(
     assert trained_without_gaps(ledger, 4_000)
 
 
+@pytest.mark.long
 def test_the_number_of_nodes_may_change_at_every_start(tiny_run: MakeRun, patient_cluster: Cluster) -> None:
     straight, moved = tiny_run("straight", **two_nodes(6_000)), tiny_run("moved", **two_nodes(6_000))
     run = SlurmRun.of(patient_cluster, moved)

@@ -103,7 +103,9 @@ def test_loader_workers_change_nothing(tiny_run: MakeRun) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp64", 1e-9), ("fp32", 1e-4)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp64", 1e-9), pytest.param("fp32", 1e-4, marks=pytest.mark.long)]
+)
 def test_two_processes_train_as_one(tiny_run: MakeRun, precision: str, tolerance: float) -> None:
     """fp32 differs by rounding that training amplifies; fp64 shows that nothing else differs."""
     changes = {"sharding": {"precision": precision}, "logging": {"every": "1 steps", "tensorboard": False}}
