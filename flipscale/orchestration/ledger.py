@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -17,7 +17,9 @@ from flipscale.files import write_durably
 from flipscale.orchestration.failures import TRANSIENT, Failure, slurm_verdict
 from flipscale.orchestration.heartbeat import Heartbeat, read_heartbeats
 from flipscale.progress import Progress
-from flipscale.world import World
+
+if TYPE_CHECKING:
+    from flipscale.world import World
 
 _OPEN = "segment.json"  # the segment that is under way; still there at the next start if it was killed
 

@@ -26,8 +26,7 @@ from flipscale.planning.memory import estimate
 from flipscale.planning.plan import model_shape, state_bytes
 from flipscale.planning.throughput import find_gpu
 from flipscale.run_directory import RunDirectory, committed_samples
-from flipscale.sharding.strategy import check_sharding
-from flipscale.trained import is_trained
+from flipscale.sharding.limits import check_sharding
 
 _SHARDS_LOOKED_AT = 64  # of a set that may have hundreds of thousands
 _GIB = 2**30
@@ -219,6 +218,8 @@ def _weights(candidate: Candidate) -> str:
         return "initial ones"
     if committed_samples(candidate.run):
         return f"{weights}, read when the run began"
+    from flipscale.trained import is_trained  # slow to import, and few jobs have weights
+
     if not is_trained(Path(weights)):
         raise UserError(
             f"model.weights {weights} is neither a run, nor a checkpoint, nor an OpenCLIP directory; "

@@ -21,7 +21,7 @@ from flipscale.planning.throughput import (
     training_seconds,
 )
 from flipscale.shapes import phase_specs
-from flipscale.sharding.strategy import check_sharding
+from flipscale.sharding.limits import check_sharding
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from flipscale.config import Job, Sharding
-from flipscale.errors import UserError
+from flipscale.config import Job
 from flipscale.models.flip import FLIP, Features
 from flipscale.sharding.activation_checkpointing import apply_activation_checkpointing
 from flipscale.world import World
@@ -104,22 +103,3 @@ def shard(model: FLIP, job: Job, world: World) -> ShardedModel:
     from flipscale.sharding.fairscale import fairscale_sharded
 
     return fairscale_sharded(model, job, world)
-
-
-def check_sharding(sharding: Sharding, world_size: int, device_type: str) -> None:
-    """Raise UserError for a strategy that cannot run on `world_size` processes of this kind of device."""
-    if sharding.shard_size is not None and world_size % sharding.shard_size:
-        larger = sharding.shard_size > world_size
-        wrong = f"but there are only {world_size}" if larger else f"not a divisor of the {world_size}"
-        raise UserError(
-            f"sharding.shard_size is {sharding.shard_size}, {wrong} processes; "
-            f"set it to a divisor of {world_size}"
-        )
-    if sharding.strategy == "fairscale_fsdp" and device_type != "cuda":
-        raise UserError(
-            "sharding.strategy fairscale_fsdp runs on CUDA GPUs only; use fsdp, which also runs on CPUs"
-        )
-    if sharding.strategy.startswith(("zero", "fairscale")) and sharding.precision == "fp64":
-        raise UserError(
-            f"sharding.strategy {sharding.strategy} cannot train in fp64; use ddp or fsdp, or fp32 or bf16"
-        )

@@ -27,7 +27,7 @@ from flipscale.errors import UserError
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.run_directory import RunDirectory
 from flipscale.shapes import phase_specs
-from flipscale.sharding.strategy import check_sharding
+from flipscale.sharding.limits import check_sharding
 from flipscale.world import World
 
 _log = logging.getLogger(__name__)
@@ -89,6 +89,11 @@ def check_job(job: Job, world_size: int) -> Budget:
     check_world_size(world_size, job.data.lanes)
     check_sharding(job.sharding, world_size, "cuda" if torch.cuda.is_available() else "cpu")
     return Budget.of(job.phases, job.data.lanes)
+
+
+def slow_in_bf16(device: torch.device) -> bool:
+    """Whether bf16 is far slower than fp32 there: x86 CPUs without AVX-512 compute it piece by piece."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def open_data(job: Job, run: RunDirectory, budget: Budget, world: World) -> TrainingData:

@@ -23,7 +23,7 @@ from flipscale.training import checkpoint
 from flipscale.training.checkpoint_writer import CheckpointWriter
 from flipscale.training.gradients import Pairs, accumulate_gradients
 from flipscale.training.metrics import MetricsLog
-from flipscale.training.setup import TrainingData, open_data
+from flipscale.training.setup import TrainingData, open_data, slow_in_bf16
 from flipscale.training.stage import Stage
 from flipscale.training.step_log import StepLog
 from flipscale.training.stop import REASONS, agreed_reason
@@ -43,6 +43,10 @@ def train(job: Job, budget: Budget, segment: Segment) -> Progress:
     progress = found.progress if found else Progress()
     world.lead(lambda: prepare(run, job, progress.samples_seen))
     segment.begin(progress)
+    if world.leads and job.sharding.precision == "bf16" and slow_in_bf16(world.device):
+        _log.warning(
+            "this CPU has no AVX-512, and bf16 is slow on it: set sharding.precision to fp32 in a new run"
+        )
     data = open_data(job, run, budget, world)
     world.lead(lambda: check_identity(run, data.identity(), data.tokenizer.save))
     if found:

@@ -41,8 +41,11 @@ def in_this_one(*arguments: str) -> None:
     assert done.exit_code == 0, done.output
 
 
+LARS = ("--method", "lars", "--epochs", "3", "--batch-size", "16", "--base-lr", "80")
+
+
 @pytest.mark.parametrize(
-    "options", [(), ("--method", "lars", "--epochs", "3", "--batch-size", "16", "--base-lr", "80")]
+    "options", [pytest.param((), id="lbfgs", marks=pytest.mark.long), pytest.param(LARS, id="lars")]
 )
 def test_two_processes_probe_as_one_does(model: Path, sets: list[str], tmp_path: Path, options) -> None:
     arguments = ["probe", str(model), *sets, *options, "--out"]

@@ -95,6 +95,7 @@ def test_micro_batches_on_two_processes_equal_the_whole_batch(tiny_run: MakeRun)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_diverges_skips_together_and_ends(tiny_run: MakeRun) -> None:
     phases = [{**SHORT[0], "samples": 640, "base_lr": 1e30, "warmup": 0}]
     run = tiny_run(phases=phases, sharding={"strategy": "fairscale_oss"}, logging={"every": "1 steps"})

@@ -93,13 +93,12 @@ def flipscale_audit(run: TinyRun) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_loader_workers_change_nothing(tiny_run: MakeRun) -> None:
-    runs = {workers: tiny_run(f"workers{workers}", data={"workers": workers}) for workers in (0, 1, 3)}
+    runs = {workers: tiny_run(f"workers{workers}", data={"workers": workers}) for workers in (0, 3)}
     assert runs[0].train().returncode == 0
-    for workers in (1, 3):
-        kill_at_random_moments(runs[workers], 2, seed=workers)
-        assert runs[workers].train().returncode == 0
-        assert runs[workers].weights() == runs[0].weights()
-        assert runs[workers].metrics() == runs[0].metrics()
+    kill_at_random_moments(runs[3], 2, seed=3)
+    assert runs[3].train().returncode == 0
+    assert runs[3].weights() == runs[0].weights()
+    assert runs[3].metrics() == runs[0].metrics()
 
 
 @pytest.mark.slow

@@ -57,6 +57,24 @@ def train(run: TinyRun, *overrides: str, stop: StopRequests | None = None) -> Pr
         return trainer.train(job, budget, segment)
 
 
+@pytest.mark.parametrize(
+    ("capability", "precision", "warned"),
+    [("AVX2", "bf16", True), ("AVX2", "fp32", False), ("AVX512", "bf16", False)],
+)
+def test_a_cpu_that_is_slow_in_bf16_is_told_of(
+    tiny_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capability: str,
+    precision: str,
+    warned: bool,
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    phase = dict(name="short", samples=32, mask_ratio=0.5, batch_size=16, base_lr=0.01)
+    train(tiny_run(phases=[phase], sharding={"precision": precision}))
+    assert ("set sharding.precision to fp32" in caplog.text) == warned
+
+
 def test_both_phases_run_to_the_exact_budget(tiny_run: MakeRun) -> None:
     run = tiny_run()
     progress = train(run)

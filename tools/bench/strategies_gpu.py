@@ -32,7 +32,8 @@ from flipscale.models.masking import visible_patches
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.placement import placement
 from flipscale.planning.flops import training_flops
-from flipscale.sharding.strategy import check_sharding, shard
+from flipscale.sharding.limits import check_sharding
+from flipscale.sharding.strategy import shard
 from flipscale.training.gradients import Pairs, accumulate_gradients
 from flipscale.world import World, join_world, leave_world
 

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/, for the 
 
 from reproduction import toy
 from reproduction.curves import REACHED, Curve, Ratio, common_target, crossing, time_ratio
-from reproduction.machine import cores, processor
+from reproduction.machine import cores, precision, processor
 from reproduction.scores import seconds_at, training_clock
 
 from flipscale.config import Job, load_job
@@ -62,7 +62,7 @@ Commit {commit}, {date}. {cores} cores of {processor}, torch {torch}, open_clip 
 
 Both trainers have the same shards ({protocol}), the same initial weights (flipscale's, exported), the
 model `vit_tiny_p8` (64 patches, 32 text tokens), {samples:,} samples in batches of {batch}, AdamW (0.9,
-0.95, decay 0.2), the same warm-up and cosine from a peak of {lr:g}, bf16 autocast, random crops of area
+0.95, decay 0.2), the same warm-up and cosine from a peak of {lr:g}, {precision}, random crops of area
 0.5 to 1, and one loader process. OpenCLIP's trainer is its own `open_clip_train`, which masks by
 `--force-patch-dropout` and draws shards with replacement (`--dataset-resampled`), while flipscale reads
 every sample once an epoch; each keeps its own choice of what decays, and OpenCLIP's patch embedding has
@@ -106,7 +106,7 @@ def overrides(data: Path, output: Path, ratio: float, seed: int, samples: int, e
         f"output={output}",
         "data.workers=1",
         f"checkpoint={{every: [{every} samples], keep_every: {every}, keep_last: 2}}",
-        *toy.data_overrides(data, toy.SHARDS),
+        *toy.overrides_here(data, toy.SHARDS),
         f"evaluation.zero_shot.seen_pairs.data={data}/test/00000.tar",  # half of it, for half the time
     ]
 
@@ -143,7 +143,7 @@ def train_open_clip(job: Job, start: Path, logs: Path, needs: Path, every: int) 
         "--beta2": job.optimizer.betas[1],
         "--eps": job.optimizer.eps,
         "--wd": job.optimizer.weight_decay,
-        "--precision": "amp_bf16",
+        "--precision": job.sharding.precision if job.sharding.precision == "fp32" else "amp_bf16",
         "--workers": job.data.workers,
         "--seed": job.seed,
         "--force-patch-dropout": phase.mask_ratio,
@@ -285,6 +285,7 @@ def page(raw: Mapping[str, Any], raw_name: str) -> str:
         protocol=f"{toy.SHARDS * toy.SHARD:,} rendered scenes of {toy.IMAGE_SIZE} px",
         batch=BATCH,
         lr=BASE_LR * BATCH / 256,
+        precision=precision(),
         test=toy.SHARD,
         share=REACHED,
         masking="\n".join(masking),

@@ -12,6 +12,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def precision() -> str:
+    """The precision of toy runs: bf16, 1.6 times as fast as fp32 on a CPU with AVX-512, where it is fast."""
+    import torch
+
+    from flipscale.training.setup import slow_in_bf16
+
+    return "fp32" if slow_in_bf16(torch.device("cpu")) else "bf16"
+
+
 def processor() -> str:
     """The processor's name."""
     try:

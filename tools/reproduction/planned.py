@@ -121,7 +121,7 @@ class Workplace:
         own = [f"seed={seed}", f"name={self.experiment.name}_{training.name}_s{seed}"]
         own.append(f"output={self.root / 'runs' / f'{training.name}_s{seed}'}")
         if training.toy_shards is not None:
-            own += toy.data_overrides(self.data, training.toy_shards)
+            own += toy.overrides_here(self.data, training.toy_shards)
         job = load_job(JOBS / training.job, [*training.overrides, *own, *overrides])
         return PlannedRun(training, seed, job, tuple(self.experiment.cells_of(training.name)))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from flipscale.commands.data import make_vocabulary
 from flipscale.data.synthetic import synthesize
 from reproduction.cells import TrainingRun
+from reproduction.machine import precision
 
 JOB = "toy.yaml"
 SAMPLES = 32_000
@@ -21,8 +22,8 @@ PROTOCOL = (
     f"training pairs. Accuracy: zero-shot top-1 over {TEST_IMAGES:,} unseen images of single objects, 81 "
     "classes (colour and shape) of which 72 occur, 7 prompts, chance 1.2 %. Model: `vit_tiny_p8`, an image "
     "tower of 4 layers, width 128, 64 patches, and a text tower of 2 layers, 32 tokens. AdamW as in the "
-    "paper, lr = base_lr x batch / 256 with base_lr 4e-3, warm-up over a tenth of the samples, cosine to 0, "
-    "bf16. The batches 16k, 32k and 64k of the paper are 32, 64 and 128 here."
+    "paper, lr = base_lr x batch / 256 with base_lr 4e-3, warm-up over a tenth of the samples, cosine to 0. "
+    "The batches 16k, 32k and 64k of the paper are 32, 64 and 128 here."
 )
 
 
@@ -56,10 +57,11 @@ def masked(
     return TrainingRun(name, JOB, (f"phases=[{', '.join(phases)}]", *overrides), shards)
 
 
-def data_overrides(data: Path, shards: int) -> tuple[str, ...]:
-    """Where the data of a toy run lies."""
+def overrides_here(data: Path, shards: int) -> tuple[str, ...]:
+    """Where the data of a toy run lies, and the precision in which this machine is fast."""
     seen = "evaluation.zero_shot.seen_pairs"
     return (
+        f"sharding.precision={precision()}",
         f"data.train={data}/train/{{00000..{shards - 1:05d}}}.tar",
         f"data.tokenizer.vocab={data}/vocab.txt",
         f"{seen}.data={data}/test/{{00000..00001}}.tar",
