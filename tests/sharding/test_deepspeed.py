@@ -104,7 +104,9 @@ def fill(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
         tensor.copy_(values[name])
 
 
-@pytest.mark.parametrize("strategy", ["zero1", pytest.param("zero2", marks=pytest.mark.long), "zero3"])
+@pytest.mark.parametrize(
+    "strategy", ["zero3", *(pytest.param(s, marks=pytest.mark.long) for s in STAGES[:2])]
+)
 def test_micro_batches_on_two_processes_equal_the_whole_batch(tiny_run: MakeRun, strategy: str) -> None:
     changes = {"phases": SHORT, "optimizer": {"clip_grad_norm": 0.5}, "logging": {"every": "1 steps"}}
     whole = tiny_run("whole", **changes)

@@ -53,15 +53,16 @@ def test_the_bias_is_trained_resumed_and_exported(tiny_run: MakeRun) -> None:
 
 CASES = [
     pytest.param(2, {"strategy": "fsdp", "micro_batch": 3}, id="fsdp_gradcache"),
-    pytest.param(2, {"strategy": "ddp"}, id="ddp", marks=pytest.mark.long),
-    pytest.param(4, {"strategy": "hsdp", "shard_size": 2}, id="hsdp", marks=pytest.mark.long),
-    pytest.param(2, {"strategy": "zero1", "micro_batch": 3}, id="zero1_gradcache", marks=pytest.mark.long),
-    pytest.param(2, {"strategy": "zero2"}, id="zero2", marks=pytest.mark.long),
-    pytest.param(2, {"strategy": "zero3", "micro_batch": 3}, id="zero3_gradcache", marks=pytest.mark.long),
-    pytest.param(2, {"strategy": "fairscale_oss"}, id="fairscale_oss", marks=pytest.mark.long),
+    pytest.param(2, {"strategy": "ddp"}, id="ddp"),
+    pytest.param(4, {"strategy": "hsdp", "shard_size": 2}, id="hsdp"),
+    pytest.param(2, {"strategy": "zero1", "micro_batch": 3}, id="zero1_gradcache"),
+    pytest.param(2, {"strategy": "zero2"}, id="zero2"),
+    pytest.param(2, {"strategy": "zero3", "micro_batch": 3}, id="zero3_gradcache"),
+    pytest.param(2, {"strategy": "fairscale_oss"}, id="fairscale_oss"),
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("processes", "sharding"), CASES)
 def test_every_strategy_trains_it_as_one_process(
     tiny_run: MakeRun, processes: int, sharding: dict[str, Any]

@@ -98,6 +98,7 @@ def test_a_defect_in_one_process_ends_all_and_is_not_tried_again(
     assert patient_cluster.job(job)["Restarts"] == "0"
 
 
+@pytest.mark.long
 def test_processes_that_do_not_meet_try_again_on_another_port(
     tiny_run: MakeRun, patient_cluster: Cluster
 ) -> None:
@@ -114,6 +115,7 @@ def test_processes_that_do_not_meet_try_again_on_another_port(
     assert trained_without_gaps(run.ledger(), 2_000)
 
 
+@pytest.mark.long
 def test_a_cancelled_job_stays_cancelled(tiny_run: MakeRun, patient_cluster: Cluster) -> None:
     run = SlurmRun.of(patient_cluster, tiny_run("cancelled", **two_nodes()))
     job = run.submit()
