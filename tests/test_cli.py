@@ -43,7 +43,7 @@ app()
 
 
 def test_help_answers_at_once_and_without_torch(tmp_path: Path) -> None:
-    """In 0.3 s on a machine with nothing else to do; here as a multiple, since test machines differ."""
+    """As a multiple of a program that does nothing, since seconds differ from machine to machine."""
     (tmp_path / "bare.py").write_text(BARE)
     programs = {"flipscale": ["-m", "flipscale"], "bare": [tmp_path / "bare.py"]}
     seconds: dict[str, list[float]] = {name: [] for name in programs}

@@ -255,6 +255,12 @@ def test_a_page_without_scores_says_so(tmp_path: Path) -> None:
     assert "is not measured yet for 32." in page
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_page_names_the_precision_of_the_runs(tmp_path: Path, precision: str) -> None:
+    planned = Workplace(TABLE1, "toy", tmp_path).planned(1, [f"sharding.precision={precision}"])
+    assert f", training in {precision}. Figures" in markdown(document_of(TABLE1, "toy", planned, []))
+
+
 def test_figure_1_tells_how_much_sooner(tmp_path: Path) -> None:
     planned = Workplace(FIGURE1, "toy", tmp_path).planned(2)
     pace = {"mask00": 10.0, "mask50": 5.0, "mask75": 12.0}  # seconds a tenth of accuracy

@@ -20,7 +20,8 @@ def markdown(document: Document, figure: str | None = None) -> str:
         lines += [f"Changed for this call: `{'`, `'.join(document['overrides'])}`.", ""]
     lines += [
         f"{runs['done']} of {runs['planned']} runs done; commit {document['commit']}, {document['date']}, "
-        f"{document['machine']}. Figures are per cent. {_spread(document)}",
+        f"{document['machine']}, training in {' and '.join(document['precision'])}. Figures are per cent. "
+        f"{_spread(document)}",
         "",
     ]
     for table, caption in document["captions"].items():

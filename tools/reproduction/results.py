@@ -12,7 +12,7 @@ from typing import Any
 
 from reproduction.cells import Cell, Experiment
 from reproduction.curves import Curve, Ratio, common_target, ratio_of, time_ratio
-from reproduction.machine import cores, precision, processor
+from reproduction.machine import cores, processor
 from reproduction.order import Comparison, Measured, Spread, compare, spread
 from reproduction.planned import PlannedRun
 from reproduction.scores import Scores, key_of
@@ -44,7 +44,8 @@ def document_of(
         "captions": dict(experiment.captions),
         "date": date.today().isoformat(),
         "commit": _commit(),
-        "machine": f"{cores()} cores of {processor()}" + (f", {precision()}" if scale == "toy" else ""),
+        "machine": f"{cores()} cores of {processor()}",
+        "precision": sorted({run.job.sharding.precision for run in planned}),
         "runs": {"planned": len(planned), "done": len(scored)},
         "deviation": pooled.deviation if pooled.freedom else None,
         "cells": [_cell(cell, measured, pooled, scored) for cell in experiment.cells],
