@@ -1,6 +1,6 @@
 """`python -m flipscale`, for launchers that start a module."""
 
-from flipscale.cli import main
+from flipscale.cli.app import main
 
 if __name__ == "__main__":
     main()

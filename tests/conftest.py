@@ -1,4 +1,4 @@
-"""Fixtures that tests of several packages share; also puts this directory on the path (shards, tiny_run)."""
+"""Fixtures that tests of several packages share."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from shards import tiny_tokenizer
-from tiny_run import TinyRun
+from support.shards import tiny_tokenizer
+from support.tiny_run import TinyRun
 
-from flipscale.data.scenes import COLOURS, SHAPES
-from flipscale.data.synthetic import synthesize
-from flipscale.data.tokenizer import WordPieceTokenizer
-from flipscale.data.vocabulary import SPECIAL_TOKENS, write_vocabulary
+from flipscale.data.synthetic.dataset import synthesize
+from flipscale.data.synthetic.scenes import COLOURS, SHAPES
+from flipscale.data.text.tokenizer import WordPieceTokenizer
+from flipscale.data.text.vocabulary import SPECIAL_TOKENS, write_vocabulary
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook, too
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         on_clusters = item.path.parent.name == "slurm"
-        item.add_marker(pytest.mark.xdist_group("slurm" if on_clusters else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group("slurm" if on_clusters else str(item.path)))
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flipscale.data.scenes import COLOURS, SHAPES
-from flipscale.data.synthetic import synthesize
-from flipscale.data.vocabulary import SPECIAL_TOKENS, write_vocabulary
+from flipscale.data.synthetic.dataset import synthesize
+from flipscale.data.synthetic.scenes import COLOURS, SHAPES
+from flipscale.data.text.vocabulary import SPECIAL_TOKENS, write_vocabulary
 
 
 def flipscale(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flipscale.config import Job, load_job
-from flipscale.data.index import expand_shards
+from flipscale.data.shards.index import expand_shards
 from flipscale.models.masking import visible_count
 from flipscale.models.presets import preset
 from flipscale.planning.flops import training_flops

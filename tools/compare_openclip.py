@@ -11,15 +11,15 @@ import argparse
 import math
 from pathlib import Path
 
-from flipscale.commands.reporting import compare_models
-from flipscale.commands.table import print_table
+from flipscale.cli.console import print_table
+from flipscale.cli.reporting import compare_models
 from flipscale.config.loading import load_evaluation
 from flipscale.errors import UserError
 from flipscale.interop.published import find_published
 from flipscale.planning.flops import parameter_count
 from flipscale.planning.plan import model_shape
-from flipscale.reporting.reference import PublishedModel, published_models
-from flipscale.run_directory import committed_samples, existing_run, recorded_job
+from flipscale.reporting.comparison.reference import PublishedModel, published_models
+from flipscale.runs.directory import committed_samples, existing_run, recorded_job
 from flipscale.training.display import human
 
 _FAMILIES = ("CLIP", "OpenCLIP", "DataComp")  # whose weights open_clip loads by a tag

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flipscale.data.decode import BadSample, decode_caption, open_image
-from flipscale.data.index import expand_shards
-from flipscale.data.tar import IMAGE_EXTENSIONS, split_name
+from flipscale.data.samples.decode import BadSample, decode_caption, open_image
+from flipscale.data.shards.index import expand_shards
+from flipscale.data.shards.tar import IMAGE_EXTENSIONS, split_name
 from flipscale.errors import UserError
 
 _EXAMPLES = 20  # skipped samples that are named

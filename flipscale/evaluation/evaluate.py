@@ -32,6 +32,7 @@ from flipscale.evaluation.document import (
 )
 from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.labels import label_of, labels_of
+from flipscale.evaluation.masked_views import Views
 from flipscale.evaluation.metrics import (
     DIRECTIONS,
     RECALLS,
@@ -45,7 +46,6 @@ from flipscale.evaluation.metrics import (
 )
 from flipscale.evaluation.retrieval import rank, summarise
 from flipscale.evaluation.retrieval_sets import check_retrieval_set, retrieval_set
-from flipscale.evaluation.views import Views
 from flipscale.evaluation.zeroshot import classifier_weights, classify, score_labels
 
 Target = TypeVar("Target")

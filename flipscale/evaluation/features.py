@@ -10,10 +10,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.evaluation.datasets import Batch, Reader, Skipped
-from flipscale.evaluation.views import Views
-from flipscale.world import World
+from flipscale.evaluation.masked_views import Views
 
 Target = TypeVar("Target")
 

@@ -21,7 +21,7 @@ def load_templates(source: str) -> list[str]:
     if source == BARE_NAME:
         return ["{}"]
     if source in _TEMPLATES:
-        from flipscale.interop.torchvision_fix import import_open_clip
+        from flipscale.third_party import import_open_clip
 
         return [template("{}") for template in getattr(import_open_clip(), _TEMPLATES[source])]
     templates = [line.replace("{c}", "{}") for line in _lines(source, "templates", [*_TEMPLATES, BARE_NAME])]
@@ -39,7 +39,7 @@ def load_class_names(source: str) -> list[str]:
     Raises UserError for a missing file or an empty name.
     """
     if source in _CLASS_NAMES:
-        from flipscale.interop.torchvision_fix import import_open_clip
+        from flipscale.third_party import import_open_clip
 
         return list(getattr(import_open_clip(), _CLASS_NAMES[source]))
     return _lines(source, "class names", list(_CLASS_NAMES))

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from flipscale.interop.torchvision_fix import import_open_clip
+from flipscale.third_party import import_open_clip
 
 
 def judge(work: Path) -> None:

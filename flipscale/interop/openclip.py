@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import flipscale
-from flipscale.data.tokenizer import Tokenizer
+from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.errors import RunError, UserError
 from flipscale.interop.mapping import (
     State,

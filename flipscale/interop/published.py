@@ -12,10 +12,10 @@ from typing import Any
 from flipscale.errors import UserError
 from flipscale.interop.mapping import State
 from flipscale.interop.openclip import CONFIG, finished_config, imported
-from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.interop.weights import find_weights, read_weights
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec
+from flipscale.third_party import import_open_clip
 
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 

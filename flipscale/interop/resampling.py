@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flipscale.errors import UserError
-from flipscale.interop.torchvision_fix import import_timm
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec
+from flipscale.third_party import import_timm
 
 State = dict[str, Tensor]
 

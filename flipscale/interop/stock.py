@@ -15,8 +15,8 @@ from torch import Tensor
 
 from flipscale.errors import UserError
 from flipscale.interop.published import Published, find_published
-from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.interop.weights import find_weights, read_weights
+from flipscale.third_party import import_open_clip
 
 LOCAL = "local-dir:"
 

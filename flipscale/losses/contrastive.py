@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from flipscale.losses.ranks import Ranks
+from flipscale.distributed.ranks import Ranks
 from flipscale.losses.tiles import LogitTiles, checked_tile
 
 

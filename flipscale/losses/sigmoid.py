@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
-from flipscale.losses.ranks import Ranks
+from flipscale.distributed.ranks import Ranks
 from flipscale.losses.tiles import LogitTiles, checked_tile
 
 

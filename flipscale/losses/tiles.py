@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flipscale.distributed.ranks import Ranks
 from flipscale.errors import UserError
-from flipscale.losses.ranks import Ranks
 
 # Columns of one tile. On a CPU a tile of 512 x 2,048 fp32 (4 MiB) stays in the cache between its passes; a
 # GPU wants more work per kernel, and 512 x 8,192 (16 MiB) still fits the second-level cache of an A100 or

@@ -130,7 +130,7 @@ def _noise(positions: Tensor, patches: int, seed: int) -> Tensor:
 def hash64(seed: int, first: Tensor, *rest: Tensor) -> Tensor:
     """Chained splitmix64 finaliser over a host integer and int64 tensors, broadcast against each other.
 
-    The bits of the int64 result are those of `flipscale.data.lanes.hash64`, which is uint64.
+    The bits of the int64 result are those of `flipscale.data.order.lanes.hash64`, which is uint64.
     """
     state = _mix((first ^ _signed(_mix_host((seed + _INCREMENT) % _WORD))) + _signed(_INCREMENT))
     for word in rest:

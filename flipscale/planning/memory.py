@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from flipscale.config import Job, Phase
 from flipscale.models.masking import visible_count
+from flipscale.models.of_job import phase_specs
 from flipscale.models.presets import ModelSpec
 from flipscale.planning.activations import (
     Device,
@@ -25,7 +26,6 @@ from flipscale.planning.activations import (
     weight_copies,
 )
 from flipscale.planning.flops import parameter_count
-from flipscale.shapes import phase_specs
 
 # DeepSpeed's reduce_bucket_size: a buffer of this many elements, whatever the size of the model.
 _DEEPSPEED_BUCKET = 500_000_000

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from flipscale.budget import Budget, PhaseSpan, check_world_size
 from flipscale.config import Job
-from flipscale.data.tokenizer import CLIP_LENGTH, WORDPIECE_LENGTH
+from flipscale.data.text.tokenizer import CLIP_LENGTH, WORDPIECE_LENGTH
 from flipscale.errors import UserError
+from flipscale.models.of_job import phase_specs
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.planning.fit import advise, fits
 from flipscale.planning.flops import parameter_count, training_flops
@@ -20,7 +21,6 @@ from flipscale.planning.throughput import (
     speed,
     training_seconds,
 )
-from flipscale.shapes import phase_specs
 from flipscale.sharding.limits import check_sharding
 
 

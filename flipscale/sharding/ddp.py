@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from flipscale.config import Job
+from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
-from flipscale.sharding.adamw_held import AdamWHeld
-from flipscale.training.optimizer import build_optimizer
-from flipscale.world import World
+from flipscale.sharding.in_place_adamw import AdamWHeld
+from flipscale.sharding.optimizer import build_optimizer
 
 
 class DataParallel(AdamWHeld):

@@ -17,7 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from flipscale.config import Job
+from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
+from flipscale.sharding import optimizer as adamw
 from flipscale.sharding.wrapping import (
     Autocast,
     ensure_process_group,
@@ -25,8 +27,6 @@ from flipscale.sharding.wrapping import (
     ignore_old_names,
     own_share,
 )
-from flipscale.training import optimizer as adamw
-from flipscale.world import World
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

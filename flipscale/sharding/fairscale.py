@@ -13,9 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from flipscale.config import Job
-from flipscale.losses.ranks import Ranks
+from flipscale.distributed.ranks import Ranks
+from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
-from flipscale.sharding.adamw_held import AdamWHeld
+from flipscale.sharding import optimizer as adamw
+from flipscale.sharding.in_place_adamw import AdamWHeld
 from flipscale.sharding.strategy import ShardedModel
 from flipscale.sharding.wrapping import (
     Autocast,
@@ -24,8 +26,6 @@ from flipscale.sharding.wrapping import (
     ignore_old_names,
     own_share,
 )
-from flipscale.training import optimizer as adamw
-from flipscale.world import World
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

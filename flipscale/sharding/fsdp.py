@@ -13,12 +13,12 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from flipscale.config import Job
+from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
 from flipscale.models.initialization import initial_value
-from flipscale.sharding.adamw_held import AdamWHeld
+from flipscale.sharding.in_place_adamw import AdamWHeld
+from flipscale.sharding.optimizer import build_optimizer
 from flipscale.sharding.wrapping import ensure_process_group, write_whole
-from flipscale.training.optimizer import build_optimizer
-from flipscale.world import World
 
 
 class FullySharded(AdamWHeld):

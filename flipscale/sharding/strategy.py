@@ -9,9 +9,9 @@ from typing import Protocol
 from torch import Tensor
 
 from flipscale.config import Job
+from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
 from flipscale.sharding.activation_checkpointing import apply_activation_checkpointing
-from flipscale.world import World
 
 
 class ShardedModel(Protocol):

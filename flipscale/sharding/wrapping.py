@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
-from flipscale.world import World
 
 
 class Autocast(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from flipscale.config import Job
 from flipscale.config.job import Phase
+from flipscale.distributed.ranks import Ranks
 from flipscale.losses.contrastive import contrastive_loss
-from flipscale.losses.ranks import Ranks
 from flipscale.losses.sigmoid import sigmoid_loss
 from flipscale.models.flip import Features
 from flipscale.models.masking import visible_patches, visible_tokens

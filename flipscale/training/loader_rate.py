@@ -14,10 +14,10 @@ import torch
 
 from flipscale.budget import Budget
 from flipscale.config import Job, Phase
-from flipscale.data.stream import CHUNK
-from flipscale.run_directory import RunDirectory
+from flipscale.data.samples.stream import CHUNK
+from flipscale.distributed.world import World
+from flipscale.runs.directory import RunDirectory
 from flipscale.training.setup import open_data
-from flipscale.world import World
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,22 @@ import torch
 
 from flipscale.budget import Budget, check_world_size
 from flipscale.config import Job
-from flipscale.data.cache import BlockCache
-from flipscale.data.index import Index, expand_shards, is_current, load_index, shard_name
-from flipscale.data.indexing import build_index
-from flipscale.data.mixture import Mixture, job_sources, shards_by_source
+from flipscale.data.order.mixture import Mixture, job_sources, shards_by_source
 from flipscale.data.quarantine import BadRecord
-from flipscale.data.reader import ReaderSettings, SampleReader
-from flipscale.data.source import ShardSource
-from flipscale.data.storage import Storage
-from flipscale.data.stream import Stream, default_workers
-from flipscale.data.tokenizer import Tokenizer, load_tokenizer
+from flipscale.data.samples.reader import ReaderSettings, SampleReader
+from flipscale.data.samples.stream import Stream, default_workers
+from flipscale.data.shards.cache import BlockCache
+from flipscale.data.shards.index import Index, expand_shards, is_current, load_index, shard_name
+from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.source import ShardSource
+from flipscale.data.shards.storage import Storage
+from flipscale.data.text.tokenizer import Tokenizer, load_tokenizer
+from flipscale.distributed.world import World
 from flipscale.errors import UserError
+from flipscale.models.of_job import phase_specs
 from flipscale.models.presets import ModelSpec, preset
-from flipscale.run_directory import RunDirectory
-from flipscale.shapes import phase_specs
+from flipscale.runs.directory import RunDirectory
 from flipscale.sharding.limits import check_sharding
-from flipscale.world import World
 
 _log = logging.getLogger(__name__)
 

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from flipscale.config import Job
-from flipscale.data.tokenizer import Tokenizer
+from flipscale.data.text.tokenizer import Tokenizer
+from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.files import write_durably
+from flipscale.interop.load_model import load_trained
 from flipscale.interop.resampling import resample_state, resized_names
 from flipscale.models.initialization import initial_value
 from flipscale.models.presets import ModelSpec, TextSpec, VisionSpec
-from flipscale.run_directory import RunDirectory
+from flipscale.runs.directory import RunDirectory
 from flipscale.sharding.strategy import ShardedModel
 from flipscale.sharding.wrapping import write_whole
-from flipscale.trained import load_trained
-from flipscale.world import World
 
 _log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from flipscale.budget import Budget, Step, crossed
 from flipscale.config.job import Logging
+from flipscale.runs.metrics import MetricsLog
 from flipscale.training.display import TrainingDisplay
 from flipscale.training.interval import Interval
-from flipscale.training.metrics import MetricsLog
 
 _COUNTS = frozenset({"skipped_steps"})
 

@@ -13,20 +13,20 @@ from torch import Tensor
 from flipscale.budget import Budget, Step, crossed
 from flipscale.config import Job
 from flipscale.data.quarantine import Quarantine
-from flipscale.data.stream import Batch
+from flipscale.data.samples.stream import Batch
 from flipscale.errors import RunError, StoppedEarly
-from flipscale.orchestration.segment import Segment
+from flipscale.orchestration.segments.segment import Segment
+from flipscale.orchestration.segments.stop_requests import REASONS, agreed_reason
 from flipscale.progress import Progress
-from flipscale.run_directory import check_identity, prepare
+from flipscale.runs import checkpoint
+from flipscale.runs.checkpoint_writer import CheckpointWriter
+from flipscale.runs.directory import check_identity, prepare
+from flipscale.runs.metrics import MetricsLog
 from flipscale.sharding.strategy import ShardedModel
-from flipscale.training import checkpoint
-from flipscale.training.checkpoint_writer import CheckpointWriter
 from flipscale.training.gradients import Pairs, accumulate_gradients
-from flipscale.training.metrics import MetricsLog
 from flipscale.training.setup import TrainingData, open_data, slow_in_bf16
 from flipscale.training.stage import Stage
 from flipscale.training.step_log import StepLog
-from flipscale.training.stop import REASONS, agreed_reason
 
 MAX_SKIPPED_IN_A_ROW = 20
 _log = logging.getLogger(__name__)

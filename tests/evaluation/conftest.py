@@ -1,10 +1,10 @@
 import pytest
 import torch
-from evaluation_samples import COLOURS, ColourModel, StockModel
+from support.evaluation_samples import COLOURS, ColourModel, StockModel
 
-from flipscale.data.tokenizer import ClipTokenizer, WordPieceTokenizer
-from flipscale.data.vocabulary import SPECIAL_TOKENS
-from flipscale.interop.torchvision_fix import import_open_clip
+from flipscale.data.text.tokenizer import ClipTokenizer, WordPieceTokenizer
+from flipscale.data.text.vocabulary import SPECIAL_TOKENS
+from flipscale.third_party import import_open_clip
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,12 @@
 """Classification sets on disk: which folder is which class, subsets, and CLIP_benchmark's layout."""
 
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_samples import COLOURS, encoder_of, swatch, write_tar
 from sklearn.metrics import roc_auc_score
+from support.evaluation_samples import COLOURS, encoder_of, npy, swatch, write_tar
 
 from flipscale.config.job import Evaluation, ZeroShot
 from flipscale.errors import UserError
@@ -16,7 +15,7 @@ from flipscale.evaluation.evaluate import check_sets, evaluate_outcomes
 from flipscale.evaluation.metrics import Classified, Labelled
 from flipscale.evaluation.subsets import SUBSETS, imagenet_wnids, load_subset
 from flipscale.evaluation.templates import load_class_names
-from flipscale.interop.torchvision_fix import import_open_clip
+from flipscale.third_party import import_open_clip
 
 IMAGENET = load_class_names("imagenet")
 
@@ -296,12 +295,6 @@ def test_a_subset_of_shards_leaves_the_others_out(tmp_path, colour_model, words)
     # Blue shows 1 in the margin, red -1: of the 4 pairs 2 are right and 2 are ties.
     assert outcome.margins is not None
     assert scores["value"] == 0.75 == roc_auc_score(outcome.labels, outcome.margins)
-
-
-def npy(numbers: list[float]) -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.array(numbers))
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["npy", "cls"])

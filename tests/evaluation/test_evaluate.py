@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation_samples import encoder_of, swatch, write_tar
+from support.evaluation_samples import encoder_of, swatch, write_tar
 
 from flipscale.config.job import Evaluation, ZeroShot
 from flipscale.errors import UserError

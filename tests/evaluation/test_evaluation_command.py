@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from evaluation_samples import swatch, write_tar
 from pydantic import TypeAdapter
+from support.evaluation_samples import swatch, write_tar
 from typer.testing import CliRunner
 
-from flipscale.cli import app
-from flipscale.commands import evaluation
+from flipscale.cli import evaluation
+from flipscale.cli.app import app
 from flipscale.errors import RunError, UserError
 from flipscale.evaluation.document import EvaluationDocument
+from flipscale.interop.load_model import Trained
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
-from flipscale.trained import Trained
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluation_samples import encoded, noise, swatch, write_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.evaluation_samples import encoded, noise, swatch, write_tar
 
 from flipscale.errors import UserError
 from flipscale.evaluation.class_sets import class_folders, read_folder
@@ -28,7 +28,7 @@ from flipscale.evaluation.datasets import (
     square_view,
 )
 from flipscale.evaluation.labels import label_of
-from flipscale.interop.torchvision_fix import import_open_clip
+from flipscale.third_party import import_open_clip
 
 MEAN = STD = (0.5, 0.5, 0.5)
 

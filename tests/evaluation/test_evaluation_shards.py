@@ -4,7 +4,7 @@ import io
 import tarfile
 
 import pytest
-from evaluation_samples import encoded, noise, swatch, write_tar
+from support.evaluation_samples import encoded, noise, swatch, write_tar
 
 from flipscale.errors import UserError
 from flipscale.evaluation.datasets import read_shards

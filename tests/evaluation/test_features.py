@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from evaluation_samples import encoded, encoder_of, noise
+from support.evaluation_samples import encoded, encoder_of, noise
 
 from flipscale.errors import UserError
 from flipscale.evaluation.datasets import Decoding, RawSample, Reader

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from evaluation_samples import COLOURS, encoder_of, swatch, write_tar
-from test_class_sets import npy
+from support.evaluation_samples import COLOURS, encoder_of, npy, swatch, write_tar
 
 from flipscale.config import load_evaluation
 from flipscale.evaluation.evaluate import check_sets, evaluate_outcomes

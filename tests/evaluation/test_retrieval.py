@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from flipscale.evaluation import retrieval
 from flipscale.evaluation.retrieval import RankSummary, rank, summarise
-from flipscale.interop.torchvision_fix import import_open_clip
+from flipscale.third_party import import_open_clip
 
 
 def retrieve(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation_samples import encoder_of, swatch, write_tar
+from support.evaluation_samples import encoder_of, swatch, write_tar
 
 from flipscale.config.job import Evaluation
 from flipscale.errors import UserError

@@ -4,7 +4,7 @@ import pytest
 
 from flipscale.errors import UserError
 from flipscale.evaluation.templates import load_class_names, load_templates
-from flipscale.interop.torchvision_fix import import_open_clip
+from flipscale.third_party import import_open_clip
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from evaluation_samples import encoder_of, noise
 from hypothesis import given
 from hypothesis import strategies as st
+from support.evaluation_samples import encoder_of, noise
 
 from flipscale.evaluation import zeroshot
 from flipscale.evaluation.metrics import measure, per_class
 from flipscale.evaluation.templates import load_templates
 from flipscale.evaluation.zeroshot import classifier_weights, classify, score_labels
-from flipscale.interop.torchvision_fix import import_open_clip
+from flipscale.third_party import import_open_clip
 
 NAMES = ["red fox", "grey wolf", "tabby cat", "school bus", "acorn", "pizza", "volcano", "great white shark"]
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from beside_stock import normalized, perturbed, some_images, some_texts, stock_differences
 from safetensors.torch import load_file, save_file
+from support.beside_stock import normalized, perturbed, some_images, some_texts, stock_differences
 
-from flipscale.data.tokenizer import ClipTokenizer, WordPieceTokenizer
+from flipscale.data.text.tokenizer import ClipTokenizer, WordPieceTokenizer
 from flipscale.errors import UserError
 from flipscale.interop.mapping import open_clip_model_cfg, open_clip_state
 from flipscale.interop.openclip import (
@@ -20,9 +20,9 @@ from flipscale.interop.openclip import (
     import_openclip,
     verify_export,
 )
-from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec, preset
+from flipscale.third_party import import_open_clip
 
 open_clip = import_open_clip()
 

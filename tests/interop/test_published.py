@@ -15,15 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flipscale.commands.interchange import import_model
+from flipscale.cli.interchange import import_model
 from flipscale.errors import UserError
 from flipscale.interop import openclip
 from flipscale.interop.judge import judge
 from flipscale.interop.openclip import CONFIG, import_openclip
 from flipscale.interop.published import find_published
-from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.interop.weights import WEIGHTS, find_weights, read_weights
 from flipscale.models.presets import preset
+from flipscale.third_party import import_open_clip
 
 open_clip = import_open_clip()
 

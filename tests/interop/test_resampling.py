@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from flipscale.data.synthetic import make_sample
+from flipscale.data.synthetic.dataset import make_sample
 from flipscale.errors import UserError
 from flipscale.interop.resampling import (
     KERNEL,
@@ -22,10 +22,10 @@ from flipscale.interop.resampling import (
     resample_state,
     resized_names,
 )
-from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.models.vision import sincos_positions
+from flipscale.third_party import import_open_clip
 
 
 def sized(name: str, image: int, patch: int) -> ModelSpec:

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
 from flipscale.errors import UserError
-from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.losses import tiles
 from flipscale.losses.sigmoid import sigmoid_loss
+from flipscale.third_party import import_open_clip
 
 
 def dense_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from flipscale.interop.mapping import open_clip_model_cfg
-from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.initialization import initial_value
 from flipscale.models.presets import PRESETS, preset
+from flipscale.third_party import import_open_clip
 
 
 @pytest.mark.parametrize("name", ["vit_micro_p8", "clip_micro_p8"])

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flipscale.data import lanes
+from flipscale.data.order import lanes
 from flipscale.errors import UserError
 from flipscale.models.masking import complementary_views, hash64, visible_count, visible_patches
 

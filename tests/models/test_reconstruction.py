@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference_blocks import run_blocks
+from support.reference_blocks import run_blocks
 from torch import Tensor, nn
 
-from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.masking import hidden_patches, visible_patches
 from flipscale.models.presets import preset
 from flipscale.models.reconstruction import Reconstruction
+from flipscale.third_party import import_open_clip
 
 DECODER = (32, 2, 4)
 SIDE, GRID = 8, 4

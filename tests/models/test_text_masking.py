@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference_blocks import run_blocks
+from support.reference_blocks import run_blocks
 from torch import Tensor
 
-from flipscale.data.lanes import hash64
+from flipscale.data.order.lanes import hash64
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.masking import TextMask, visible_count, visible_patches, visible_tokens
 from flipscale.models.presets import preset

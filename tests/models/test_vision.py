@@ -3,11 +3,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.masking import visible_patches
 from flipscale.models.presets import preset
 from flipscale.models.vision import sincos_positions
+from flipscale.third_party import import_open_clip
 
 FAMILIES = ["vit_micro_p8", "clip_micro_p8"]
 PATCHES = 16

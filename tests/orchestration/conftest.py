@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from run_in_files import FakeSlurm, RunInFiles
+from support.run_in_files import FakeSlurm, RunInFiles
 
 
 @pytest.fixture

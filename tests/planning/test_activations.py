@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from live_bytes import LiveBytes
+from support.live_bytes import LiveBytes
 
 from flipscale.config import Sharding
 from flipscale.models.flip import build_model

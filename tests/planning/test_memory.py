@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from measured_step import SPEC, WITH_DECODER, job_of, measure
+from support.measured_step import SPEC, WITH_DECODER, job_of, measure
 
 from flipscale.config import Job, Site, load_job
+from flipscale.distributed.world import World
 from flipscale.models.presets import ModelSpec, preset
-from flipscale.orchestration.preflight import preflight
+from flipscale.orchestration.checks.job import preflight
 from flipscale.planning.fit import CONTEXT, MARGIN, advise, fits
 from flipscale.planning.flops import parameter_count
 from flipscale.planning.memory import PhaseMemory, estimate
 from flipscale.planning.throughput import GPUS
-from flipscale.run_directory import RunDirectory
-from flipscale.world import World
+from flipscale.runs.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = 4 * 500_000_000  # DeepSpeed's buffer of a fixed size, next to which a small model is nothing

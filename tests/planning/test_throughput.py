@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flipscale.cli import app
+from flipscale.cli.app import app
 from flipscale.config import load_job
 from flipscale.errors import UserError
 from flipscale.models.presets import preset

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import launched
 from playwright.sync_api import Browser
-from reported_models import Models, stock_directory, trained_run
+from support.browser import launched
+from support.reported_models import Models, stock_directory, trained_run
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from live_bytes import LiveBytes
+from support.live_bytes import LiveBytes
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_run import TinyRun
+from support.tiny_run import TinyRun
 
 from flipscale.config import load_job
 from flipscale.errors import UserError

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tiny_run import TinyRun
+from support.tiny_run import TinyRun
 
 MakeRun = Callable[..., TinyRun]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from one_process import OneProcess, assert_same
-from tiny_run import TinyRun
+from support.one_process import OneProcess, assert_same
+from support.tiny_run import TinyRun
 from torch import Tensor
 
-from flipscale.world import leave_world
+from flipscale.distributed.world import leave_world
 
 MakeRun = Callable[..., TinyRun]
 STAGES = ["zero1", "zero2", "zero3"]

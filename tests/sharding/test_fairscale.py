@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from one_process import OneProcess, assert_same
-from tiny_run import TinyRun
+from support.one_process import OneProcess, assert_same
+from support.tiny_run import TinyRun
 from torch import Tensor
 
-from flipscale.world import leave_world
+from flipscale.distributed.world import leave_world
 
 MakeRun = Callable[..., TinyRun]
 SHORT = [{"name": "p", "samples": 96, "mask_ratio": 0.5, "batch_size": 16, "base_lr": 0.02, "warmup": 64}]

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from tiny_run import TinyRun
+from support.tiny_run import TinyRun
 from torch import Tensor
 
 from flipscale.config import Job
+from flipscale.distributed.world import World, leave_world
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
 from flipscale.sharding.strategy import ShardedModel, shard
 from flipscale.training.gradients import Pairs, accumulate_gradients
-from flipscale.world import World, leave_world
 
 MakeRun = Callable[..., TinyRun]
 SPEC = preset("vit_micro_p8", vocab_size=50, context_length=16)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import TinyRun
+from support.tiny_run import TinyRun
 
 from flipscale.config import Job
+from flipscale.distributed.world import World, leave_world
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
 from flipscale.sharding.strategy import shard
 from flipscale.training.gradients import Pairs, accumulate_gradients
-from flipscale.world import World, leave_world
 
 MakeRun = Callable[..., TinyRun]
 DECODER = {"weight": 0.5, "width": 32, "layers": 2, "heads": 2}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import TinyRun
+from support.tiny_run import TinyRun
 
 MakeRun = Callable[..., TinyRun]
 SIGMOID: dict[str, Any] = {

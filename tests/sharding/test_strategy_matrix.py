@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from tiny_run import TinyRun
+from support.tiny_run import TinyRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

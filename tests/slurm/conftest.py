@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from cluster_handle import SCRIPT, Cluster
+from support.cluster_handle import SCRIPT, Cluster
 
 INSTALL_SECONDS = 280
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cluster_handle import SCRIPT, Cluster
+from support.cluster_handle import SCRIPT, Cluster
 
 pytestmark = pytest.mark.slow
 

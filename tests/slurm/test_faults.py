@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_handle import Cluster
-from slurm_run import FLIPSCALE, SlurmRun, trained_without_gaps
-from tiny_run import TinyRun
+from support.cluster_handle import Cluster
+from support.slurm_run import FLIPSCALE, SlurmRun, trained_without_gaps
+from support.tiny_run import TinyRun
 
-from flipscale.data.audit import audit
-from flipscale.placement import port_of
-from flipscale.run_directory import RunDirectory
+from flipscale.distributed.placement import port_of
+from flipscale.runs.audit import audit
+from flipscale.runs.directory import RunDirectory
 
 MakeRun = Callable[..., TinyRun]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -40,7 +40,7 @@ if os.environ.get("SLURM_PROCID") == "1" and "train" in sys.argv:
 STALL = """
 import os, sys, time
 if "SLURM_PROCID" in os.environ and "train" in sys.argv:
-    from flipscale.training import checkpoint_writer
+    from flipscale.runs import checkpoint_writer
     write = checkpoint_writer.CheckpointWriter._write
     def stalling(self, path, copy):
         while os.path.exists({stall!r}):

@@ -6,12 +6,12 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from cluster_handle import Cluster
-from slurm_run import SlurmRun, trained_without_gaps
-from tiny_run import TinyRun
+from support.cluster_handle import Cluster
+from support.slurm_run import SlurmRun, trained_without_gaps
+from support.tiny_run import TinyRun
 
-from flipscale.data.audit import audit
-from flipscale.run_directory import RunDirectory
+from flipscale.runs.audit import audit
+from flipscale.runs.directory import RunDirectory
 
 MakeRun = Callable[..., TinyRun]
 pytestmark = pytest.mark.slow

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cluster_handle import Cluster
-from run_in_files import RunInFiles
+from support.cluster_handle import Cluster
+from support.run_in_files import RunInFiles
 
-from flipscale.commands.stopping import cancel_run, stop_run
-from flipscale.orchestration.liveness import SlurmView
-from flipscale.orchestration.slurm import ended_states, slurm
-from flipscale.orchestration.status import read_status, read_statuses
+from flipscale.cli.stopping import cancel_run, stop_run
+from flipscale.orchestration.status.liveness import SlurmView
+from flipscale.orchestration.status.run_status import read_status, read_statuses
+from flipscale.slurm import ended_states, slurm
 
 pytestmark = pytest.mark.slow
 

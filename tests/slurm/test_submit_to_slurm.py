@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster_handle import Cluster
-from tiny_run import TinyRun
+from support.cluster_handle import Cluster
+from support.tiny_run import TinyRun
 
 from flipscale.config import load_job
-from flipscale.orchestration.submission import Submission, read_submissions
-from flipscale.run_directory import existing_run
+from flipscale.orchestration.cluster.submission import Submission, read_submissions
+from flipscale.runs.directory import existing_run
 
 SITE = Path(__file__).parents[2] / "slurm/dev/site.yaml"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_in_files import RunInFiles
+from support.run_in_files import RunInFiles
 
 from flipscale.errors import UserError
 from flipscale.models.presets import preset

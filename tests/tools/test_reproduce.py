@@ -22,12 +22,12 @@ from reproduction.scores import Point, Scores, key_of, score_run
 from reproduction.session import Options, Session
 
 from flipscale.config import Site, dump_job
-from flipscale.data.synthetic import synthesize
+from flipscale.data.synthetic.dataset import synthesize
+from flipscale.distributed.placement import Placement
+from flipscale.distributed.world import World, join_world
 from flipscale.errors import StoppedEarly, UserError
-from flipscale.orchestration.ledger import read_ledger
-from flipscale.placement import Placement
-from flipscale.training.checkpoint import directory_name
-from flipscale.world import World, join_world
+from flipscale.runs.checkpoint import directory_name
+from flipscale.runs.ledger import read_ledger
 
 
 def finish(run: PlannedRun) -> None:

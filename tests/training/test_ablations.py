@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from stop_at import StopAt
-from tiny_run import TinyRun
+from support.stop_at import StopAt
+from support.tiny_run import TinyRun
 
 from flipscale.config import load_job
+from flipscale.distributed.world import World
 from flipscale.errors import StoppedEarly, UserError
+from flipscale.interop.load_model import load_trained
 from flipscale.interop.openclip import export_openclip
-from flipscale.interop.torchvision_fix import import_open_clip
-from flipscale.orchestration.segment import Segment
-from flipscale.run_directory import RunDirectory, run_directory
-from flipscale.trained import load_trained
+from flipscale.orchestration.segments.segment import Segment
+from flipscale.orchestration.segments.stop_requests import StopRequests
+from flipscale.runs.directory import RunDirectory, run_directory
+from flipscale.runs.metrics import read_metrics
+from flipscale.third_party import import_open_clip
 from flipscale.training import trainer
-from flipscale.training.metrics import read_metrics
 from flipscale.training.setup import check_job
-from flipscale.training.stop import StopRequests
-from flipscale.world import World
 
 MakeRun = Callable[..., TinyRun]
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))

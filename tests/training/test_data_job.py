@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from range_server import serving
-from shards import write_shards
+from support.range_server import serving
+from support.shards import write_shards
 
 from flipscale.data.quarantine import read_quarantine
-from flipscale.run_directory import RunDirectory
+from flipscale.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.long  # each starts the command several times
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from flipscale.config import Job
+from flipscale.distributed.world import World
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_patches, visible_tokens
 from flipscale.models.presets import preset
 from flipscale.sharding.ddp import DataParallel
 from flipscale.training.gradients import Pairs, accumulate_gradients
-from flipscale.world import World
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tiny_run import TinyRun
+from support.tiny_run import TinyRun
 
-from flipscale.orchestration.ledger import read_ledger
+from flipscale.runs.ledger import read_ledger
 
 MakeRun = Callable[..., TinyRun]
 

@@ -14,26 +14,27 @@ from typing import Any
 
 import pytest
 import torch
-from stop_at import StopAt
-from tiny_run import TinyRun
+from support.stop_at import StopAt
+from support.tiny_run import TinyRun
 
 from flipscale.config import Job, load_job
+from flipscale.distributed.world import World, leave_world
 from flipscale.errors import RunError, StoppedEarly, UserError
+from flipscale.interop.load_model import load_trained
 from flipscale.interop.openclip import export_openclip, verify_export
 from flipscale.interop.resampling import KERNEL, resample_state
 from flipscale.models.flip import FLIP
 from flipscale.models.presets import resized
-from flipscale.orchestration.segment import Segment
+from flipscale.orchestration.segments.segment import Segment
 from flipscale.progress import Progress
-from flipscale.run_directory import run_directory
-from flipscale.trained import load_trained
-from flipscale.training import checkpoint, trainer
+from flipscale.runs import checkpoint
+from flipscale.runs.directory import run_directory
+from flipscale.runs.metrics import read_evaluations
 from flipscale.training import stage as stages
+from flipscale.training import trainer
 from flipscale.training.gradients import Pairs, accumulate_gradients
-from flipscale.training.metrics import read_evaluations
 from flipscale.training.setup import check_job, job_tokenizer, model_spec
 from flipscale.training.stage import Stage
-from flipscale.world import World, leave_world
 
 MakeRun = Callable[..., TinyRun]
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))

@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from shards import tiny_tokenizer
-from stop_at import StopAt
-from tiny_run import TinyRun
+from support.shards import tiny_tokenizer
+from support.stop_at import StopAt
+from support.tiny_run import TinyRun
 
-from flipscale.commands.interchange import export_run, import_model
+from flipscale.cli.interchange import export_run, import_model
 from flipscale.config import load_job
-from flipscale.data.tokenizer import load_tokenizer
+from flipscale.data.text.tokenizer import load_tokenizer
+from flipscale.distributed.world import World
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.interop import openclip
 from flipscale.interop.judge import judge
@@ -26,11 +27,10 @@ from flipscale.interop.openclip import CONFIG, WEIGHTS, export_openclip, import_
 from flipscale.interop.resampling import resample_state
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec, preset
-from flipscale.orchestration.segment import Segment
-from flipscale.run_directory import run_directory
+from flipscale.orchestration.segments.segment import Segment
+from flipscale.runs.directory import run_directory
 from flipscale.training import starting_weights, trainer
 from flipscale.training.setup import check_job
-from flipscale.world import World
 
 MakeRun = Callable[..., TinyRun]
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))

@@ -15,29 +15,29 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stop_at import StopAt
-from tiny_run import TinyRun
+from support.stop_at import StopAt
+from support.tiny_run import TinyRun
 
 from flipscale.config import load_job
-from flipscale.data.audit import audit
-from flipscale.data.indexing import build_index
-from flipscale.data.synthetic import make_sample
-from flipscale.data.tokenizer import WordPieceTokenizer
-from flipscale.data.vocabulary import SPECIAL_TOKENS
+from flipscale.data.shards.indexing import build_index
+from flipscale.data.synthetic.dataset import make_sample
+from flipscale.data.text.tokenizer import WordPieceTokenizer
+from flipscale.data.text.vocabulary import SPECIAL_TOKENS
+from flipscale.distributed.world import World
 from flipscale.errors import RunError, StoppedEarly, UserError
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.presets import preset
-from flipscale.orchestration import node_check
-from flipscale.orchestration.ledger import read_ledger
-from flipscale.orchestration.segment import Segment
+from flipscale.orchestration.checks import node as node_check
+from flipscale.orchestration.segments.segment import Segment
+from flipscale.orchestration.segments.stop_requests import StopRequests
 from flipscale.progress import Progress
-from flipscale.run_directory import RunDirectory, existing_run, run_directory
+from flipscale.runs.audit import audit
+from flipscale.runs.directory import RunDirectory, existing_run, run_directory
+from flipscale.runs.ledger import read_ledger
+from flipscale.runs.metrics import read_metrics
 from flipscale.training import trainer
-from flipscale.training.metrics import read_metrics
 from flipscale.training.setup import check_job
-from flipscale.training.stop import StopRequests
-from flipscale.world import World
 
 MakeRun = Callable[..., TinyRun]
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
+from flipscale.distributed.world import World
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
 from flipscale.progress import Progress
-from flipscale.training.checkpoint_writer import CheckpointWriter
-from flipscale.world import World
+from flipscale.runs.checkpoint_writer import CheckpointWriter
 
 
 def main() -> None:

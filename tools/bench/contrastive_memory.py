@@ -28,9 +28,9 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from flipscale.interop.torchvision_fix import import_open_clip
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.losses.sigmoid import sigmoid_loss
+from flipscale.third_party import import_open_clip
 
 WIDTH = 512
 BATCHES = (8192, 16384, 32768, 65536)

@@ -19,8 +19,8 @@ from photographs import jpeg, photograph
 from PIL import Image
 
 from flipscale.config import Augmentation
-from flipscale.data.augment import DRAWS, View, random_views
-from flipscale.data.lanes import uniforms
+from flipscale.data.order.lanes import uniforms
+from flipscale.data.samples.augment import DRAWS, View, random_views
 
 SIZE = 224
 Pixels = npt.NDArray[np.uint8]

@@ -27,17 +27,17 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from flipscale.config import Job
+from flipscale.distributed.placement import placement
+from flipscale.distributed.world import join_world, leave_world
 from flipscale.interop.openclip import WEIGHTS, export_openclip
 from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_patches
 from flipscale.models.presets import preset
-from flipscale.placement import placement
 from flipscale.progress import Progress
+from flipscale.runs.checkpoint import Checkpoint
+from flipscale.runs.checkpoint_writer import file_numbers
 from flipscale.sharding.strategy import shard
-from flipscale.training.checkpoint import Checkpoint
-from flipscale.training.checkpoint_writer import file_numbers
 from flipscale.training.gradients import Pairs, accumulate_gradients
-from flipscale.world import join_world, leave_world
 
 PROCESSES, BATCH = 2, 2  # BATCH: pairs of each process
 

@@ -37,18 +37,18 @@ from PIL import features
 
 from flipscale.budget import Budget
 from flipscale.config import Augmentation, Phase
-from flipscale.data import decode
-from flipscale.data.augment import DRAWS, random_views
-from flipscale.data.index import Index, load_index
-from flipscale.data.indexing import build_index
-from flipscale.data.lanes import uniforms
-from flipscale.data.mixture import Mixture
-from flipscale.data.reader import ReaderSettings, SampleReader
-from flipscale.data.source import ShardSource
-from flipscale.data.stream import Stream
-from flipscale.data.tokenizer import load_tokenizer
-from flipscale.data.vocabulary import learn_vocab
-from flipscale.interop.torchvision_fix import import_open_clip
+from flipscale.data.order.lanes import uniforms
+from flipscale.data.order.mixture import Mixture
+from flipscale.data.samples import decode
+from flipscale.data.samples.augment import DRAWS, random_views
+from flipscale.data.samples.reader import ReaderSettings, SampleReader
+from flipscale.data.samples.stream import Stream
+from flipscale.data.shards.index import Index, load_index
+from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.source import ShardSource
+from flipscale.data.text.tokenizer import load_tokenizer
+from flipscale.data.text.vocabulary import learn_vocab
+from flipscale.third_party import import_open_clip
 
 SHARDS, SHARD_SAMPLES = 6, 64
 SIDE, OUTPUT = 512, 224  # pixels

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from flipscale.interop.torchvision_fix import import_open_clip
+from flipscale.third_party import import_open_clip
 
 
 class Watch:

@@ -2,10 +2,10 @@
 
     python tools/bench/soak.py --samples 200k --out docs/benchmarks/PAGE.md
 
-Each of the kinds of damage that tests/shards.py knows takes its share of the samples. More than an epoch is
-read, so that every sample is met; then the quarantine list must hold every damaged one once, and the order
-digest must be the one that the audit computes from index and list alone. Images are tiny: this is about the
-loader's bookkeeping, not about its speed.
+Each of the kinds of damage that tests/support/shards.py knows takes its share of the samples. More than an
+epoch is read, so that every sample is met; then the quarantine list must hold every damaged one once, and
+the order digest must be the one that the audit computes from index and list alone. Images are tiny: this is
+about the loader's bookkeeping, not about its speed.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import numpy as np
 
 from flipscale.budget import Budget
 from flipscale.config import Augmentation, Phase, parse_count
-from flipscale.data.audit import expected_order, sample_keys
-from flipscale.data.indexing import build_index
-from flipscale.data.mixture import Mixture
+from flipscale.data.order.mixture import Mixture
 from flipscale.data.quarantine import Quarantine, read_quarantine
-from flipscale.data.reader import ReaderSettings, SampleReader
-from flipscale.data.source import ShardSource
-from flipscale.data.stream import Stream
+from flipscale.data.samples.reader import ReaderSettings, SampleReader
+from flipscale.data.samples.stream import Stream
+from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.source import ShardSource
+from flipscale.runs.audit import expected_order, sample_keys
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from shards import BAD, Member, bad, encoded, picture, tiny_tokenizer, write_tar
+from support.shards import BAD, Member, bad, encoded, picture, tiny_tokenizer, write_tar
 
 LANES, WINDOW, BATCH = 64, 256, 1024
 SHARD = 10_000  # samples

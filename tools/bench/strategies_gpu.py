@@ -26,16 +26,16 @@ import torch
 
 from flipscale.config import Job
 from flipscale.config.job import Sharding
+from flipscale.distributed.placement import placement
+from flipscale.distributed.world import World, join_world, leave_world
 from flipscale.errors import UserError
 from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_patches
 from flipscale.models.presets import ModelSpec, preset
-from flipscale.placement import placement
 from flipscale.planning.flops import training_flops
 from flipscale.sharding.limits import check_sharding
 from flipscale.sharding.strategy import shard
 from flipscale.training.gradients import Pairs, accumulate_gradients
-from flipscale.world import World, join_world, leave_world
 
 STRATEGIES: tuple[str, ...] = get_args(Sharding.model_fields["strategy"].annotation)
 MASK_RATIO = 0.5

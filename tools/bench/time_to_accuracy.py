@@ -35,19 +35,19 @@ from reproduction.machine import cores, precision, processor
 from reproduction.scores import seconds_at, training_clock
 
 from flipscale.config import Job, load_job
-from flipscale.data.tokenizer import Tokenizer, load_tokenizer
+from flipscale.data.text.tokenizer import Tokenizer, load_tokenizer
+from flipscale.distributed.placement import Placement
+from flipscale.distributed.world import World, join_world
 from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
+from flipscale.interop.load_model import load_trained
 from flipscale.interop.mapping import flipscale_state, spec_of_open_clip
 from flipscale.interop.openclip import CONFIG, export_openclip
 from flipscale.models.flip import FLIP, build_model
-from flipscale.placement import Placement
-from flipscale.trained import load_trained
-from flipscale.training.checkpoint import directory_name
-from flipscale.training.metrics import read_metrics
+from flipscale.runs.checkpoint import directory_name
+from flipscale.runs.metrics import read_metrics
 from flipscale.training.setup import model_spec
-from flipscale.world import World, join_world
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINERS = ("flipscale", "open_clip")

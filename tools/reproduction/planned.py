@@ -16,8 +16,8 @@ from pathlib import Path
 from flipscale.budget import Budget
 from flipscale.config import Job, load_job
 from flipscale.errors import UserError
-from flipscale.run_directory import RunDirectory, committed_samples, run_directory
-from flipscale.training import checkpoint
+from flipscale.runs import checkpoint
+from flipscale.runs.directory import RunDirectory, committed_samples, run_directory
 from reproduction import toy
 from reproduction.cells import Cell, Experiment, TrainingRun
 

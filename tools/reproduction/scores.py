@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
-from flipscale.evaluation.views import Views
+from flipscale.evaluation.masked_views import Views
 from flipscale.files import write_durably
-from flipscale.trained import load_trained
-from flipscale.training.checkpoint import MANIFEST
-from flipscale.training.metrics import read_evaluations, read_metrics
-from flipscale.world import World
+from flipscale.interop.load_model import load_trained
+from flipscale.runs.checkpoint import MANIFEST
+from flipscale.runs.metrics import read_evaluations, read_metrics
 from reproduction.cells import Cell, View
 from reproduction.planned import PlannedRun
 

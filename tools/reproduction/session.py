@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flipscale.budget import Budget
-from flipscale.commands.planning import duration
-from flipscale.commands.table import print_table
+from flipscale.cli.console import print_table
+from flipscale.cli.planning import duration
 from flipscale.config import load_site
+from flipscale.distributed.placement import Placement
+from flipscale.distributed.world import World, join_world
 from flipscale.errors import RunError, UserError
 from flipscale.files import write_durably
-from flipscale.placement import Placement
 from flipscale.planning.plan import plan_job
-from flipscale.run_directory import committed_samples, prepare
-from flipscale.world import World, join_world
+from flipscale.runs.directory import committed_samples, prepare
 from reproduction import toy
 from reproduction.cells import Experiment
 from reproduction.machine import cores

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from flipscale.commands.data import make_vocabulary
-from flipscale.data.synthetic import synthesize
+from flipscale.cli.data import make_vocabulary
+from flipscale.data.synthetic.dataset import synthesize
 from reproduction.cells import TrainingRun
 from reproduction.machine import precision
 

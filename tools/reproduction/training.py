@@ -8,9 +8,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from flipscale.config import Site
 from flipscale.errors import RunError, StoppedEarly, UserError
-from flipscale.orchestration.detached import site_here
-from flipscale.orchestration.ledger import read_ledger
-from flipscale.orchestration.submission import living, logs, require_slurm, submit_run
+from flipscale.orchestration.cluster.local_executor import site_here
+from flipscale.orchestration.cluster.submission import living, logs, require_slurm, submit_run
+from flipscale.runs.ledger import read_ledger
 from reproduction.machine import cores
 from reproduction.planned import PlannedRun
 

@@ -1,0 +1,51 @@
+"""`flipscale doctor`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from flipscale.cli.console import print_table
+from flipscale.errors import RunError, UserError
+from flipscale.orchestration.checks.finding import Check
+
+
+def examine(directory: Path, *, node: bool, as_json: bool) -> None:
+    """Print the checks; raises RunError where one is a problem."""
+    if not directory.is_dir():
+        raise UserError(f"--directory {directory} is no directory; name one where runs are to be kept")
+    if node:
+        from flipscale.distributed.placement import placement
+        from flipscale.distributed.world import join_world, leave_world
+        from flipscale.orchestration.checks.node import check_node
+
+        world = join_world(placement())
+        try:
+            checks = check_node(world, directory)
+        finally:
+            leave_world()
+        if not world.leads:
+            return
+    else:
+        from flipscale.orchestration.checks.machine import check_environment
+
+        checks = check_environment(directory)
+    _show(checks, as_json)
+    bad = [check for check in checks if check.outcome == "problem"]
+    if bad:
+        names = [f"{check.name} on {check.node}" if check.node else check.name for check in bad]
+        raise RunError(f"{len(bad)} of {len(checks)} checks failed: {', '.join(names)}")
+
+
+def _show(checks: Sequence[Check], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+        return
+    nodes = any(check.node for check in checks)
+    headings = ["check", "node", "", "found", "what to do"]
+    rows = [[check.name, check.node, check.outcome, check.found, check.mend] for check in checks]
+    if not nodes:
+        headings, rows = [h for h in headings if h != "node"], [row[:1] + row[2:] for row in rows]
+    print_table(headings, rows)

@@ -1,0 +1,196 @@
+"""The index of a training set: every shard's samples, and where each sample's members lie in the tar.
+
+An index is a directory: `index.json` (a column each of paths, sample counts, sizes and versions; written
+last) and `members.bin` (one MEMBER row a sample), so that any sample is one read at a known offset. An index
+without `members.bin` stays small; the members of a shard are found when it is first read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+from braceexpand import braceexpand
+
+from flipscale.data.shards.remote import Status
+from flipscale.data.shards.storage import Storage, is_command, is_remote
+from flipscale.data.shards.tar import MEMBER
+from flipscale.errors import UserError
+from flipscale.files import write_durably
+
+VERSION = 2
+_VERIFIED_AT_ONCE = 32  # shards whose size and version are asked for at the same time
+_VERIFIED_REMOTE = 1000  # remote shards looked at before a start; the others show it when they are read
+
+
+class Shard(NamedTuple):
+    path: str
+    samples: int
+    bytes: int
+    version: str  # modification time in ns, or what the storage says instead (an ETag)
+
+    @property
+    def status(self) -> Status:
+        return Status(self.bytes, self.version)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A shard that ends before its last sample does; the samples before that point are in the index."""
+
+    path: str
+    samples: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """Shards in order, and the directory that holds their members table, if they have one."""
+
+    directory: Path
+    shards: tuple[Shard, ...]
+    damaged: tuple[Damage, ...]
+    has_members: bool = True
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        return np.array([shard.samples for shard in self.shards], dtype=np.int64)
+
+    @cached_property
+    def samples(self) -> int:
+        return int(self.counts.sum())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the data: names, sizes and sample counts of the shards, wherever they lie."""
+        identity = [[shard_name(s.path), s.bytes, s.samples] for s in self.shards]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+    @cached_property
+    def members(self) -> np.memmap:
+        """The table, (samples,) of MEMBER; only where `has_members`."""
+        return np.memmap(self.directory / "members.bin", dtype=MEMBER, mode="r", shape=(self.samples,))
+
+    @cached_property
+    def first_rows(self) -> np.ndarray:
+        """Number of each shard's first sample in the set; its row in `members`."""
+        return np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+
+    def check_paths(self, paths: list[str], pattern: str) -> None:
+        """Raise UserError where the index is not of the shards at `paths`, which `pattern` names."""
+        if [shard.path for shard in self.shards] != paths:
+            raise UserError(
+                f"the index in {self.directory} is of {len(self.shards)} shards from {self.shards[0].path} "
+                f"on, not of data.train = {pattern}; make it for these with `flipscale data index`"
+            )
+
+    def find(self, number: int) -> tuple[Shard, int]:
+        """Sample `number` of the set: its shard, and its ordinal there."""
+        if not 0 <= number < self.samples:
+            raise IndexError(f"there is no sample {number}; the set has {self.samples}")
+        shard = int(np.searchsorted(self.first_rows, number, side="right")) - 1
+        return self.shards[shard], number - int(self.first_rows[shard])
+
+    def verify(self, storage: Storage | None = None) -> None:
+        """Raise UserError naming a shard that is missing or changed since the index was made.
+
+        Of many remote shards an even choice is looked at; `storage` refuses the others when it reads them.
+        """
+        storage = storage or Storage()
+
+        def problem(shard: Shard) -> str | None:
+            try:
+                status = storage.status(shard.path)
+            except OSError as error:
+                return f"{shard.path} cannot be opened ({error.strerror or error})"
+            return None if status == shard.status else f"{shard.path} changed since the index was made"
+
+        remote = [shard for shard in self.shards if is_remote(shard.path) and not is_command(shard.path)]
+        chosen = remote[:: -(-len(remote) // _VERIFIED_REMOTE) or 1]
+        local = [shard for shard in self.shards if not is_remote(shard.path)]
+        with ThreadPoolExecutor(_VERIFIED_AT_ONCE) as pool:
+            problems = [p for p in pool.map(problem, [*local, *chosen]) if p]
+        if problems:
+            more = f" (and {len(problems) - 1} more shards)" if len(problems) > 1 else ""
+            raise UserError(
+                f"{problems[0]}{more}; restore the shards, or make the index in {self.directory} again "
+                "with `flipscale data index`"
+            )
+
+
+def shard_name(path: str) -> str:
+    """The last part of a path or address, without what signs an address."""
+    return os.path.basename(urlsplit(path).path if is_remote(path) and not is_command(path) else path)
+
+
+def expand_shards(pattern: str) -> list[str]:
+    """Expand braces and `::` to shard paths, in order. Raises UserError for bad braces and repeats."""
+    paths: list[str] = []
+    for part in pattern.split("::"):
+        try:
+            paths.extend(braceexpand(part))
+        except ValueError:  # UnbalancedBracesError
+            raise UserError(
+                f"the shard pattern {part!r} has unbalanced braces; give every {{ its }}, as in "
+                "{0000..0099}.tar"
+            ) from None
+    repeated = [path for path, times in Counter(paths).items() if times > 1]
+    if repeated:
+        raise UserError(f"the shard pattern {pattern!r} names {repeated[0]} more than once")
+    return paths
+
+
+def write_index(index: Index) -> None:
+    """Write index.json, which makes what lies in the directory an index."""
+    columns = [list(column) for column in zip(*index.shards, strict=True)]
+    document = {
+        "version": VERSION,
+        "fingerprint": index.fingerprint,
+        "members": index.has_members,
+        **dict(zip(("paths", "samples", "bytes", "versions"), columns, strict=True)),
+        "damaged": [[damage.path, damage.samples, damage.reason] for damage in index.damaged],
+    }
+    write_durably(index.directory / "index.json", json.dumps(document))
+
+
+def is_current(directory: Path) -> bool:
+    """Whether the directory holds an index of this version."""
+    try:
+        return json.loads((directory / "index.json").read_text())["version"] == VERSION
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def load_index(directory: Path) -> Index:
+    """Load the index in `directory`. Raises UserError where there is none, or not one of this version."""
+    try:
+        document = json.loads((directory / "index.json").read_text())
+        if document["version"] != VERSION:
+            raise UserError(
+                f"the index in {directory} has version {document['version']}, not {VERSION}; make it again"
+            )
+        columns = (document[name] for name in ("paths", "samples", "bytes", "versions"))
+        index = Index(
+            directory,
+            tuple(map(Shard._make, zip(*columns, strict=True))),
+            tuple(Damage(*damage) for damage in document["damaged"]),
+            bool(document["members"]),
+        )
+        size = (directory / "members.bin").stat().st_size if index.has_members else None
+        wrong_size = size is not None and size != index.samples * MEMBER.itemsize
+    except FileNotFoundError:
+        raise UserError(f"there is no index in {directory}; make one with `flipscale data index`") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the index in {directory} cannot be read ({error}); make it again") from None
+    if wrong_size:
+        raise UserError(f"the index in {directory} is damaged: members.bin has the wrong size; make it again")
+    return index

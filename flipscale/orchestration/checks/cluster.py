@@ -1,0 +1,149 @@
+"""What a cluster's own settings mean for a run: partition, limits, preemption, signals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flipscale.config import Site
+from flipscale.errors import UserError
+from flipscale.orchestration.checks.job import Finding, Warned, finding
+from flipscale.orchestration.cluster.allocation import Allocation
+from flipscale.slurm import configuration, partitions, seconds_of, sends_user_signal
+
+_OLDEST = (20, 11)
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """A cluster as `scontrol` describes it, and what a job wants of it."""
+
+    settings: dict[str, str]
+    partitions: dict[str, dict[str, str]]
+    site: Site
+    asked: Allocation
+
+    @property
+    def partition(self) -> dict[str, str]:
+        """The partition that the job goes to. Raises UserError where there is none of that name."""
+        wanted = self.site.partition
+        if wanted is None:
+            default = [each for each in self.partitions.values() if each.get("Default") == "YES"]
+            if not default:
+                raise UserError(
+                    f"this cluster has no default partition; name one of {self._names()} in the site file"
+                )
+            return default[0]
+        if wanted not in self.partitions:
+            raise UserError(
+                f"there is no partition {wanted} (site {self.site.name}); this cluster has {self._names()}"
+            )
+        return self.partitions[wanted]
+
+    @property
+    def preempt_mode(self) -> str:
+        """What happens to a job of the partition that is preempted; OFF where none ever is."""
+        if self.settings.get("PreemptType", "preempt/none").endswith("none"):
+            return "OFF"
+        return self.partition.get("PreemptMode", self.settings.get("PreemptMode", "OFF")).split(",")[-1]
+
+    def _names(self) -> str:
+        return ", ".join(sorted(self.partitions))
+
+
+def examine_cluster(site: Site, asked: Allocation) -> list[Finding]:
+    """Check the job against the cluster, with two questions to Slurm. Raises SlurmError, UserError."""
+    cluster = ClusterSettings(configuration(), partitions(), site, asked)
+    checks: tuple[tuple[str, Callable[[ClusterSettings], str]], ...] = (
+        ("Slurm", _version),
+        ("partition", _partition),
+        ("restart", _restart),
+        ("PreemptMode", _preemption),
+        ("signal", _signal),
+        ("KillWait", _kill_wait),
+    )
+    found = [finding(name, lambda check=check: check(cluster)) for name, check in checks]
+    texts: set[str] = set()  # an unknown partition fails several checks in the same words
+    return [each for each in found if not (each.text in texts or texts.add(each.text))]
+
+
+def _version(cluster: ClusterSettings) -> str:
+    version = cluster.settings.get("SLURM_VERSION", "")
+    try:
+        release = tuple(int(part) for part in version.split(".")[:2])
+    except ValueError:
+        raise Warned(f"its version {version!r} is not one that this check can read") from None
+    if release < _OLDEST:
+        raise Warned(f"{version} is older than {_OLDEST[0]}.{_OLDEST[1]}; not tried with flipscale")
+    return version
+
+
+def _partition(cluster: ClusterSettings) -> str:
+    partition, asked = cluster.partition, cluster.asked
+    name = partition["PartitionName"]
+    if partition.get("State", "UP") != "UP":
+        raise UserError(f"the partition {name} is {partition['State']}; name another in the site file")
+    most = seconds_of(partition.get("MaxTime", "UNLIMITED"))
+    if most is not None and asked.time_limit > most:
+        raise UserError(
+            f"the time limit of {asked.time_limit // 60} min is above the {most // 60} min that the "
+            f"partition {name} gives; set time_limit: {most // 60}min in the site file, and the run takes "
+            "several segments"
+        )
+    for key in ("MaxNodes", "TotalNodes"):
+        count = partition.get(key, "")
+        if count.isdigit() and asked.nodes > int(count):
+            raise UserError(
+                f"the job asks for {asked.nodes} nodes, and the partition {name} has {key} {count}; lower "
+                "cluster.nodes, or name another partition in the site file"
+            )
+    limit = "no time limit" if most is None else f"at most {most // 60} min"
+    return f"{name}: {limit}, {partition.get('TotalNodes', 'unknown')} nodes"
+
+
+def _restart(cluster: ClusterSettings) -> str:
+    if cluster.site.restart == "chain":
+        return "chain: the next job is submitted to start when this one ends"
+    if cluster.settings.get("JobRequeue") == "0":
+        return "requeue: JobRequeue is 0 here, which --requeue overrides for this job"
+    return "requeue: the same job waits for nodes again"
+
+
+def _preemption(cluster: ClusterSettings) -> str:
+    mode = cluster.preempt_mode
+    name = cluster.partition["PartitionName"]
+    grace = _grace_seconds(cluster)
+    if mode == "OFF":
+        return f"{mode}: jobs of {name} are not preempted"
+    if mode == "CANCEL" and cluster.site.restart != "chain":
+        raise UserError(
+            f"jobs of {name} that are preempted are cancelled (PreemptMode=CANCEL), never requeued; set "
+            "restart: chain in the site file"
+        )
+    if mode in ("SUSPEND", "GANG"):
+        raise Warned(
+            f"{mode}: a preempted job of {name} is halted in place, keeps its memory, and its processes may "
+            "lose patience with each other"
+        )
+    if grace == 0:
+        raise Warned(
+            f"{mode}, GraceTime 0: a preempted job has only KillWait to save; a save that takes longer loses "
+            "what came after the checkpoint before"
+        )
+    return f"{mode}, GraceTime {grace} s: time to save; a save that takes longer leaves the checkpoint before"
+
+
+def _grace_seconds(cluster: ClusterSettings) -> int:
+    return int(cluster.partition.get("GraceTime", "0").split()[0])
+
+
+def _signal(cluster: ClusterSettings) -> str:
+    if cluster.preempt_mode == "OFF":
+        told = "no preemption"
+    else:
+        told = f"preemption sends {'USR2' if sends_user_signal(cluster.settings) else 'TERM'}"
+    return f"{told}; the time limit sends USR2 {cluster.site.stop_before} s before; the run obeys both"
+
+
+def _kill_wait(cluster: ClusterSettings) -> str:
+    return f"{cluster.settings.get('KillWait', 'unknown')}: from a TERM outside of preemption to the KILL"

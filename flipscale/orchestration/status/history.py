@@ -1,0 +1,198 @@
+"""What became of a run's time: its segments, what they gained, and what start-ups, replays and queues cost.
+
+Pure: from the records of ledger.jsonl, segment.json and submissions.jsonl, whatever of them is there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from flipscale.runs.failures import TRANSIENT
+
+
+@dataclass(frozen=True)
+class SegmentStatus:
+    """A start of the run; the ledger's line of it, or the segment that is under way."""
+
+    segment: int
+    reason: str
+    """As in the ledger; of the one that is under way: running, or lost (open, but without a sign of life)."""
+    detail: str
+    started: str  # UTC
+    ended: str | None  # UTC
+    job_id: str
+    restarts: int
+    nodes: tuple[str, ...]
+    world_size: int
+    samples_from: int
+    samples_to: int
+    seconds: float
+    gpu_hours: float  # processes x seconds
+    startup_seconds: float  # from its start to its first step
+    queue_seconds: float  # from the end of the segment before, or its submission, to its start
+    lost_samples: int  # trained after the last committed checkpoint; the next segment trains them again
+    lost_seconds: float
+    stop_seconds: float | None  # from the request to stop to the committed checkpoint
+    suspects: tuple[str, ...]  # nodes that are blamed for its end
+
+    @property
+    def samples(self) -> int:
+        return self.samples_to - self.samples_from
+
+
+@dataclass(frozen=True)
+class LostTime:
+    """Wall-clock seconds in which nothing was gained."""
+
+    startup_seconds: float
+    replay_seconds: float
+    queue_seconds: float
+    total_seconds: float
+    gpu_hours: float
+    """Processes x hours of start-up and replay; a queue holds no GPUs."""
+
+
+def needs_a_person(reason: str) -> bool:
+    """Whether a segment that ended so is not started again by itself, so that what follows is no queue."""
+    return reason not in TRANSIENT and reason not in ("running", "lost", "rolled_back")
+
+
+def segments_of(
+    ledger: Sequence[Mapping[str, Any]],
+    submissions: Sequence[Mapping[str, Any]],
+    under_way: SegmentStatus | None,
+) -> tuple[SegmentStatus, ...]:
+    """All segments, oldest first; a missing `queue_seconds` is worked out from the times."""
+    submitted = [number(record, "time") for record in submissions]
+    segments: list[SegmentStatus] = []
+    for segment in (*map(segment_of, ledger), *([under_way] if under_way else [])):
+        before = next((past for past in reversed(segments) if past.reason != "rolled_back"), None)
+        segments.append(_with_queue(segment, before, submitted))
+    return tuple(segments)
+
+
+def segment_of(record: Mapping[str, Any]) -> SegmentStatus:
+    """One line of the ledger; fields that are missing or of another kind count as zero or empty."""
+    started = text(record, "started")
+    seconds = number(record, "seconds")
+    ended = text(record, "ended") or _plus(started, seconds)
+    nodes = texts(record, "nodes") or ((text(record, "host"),) if text(record, "host") else ())
+    stop = record.get("stop_seconds")
+    return SegmentStatus(
+        segment=int(number(record, "segment")),
+        reason=text(record, "reason"),
+        detail=text(record, "detail"),
+        started=started,
+        ended=ended,
+        job_id=text(record, "job_id"),
+        restarts=int(number(record, "restarts")),
+        nodes=nodes,
+        world_size=int(number(record, "world_size")),
+        samples_from=int(number(record, "samples_from")),
+        samples_to=int(number(record, "samples_to")),
+        seconds=seconds,
+        gpu_hours=round(number(record, "gpu_seconds") / 3600, 4),
+        startup_seconds=number(record, "startup_seconds"),
+        queue_seconds=number(record, "queue_seconds"),
+        lost_samples=int(number(record, "lost_samples")),
+        lost_seconds=number(record, "lost_seconds"),
+        stop_seconds=number(record, "stop_seconds") if isinstance(stop, (int, float)) else None,
+        suspects=texts(record, "suspects"),
+    )
+
+
+def lost_time(segments: Sequence[SegmentStatus], waiting_now: float) -> LostTime:
+    """Sum what the segments lost; `waiting_now` is how long the next one has been in the queue."""
+    startup = sum(segment.startup_seconds for segment in segments)
+    replay = sum(segment.lost_seconds for segment in segments)
+    queue = waiting_now + sum(segment.queue_seconds for segment in segments)
+    held = sum(s.world_size * (s.startup_seconds + s.lost_seconds) for s in segments) / 3600
+    return LostTime(
+        round(startup, 1),
+        round(replay, 1),
+        round(queue, 1),
+        round(startup + replay + queue, 1),
+        round(held, 4),
+    )
+
+
+def effective_speed(segments: Sequence[SegmentStatus], waiting_now: float) -> float | None:
+    """Samples gained a second of wall time, queues, start-ups and replays included.
+
+    None before there is history: no segment has ended, or nothing was gained.
+    """
+    if not any(segment.ended for segment in segments):
+        return None
+    gained = segments[-1].samples_to - segments[0].samples_from
+    wall = waiting_now + sum(segment.seconds + segment.queue_seconds for segment in segments)
+    return gained / wall if gained > 0 and wall > 0 else None
+
+
+def waiting_seconds(
+    segments: Sequence[SegmentStatus], submissions: Sequence[Mapping[str, Any]], now: float
+) -> float:
+    """How long a job that is in the queue at `now` (seconds since 1970) has waited there."""
+    submitted = [number(record, "time") for record in submissions]
+    return round(_queue_before(now, segments[-1] if segments else None, submitted), 1)
+
+
+def unix_time(stamp: str) -> float | None:
+    """Seconds since 1970 of an ISO time (UTC where it names no zone); None where it is none."""
+    try:
+        moment = datetime.fromisoformat(stamp)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def number(record: Mapping[str, Any], key: str) -> float:
+    """The number at `key`; 0 where there is none."""
+    value = record.get(key)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
+
+
+def text(record: Mapping[str, Any], key: str) -> str:
+    """The string at `key`; empty where there is none."""
+    value = record.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """The strings of the list at `key`; none where there is no list."""
+    value = record.get(key)
+    return tuple(str(item) for item in value) if isinstance(value, list) else ()
+
+
+def _with_queue(
+    segment: SegmentStatus, before: SegmentStatus | None, submitted: Sequence[float]
+) -> SegmentStatus:
+    started = unix_time(segment.started)
+    if started is None or segment.reason == "rolled_back":
+        return segment
+    if segment.queue_seconds and not (before and needs_a_person(before.reason)):
+        return segment
+    return replace(segment, queue_seconds=round(_queue_before(started, before, submitted), 1))
+
+
+def _queue_before(moment: float, before: SegmentStatus | None, submitted: Sequence[float]) -> float:
+    """Seconds until `moment` in which the cluster, and no person, kept the run waiting."""
+    ended = unix_time(before.ended) if before and before.ended else None
+    asked = max((time for time in submitted if time <= moment), default=None)
+    if before is not None and ended is not None and not needs_a_person(before.reason):
+        since = ended
+    elif asked is not None:
+        since = max(asked, ended or 0.0)
+    else:
+        return 0.0
+    return max(0.0, moment - since)
+
+
+def _plus(started: str, seconds: float) -> str | None:
+    begin = unix_time(started)
+    if begin is None:
+        return None
+    return datetime.fromtimestamp(begin + seconds, timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,204 @@
+"""Who of a run is alive: its processes by their heartbeats and pids, its jobs by one question to Slurm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flipscale.distributed.placement import placement
+from flipscale.errors import UserError
+from flipscale.orchestration.status.history import text
+from flipscale.runs.heartbeat import BEAT_SECONDS, Heartbeat, read_heartbeats
+from flipscale.slurm import JobState, SlurmError, ended_states, queue_states
+
+# A process is silent after this long, or after this many of its own steps where these are slow.
+_SILENT_SECONDS = 12 * BEAT_SECONDS
+_SILENT_STEPS = 10
+UNKNOWN = "UNKNOWN"  # of a job: nobody could be asked
+_CLOCK_SLACK = 2.0  # seconds; process times count from the boot, in ticks
+_ENDED = ("stopped", "done", "failed")
+_JOBS_ASKED_FOR = 10  # the newest submissions: a running job and its successor are among them
+
+
+@dataclass(frozen=True)
+class ProcessStatus:
+    """One process of the newest start, by its heartbeat."""
+
+    rank: int
+    node: str
+    pid: int
+    state: str
+    """starting, training, saving, stopped, done or failed."""
+    age_seconds: float
+    silent: bool
+    """It ought to have beaten since, or its process is gone from this machine."""
+    gone: bool
+    """Its process is gone from this machine."""
+    samples: int
+    kind: str
+    """Of a failure, such as code or out_of_memory."""
+    message: str
+    """Of a failure: its last line."""
+
+    @property
+    def ended(self) -> bool:
+        return self.state in _ENDED
+
+    @property
+    def alive(self) -> bool:
+        return not self.ended and not self.silent
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job of the run in the queue, running, or lately ended."""
+
+    cluster: str
+    """slurm, or local: a process of this machine."""
+    job_id: str
+    state: str
+    """As Slurm names it (PENDING, RUNNING, TIMEOUT, ...); local: RUNNING or ENDED; UNKNOWN where nobody
+    could be asked; GONE where Slurm has forgotten it."""
+    reason: str
+    """Why it waits."""
+    nodes: str
+    live: bool
+    waits: bool
+    """Slurm has yet to start it."""
+
+
+@dataclass(frozen=True)
+class SlurmAnswer:
+    """What Slurm said of jobs; `problem` says why it said nothing."""
+
+    states: Mapping[str, JobState]
+    source: str = ""
+    """squeue, sacct where that was asked too, or empty where nothing was asked."""
+    problem: str = ""
+
+
+class SlurmView:
+    """Asks Slurm, and repeats the answer to the same question for `seconds`."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds
+        self._asked_at = float("-inf")
+        self._question: tuple[str, ...] = ()
+        self._answer = SlurmAnswer({})
+
+    def ask(self, job_ids: Sequence[str], *, accounting: bool) -> SlurmAnswer:
+        """States of the jobs; never raises. One query, and one more for what the queue has forgotten.
+
+        Args:
+            accounting: whether there is an accounting to ask about those.
+        """
+        if not job_ids:
+            return SlurmAnswer({})
+        now = time.monotonic()
+        if tuple(job_ids) != self._question or now - self._asked_at >= self._seconds:
+            self._asked_at, self._question = now, tuple(job_ids)
+            source = "squeue"
+            try:
+                states = queue_states(job_ids)
+                if accounting and (forgotten := [job_id for job_id in job_ids if job_id not in states]):
+                    source = "sacct"
+                    states |= ended_states(forgotten)
+                self._answer = SlurmAnswer(states, source)
+            except UserError:
+                self._answer = SlurmAnswer({}, source, f"there is no {source} on this machine")
+            except (SlurmError, ValueError) as error:
+                self._answer = SlurmAnswer({}, source, f"Slurm did not answer: {error}")
+        return self._answer
+
+
+def processes_of(run: Path, attempt: str | None, now: float) -> tuple[ProcessStatus, ...]:
+    """The processes of a start (the newest one for None) that ever gave a sign, by rank."""
+    return tuple(_process(beat, now) for beat in read_heartbeats(run, attempt))
+
+
+def slurm_jobs_of(
+    submissions: Sequence[Mapping[str, Any]], segment: Mapping[str, Any] | None
+) -> tuple[tuple[str, ...], bool]:
+    """Ids of the run's newest Slurm jobs, newest first, and whether `sacct` knows them.
+
+    Args:
+        submissions: records of submissions.jsonl.
+        segment: the open segment: names the job of a run that was started by a script of one's own.
+    """
+    ours = [record for record in submissions if record.get("cluster") == "slurm" and text(record, "job_id")]
+    ids = [text(record, "job_id") for record in reversed(ours[-_JOBS_ASKED_FOR:])]
+    own = text(segment, "job_id") if segment is not None else ""
+    if own and not submissions:
+        ids.append(own)
+    return tuple(dict.fromkeys(ids)), bool(ours and ours[-1].get("accounting"))
+
+
+def jobs_of(
+    run: Path, submissions: Sequence[Mapping[str, Any]], slurm_ids: Sequence[str], answer: SlurmAnswer
+) -> tuple[JobStatus, ...]:
+    """The run's live jobs, those at work first; where none lives, the newest one."""
+    jobs = [_slurm_job(job_id, answer) for job_id in slurm_ids]
+    if submissions and submissions[-1].get("cluster") == "local":
+        jobs.insert(0, _local_job(run, submissions[-1]))
+    live = sorted((job for job in jobs if job.live), key=lambda job: job.waits)
+    return tuple(live or jobs[:1])
+
+
+def process_exists(pid: int, begun_before: float | None = None) -> bool:
+    """Whether this machine runs the process `pid`, and no later one has taken its number.
+
+    Args:
+        begun_before: seconds since 1970 by which it had begun.
+    """
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:  # ended, but its parent has not asked how
+            return False
+        return begun_before is None or process.create_time() <= begun_before + _CLOCK_SLACK
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True  # it is there, and will not be looked at
+
+
+def here() -> str:
+    """This machine's name, as a heartbeat would give it."""
+    return placement().node
+
+
+def _process(beat: Heartbeat, now: float) -> ProcessStatus:
+    age = max(0.0, now - beat.time)
+    gone = beat.node == here() and not process_exists(beat.pid, beat.time)
+    patience = max(_SILENT_SECONDS, _SILENT_STEPS * beat.step_seconds)
+    return ProcessStatus(
+        beat.rank,
+        beat.node,
+        beat.pid,
+        beat.state,
+        round(age, 1),
+        beat.state not in _ENDED and (gone or age > patience),
+        gone,
+        beat.samples_seen,
+        beat.kind,
+        beat.message,
+    )
+
+
+def _slurm_job(job_id: str, answer: SlurmAnswer) -> JobStatus:
+    known = answer.states.get(job_id)
+    if known is None:
+        return JobStatus("slurm", job_id, UNKNOWN if answer.problem else "GONE", "", "", False, False)
+    return JobStatus("slurm", job_id, known.state, known.reason, known.nodes, known.live, known.waits)
+
+
+def _local_job(run: Path, submission: Mapping[str, Any]) -> JobStatus:
+    from flipscale.orchestration.cluster.local_executor import controller_lives  # here: it imports submitit
+
+    pid = text(submission, "job_id")
+    lives = controller_lives(pid, run / "logs")
+    return JobStatus("local", pid, "RUNNING" if lives else "ENDED", "", here() if lives else "", lives, False)

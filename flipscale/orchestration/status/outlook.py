@@ -1,0 +1,184 @@
+"""What a run is doing, in one word, and what comes next, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Literal
+
+from flipscale.config import format_duration
+from flipscale.orchestration.status.history import SegmentStatus, needs_a_person
+from flipscale.orchestration.status.liveness import UNKNOWN, JobStatus, ProcessStatus
+
+State = Literal[
+    "new",  # nothing was ever started
+    "queued",  # Slurm will start it
+    "starting",
+    "training",
+    "saving",
+    "stopping",  # on a person's request
+    "failing",  # a process failed; the others are ending
+    "silent",  # its job or processes are there, but give no sign of life
+    "lost",  # a segment is open, and nothing is alive
+    "interrupted",  # ended by the cluster, and no job of it is in the queue
+    "stopped",  # by a person
+    "failed",  # something has to be mended
+    "done",
+]
+_ALIVE: tuple[State, ...] = ("queued", "starting", "training", "saving", "stopping", "failing", "silent")
+_HELD = ("JobHeldUser", "JobHeldAdmin", "job_requeued_in_held_state", "launch_failed_requeued_held")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the outlook follows from."""
+
+    run: Path
+    spent: bool  # a committed checkpoint holds the whole budget
+    jobs: Sequence[JobStatus]
+    processes: Sequence[ProcessStatus]  # of the newest start
+    segments: Sequence[SegmentStatus]
+    open_segment: bool  # a segment has begun and was not closed
+    trained: bool  # and has written metrics: heartbeats come every few seconds only
+    moving: bool  # the run's files changed a moment ago
+    stop_requested: bool
+    submitted: bool  # it was ever given to `flipscale submit`
+
+    @property
+    def name(self) -> str:
+        """The run, as it is typed in a shell."""
+        return quote(str(self.run))
+
+
+def goes_on_by_itself(state: State) -> bool:
+    """Whether the run will change without anybody's help."""
+    return state in _ALIVE
+
+
+def outlook(evidence: Evidence) -> tuple[State, str]:
+    """The run's state, and one line that says what happens or has to be done next."""
+    state = _state(evidence)
+    return state, _next(state, evidence)
+
+
+def failures(processes: Sequence[ProcessStatus]) -> list[ProcessStatus]:
+    """The processes that failed for a reason of their own; those that lost a peer where there is no other."""
+    failed = [process for process in processes if process.state == "failed"]
+    return [process for process in failed if process.kind != "lost_process"] or failed
+
+
+def _state(evidence: Evidence) -> State:
+    at_work = any(job.live and not job.waits for job in evidence.jobs)
+    alive = any(process.alive for process in evidence.processes)
+    unheard = not evidence.processes and evidence.open_segment and evidence.moving
+    if not (at_work or alive or unheard):
+        return "queued" if any(job.waits for job in evidence.jobs) else _resting(evidence)
+    if evidence.spent and not alive:
+        return "done"  # its job is only leaving
+    if evidence.stop_requested:
+        return "stopping"
+    if evidence.open_segment and any(process.state == "failed" for process in evidence.processes):
+        return "failing"
+    if not evidence.processes:
+        return "training" if unheard else "silent" if evidence.open_segment else "starting"
+    if all(process.ended for process in evidence.processes):
+        return "starting"  # those are the processes of the start before
+    if not alive:
+        return "silent"
+    states = {process.state for process in evidence.processes if process.alive}
+    if states == {"starting"} and not evidence.trained:
+        return "starting"
+    return "saving" if "saving" in states else "training"
+
+
+def _resting(evidence: Evidence) -> State:
+    if evidence.spent:
+        return "done"
+    if evidence.open_segment:
+        return "lost"
+    if not evidence.segments:
+        return "failed" if failures(evidence.processes) else "interrupted" if evidence.submitted else "new"
+    reason = evidence.segments[-1].reason
+    if reason in ("stopped", "cancelled"):
+        return "stopped"
+    return "failed" if needs_a_person(reason) and reason != "done" else "interrupted"
+
+
+def _next(state: State, evidence: Evidence) -> str:
+    again = "`flipscale submit JOB`" if evidence.submitted else "`flipscale train JOB`"
+    if evidence.stop_requested and not evidence.submitted and not goes_on_by_itself(state):
+        # `submit` removes it by itself.
+        again = f"`rm {quote(str(evidence.run / 'STOP'))}` and {again}"
+    silent = [process for process in evidence.processes if process.silent]
+    last = evidence.segments[-1] if evidence.segments else None
+    if state == "done":
+        return f"done: `flipscale export {evidence.name} OUT`"
+    if state == "new":
+        return "nothing has begun: `flipscale submit JOB` or `flipscale train JOB`"
+    if state == "queued":
+        return _queued(next(job for job in evidence.jobs if job.waits), evidence)
+    if state == "starting":
+        return "nothing to do: it is starting"
+    if state in ("training", "saving"):
+        if not silent:
+            return f"nothing to do: it is {state}"
+        return f"{_names(silent)}; if that lasts, the watchdog ends the segment and it is started again"
+    if state == "stopping":
+        return f"stopping on request: it saves and ends; then {again} goes on"
+    if state == "failing":
+        return f"a process failed ({_error(evidence)}); the others are ending"
+    if state == "silent":
+        what = _names(silent) if silent else "its processes give no sign of life"
+        return (
+            f"{what}; the watchdog ends a hung segment; if nothing changes, `flipscale cancel "
+            f"{evidence.name}`"
+        )
+    if state in ("lost", "interrupted") and any(job.state == UNKNOWN for job in evidence.jobs):
+        return "Slurm could not be asked whether a job of it is queued or running; ask again"
+    if state == "lost":
+        return f"its processes are gone without a word; {again} goes on from the last checkpoint"
+    if state == "stopped":
+        return f"it was {last.reason if last else 'stopped'}; {again} goes on"
+    if state == "failed":
+        return f"it ended with an error: {_error(evidence)}; mend it and {again} goes on"
+    if last is None:
+        return (
+            f"its job ended ({evidence.jobs[0].state if evidence.jobs else 'gone'}) before training began; "
+            + (f"read {evidence.run / 'logs'}, then {again}")
+        )
+    why = "more phases were added" if last.reason == "done" else f"its last segment ended ({last.reason})"
+    return f"{why} and no job of it is in the queue; {again} goes on"
+
+
+def _queued(job: JobStatus, evidence: Evidence) -> str:
+    why = f" ({job.reason})" if job.reason and job.reason != "None" else ""
+    if job.reason in _HELD or job.state in ("REQUEUE_HOLD", "SPECIAL_EXIT"):
+        return f"job {job.job_id} is held{why or f' ({job.state})'}: `scontrol release {job.job_id}`"
+    if job.reason == "DependencyNeverSatisfied":
+        return f"job {job.job_id} can never start{why}: `flipscale cancel {evidence.name}`, then submit again"
+    if evidence.stop_requested:
+        return f"a stop is requested: job {job.job_id} will end as soon as it starts"
+    if job.reason == "BeginTime":
+        return f"nothing to do: requeued; Slurm lets it wait about two minutes{why}"
+    return f"waiting in the queue{why}"
+
+
+def _error(evidence: Evidence) -> str:
+    """The last line of what went wrong."""
+    failed = failures(evidence.processes)
+    last = evidence.segments[-1] if evidence.segments else None
+    if last is not None and last.detail and not (evidence.open_segment and failed):
+        return last.detail.rstrip(". ")
+    return (failed[0].message.rstrip(". ") if failed else "") or "it left no message"
+
+
+def _names(processes: Sequence[ProcessStatus]) -> str:
+    shown = [f"{process.rank} ({process.node})" for process in processes[:4]]
+    more = f" and {len(processes) - 4} more" if len(processes) > 4 else ""
+    which = f"rank{'s' if len(processes) > 1 else ''} {', '.join(shown)}{more}"
+    if all(process.gone for process in processes):
+        return f"{which} {'are' if len(processes) > 1 else 'is'} gone"
+    age = format_duration(max(process.age_seconds for process in processes))
+    return f"{which} gave no sign of life for {age}"

@@ -1,0 +1,102 @@
+"""Training samples as the model saw them: read, cropped and masked by the functions that training uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from flipscale.budget import Budget
+from flipscale.config import Job
+from flipscale.data.order.mixture import Mixture, job_sources, shards_by_source
+from flipscale.data.samples.reader import ReaderSettings, SampleReader
+from flipscale.data.shards.index import load_index
+from flipscale.data.shards.source import ShardSource
+from flipscale.data.shards.storage import Patience, Storage
+from flipscale.data.text.tokenizer import Tokenizer, load_tokenizer
+from flipscale.models.masking import visible_patches
+from flipscale.models.of_job import phase_specs
+from flipscale.runs.directory import RunDirectory
+from flipscale.training.setup import model_spec
+
+_PATIENCE = Patience(pauses=(0.2,), attempt=10.0)  # a report does without images rather than wait for them
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    position: int  # in the run's order of samples
+    phase: str
+    mask_ratio: float
+    caption: str
+    pixels: npt.NDArray[np.uint8]  # (3, S, S)
+    visible: tuple[int, ...] | None
+    """Numbers of the patches that the encoder saw; None where it saw all."""
+    grid: int  # patches along one side
+
+
+def training_views(run: RunDirectory, job: Job, samples_seen: int, each: int) -> list[TrainingView]:
+    """`each` samples of every phase that has begun, spread over what is done of it; of a new run, its first.
+
+    Raises UserError or StoppedEarly where the data or its index cannot be read from here.
+    """
+    source = job.data.tokenizer
+    vocab = str(run.tokenizer) if source.kind == "wordpiece" else None
+    tokenizer = _Recording(load_tokenizer(source.kind, vocab, source.context_length))
+    specs = phase_specs(model_spec(job, tokenizer), job)
+    reader = _reader(run, job, tokenizer, specs[0].vision.image_size)
+    views: list[TrainingView] = []
+    for span in Budget.of(job.phases, job.data.lanes).spans:
+        stop = min(span.stop, max(samples_seen, each)) if span.index == 0 else min(span.stop, samples_seen)
+        if stop <= span.start:
+            break
+        places = np.linspace(span.start, stop - 1, each).astype(np.int64)
+        vision = specs[span.index].vision
+        chunk = reader.read(places, vision.image_size)
+        keep = visible_patches(chunk.positions, vision.patches, span.phase.mask_ratio, job.seed)
+        for number, position in enumerate(places.tolist()):
+            visible = None if keep is None else tuple(keep[number].tolist())
+            pixels = chunk.images[number].numpy()
+            views.append(
+                TrainingView(
+                    position,
+                    span.phase.name,
+                    span.phase.mask_ratio,
+                    tokenizer.captions[number],
+                    pixels,
+                    visible,
+                    vision.grid,
+                )
+            )
+    return views
+
+
+def _reader(run: RunDirectory, job: Job, tokenizer: Tokenizer, image_size: int) -> SampleReader:
+    index = load_index(Path(job.data.index) if job.data.index is not None else run.path / "index")
+    sources = job_sources(job.data, shards_by_source(job.data))
+    order = Mixture(index.counts, job.data.lanes, job.data.window, job.seed, sources)
+    settings = ReaderSettings(image_size, job.data.augmentation, job.data.max_image_pixels, job.data.captions)
+    # No commands are run, whatever the job allows: a report only looks.
+    return SampleReader(ShardSource(index, Storage(patience=_PATIENCE)), order, tokenizer, settings)
+
+
+class _Recording:
+    """A tokenizer that remembers the captions it was last given, as the reader keeps only their ids."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.context_length = tokenizer.context_length
+        self.vocab_size = tokenizer.vocab_size
+        self.padding_id = tokenizer.padding_id
+        self.fingerprint = tokenizer.fingerprint
+        self.captions: list[str] = []
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        self.captions = list(captions)
+        return self._tokenizer(captions)
+
+    def save(self, directory: Path) -> None:
+        self._tokenizer.save(directory)

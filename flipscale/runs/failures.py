@@ -1,0 +1,100 @@
+"""Why a segment ended badly: from its error, its processes' last signs, and Slurm's words in the log."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from flipscale.errors import RunError, StoppedEarly, UserError
+from flipscale.runs.heartbeat import Heartbeat
+
+# Ends after which the same job is worth another start: what ended it lies outside of the run.
+TRANSIENT = frozenset(
+    {"preempted", "timeout", "node_failure", "lost_process", "hang", "bad_node", "data", "killed"}
+)
+# What gloo and NCCL say when a process at the other end is gone.
+_LOST = re.compile(
+    r"gloo/|NCCL|ProcessGroup|connection (closed|reset) by peer|broken pipe|remote process exited",
+    re.IGNORECASE,
+)
+_SLURM_WORDS = {
+    "DUE TO NODE FAILURE": "node_failure",
+    "DUE TO PREEMPTION": "preempted",
+    "DUE TO TIME LIMIT": "timeout",
+    "oom_kill": "out_of_memory",
+    "oom-kill": "out_of_memory",
+}
+_CANCELLED_AT = re.compile(r"CANCELLED AT (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One word for the ledger, one sentence for a person, and the nodes to blame."""
+
+    kind: str
+    message: str
+    suspects: tuple[str, ...] = ()
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Classify what a process raised."""
+    message = _first_line(error)
+    if isinstance(error, UserError):
+        return Failure("input", message)
+    if isinstance(error, RunError):
+        return Failure(error.kind, message, error.suspects)
+    if isinstance(error, StoppedEarly):
+        return Failure(error.reason, message)
+    if isinstance(error, KeyboardInterrupt):
+        return Failure("stopped", "interrupted")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Failure("out_of_memory", f"{message}; set sharding.micro_batch or activation_checkpointing")
+    if type(error).__name__.startswith("Dist") or (
+        isinstance(error, RuntimeError) and _LOST.search(str(error))
+    ):
+        return Failure("lost_process", f"another process is gone: {message}")
+    return Failure("code", f"{type(error).__name__}: {message}")
+
+
+def verdict(own: Failure, beats: list[Heartbeat]) -> Failure:
+    """The cause behind a lost process, once all had time to tell: a peer's own failure, or a silent node.
+
+    Args:
+        own: this process's failure.
+        beats: the last signs of all processes of this start.
+    """
+    if own.kind != "lost_process":
+        return own
+    causes = [beat for beat in beats if beat.state == "failed" and beat.kind != "lost_process"]
+    if causes:
+        first = min(causes, key=lambda beat: beat.time)
+        return Failure(first.kind, f"rank {first.rank} on {first.node}: {first.message}")
+    silent = [beat for beat in beats if beat.state != "failed"]
+    if not silent:
+        return own
+    nodes = tuple(dict.fromkeys(beat.node for beat in silent))
+    ranks = ", ".join(str(beat.rank) for beat in silent[:8])
+    return Failure("lost_process", f"rank {ranks} on {', '.join(nodes)} ended without a word", nodes)
+
+
+def slurm_verdict(log: Path, since: datetime) -> str | None:
+    """The last reason that Slurm wrote into the job's log after `since` (naive local time), as a kind."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        stamp = _CANCELLED_AT.search(line)
+        if stamp and datetime.fromisoformat(stamp.group(1)) < since:
+            return None
+        for words, kind in _SLURM_WORDS.items():
+            if words in line:
+                return kind
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:500] if lines else type(error).__name__

@@ -1,0 +1,165 @@
+"""The command line as a person meets it: fast help, one-sentence errors, exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from typer.testing import CliRunner
+
+from flipscale.cli.app import app
+from flipscale.cli.evaluation_app import Metric
+from flipscale.config.job import ZeroShotMetric
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def flipscale(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flipscale", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+    )
+
+
+# The least that a program with two commands can be; its help costs what Python and typer cost.
+BARE = """
+import typer
+app = typer.Typer()
+for name in ("train", "submit"):
+    app.command(name)(lambda: None)
+app()
+"""
+
+
+def test_help_answers_at_once_and_without_torch(tmp_path: Path) -> None:
+    """As a multiple of a program that does nothing, since seconds differ from machine to machine."""
+    (tmp_path / "bare.py").write_text(BARE)
+    programs = {"flipscale": ["-m", "flipscale"], "bare": [tmp_path / "bare.py"]}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(5):
+        for name, program in programs.items():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            done = subprocess.run(
+                [sys.executable, *program, "--help"], capture_output=True, text=True, check=True
+            )
+            seconds[name].append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
+            assert "train" in done.stdout
+    assert min(seconds["flipscale"]) <= 2 * min(seconds["bare"]), seconds
+    imported = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "flipscale", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in imported.splitlines()}
+    assert not {"torch", "open_clip", "transformers", "PIL", "numpy", "pydantic"} & loaded
+
+
+JOB = """
+name: x
+model: vit_micro_p8
+data:
+  train: missing/{00000..00001}.tar
+  tokenizer: {kind: wordpiece, vocab: vocab.txt}
+phases:
+  - {name: a, samples: 640, mask_ratio: 0.5, batch_size: 64, base_lr: 1e-3}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.lane=3", "unknown key data.lane; did you mean lanes?"),
+        ("phases.0.samples=12.8Q", "unknown unit"),
+        ("phases.0.samples=-5", "not a count"),
+        ("phases.0.batch_size=0", "greater than 0"),
+        ("phases.0.batch_size=100", "no multiple of data.lanes = 64; the nearest are 64 and 128"),
+        ("phases.0.samples=650", "the nearest are 640 and 704"),
+        ("model.preset=vit_b61", "vit_b16"),
+        ("model.image_size=33", "patch size 8"),
+        ("sharding.strategy=fsdp3", "fsdp"),
+        ("sharding.activation_checkpointing=every 0", "activation_checkpointing"),
+        ("sharding.strategy=fairscale_fsdp", "CUDA"),
+        ("seed=1", "does not exist"),
+    ],
+)
+def test_wrong_input_gets_one_sentence_and_exit_2(tmp_path: Path, override: str, message: str) -> None:
+    (tmp_path / "job.yaml").write_text(JOB)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\na\n")
+    done = flipscale("train", "job.yaml", override, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in done.stderr
+
+
+def test_more_processes_than_lanes_allow_is_said_before_they_meet(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(JOB)
+    done = subprocess.run(
+        [sys.executable, "-m", "flipscale", "train", "job.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "WORLD_SIZE": "3", "RANK": "0"},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "start 2 or 4 processes" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("eval", "--batch-size 0"),
+        ("compare", "--batch-size 0"),
+        ("probe", "--micro-batch 0"),
+        ("probe", "--seed -1"),
+        ("probe", "--epochs 0"),
+        ("finetune", "--micro-batch -1"),
+        ("finetune", "--seed -1"),
+        ("finetune", "--batch-size 1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_their_option(command: str, wrong: str) -> None:
+    """Before anything is looked at: nothing of what these commands name exists."""
+    sets = [] if command in ("eval", "compare") else ["--train", "a.tar", "--test", "b.tar"]
+    out = [] if command in ("eval", "probe") else ["--out", "out"]
+    done = CliRunner().invoke(app, [command, "nowhere", *sets, *out, *wrong.split()], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert f"Invalid value for '{wrong.split()[0]}'" in done.stderr
+
+
+def test_the_help_names_every_metric() -> None:
+    option = get_args(Metric)[1]
+    named = re.findall(r"\w+", option.help)
+    assert [name for name in named if name != "or"] == list(get_args(ZeroShotMetric))
+
+
+@pytest.mark.parametrize("command", ["eval", "export"])
+def test_what_is_no_checkpoint_is_named(tmp_path: Path, command: str) -> None:
+    more = [str(tmp_path / "out")] if command == "export" else []
+    done = flipscale(command, str(tmp_path), *more)
+    assert done.returncode == 2
+    assert "neither a run, nor a checkpoint, nor an OpenCLIP directory" in done.stderr
+
+
+def test_the_version_of_the_readme_job_plans(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    job = readme.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "job.yaml").write_text(job)
+    done = flipscale("plan", "job.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "195,313" in done.stdout

@@ -1,0 +1,60 @@
+"""`flipscale bench loader`, and the plan that uses its figure."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flipscale.cli.bench import bench_loader
+from flipscale.cli.planning import show_plan
+from flipscale.errors import UserError
+
+
+def test_the_loader_is_measured_on_a_jobs_data(tiny_run):
+    run = tiny_run()
+    command = [sys.executable, "-m", "flipscale", "bench", "loader", str(run.job)]
+    command += ["--seconds", "0.3", "--workers", "1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rate = json.loads(done.stdout)
+    assert rate["seconds"] >= 0.3
+    assert rate["images"] % 64 == 0
+    assert rate["images_per_second"] == pytest.approx(rate["images"] / rate["seconds"])
+    assert rate["images_per_second_per_core"] == rate["images_per_second"]
+    assert not Path(run.output).exists(), "only `train` writes into a run directory"
+
+
+def test_a_person_is_told_what_to_do_with_the_rate(tiny_run, capsys):
+    job = tiny_run().job
+    bench_loader(job, [], 0.1, 0, as_json=False)
+    told = capsys.readouterr().out
+    assert "by this process; 0 samples could not be used" in told
+    rate = told.split(" images/s a core", 1)[0]
+    assert told.endswith(f"flipscale plan {job} --images-per-core {rate}\n")
+
+
+def test_the_plan_says_how_many_cores_feed_a_gpu(tiny_run, capsys):
+    job = tiny_run().job
+    show_plan(job, [], as_json=True, images_per_core=250.0)
+    plan = json.loads(capsys.readouterr().out)
+    masked, unmasked = plan["phases"]
+    a_gpu = masked["samples"] / masked["seconds"] / plan["speed"]["gpus"]
+    assert masked["loader_cores"] == pytest.approx(a_gpu / 250)
+    assert masked["loader_cores"] > unmasked["loader_cores"]
+    show_plan(job, [], as_json=False)
+    assert "450 images/s a core (--images-per-core; measure it with" in capsys.readouterr().out
+
+
+def test_wrong_input_is_one_sentence(tiny_run):
+    job = tiny_run().job
+    with pytest.raises(UserError, match="--seconds is 0"):
+        bench_loader(job, [], 0.0, None, as_json=False)
+    with pytest.raises(UserError, match="--workers is -1"):
+        bench_loader(job, [], 1.0, -1, as_json=False)
+    with pytest.raises(UserError, match=r"/no/such/0\.tar"):
+        bench_loader(job, ["data.train=/no/such/{0..1}.tar"], 1.0, 0, as_json=False)
+    with pytest.raises(UserError, match="--images-per-core is 0"):
+        show_plan(job, [], as_json=False, images_per_core=0.0)

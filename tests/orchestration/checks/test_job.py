@@ -1,0 +1,85 @@
+"""The checks before a submission that look at data and disk: what they answer, and what they leave alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.tiny_run import TinyRun
+
+from flipscale.config import Site, load_job
+from flipscale.data.shards.indexing import build_index
+from flipscale.orchestration.checks.job import Finding, preflight
+from flipscale.planning.plan import state_bytes
+from flipscale.runs.directory import run_directory
+
+
+def findings(run: TinyRun, *overrides: str) -> dict[str, Finding]:
+    job = load_job(run.job, overrides)
+    found = preflight(run_directory(job), job, Site(gpus_per_node=0))
+    assert not run.output.exists() or (run.output / "index").exists()  # it writes nothing
+    return {each.check: each for each in found}
+
+
+@pytest.fixture
+def run(tiny_run: Callable[..., TinyRun]) -> TinyRun:
+    return tiny_run(cluster={"gpus_per_node": 1})
+
+
+def test_a_whole_job_passes(run: TinyRun):
+    assert {found.level for found in findings(run).values() if found.check != "run directory"} == {"ok"}
+
+
+def test_an_index_is_held_against_the_shards(run: TinyRun, data_set: Path, tmp_path: Path):
+    shards = [shutil.copy(path, tmp_path) for path in sorted((data_set / "train").glob("*.tar"))]
+    pattern = str(tmp_path / "{00000..00002}.tar")
+    build_index(pattern, tmp_path / "index")
+    given = (f"data.train={pattern}", f"data.index={tmp_path / 'index'}")
+    assert findings(run, *given)["data"].text.startswith("300 samples in 3 shards")
+    other = findings(run, f"data.index={tmp_path / 'index'}")["data"]
+    assert (other.level, "make it for these" in other.text) == ("error", True)
+    Path(shards[1]).write_bytes(b"short")
+    changed = findings(run, *given)["data"]
+    assert (changed.level, f"{shards[1]} changed" in changed.text) == ("error", True)
+
+
+def test_an_index_that_the_run_would_make_again_is_no_fault(run: TinyRun, data_set: Path):
+    build_index(str(data_set / "train/{00000..00001}.tar"), run.output / "index")
+    assert findings(run)["data"] == Finding("data", "ok", "3 shards; the first segment indexes them")
+    index = run.output / "index/index.json"
+    index.write_text('{"version": 0}')
+    assert findings(run)["data"].level == "ok"
+
+
+def test_shards_are_looked_for_where_they_lie(run: TinyRun, data_set: Path):
+    address = f"file://{data_set}"  # fsspec reads it, as it does s3://
+    found = findings(run, f"data.train={address}/train/{{00000..00002}}.tar")["data"]
+    assert found == Finding("data", "ok", "3 shards; the first segment indexes them")
+    missing = findings(run, f"data.train={address}/train/{{00000..00007}}.tar")["data"]
+    assert (missing.level, f"{address}/train/00003.tar cannot be read" in missing.text) == ("error", True)
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "sentence"),
+    [
+        ("data.tokenizer.vocab=/nowhere/vocab.txt", "tokenizer", "/nowhere/vocab.txt does not exist"),
+        ("model.weights=/nowhere", "weights", "model.weights /nowhere is neither a run, nor a checkpoint"),
+        ("data.train=/nowhere/{0..2}.tar", "data", "the shard /nowhere/0.tar cannot be read here"),
+        ("output=/proc/run", "run directory", "/proc cannot be written"),
+    ],
+)
+def test_what_is_not_there_is_named(run: TinyRun, change: str, check: str, sentence: str):
+    found = findings(run, change)[check]
+    assert (found.level, sentence in found.text) == ("error", True)
+
+
+def test_no_space_for_one_checkpoint(run: TinyRun, monkeypatch: pytest.MonkeyPatch):
+    # A full file system cannot be had without root; what is asked of the real one is its free space.
+    real, one = shutil.disk_usage, state_bytes(load_job(run.job))
+    for free, level in ((one - 1, "error"), (one, "warning"), (3 * one, "ok")):  # keep_last is 2
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: real(path)._replace(free=free))
+        found = findings(run)["disk"]
+        assert found.level == level
+        assert ("has no space for one checkpoint" in found.text) == (level == "error")

@@ -1,0 +1,73 @@
+"""A job that has itself started again while Slurm's controller is too busy to answer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from flipscale.distributed.placement import Placement
+from flipscale.orchestration.segments import managed_job as requeue
+from flipscale.orchestration.segments.managed_job import ManagedJob
+from flipscale.runs.directory import RunDirectory
+from flipscale.slurm import SlurmError
+
+
+class WithoutSuccessor(ManagedJob):
+    def _successor(self) -> None:
+        return None
+
+
+@pytest.fixture
+def managed(tmp_path: Path) -> ManagedJob:
+    place = Placement(job_id="7", restarts=2, nodes=("n1",))
+    return WithoutSuccessor(RunDirectory(tmp_path), place, cast("Any", None), 0.0)
+
+
+def scontrol(directory: Path, monkeypatch: pytest.MonkeyPatch, *, silent: int) -> Path:
+    """A script in place of scontrol that answers all but its first questions; returns the file of these."""
+    asked, script = directory / "asked", directory / "scontrol"
+    script.write_text(
+        f"#!/bin/sh\necho $* >> {asked}\n"
+        f"test $(grep -c . {asked}) -gt {silent} || {{ echo Socket timed out >&2; exit 1; }}\n"
+        "test $1 = requeue || echo JobId=7 JobState=RUNNING Restarts=2\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(requeue, "_PAUSE", 0.0)
+    return asked
+
+
+def test_a_busy_controller_is_asked_again(
+    managed: ManagedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = scontrol(tmp_path, monkeypatch, silent=2)
+    assert managed.start_again() == "job 7 is requeued"
+    assert asked.read_text().splitlines() == ["show job -o 7"] * 3 + ["requeue 7"]
+
+
+@pytest.mark.parametrize("end", ["echo Socket timed out >&2; exit 1", "kill -TERM $$"])
+def test_a_request_without_an_answer_is_no_refusal(
+    managed: ManagedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """No job that follows is submitted: the request came through. Slurm, which ends the processes of the job
+    then, may end scontrol among them."""
+    asked = scontrol(tmp_path, monkeypatch, silent=0)
+    script = tmp_path / "scontrol"
+    script.write_text(
+        script.read_text().replace("Restarts=2", "Restarts=$((2 + $(grep -c requeue " + str(asked) + ")))")
+        + f"test $1 != requeue || {{ {end}; }}\n"
+    )
+    assert managed.start_again() == "Slurm has requeued the job already"
+    assert asked.read_text().splitlines() == ["show job -o 7", "requeue 7", "show job -o 7"]
+
+
+def test_a_dead_controller_is_given_up(
+    managed: ManagedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = scontrol(tmp_path, monkeypatch, silent=99)
+    with pytest.raises(SlurmError, match="Socket timed out"):
+        managed.start_again()
+    assert asked.read_text().splitlines() == ["show job -o 7"] * 4

@@ -1,0 +1,103 @@
+"""What the data says cannot become part of the page: neither its markup nor its scripts."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from playwright.sync_api import Browser
+from support.browser import opened
+
+from flipscale.reporting.page import plots
+from flipscale.reporting.page.blocks import (
+    Card,
+    Cell,
+    Code,
+    Column,
+    Gallery,
+    Headline,
+    Line,
+    Note,
+    Page,
+    Plot,
+    Plots,
+    Section,
+    Table,
+    json_text,
+    to_html,
+    to_markdown,
+)
+from flipscale.reporting.page.pictures import picture
+
+HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+
+
+def hostile_page() -> Page:
+    """A page with the text wherever text can come from data."""
+    figure = plots.figure(HOSTILE, HOSTILE)
+    plots.line(figure, HOSTILE, [1, 2], [1, 2], plots.colour(0), hover="%{text}", texts=[HOSTILE, "b"])
+    plots.points(figure, "other", [1], [2], plots.colour(1), [HOSTILE], hover="%{y}")
+    image = picture(np.zeros((3, 8, 8), np.uint8), HOSTILE)
+    blocks = [
+        Note(HOSTILE),
+        Note(HOSTILE, missing=True),
+        Table([Column(HOSTILE, hint=HOSTILE)], [[Cell(HOSTILE)]], HOSTILE),
+        Plots([Plot(HOSTILE, plots.document(figure), HOSTILE)]),
+        Gallery([Card([image], HOSTILE, [Line(HOSTILE)])]),
+        Code(HOSTILE, HOSTILE),
+    ]
+    return Page(HOSTILE, HOSTILE, [Headline(HOSTILE, HOSTILE, HOSTILE)], [Section(HOSTILE, blocks)])
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path, browser: Browser) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(to_html(hostile_page()))
+    with opened(browser, path, 1400) as shown:
+        assert shown.page.title() == HOSTILE
+        assert shown.page.locator("p.note").inner_text() == HOSTILE
+        assert shown.page.locator(".legend button").first.inner_text() == HOSTILE
+        assert shown.page.locator("img").count() == 1
+        assert shown.complaints == []
+        assert [url for url in shown.requests if not url.startswith(("file:", "data:"))] == []
+
+
+def test_a_figure_in_the_page_is_the_figure_that_was_put_there() -> None:
+    page = hostile_page()
+    text = to_html(page)
+    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    block = page.sections[0].blocks[3]
+    assert isinstance(block, Plots)
+    assert json.loads(found[1]) == block.plots[0].figure
+
+
+def test_a_script_that_came_in_all_the_same_does_not_run(tmp_path: Path, browser: Browser) -> None:
+    text = to_html(Page("plain", "", [], []))
+    path = tmp_path / "page.html"
+    path.write_text(text.replace("</main>", "<script>document.title = 'taken'</script></main>"))
+    with opened(browser, path, 1400) as shown:
+        assert shown.page.title() == "plain"
+        assert any("Content Security Policy" in complaint for complaint in shown.complaints)
+
+
+def test_markdown_keeps_texts_in_their_cells() -> None:
+    table = Table([Column("a|b"), Column("c")], [[Cell("x|y\nz"), Cell("<b>*1*")]])
+    text = to_markdown(Page("t", "s", [], [Section("S", [table])]))
+    assert "| a\\|b | c |\n| ---: | ---: |\n| x\\|y z | &lt;b&gt;\\*1\\* |" in text
+    assert "<script" not in to_markdown(hostile_page())
+    assert html.escape("<script>", quote=False) in to_markdown(hostile_page())
+
+
+def test_json_holds_no_numbers_that_json_lacks() -> None:
+    document = {"a": float("nan"), "b": [float("inf"), 1.5], "c": (True, None, "x")}
+    assert json.loads(json_text(document)) == {"a": None, "b": [None, 1.5], "c": [True, None, "x"]}
+
+
+def test_what_is_typed_is_shown_as_code_and_escaped() -> None:
+    page = Page("t", "s", [], [Section("one", [Note("set `a <b> c` in the job"), Note("a lone ` stays")])])
+    shown = to_html(page)
+    assert "set <code>a &lt;b&gt; c</code> in the job" in shown
+    assert "a lone ` stays" in shown

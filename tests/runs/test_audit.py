@@ -1,0 +1,249 @@
+"""The audit: equal to what a stream really reads, and not to anything else."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+from support.readers import open_reader
+from support.shards import write_shards
+
+from flipscale import jsonl
+from flipscale.budget import Budget
+from flipscale.config import Job, load_job
+from flipscale.data.order.lanes import digest
+from flipscale.data.order.mixture import Mixture
+from flipscale.data.quarantine import Quarantine
+from flipscale.data.samples.stream import Batch, Stream
+from flipscale.data.shards.indexing import build_index
+from flipscale.errors import UserError
+from flipscale.runs.audit import audit, expected_order, sample_keys
+from flipscale.runs.directory import RunDirectory, check_identity, prepare
+
+BAD_AT = {(0, 3): "half a jpeg", (1, 0): "missing caption", (1, 1): "no image", (2, 8): "not utf-8"}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What one process really read: every batch of 600 samples (over 6 epochs of 97), with its order."""
+
+    job: Job
+    order: Mixture
+    batches: list[Batch]
+    identity: dict[str, Any]
+
+    def digest(self, start: int, stop: int) -> int:
+        read = [batch.digest for batch in self.batches if start <= batch.step.start < stop]
+        return sum(read) % 2**64
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    root = tmp_path_factory.mktemp("audit")
+    pattern = write_shards(root, [33, 20, 44], BAD_AT)
+    document = {
+        "name": "audited",
+        "model": "vit_micro_p8",
+        "seed": 11,
+        "data": {"train": pattern, "tokenizer": {"vocab": "vocab.txt"}, "lanes": 8, "window": 5},
+        "phases": [
+            {"name": "a", "samples": 480, "mask_ratio": 0.5, "batch_size": 32, "base_lr": 1e-3},
+            {"name": "b", "samples": 120, "mask_ratio": 0.0, "batch_size": 48, "base_lr": 1e-3},
+        ],
+    }
+    (root / "job.yaml").write_text(yaml.safe_dump(document))
+    job = load_job(root / "job.yaml")
+    index = build_index(pattern, root / "index")
+    reader, order = open_reader(index, 8, window=5, seed=11, size=8)
+    batches = list(Stream(reader, Budget.of(job.phases, 8), 8, 0, 1, 0).batches(0))
+    shards = [[Path(shard.path).name, shard.samples] for shard in index.shards]
+    identity = {"fingerprint": index.fingerprint, "tokenizer": "t", "samples": 97, "shards": shards}
+    return Recorded(job, order, batches, identity)
+
+
+@pytest.fixture
+def run(recorded: Recorded, tmp_path: Path) -> RunDirectory:
+    """The directory of a run that stopped at 160 and 480 samples, and at its end, 600."""
+    run = RunDirectory(tmp_path / "run")
+    prepare(run, recorded.job, 0)
+    check_identity(run, recorded.identity, lambda directory: None)
+    Quarantine(run.quarantine).add(record for batch in recorded.batches for record in batch.bad)
+    for segment, (stop, reason) in enumerate([(160, "killed"), (480, "stopped"), (600, "done")]):
+        hexadecimal = format(recorded.digest(0, stop), "016x")
+        line = {"segment": segment, "samples_to": stop, "digest": hexadecimal, "reason": reason}
+        jsonl.append(run.ledger, [line])
+    for stop in (480, 600):
+        manifest = run.checkpoints / f"samples_{stop:012d}" / "manifest.json"
+        manifest.parent.mkdir()
+        progress = {"samples_seen": stop, "digest": recorded.digest(0, stop)}
+        manifest.write_text(json.dumps({"progress": progress}))
+    return run
+
+
+def slow_expected(order: Mixture, bad: set[tuple[int, int]], start: int, stop: int) -> tuple[int, int]:
+    """Digest and replaced positions, walking from each position to the next good sample."""
+    used: list[tuple[int, int, int]] = []
+    replaced = 0
+    for position in range(start, stop):
+        here = np.array([position], dtype=np.int64)
+        for attempt in range(order.window_size(position)):
+            shards, ordinals = order.locate(here, attempt)
+            if (int(shards[0]), int(ordinals[0])) not in bad:
+                used.append((position, int(shards[0]), int(ordinals[0])))
+                replaced += attempt > 0
+                break
+        else:
+            raise LookupError("a window without a usable sample")
+    return digest(*np.array(used, dtype=np.int64).reshape(-1, 3).T), replaced
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_expected_order_is_that_of_the_slow_reference(data):
+    counts = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(lambda c: sum(c) > 0))
+    lanes = data.draw(st.integers(1, min(sum(counts), 6)))
+    order = Mixture(counts, lanes, data.draw(st.integers(1, 7)), data.draw(st.integers(0, 99)))
+    everything = [(shard, ordinal) for shard, count in enumerate(counts) for ordinal in range(count)]
+    bad = data.draw(st.sets(st.sampled_from(everything), max_size=len(everything) // 3))
+    cuts = sorted(data.draw(st.lists(st.integers(0, 3 * sum(counts) // lanes), min_size=2, max_size=4)))
+    stretches = [(a * lanes, b * lanes) for a, b in itertools.pairwise(cuts)]
+    try:
+        slow = [slow_expected(order, bad, *stretch) for stretch in stretches]
+    except LookupError:
+        reject()  # training cannot pass such a window
+    found = [expected_order(order, sample_keys(bad), *stretch) for stretch in stretches]
+    assert [(part.digest, part.replaced) for part in found] == slow
+    whole = expected_order(order, sample_keys(bad), cuts[0] * lanes, cuts[-1] * lanes)
+    assert whole.digest == sum(part.digest for part in found) % 2**64
+    assert whole.replaced == sum(part.replaced for part in found)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_real_stream_reads_the_expected_order(recorded, workers):
+    """Over six epochs, in one go and in parts."""
+    bad = sample_keys(BAD_AT)
+    whole = expected_order(recorded.order, bad, 0, 600, workers=workers)
+    assert whole.digest == recorded.digest(0, 600)
+    assert whole.replaced == slow_expected(recorded.order, set(BAD_AT), 0, 600)[1] > 0
+    boundaries = [*[batch.step.start for batch in recorded.batches][::4], 600]
+    for start, stop in itertools.pairwise(boundaries):
+        part = expected_order(recorded.order, bad, start, stop, workers=workers)
+        assert part.digest == recorded.digest(start, stop)
+
+
+def test_a_run_is_proven_from_its_directory_alone(run):
+    report = audit(run, workers=2)
+    assert report.proven
+    assert (report.samples_seen, report.dataset_samples, report.unusable) == (600, 97, len(BAD_AT))
+    assert report.epochs == pytest.approx(600 / 97)
+    assert report.replaced > 0
+    assert [(mark.samples_seen, mark.source) for mark in report.marks] == [
+        (160, "segment 0 (killed)"),
+        (480, "samples_000000000480"),
+        (480, "segment 1 (stopped)"),
+        (600, "samples_000000000600"),
+        (600, "segment 2 (done)"),
+    ]
+    assert json.dumps(asdict(report))
+
+
+def rewrite(path: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    records = jsonl.read(path)
+    change(records)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "first_wrong"),
+    [
+        ("ledger", lambda lines: lines[1].update(digest="0" * 16), 480),
+        ("ledger", lambda lines: lines[0].update(samples_to=192), 192),
+        ("ledger", lambda lines: lines[2].update(samples_to=480), 480),
+        ("quarantine", lambda lines: lines.pop(), 160),
+        ("quarantine", lambda lines: lines.append({**lines[0], "ordinal": lines[0]["ordinal"] + 1}), 160),
+        ("quarantine", lambda lines: lines[0].update(shard=1 - lines[0]["shard"]), 160),
+    ],
+)
+def test_a_changed_record_is_noticed(run, file, change, first_wrong):
+    rewrite(getattr(run, file), change)
+    report = audit(run)
+    assert not report.proven
+    wrong = [mark.samples_seen for mark in report.marks if mark.recorded != mark.expected]
+    assert wrong[0] == first_wrong
+
+
+def test_a_changed_checkpoint_index_or_seed_is_noticed(run):
+    manifest = run.checkpoints / "samples_000000000480" / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"digest": ', '"digest": 1'))
+    assert [mark.source for mark in audit(run).marks if mark.recorded != mark.expected] == [
+        manifest.parent.name
+    ]
+    manifest.write_text(text)
+    assert audit(run).proven
+
+    index = run.index.read_text()
+    run.index.write_text(index.replace("33]", "34]"))
+    assert not audit(run).proven
+    run.index.write_text(index)
+
+    run.job.write_text(run.job.read_text().replace("seed: 11", "seed: 12"))
+    assert not audit(run).proven
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("ledger", "{}\n", "holds a line that is no segment"),
+        ("ledger", "[1]\n", "line 1 is damaged"),
+        ("ledger", '{"segment": 0}\nnot json\n', "line 2 is damaged"),
+        (
+            "ledger",
+            '{"samples_to": 161, "segment": 0, "reason": "", "digest": ""}\n',
+            "at 161 samples, where no step",
+        ),
+        ("ledger", '{"samples_to": 5000, "segment": 0, "reason": "", "digest": ""}\n', "at 5000 samples"),
+        ("quarantine", '{"shard": 0}\n', "is no quarantine list"),
+        ("quarantine", "\x00\x00\n", "line 1 is damaged"),
+        ("index", "{", "is damaged"),
+        ("index", '{"shards": [["a", "b"]]}', "is damaged"),
+        ("job", "name: x\n", "is missing"),
+    ],
+)
+def test_a_damaged_record_is_named(run, file, text, said):
+    getattr(run, file).write_text(text)
+    with pytest.raises(UserError) as refusal:
+        audit(run)
+    assert said in str(refusal.value)
+    assert str(run.path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_damaged_checkpoint_is_left_out_with_a_warning(run, caplog):
+    manifest = run.checkpoints / "samples_000000000600" / "manifest.json"
+    manifest.write_text(manifest.read_text()[:20])
+    with caplog.at_level(logging.WARNING):
+        report = audit(run)
+    assert report.proven
+    assert len(report.marks) == 4
+    assert str(manifest) in caplog.text
+
+
+def test_nothing_to_audit(recorded, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    prepare(run, recorded.job, 0)
+    with pytest.raises(UserError, match="nothing was trained in it yet"):
+        audit(run)
+    check_identity(run, recorded.identity, lambda directory: None)
+    with pytest.raises(UserError, match="nothing to audit"):
+        audit(run)

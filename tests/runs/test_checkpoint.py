@@ -1,0 +1,197 @@
+"""Checkpoints: committed or not there, whole or noticed, and never the only one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from flipscale.distributed.world import World
+from flipscale.errors import RunError, UserError
+from flipscale.progress import Progress
+from flipscale.runs import checkpoint
+from flipscale.runs.checkpoint_writer import CheckpointWriter
+
+ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+
+
+def state_at(samples: int) -> dict[str, Tensor]:
+    torch.manual_seed(samples)
+    return {"model.a": torch.randn(300, 70), "exp_avg.a": torch.randn(300, 70), "model.b": torch.randn(1)}
+
+
+def save(root: Path, samples: int, *, permanent: bool = False, keep_last: int = 9) -> Path:
+    writer = CheckpointWriter(root, {"name": "x"}, keep_last, Progress(), ALONE)
+    progress = Progress(samples_seen=samples, digest=samples * 3, optimizer_steps=samples // 8)
+    writer.save(state_at(samples).items(), progress, permanent=permanent)
+    writer.close()
+    assert writer.committed == progress
+    return root / checkpoint.directory_name(samples)
+
+
+def load(found: checkpoint.Checkpoint | None) -> dict[str, Tensor]:
+    assert found is not None
+    state = {name: torch.zeros_like(tensor) for name, tensor in state_at(0).items()}
+    found.load(state)
+    return state
+
+
+def test_what_is_saved_is_found_and_loaded_bit_for_bit(tmp_path: Path) -> None:
+    save(tmp_path / "c", 8)
+    save(tmp_path / "c", 16)
+    found = checkpoint.find(tmp_path / "c")
+    assert found is not None
+    assert found.progress == Progress(samples_seen=16, digest=48, optimizer_steps=2)
+    assert (tmp_path / "c" / "LATEST").read_text().strip() == found.path.name
+    for name, tensor in load(found).items():
+        assert torch.equal(tensor, state_at(16)[name])
+
+
+def truncate(path: Path) -> None:
+    file = next(path.glob("*.safetensors"))
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def flip_a_byte(path: Path) -> None:
+    file = next(path.glob("*.safetensors"))
+    data = bytearray(file.read_bytes())
+    data[-1000] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def lose_a_file(path: Path) -> None:
+    next(path.glob("*.safetensors")).unlink()
+
+
+def lose_the_manifest(path: Path) -> None:
+    (path / "manifest.json").unlink()
+
+
+def garble_the_manifest(path: Path) -> None:
+    (path / "manifest.json").write_text('{"version": 1, "progress":')
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, flip_a_byte, lose_a_file, lose_the_manifest, garble_the_manifest]
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    for samples in (8, 16, 24):
+        save(tmp_path, samples)
+    expected = 24
+    for samples in (24, 16, 8):
+        found = checkpoint.find(tmp_path)
+        assert found is not None
+        assert found.progress.samples_seen == expected
+        assert torch.equal(load(found)["model.a"], state_at(expected)["model.a"])
+        damage(tmp_path / checkpoint.directory_name(samples))
+        expected -= 8
+        with caplog.at_level(logging.WARNING):
+            caplog.clear()
+            after = checkpoint.find(tmp_path)
+        assert checkpoint.directory_name(samples) in caplog.text
+        assert (after.progress.samples_seen if after else 0) == expected
+
+
+def test_latest_pointing_nowhere_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(tmp_path, 8)
+    (tmp_path / "LATEST").write_text("samples_000000000099\n")
+    found = checkpoint.find(tmp_path)
+    assert found is not None
+    assert found.progress.samples_seen == 8
+    assert "samples_000000000099" in caplog.text
+
+
+def test_a_save_replaces_what_an_interrupted_save_left(tmp_path: Path) -> None:
+    left = tmp_path / checkpoint.directory_name(8)
+    left.mkdir()
+    (left / "shard-00007-model-00001-of-00001.safetensors").write_bytes(b"half")
+    save(tmp_path, 8)
+    assert torch.equal(load(checkpoint.find(tmp_path))["model.a"], state_at(8)["model.a"])
+    assert not (left / "shard-00007-model-00001-of-00001.safetensors").exists()
+
+
+def test_pruning_keeps_the_newest_and_the_permanent(tmp_path: Path) -> None:
+    for samples in (8, 16, 24, 32, 40):
+        save(tmp_path, samples, permanent=samples == 16, keep_last=2)
+    kept = sorted(int(path.name.split("_")[1]) for path in tmp_path.glob("samples_*"))
+    assert kept == [16, 32, 40]
+
+
+def test_a_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, 8)
+    found = checkpoint.find(tmp_path)
+    assert found is not None
+    with pytest.raises(UserError, match="does not fit"):
+        found.load({"model.a": torch.zeros(5)})
+    with pytest.raises(UserError, match="does not fit"):
+        found.load({"model.other": torch.zeros(5)})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.system(f"mount -t tmpfs -o size=300k tmpfs '{disk}' 2>/dev/null"):
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        save(disk / "c", 8)
+        with pytest.raises(RunError, match="no space is left"):
+            save(disk / "c", 16)
+        assert torch.equal(load(checkpoint.find(disk / "c"))["model.a"], state_at(8)["model.a"])
+        assert [path.name for path in (disk / "c").glob("s*")] == [checkpoint.directory_name(8)]
+    finally:
+        os.system(f"umount '{disk}'")
+
+
+def test_what_changes_after_the_copy_is_not_in_the_checkpoint(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, {"name": "x"}, 2, Progress(), ALONE)
+    state = state_at(8)
+    writer.save(state.items(), Progress(samples_seen=8), permanent=False)
+    for tensor in state.values():  # training goes on while the save is under way
+        tensor.zero_()
+    writer.close()
+    for name, tensor in load(checkpoint.find(tmp_path)).items():
+        assert torch.equal(tensor, state_at(8)[name])
+
+
+@dataclass(frozen=True)
+class Deserted(World):
+    """The other processes die as soon as a checkpoint in `root` has its name."""
+
+    root: Path = Path()
+
+    def gather(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+        if checkpoint.find(self.root) is not None:
+            raise RuntimeError("gloo/transport/tcp/pair.cc: Connection closed by peer")
+        return super().gather(value, group)
+
+
+def test_a_checkpoint_counts_from_the_moment_that_it_has_its_name(tmp_path: Path) -> None:
+    """Else the ledger ends the segment at the one before, and the next start goes on from this one."""
+    world = Deserted(0, 1, 0, 1, torch.device("cpu"), root=tmp_path)
+    writer = CheckpointWriter(tmp_path, {"name": "x"}, 2, Progress(), world)
+    writer.save(state_at(8).items(), Progress(samples_seen=8), permanent=False)
+    with pytest.raises(RuntimeError, match="gloo"):
+        writer.close()
+    found = checkpoint.find(tmp_path)
+    assert found is not None
+    assert found.progress == writer.committed == Progress(samples_seen=8)
+
+
+def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
+    path = save(tmp_path, 8)
+    assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
+    json.loads((path / "manifest.json").read_text())
+    shutil.rmtree(path)

@@ -1,0 +1,246 @@
+"""The run directory: whose it is, what may change in it, and that one process at a time writes to it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flipscale.config import Job, load_job
+from flipscale.errors import UserError
+from flipscale.runs.directory import (
+    CHANGEABLE,
+    RunDirectory,
+    check_identity,
+    existing_run,
+    locked,
+    prepare,
+    recorded_job,
+    run_directory,
+)
+
+DOCUMENT: dict[str, Any] = {
+    "name": "first",
+    "model": "vit_micro_p8",
+    "data": {"train": "/data/{0..9}.tar", "tokenizer": {"vocab": "vocab.txt"}, "lanes": 8},
+    "phases": [
+        {"name": "a", "samples": 640, "mask_ratio": 0.5, "batch_size": 32, "base_lr": 1e-3},
+        {"name": "b", "samples": 320, "mask_ratio": 0.0, "batch_size": 32, "base_lr": 1e-4},
+    ],
+}
+IDENTITY = {"fingerprint": "f", "tokenizer": "t", "samples": 5, "shards": [["0.tar", 5]]}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory(tmp_path / "runs" / "first")
+    prepare(run, job(tmp_path), 0)
+    return run
+
+
+def job(tmp_path: Path, *overrides: str) -> Job:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(DOCUMENT))
+    return load_job(path, overrides)
+
+
+def refused(run: RunDirectory, changed: Job, samples_seen: int) -> str:
+    with pytest.raises(UserError) as refusal:
+        prepare(run, changed, samples_seen)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_where_a_job_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_directory(job(tmp_path)).path == tmp_path / "runs" / "first"
+    assert run_directory(job(tmp_path, "output=elsewhere/x")).path == tmp_path / "elsewhere" / "x"
+
+
+def test_a_new_run_records_its_job(run, tmp_path):
+    assert recorded_job(run) == job(tmp_path)
+    assert run.checkpoints.is_dir()
+    assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "job.yaml"]
+    assert existing_run(run.path) == run
+
+
+def test_no_run_there(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "none", tmp_path / "file"):
+        if path.name == "file":
+            path.write_text("")
+        with pytest.raises(UserError, match="is no run directory"):
+            existing_run(path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "output=/elsewhere",
+        "data.train=/moved/{0..9}.tar",
+        "data.index=/index",
+        "data.workers=7",
+        "data.tokenizer.vocab=/moved/vocab.txt",
+        "sharding.strategy=fsdp",
+        "sharding.activation_checkpointing=full",
+        "sharding.micro_batch=8",
+        "checkpoint.every=[5 steps]",
+        "checkpoint.keep_last=9",
+        "logging.every=5 steps",
+        "logging.tensorboard=false",
+        "evaluation.zero_shot.x={data: a, classnames: b}",
+        "evaluation.retrieval.y=c",
+        "cluster.nodes=9",
+        "phases.1.samples=3200",
+        "phases.1.base_lr=1",
+        "phases.1.warmup=32",
+        "phases.1.fresh_optimizer=true",
+    ],
+)
+def test_what_may_change(run, tmp_path, override):
+    changed = job(tmp_path, override)
+    prepare(run, changed, 320)
+    assert recorded_job(run) == changed
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed=1", "seed was 0, now 1"),
+        ("model=vit_tiny_p8", "model.preset was vit_micro_p8, now vit_tiny_p8"),
+        ("model.image_size=64", "model.image_size was not set, now 64"),
+        ("data.lanes=16", "data.lanes was 8, now 16"),
+        ("data.window=5", "data.window was 2048, now 5"),
+        ("data.tokenizer.context_length=16", "data.tokenizer.context_length was not set, now 16"),
+        ("data.augmentation.flip=false", "data.augmentation.flip was True, now False"),
+        ("data.augmentation.crop_area=[0.6, 1.0]", "data.augmentation.crop_area.0 was 0.5, now 0.6"),
+        ("data.max_image_pixels=5M", "data.max_image_pixels was 100000000, now 5000000"),
+        ("optimizer.weight_decay=0.1", "optimizer.weight_decay was 0.2, now 0.1"),
+        ("sharding.precision=bf16", "sharding.precision was fp32, now bf16"),
+        ("phases.0.samples=960", "phases.0.samples was 640, now 960"),
+        ("phases.0.batch_size=64", "phases.0.batch_size was 32, now 64"),
+        ("phases.0.base_lr=1", "phases.0.base_lr was 0.001, now 1.0"),
+        ("phases.0.name=z", "phases.0.name was a, now z"),
+    ],
+)
+def test_what_may_not_change(run, tmp_path, override, said):
+    before = run.job.read_text()
+    sentence = refused(run, job(tmp_path, override), 320)
+    assert f"the job file changed since {run.path} began: {said}; change it back" in sentence
+    assert all(key in sentence for key in CHANGEABLE)
+    assert run.job.read_text() == before
+
+
+def test_every_change_is_named(run, tmp_path):
+    sentence = refused(run, job(tmp_path, "seed=1", "data.window=5", "data.workers=3"), 320)
+    assert "data.window was 2048, now 5; seed was 0, now 1; change it back" in sentence
+
+
+def test_a_phase_may_change_until_it_begins(run, tmp_path):
+    # At 640 samples the second phase has not begun: its first step would start there.
+    prepare(run, job(tmp_path, "phases.1.batch_size=64"), 640)
+    assert "phases.1.batch_size was 64, now 32" in refused(run, job(tmp_path), 704)
+    # Before the first step of the run, all phases may change.
+    prepare(RunDirectory(run.path), job(tmp_path, "phases.1.batch_size=64", "phases.0.samples=320"), 0)
+
+
+def test_phases_to_come_may_be_added_and_removed(run, tmp_path):
+    shorter = job(tmp_path)
+    shorter = shorter.model_copy(update={"phases": shorter.phases[:1]})
+    longer = job(tmp_path)
+    extra = longer.phases[1].model_copy(update={"name": "c"})
+    longer = longer.model_copy(update={"phases": (*longer.phases, extra)})
+    for changed in (shorter, longer, job(tmp_path)):
+        prepare(run, changed, 640)
+        assert recorded_job(run) == changed
+    prepare(run, longer, 960)  # a finished run goes on
+    assert "phases.1.name was b, now not set" in refused(run, shorter, 700)
+
+
+def test_the_run_of_another_job(run, tmp_path):
+    sentence = refused(run, job(tmp_path, "name=second"), 0)
+    assert sentence == f"{run.path} holds the run of the job 'first', not 'second'; set another `output`"
+
+
+def test_a_directory_with_something_else(tmp_path):
+    run = RunDirectory(tmp_path / "thesis")
+    run.path.mkdir()
+    (run.path / "thesis.tex").write_text("precious")
+    assert "is not empty and holds no run" in refused(run, job(tmp_path), 0)
+    with pytest.raises(UserError, match="is not empty and holds no run"), locked(run):
+        pass
+    assert [path.name for path in run.path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert "cannot be written" in refused(RunDirectory(path), job(tmp_path), 0)
+        with pytest.raises(UserError, match="cannot be written"), locked(RunDirectory(path)):
+            pass
+
+
+@pytest.mark.parametrize("left", [[], ["lock"], ["lock", "job.yaml.partial"]])
+def test_a_start_that_was_killed_can_be_repeated(tmp_path, left):
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    for name in left:
+        (run.path / name).write_text("")
+    with locked(run):
+        prepare(run, job(tmp_path), 0)
+    assert recorded_job(run) == job(tmp_path)
+
+
+def test_a_recorded_job_that_was_edited(run, tmp_path):
+    run.job.write_text("name: first\nsed: 1\n")
+    assert f"{run.job}: unknown key sed; did you mean seed?" in refused(run, job(tmp_path), 0)
+
+
+def test_the_data_must_stay_the_same(run):
+    saved: list[Path] = []
+    check_identity(run, IDENTITY, saved.append)
+    assert json.loads(run.index.read_text()) == IDENTITY
+    assert saved == [run.tokenizer]
+    check_identity(run, IDENTITY, saved.append)
+    assert len(saved) == 1
+    with pytest.raises(UserError, match=r"not those that .* began with \(5 samples then, 6 now"):
+        check_identity(run, {**IDENTITY, "fingerprint": "g", "samples": 6}, saved.append)
+    with pytest.raises(
+        UserError, match=f"vocabulary is not the one .* copy is in {re.escape(str(run.tokenizer))}"
+    ):
+        check_identity(run, {**IDENTITY, "tokenizer": "u"}, saved.append)
+    for damaged in ("", "{}", "[]"):
+        run.index.write_text(damaged)
+        with pytest.raises(UserError, match=r"index\.json is damaged"):
+            check_identity(run, IDENTITY, saved.append)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from flipscale.runs.directory import RunDirectory, locked
+with locked(RunDirectory(Path(sys.argv[1]))):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_kept_out_until_the_first_is_gone(run):
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="another process is training in"), locked(run):
+        pass
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    with locked(run):
+        pass
+    with locked(run):
+        pass

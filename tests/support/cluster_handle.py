@@ -1,0 +1,123 @@
+"""What tests do with a development cluster: every method is one command that a person could type."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCRIPT = Path(__file__).parents[2] / "slurm/dev/cli.py"
+COMMAND_SECONDS = 120  # of any one command; only a hang takes as long
+Job = dict[str, str]  # the fields of `scontrol show job`, by their names there
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A development cluster in `directory`; `environment` makes Slurm's clients use it."""
+
+    directory: Path
+    environment: Mapping[str, str]
+
+    @classmethod
+    def up(cls, directory: Path, *options: str) -> Cluster:
+        """Bring a cluster up, or find it up; AssertionError with the script's sentence where that fails."""
+        foreign = ("SLURM", "SBATCH_", "FLIPSCALE_SLURM_")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+        cluster = cls(directory, {**kept, "SLURM_CONF": str(directory / "slurm.conf")})
+        cluster.command("up", *options)
+        return cluster
+
+    def down(self) -> None:
+        self.command("down")
+
+    def run(self, *argv: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a program in the cluster's environment; AssertionError with its output where it fails."""
+        done = subprocess.run(
+            [str(word) for word in argv],
+            env=dict(self.environment),
+            capture_output=True,
+            text=True,
+            check=False,
+            **{"timeout": COMMAND_SECONDS, **options},
+        )
+        assert not check or done.returncode == 0, (
+            f"{done.args}: {done.returncode}\n{done.stdout}{done.stderr}"
+        )
+        return done
+
+    def command(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command of slurm/dev/cluster on this cluster."""
+        return self.run(sys.executable, SCRIPT, name, "--directory", self.directory, *arguments, check=check)
+
+    def status(self) -> dict[str, Any]:
+        """What `status --json` prints."""
+        return json.loads(self.command("status", "--json", check=False).stdout)
+
+    def sbatch(self, script: str, *options: str) -> str:
+        """Submit the text of a batch script; return the job's id."""
+        return self.run("sbatch", "--parsable", *options, input=script).stdout.strip()
+
+    def job(self, job: str) -> Job:
+        """The record of a job, also of one that has ended."""
+        words = self.run("scontrol", "--oneliner", "show", "job", job).stdout.split()
+        return {key: value for key, separator, value in (word.partition("=") for word in words) if separator}
+
+    def squeue(self) -> dict[str, str]:
+        """The states of the jobs that wait or run, by id."""
+        lines = self.run("squeue", "--noheader", "--format=%i %T").stdout.splitlines()
+        return dict(line.split() for line in lines)
+
+    def node_state(self, node: str) -> str:
+        """As sinfo shows it: idle, mixed, allocated, down*, ..."""
+        shown = ("sinfo", "--noheader", "--partition=low", f"--nodes={node}", "--format=%T")
+        return self.run(*shown).stdout.strip()
+
+    def wait_for(self, job: str, wanted: str | Callable[[Job], bool], timeout: float = 30) -> Job:
+        """Poll until the job is in the state `wanted`, or until `wanted` holds; return its record then.
+
+        AssertionError with the last record after `timeout` seconds.
+        """
+        return self.wait_until(
+            lambda: self.job(job),
+            wanted if callable(wanted) else lambda record: record["JobState"] == wanted,
+            timeout,
+        )
+
+    @staticmethod
+    def wait_until(look: Callable[[], Any], wanted: Callable[[Any], bool], timeout: float = 30) -> Any:
+        """Poll `look` until `wanted` holds for what it returns, and return that."""
+        until = time.monotonic() + timeout
+        while not wanted(seen := look()):
+            assert time.monotonic() < until, f"not within {timeout} s; the last seen: {seen}"
+            time.sleep(0.1)
+        return seen
+
+    def preempt(self, nodes: int | None = None, seconds: int = 1) -> str:
+        """Submit a job on `high` that takes whole nodes (all by default) for `seconds`; return its id."""
+        count = () if nodes is None else ("--nodes", str(nodes))
+        return self.command("preempt", "--seconds", str(seconds), *count).stdout.strip()
+
+    def release(self, job: str, timeout: float = 30) -> None:
+        """Wait until a requeued job is held until its begin time, and let it start now."""
+        self.wait_for(job, is_requeued, timeout)
+        self.command("release", job)
+
+    def node_kill(self, node: str, steps: bool = False) -> None:
+        """SIGKILL a node's slurmd, with `steps` all that runs on the node."""
+        self.command("node-kill", node, *(("--steps",) if steps else ()))
+
+    def node_start(self, node: str) -> None:
+        """Restart a node's slurmd and wait until the node takes jobs."""
+        self.command("node-start", node)
+        self.wait_until(lambda: self.node_state(node), lambda state: state in ("idle", "mixed", "allocated"))
+
+
+def is_requeued(job: Job) -> bool:
+    """Whether a job waits for the begin time that a requeue has given to it."""
+    return (job["JobState"], job["Reason"]) == ("PENDING", "BeginTime")

@@ -1,0 +1,75 @@
+"""A sharded model in this process alone, stepped by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flipscale.config import Job
+from flipscale.distributed.world import World
+from flipscale.models.flip import build_model
+from flipscale.models.presets import preset
+from flipscale.sharding.strategy import ShardedModel, shard
+from flipscale.training.gradients import Pairs, accumulate_gradients
+
+SPEC = preset("vit_micro_p8", vocab_size=40, context_length=16)
+
+
+def make_pairs(step: int, count: int = 8) -> Pairs:
+    generator = torch.Generator().manual_seed(step)
+    size, patches = SPEC.vision.image_size, SPEC.vision.patches
+    keep = [torch.randperm(patches, generator=generator)[: patches // 2] for _ in range(count)]
+    return Pairs(
+        torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator),
+        torch.randint(40, (count, 16), generator=generator),
+        torch.stack(keep),
+    )
+
+
+@dataclass
+class OneProcess:
+    """The strategy's model, and the loop around it."""
+
+    job: Job
+    model: ShardedModel
+    device: torch.device
+
+    @classmethod
+    def start(cls, strategy: str, device: str = "cpu", **sharding: object) -> OneProcess:
+        job = Job.model_validate(
+            {
+                "name": "steps",
+                "model": "vit_micro_p8",
+                "data": {"train": "none.tar", "tokenizer": {"vocab": "none.txt"}},
+                "phases": [
+                    {"name": "p", "samples": 80, "mask_ratio": 0.5, "batch_size": 8, "base_lr": 1.0e-3}
+                ],
+                "sharding": {"strategy": strategy, **sharding},
+            }
+        )
+        world = World(0, 1, 0, 1, torch.device(device))
+        return cls(job, shard(build_model(SPEC, device="meta"), job, world), world.device)
+
+    def step(self, number: int, *, clip: float | None = None, finite: bool = True) -> tuple[float, float]:
+        """One update; its loss and gradient norm."""
+        images, tokens, *masks = make_pairs(number)
+        masks = [None if mask is None else mask.to(self.device) for mask in masks]
+        pairs = Pairs(images.to(self.device), tokens.to(self.device), *masks)
+        loss = accumulate_gradients(self.model, pairs, self.job)["loss"]
+        norm = self.model.gradient_norm(clip)
+        self.model.update(1e-3, torch.tensor(finite, device=self.device))
+        return float(loss), float(norm)
+
+    def steps(self, numbers: range, *, clip: float | None = None) -> list[tuple[float, float]]:
+        return [self.step(number, clip=clip) for number in numbers]
+
+    def copied_state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone().cpu() for name, tensor in self.model.state()}
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """The same names and the same bits."""
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []

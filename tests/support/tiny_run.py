@@ -1,0 +1,76 @@
+"""A job file in its own directory, and the real command on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from flipscale.runs import checkpoint
+from flipscale.runs.metrics import TIMING_FIELDS, read_metrics
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    job: Path
+    output: Path
+
+    def start(self, *overrides: str, processes: int = 1) -> subprocess.Popen[str]:
+        """Start `flipscale train` in a process group of its own."""
+        program = [sys.executable, "-m", "flipscale"]
+        if processes > 1:
+            program = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            program += [f"--nproc-per-node={processes}", "-m", "flipscale"]
+        return subprocess.Popen(
+            [*program, "train", str(self.job), *overrides],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def train(self, *overrides: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+        process = self.start(*overrides, processes=processes)
+        out, errors = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The metrics without the fields that depend on the clock."""
+        kept = (record.items() for record in read_metrics(self.output))
+        return [{key: value for key, value in items if key not in TIMING_FIELDS} for items in kept]
+
+    def newest(self) -> Path:
+        checkpoints = self.output / "checkpoints"
+        return checkpoints / (checkpoints / "LATEST").read_text().strip()
+
+    def last_manifest(self) -> dict[str, Any]:
+        return json.loads((self.newest() / "manifest.json").read_text())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the newest checkpoint, put together from the shares of its processes."""
+        described = HuggingFaceStorageReader(str(self.newest())).read_metadata().state_dict_metadata
+        state: dict[str, Tensor] = {}
+        for name, entry in described.items():
+            assert isinstance(entry, TensorStorageMetadata)
+            state[name] = torch.empty(entry.size, dtype=entry.properties.dtype)
+        checkpoint.read(self.newest()).load(state)
+        return state
+
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of every tensor in the newest checkpoint: weights and moments, bit for bit.
+
+        The files' own digests will not do: safetensors orders its metadata anew in every process.
+        """
+        tensors = self.tensors().items()
+        return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors}

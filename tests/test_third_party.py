@@ -1,0 +1,81 @@
+"""Each case in a fresh interpreter, since an import happens once in a process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+LOADED = "sorted(name for name in sys.modules if name.split('.')[0] == 'torchvision')"
+
+
+def run(code: str, *search: Path) -> str:
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*search, root)))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def package(directory: Path, init: str) -> Path:
+    """A stand-in for torchvision with one submodule that its `__init__` imports first."""
+    (directory / "torchvision").mkdir()
+    (directory / "torchvision" / "extension.py").write_text("")
+    (directory / "torchvision" / "__init__.py").write_text(f"from torchvision import extension\n{init}\n")
+    return directory
+
+
+def test_open_clip_imports_and_its_preprocessing_works() -> None:
+    code = """
+from PIL import Image
+from flipscale.third_party import import_open_clip
+open_clip = import_open_clip()
+assert import_open_clip() is open_clip
+import torchvision
+preprocess = open_clip.image_transform(32, is_train=False)
+print(tuple(preprocess(Image.new("RGB", (50, 40))).shape))
+"""
+    assert run(code) == "(3, 32, 32)"
+
+
+def test_a_working_torchvision_is_left_alone(tmp_path: Path) -> None:
+    code = f"""
+import sys, torch
+from flipscale import third_party as torchvision_fix
+torchvision_fix._import_torchvision()
+print({LOADED}, torchvision_fix._declarations)
+"""
+    assert run(code, package(tmp_path, "")) == "['torchvision', 'torchvision.extension'] []"
+
+
+def test_missing_operators_are_declared_and_the_import_repeated(tmp_path: Path) -> None:
+    init = (
+        'import torch\ntorch.library.register_fake("torchvision::nms")(lambda dets, scores, threshold: dets)'
+    )
+    code = f"""
+import sys, torch
+from flipscale import third_party as torchvision_fix
+torchvision_fix._import_torchvision()
+print({LOADED}, len(torchvision_fix._declarations), torch.ops.torchvision.nms.default._schema.name)
+"""
+    expected = "['torchvision', 'torchvision.extension'] 1 torchvision::nms"
+    assert run(code, package(tmp_path, init)) == expected
+
+
+@pytest.mark.parametrize("failure", ["RuntimeError('disk on fire')", "ImportError('libjpeg')"])
+def test_another_failure_is_passed_on_and_nothing_half_imported_stays(tmp_path: Path, failure: str) -> None:
+    code = f"""
+import sys
+from flipscale import third_party as torchvision_fix
+try:
+    torchvision_fix.import_open_clip()
+except Exception as error:
+    print(error, {LOADED}, torchvision_fix._declarations)
+"""
+    message = failure.split("'")[1]
+    assert run(code, package(tmp_path, f"raise {failure}")) == f"{message} [] []"
