@@ -22,8 +22,8 @@ from flipscale.cli.console import print_table
 from flipscale.config import parse_count
 from flipscale.data.checks.histograms import draw_histogram, median
 from flipscale.data.checks.scan import Checking, ShardReport, check_shards, duplicates
-from flipscale.data.quarantine import kind
-from flipscale.data.samples.decode import BadSample, decode_caption
+from flipscale.data.quarantine import BadSample, kind
+from flipscale.data.samples.decode import decode_caption
 from flipscale.data.shards.index import Index, expand_shards
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource

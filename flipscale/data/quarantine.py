@@ -14,6 +14,10 @@ from flipscale.errors import UserError
 _FIRST_JUDGED = 1000  # samples before which a share says nothing
 
 
+class BadSample(Exception):
+    """A sample that training cannot use; the message is the reason that goes to quarantine."""
+
+
 @dataclass(frozen=True)
 class BadRecord:
     """One unusable sample. `shard` is its number in the index, `ordinal` its number in the shard.

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flipscale.data.samples.decode import BadSample, decode_caption, open_image
+from flipscale.data.quarantine import BadSample
+from flipscale.data.samples.decode import decode_caption, open_image
 from flipscale.data.shards.index import expand_shards
 from flipscale.data.shards.tar import IMAGE_EXTENSIONS, split_name
 from flipscale.errors import UserError

@@ -8,7 +8,7 @@ from collections.abc import Callable, Container
 import numpy as np
 from numpy.typing import NDArray
 
-from flipscale.data.samples.decode import BadSample
+from flipscale.data.quarantine import BadSample
 from flipscale.errors import UserError
 from flipscale.evaluation.datasets import RawSample
 

@@ -16,12 +16,11 @@ from flipscale.errors import UserError
 from flipscale.interop.mapping import State
 from flipscale.interop.openclip import CONFIG, import_openclip
 from flipscale.models.flip import FLIP, build_model
-from flipscale.models.of_job import checkpoint_spec
+from flipscale.models.of_job import checkpoint_spec, model_spec
 from flipscale.models.presets import ModelSpec
 from flipscale.runs import checkpoint
 from flipscale.runs.checkpoint import Checkpoint
 from flipscale.runs.directory import RunDirectory
-from flipscale.training.setup import model_spec
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from flipscale.budget import Budget
 from flipscale.config import Job
 from flipscale.config.job import Phase
 from flipscale.errors import UserError
-from flipscale.models.presets import ModelSpec, resized
+from flipscale.models.presets import ModelSpec, preset, resized
+
+
+class TokenizerSize(Protocol):
+    """What a model's shape takes from its tokenizer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of token ids."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """The number of tokens per text, padding included."""
+        ...
+
+
+def model_spec(job: Job, tokenizer: TokenizerSize) -> ModelSpec:
+    """The model's shape, with the vocabulary and context length of its tokenizer."""
+    spec = preset(
+        job.model.preset,
+        image_size=job.model.image_size,
+        patch_size=job.model.patch_size,
+        vocab_size=tokenizer.vocab_size,
+        context_length=tokenizer.context_length,
+        logit_bias=job.loss.kind == "sigmoid",
+        decoder=job.loss.decoder,
+    )
+    _check_tokenizer_fits(spec, job)
+    return spec
 
 
 def phase_specs(spec: ModelSpec, job: Job) -> tuple[ModelSpec, ...]:
@@ -34,3 +65,12 @@ def _phase_spec(spec: ModelSpec, number: int, phase: Phase) -> ModelSpec:
         return resized(spec, phase.image_size, phase.patch_size)
     except UserError as error:
         raise UserError(f"phases.{number} ({phase.name}): {error}") from None
+
+
+def _check_tokenizer_fits(spec: ModelSpec, job: Job) -> None:
+    kind = "wordpiece" if spec.text.pool == "first" else "clip_bpe"
+    if job.data.tokenizer.kind != kind:
+        raise UserError(
+            f"model.preset {job.model.preset} pools its text for a {kind} tokenizer; "
+            f"set data.tokenizer.kind to {kind} (it is {job.data.tokenizer.kind})"
+        )

@@ -11,7 +11,7 @@ from typing import Any
 
 from flipscale import jsonl
 from flipscale.config import Job
-from flipscale.orchestration.status.history import number
+from flipscale.jsonl import number
 from flipscale.runs.directory import RunDirectory, recorded_job
 
 _METRICS_TAIL = 256 * 1024  # bytes: hundreds of log lines

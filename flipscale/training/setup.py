@@ -24,9 +24,8 @@ from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Storage
 from flipscale.data.text.tokenizer import Tokenizer, load_tokenizer
 from flipscale.distributed.world import World
-from flipscale.errors import UserError
-from flipscale.models.of_job import phase_specs
-from flipscale.models.presets import ModelSpec, preset
+from flipscale.models.of_job import model_spec, phase_specs
+from flipscale.models.presets import preset
 from flipscale.runs.directory import RunDirectory
 from flipscale.sharding.limits import check_sharding
 
@@ -64,21 +63,6 @@ class TrainingData:
             )
             for damage in self.index.damaged
         ]
-
-
-def model_spec(job: Job, tokenizer: Tokenizer) -> ModelSpec:
-    """The model's shape, with the vocabulary and context length of its tokenizer."""
-    spec = preset(
-        job.model.preset,
-        image_size=job.model.image_size,
-        patch_size=job.model.patch_size,
-        vocab_size=tokenizer.vocab_size,
-        context_length=tokenizer.context_length,
-        logit_bias=job.loss.kind == "sigmoid",
-        decoder=job.loss.decoder,
-    )
-    _check_tokenizer_fits(spec, job)
-    return spec
 
 
 def check_job(job: Job, world_size: int) -> Budget:
@@ -144,12 +128,3 @@ def _indexes(directory: Path, paths: list[str]) -> bool:
     if not is_current(directory):
         return False
     return [shard.path for shard in load_index(directory).shards] == paths
-
-
-def _check_tokenizer_fits(spec: ModelSpec, job: Job) -> None:
-    kind = "wordpiece" if spec.text.pool == "first" else "clip_bpe"
-    if job.data.tokenizer.kind != kind:
-        raise UserError(
-            f"model.preset {job.model.preset} pools its text for a {kind} tokenizer; "
-            f"set data.tokenizer.kind to {kind} (it is {job.data.tokenizer.kind})"
-        )

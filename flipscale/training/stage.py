@@ -14,14 +14,14 @@ from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.distributed.world import World
 from flipscale.interop.resampling import check_ready, resample_state, resized_names, shapes
 from flipscale.models.flip import build_model
-from flipscale.models.of_job import checkpoint_spec, phase_specs
+from flipscale.models.of_job import checkpoint_spec, model_spec, phase_specs
 from flipscale.models.presets import ModelSpec
 from flipscale.runs.checkpoint import Checkpoint
 from flipscale.runs.directory import RunDirectory
-from flipscale.sharding.strategy import ShardedModel, shard
+from flipscale.sharding.shard import shard
+from flipscale.sharding.strategy import ShardedModel
 from flipscale.sharding.wrapping import write_whole
 from flipscale.training.periodic_evaluation import PeriodicEvaluation
-from flipscale.training.setup import model_spec
 from flipscale.training.starting_weights import start_from
 
 

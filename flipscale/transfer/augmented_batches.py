@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from flipscale.config import Augmentation
+from flipscale.data.quarantine import BadSample
 from flipscale.data.samples.augment import DRAWS, random_views
-from flipscale.data.samples.decode import BadSample, open_image, render
+from flipscale.data.samples.decode import open_image, render
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.evaluation.datasets import Member, RawSample

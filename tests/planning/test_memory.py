@@ -87,7 +87,7 @@ def test_two_processes_by_every_strategy() -> None:
 def test_on_a_gpu(mode: str) -> None:
     """torch's own peak, for the rules that differ from a CPU's; the allocator rounds up to 2 MiB pieces."""
     from flipscale.models.flip import build_model
-    from flipscale.sharding.strategy import shard
+    from flipscale.sharding.shard import shard
     from flipscale.training.gradients import Pairs, accumulate_gradients
 
     spec, count, device = preset("vit_b16"), 64, torch.device("cuda")

@@ -15,7 +15,8 @@ from flipscale.config import Job
 from flipscale.distributed.world import World, leave_world
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
-from flipscale.sharding.strategy import ShardedModel, shard
+from flipscale.sharding.shard import shard
+from flipscale.sharding.strategy import ShardedModel
 from flipscale.training.gradients import Pairs, accumulate_gradients
 
 MakeRun = Callable[..., TinyRun]

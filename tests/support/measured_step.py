@@ -24,7 +24,7 @@ from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_patches, visible_tokens
 from flipscale.models.presets import preset
 from flipscale.planning.memory import estimate
-from flipscale.sharding.strategy import shard
+from flipscale.sharding.shard import shard
 from flipscale.training.gradients import Pairs, accumulate_gradients
 
 PAIRS = 16  # of each process

@@ -24,6 +24,7 @@ from flipscale.interop.load_model import load_trained
 from flipscale.interop.openclip import export_openclip, verify_export
 from flipscale.interop.resampling import KERNEL, resample_state
 from flipscale.models.flip import FLIP
+from flipscale.models.of_job import model_spec
 from flipscale.models.presets import resized
 from flipscale.orchestration.segments.segment import Segment
 from flipscale.progress import Progress
@@ -33,7 +34,7 @@ from flipscale.runs.metrics import read_evaluations
 from flipscale.training import stage as stages
 from flipscale.training import trainer
 from flipscale.training.gradients import Pairs, accumulate_gradients
-from flipscale.training.setup import check_job, job_tokenizer, model_spec
+from flipscale.training.setup import check_job, job_tokenizer
 from flipscale.training.stage import Stage
 
 MakeRun = Callable[..., TinyRun]

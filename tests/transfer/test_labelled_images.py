@@ -4,7 +4,7 @@ import pytest
 from support.classifier_samples import labelled_folder, labelled_tar, picture
 from support.evaluation_samples import write_tar
 
-from flipscale.data.samples.decode import BadSample
+from flipscale.data.quarantine import BadSample
 from flipscale.errors import UserError
 from flipscale.transfer.labelled_images import check_same_classes, labelled_images
 

@@ -36,7 +36,7 @@ from flipscale.models.presets import preset
 from flipscale.progress import Progress
 from flipscale.runs.checkpoint import Checkpoint
 from flipscale.runs.checkpoint_writer import file_numbers
-from flipscale.sharding.strategy import shard
+from flipscale.sharding.shard import shard
 from flipscale.training.gradients import Pairs, accumulate_gradients
 
 PROCESSES, BATCH = 2, 2  # BATCH: pairs of each process

@@ -34,7 +34,7 @@ from flipscale.models.masking import visible_patches
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.planning.flops import training_flops
 from flipscale.sharding.limits import check_sharding
-from flipscale.sharding.strategy import shard
+from flipscale.sharding.shard import shard
 from flipscale.training.gradients import Pairs, accumulate_gradients
 
 STRATEGIES: tuple[str, ...] = get_args(Sharding.model_fields["strategy"].annotation)

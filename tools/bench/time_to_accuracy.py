@@ -45,9 +45,9 @@ from flipscale.interop.load_model import load_trained
 from flipscale.interop.mapping import flipscale_state, spec_of_open_clip
 from flipscale.interop.openclip import CONFIG, export_openclip
 from flipscale.models.flip import FLIP, build_model
+from flipscale.models.of_job import model_spec
 from flipscale.runs.checkpoint import directory_name
 from flipscale.runs.metrics import read_metrics
-from flipscale.training.setup import model_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINERS = ("flipscale", "open_clip")

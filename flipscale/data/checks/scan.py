@@ -16,9 +16,9 @@ from typing import BinaryIO
 import numpy as np
 
 from flipscale.data.checks.cleaning import write_clean
-from flipscale.data.quarantine import BadRecord
+from flipscale.data.quarantine import BadRecord, BadSample
 from flipscale.data.samples.augment import View
-from flipscale.data.samples.decode import BadSample, decode_caption, open_image, render
+from flipscale.data.samples.decode import decode_caption, open_image, render
 from flipscale.data.shards.storage import Storage
 from flipscale.data.shards.tar import DAMAGE, NotATar, read_members, scan
 from flipscale.errors import UserError

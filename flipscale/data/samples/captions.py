@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from flipscale.data.order.lanes import hash64
-from flipscale.data.samples.decode import BadSample, decode_caption
+from flipscale.data.quarantine import BadSample
+from flipscale.data.samples.decode import decode_caption
 from flipscale.data.shards.source import ShardSource
 
 _CAPTION = 5  # word of the hash that draws the field; those of lanes.py and mixture.py are 1 to 4

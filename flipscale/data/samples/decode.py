@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from flipscale.data.quarantine import BadSample
 from flipscale.data.samples.augment import View
 
 # Pillow does the work of both where they have no wheel: the same views, in two to three times the time.
@@ -25,10 +26,6 @@ MIN_SIDE = 8  # pixels; below this an image shows nothing
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _FILTER = {"bicubic": "catmull_rom", "bilinear": "bilinear"}  # the names of Pillow's filters elsewhere
-
-
-class BadSample(Exception):
-    """A sample that training cannot use; the message is the reason that goes to quarantine."""
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:

@@ -16,10 +16,10 @@ from flipscale.config import Augmentation
 from flipscale.data.order import lanes as order
 from flipscale.data.order.lanes import Samples
 from flipscale.data.order.mixture import Mixture
-from flipscale.data.quarantine import BadRecord
+from flipscale.data.quarantine import BadRecord, BadSample
 from flipscale.data.samples.augment import DRAWS, random_views
 from flipscale.data.samples.captions import Captions
-from flipscale.data.samples.decode import BadSample, open_image, render
+from flipscale.data.samples.decode import open_image, render
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.errors import UserError

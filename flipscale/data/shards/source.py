@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from flipscale.data.samples.decode import BadSample
+from flipscale.data.quarantine import BadSample
 from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index, Shard
 from flipscale.data.shards.storage import Storage, is_command

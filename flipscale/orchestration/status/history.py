@@ -5,12 +5,12 @@ Pure: from the records of ledger.jsonl, segment.json and submissions.jsonl, what
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
+from flipscale.jsonl import number
 from flipscale.runs.failures import TRANSIENT
 
 
@@ -147,12 +147,6 @@ def unix_time(stamp: str) -> float | None:
     except ValueError:
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-
-
-def number(record: Mapping[str, Any], key: str) -> float:
-    """The number at `key`; 0 where there is none."""
-    value = record.get(key)
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
 
 
 def text(record: Mapping[str, Any], key: str) -> str:

@@ -13,12 +13,12 @@ from typing import Any
 
 from flipscale.config import Job
 from flipscale.errors import UserError
+from flipscale.jsonl import number
 from flipscale.orchestration.status.history import (
     LostTime,
     SegmentStatus,
     effective_speed,
     lost_time,
-    number,
     segment_of,
     segments_of,
     text,

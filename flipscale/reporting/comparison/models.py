@@ -17,15 +17,14 @@ from flipscale.evaluation.features import Encoder
 from flipscale.interop.load_model import load_trained
 from flipscale.interop.openclip import finished_config
 from flipscale.interop.stock import LOCAL, find_stock, load_stock
-from flipscale.models.of_job import phase_specs
+from flipscale.jsonl import number
+from flipscale.models.of_job import model_spec, phase_specs
 from flipscale.models.presets import ModelSpec
-from flipscale.orchestration.status.history import number
 from flipscale.planning.flops import parameter_count, training_flops
 from flipscale.reporting.comparison.reference import PublishedModel, published_models
 from flipscale.runs.checkpoint import MANIFEST, directory_name
 from flipscale.runs.directory import RunDirectory, committed_samples, recorded_job
 from flipscale.runs.ledger import read_ledger
-from flipscale.training.setup import model_spec
 
 
 @dataclass(frozen=True)

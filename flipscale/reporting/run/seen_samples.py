@@ -19,9 +19,8 @@ from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Patience, Storage
 from flipscale.data.text.tokenizer import Tokenizer, load_tokenizer
 from flipscale.models.masking import visible_patches
-from flipscale.models.of_job import phase_specs
+from flipscale.models.of_job import model_spec, phase_specs
 from flipscale.runs.directory import RunDirectory
-from flipscale.training.setup import model_spec
 
 _PATIENCE = Patience(pauses=(0.2,), attempt=10.0)  # a report does without images rather than wait for them
 

@@ -14,8 +14,8 @@ from support.shards import Member, encoded, picture, write_tar
 
 from flipscale.config import Augmentation
 from flipscale.data.order.mixture import Mixture
+from flipscale.data.quarantine import BadSample
 from flipscale.data.samples.captions import Captions
-from flipscale.data.samples.decode import BadSample
 from flipscale.data.samples.reader import Chunk, ReaderSettings, SampleReader
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource

@@ -15,9 +15,10 @@ from support.shards import encoded, picture
 
 from flipscale.config import Augmentation
 from flipscale.data.order.lanes import uniforms
+from flipscale.data.quarantine import BadSample
 from flipscale.data.samples import decode
 from flipscale.data.samples.augment import DRAWS, View, random_views
-from flipscale.data.samples.decode import BadSample, open_image, render
+from flipscale.data.samples.decode import open_image, render
 
 LIMIT = 10**8  # pixels
 LIBRARIES = {

@@ -18,9 +18,10 @@ from support.shards import BAD, Member, caption, encoded, good, picture, vast_pn
 from flipscale.config import Augmentation
 from flipscale.data.order.lanes import digest, uniforms
 from flipscale.data.order.mixture import Mixture
+from flipscale.data.quarantine import BadSample
 from flipscale.data.samples import decode
 from flipscale.data.samples.augment import DRAWS, View, random_views
-from flipscale.data.samples.decode import BadSample, open_image, render
+from flipscale.data.samples.decode import open_image, render
 from flipscale.data.shards import storage
 from flipscale.data.shards.storage import DataReadError
 from flipscale.errors import StoppedEarly, UserError

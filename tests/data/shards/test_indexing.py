@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from support.shards import caption, good, write_shards, write_tar
 
-from flipscale.data.samples.decode import BadSample
+from flipscale.data.quarantine import BadSample
 from flipscale.data.shards import indexing
 from flipscale.data.shards.index import Damage, Index, Shard, load_index, write_index
 from flipscale.data.shards.indexing import build_index

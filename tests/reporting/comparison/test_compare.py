@@ -23,7 +23,7 @@ from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.nearest_captions import examples, nearest_captions
 from flipscale.interop.load_model import Trained, load_trained
 from flipscale.interop.openclip import export_openclip
-from flipscale.models.of_job import phase_specs
+from flipscale.models.of_job import model_spec, phase_specs
 from flipscale.planning.plan import plan_job
 from flipscale.reporting.comparison.compare import Comparison, compare, sets_of
 from flipscale.reporting.comparison.models import enter, flops_at, gpu_hours_at, load
@@ -31,7 +31,6 @@ from flipscale.reporting.comparison.page import compare_page
 from flipscale.reporting.comparison.published import imagenet_set
 from flipscale.reporting.page.blocks import to_markdown
 from flipscale.runs.directory import RunDirectory, recorded_job
-from flipscale.training.setup import model_spec
 
 
 @pytest.fixture(scope="module")
