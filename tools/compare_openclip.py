@@ -15,12 +15,12 @@ from flipscale.cli.console import print_table
 from flipscale.cli.reporting import compare_models
 from flipscale.config.loading import load_evaluation
 from flipscale.errors import UserError
+from flipscale.formatting import format_count, format_percent
 from flipscale.interop.published import find_published
 from flipscale.planning.flops import parameter_count
 from flipscale.planning.plan import model_shape
 from flipscale.reporting.comparison.reference import PublishedModel, published_models
 from flipscale.runs.directory import committed_samples, existing_run, recorded_job
-from flipscale.training.display import human
 
 _FAMILIES = ("CLIP", "OpenCLIP", "DataComp")  # whose weights open_clip loads by a tag
 
@@ -69,7 +69,8 @@ def compare_nearest(given: argparse.Namespace) -> None:
     candidates = nearest(parameters, committed_samples(run))
     if given.list:
         rows = [
-            [m.model, m.weights, m.data, human(m.samples_seen), f"{m.imagenet_top1:.1%}"] for m in candidates
+            [m.model, m.weights, m.data, format_count(m.samples_seen), format_percent(m.imagenet_top1)]
+            for m in candidates
         ]
         print_table(["model", "weights", "data", "samples seen", "ImageNet top-1"], rows)
         return

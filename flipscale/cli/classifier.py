@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 
 from flipscale.cli.console import print_table
 from flipscale.distributed.world import World
+from flipscale.formatting import format_interval, format_percent
 from flipscale.transfer.augmented_batches import Passes
 from flipscale.transfer.classifier import Progress
 from flipscale.transfer.finetune import FinetuneRecipe
@@ -73,7 +74,8 @@ def show_scores(document: dict[str, Any], as_json: bool) -> None:
         return
     test = document["test"]
     figures = [
-        f"{test[name]:.1%} ({low:.1%} to {high:.1%})" for name, (low, high) in test["intervals"].items()
+        f"{format_percent(test[name])} ({format_interval(interval)})"
+        for name, interval in test["intervals"].items()
     ]
     print_table(
         [

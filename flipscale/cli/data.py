@@ -31,6 +31,7 @@ from flipscale.data.shards.storage import Storage
 from flipscale.data.synthetic.dataset import synthesize
 from flipscale.data.text.vocabulary import learn_vocab
 from flipscale.errors import RunError, UserError
+from flipscale.formatting import format_megabytes
 from flipscale.runs.audit import audit
 from flipscale.runs.directory import existing_run
 
@@ -51,7 +52,7 @@ def make_synthetic(
             progress=lambda samples: show(advance=samples),
         )
     for split in summary.splits:
-        print(f"{split.name}: {split.samples} samples in {split.pattern} ({split.bytes / 1e6:.1f} MB)")
+        print(f"{split.name}: {split.samples} samples in {split.pattern} ({format_megabytes(split.bytes)})")
     print(f"class names: {summary.classnames}, templates: {summary.templates}")
 
 
@@ -158,7 +159,7 @@ def _summary(reports: list[ShardReport]) -> dict[str, Any]:
 def _print_summary(reports: list[ShardReport], summary: dict[str, Any]) -> None:
     print(
         f"{summary['samples']} samples in {summary['shards']} shards: "
-        f"{len(summary['bad'])} cannot be used ({summary['bytes'] / 1e6:.1f} MB in all)"
+        f"{len(summary['bad'])} cannot be used ({format_megabytes(summary['bytes'])} in all)"
     )
     print(
         f"shorter side in pixels: {_sentence(_sides(reports))}; words a caption: {_sentence(_words(reports))}"

@@ -22,6 +22,7 @@ from flipscale.evaluation.evaluate import check_sets, evaluate
 from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.masked_views import Views
 from flipscale.files import check_writable
+from flipscale.formatting import format_interval, format_percent
 from flipscale.interop.load_model import Trained, load_trained
 
 _OF_ZERO_SHOT = {"classnames": "folders", "templates": "openai7", "metric": "top1", "subset": None}
@@ -148,10 +149,10 @@ def show_results(results: EvaluationDocument) -> None:
                 str(scores["samples"]),
                 str(scores["classes"]) + (f" ({absent} without images)" if absent else ""),
                 scores["metric"],
-                f"{scores['value']:.1%}",
+                format_percent(scores["value"]),
                 _range(scores["interval"]),
                 *(_share(scores[figure]) for figure in ("top1", "top5", "mean_per_class")),
-                "" if scores["top1"] is None else f"{1 / scores['classes']:.1%}",
+                "" if scores["top1"] is None else format_percent(1 / scores["classes"]),
                 str(scores["skipped"]),
             ]
         )
@@ -162,7 +163,7 @@ def show_results(results: EvaluationDocument) -> None:
             ("text to image", scores["text_to_image"]),
         ):
             counts = [str(scores["images"]), str(scores["texts"])]
-            recalls = [f"{recall:.1%}" for recall in (found["R@1"], found["R@5"], found["R@10"])]
+            recalls = [format_percent(recall) for recall in (found["R@1"], found["R@5"], found["R@10"])]
             recalls.insert(1, _range(found["intervals"]["R@1"]))
             median = f"{found['median_rank']:g}"
             retrieval.append([name, way, *counts, *recalls, median, str(scores["skipped"])])
@@ -178,8 +179,8 @@ def show_results(results: EvaluationDocument) -> None:
 
 
 def _share(figure: float | None) -> str:
-    return "" if figure is None else f"{figure:.1%}"
+    return "" if figure is None else format_percent(figure)
 
 
 def _range(interval: Interval) -> str:
-    return "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
+    return "" if interval is None else format_interval(interval)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from flipscale.cli.console import print_table
 from flipscale.config import Job, load_job
+from flipscale.formatting import format_count, format_gib, format_hours, format_millions
 from flipscale.planning.plan import Plan, cluster_gpus, plan_job
 from flipscale.planning.throughput import DEFAULT_GPU, IMAGES_PER_CORE, speed
-from flipscale.training.display import human
 
 _PARTS = ("weights", "gradients", "moments", "gathered", "activations", "loss", "batch")
 
@@ -41,7 +41,7 @@ def print_budget(plan: Plan) -> None:
     inputs = [f"{phase.image_size} / {phase.patch_size}" for phase in plan.phases]
     shapes_differ = len(set(inputs)) > 1
     text_masked = any(phase.text_mask_ratio for phase in plan.phases)
-    decoder = f", {plan.decoder_parameters / 1e6:.1f} M decoder" if plan.decoder_parameters else ""
+    decoder = f", {format_millions(plan.decoder_parameters)} decoder" if plan.decoder_parameters else ""
     print_table(
         (
             *("phase", "samples", "steps", "batch", "masked"),
@@ -52,14 +52,14 @@ def print_budget(plan: Plan) -> None:
         [
             (
                 phase.name,
-                human(phase.samples),
+                format_count(phase.samples),
                 f"{phase.steps:,}",
                 f"{phase.batch_size:,}",
                 f"{phase.mask_ratio:.0%}",
                 *((f"{phase.text_mask_ratio:.0%}",) if text_masked else ()),
                 *((size,) if shapes_differ else ()),
                 f"{phase.peak_lr:.4g}",
-                human(phase.warmup),
+                format_count(phase.warmup),
                 f"{phase.flops_per_sample:.3g}",
                 f"{phase.flops:.3g}",
             )
@@ -67,11 +67,12 @@ def print_budget(plan: Plan) -> None:
         ],
     )
     print(
-        f"{plan.model}: {plan.parameters / 1e6:.1f} M parameters "
-        f"({plan.vision_parameters / 1e6:.1f} M image, {plan.text_parameters / 1e6:.1f} M text{decoder}); "
-        f"a checkpoint of weights and AdamW moments takes {_gib(plan.state_bytes)}"
+        f"{plan.model}: {format_millions(plan.parameters)} parameters "
+        f"({format_millions(plan.vision_parameters)} image, "
+        f"{format_millions(plan.text_parameters)} text{decoder}); "
+        f"a checkpoint of weights and AdamW moments takes {format_gib(plan.state_bytes, 2)}"
     )
-    print(f"{human(plan.samples)} samples, {plan.steps:,} steps, {plan.flops:.3g} FLOPs in all\n")
+    print(f"{format_count(plan.samples)} samples, {plan.steps:,} steps, {plan.flops:.3g} FLOPs in all\n")
 
 
 def _print_memory(plan: Plan) -> None:
@@ -89,7 +90,9 @@ def _print_memory(plan: Plan) -> None:
         ],
     )
     host = max(phase.memory.host for phase in plan.phases)
-    print(f"host memory: {_gib(host)} a process for decoded batches, checkpoints and what is offloaded")
+    print(
+        f"host memory: {format_gib(host, 2)} a process for decoded batches, checkpoints and what is offloaded"
+    )
     if plan.advice is None:
         print(f"no change of sharding makes it fit {plan.speed.gpus} x {gpu.name}; take more or larger GPUs")
     elif plan.advice:
@@ -108,7 +111,7 @@ def _print_time(plan: Plan, job: Job) -> None:
             (
                 phase.name,
                 f"{phase.samples / phase.seconds:,.0f}",
-                duration(phase.seconds),
+                format_hours(phase.seconds),
                 f"{phase.gpu_hours:,.0f}",
                 f"{phase.loader_cores:,.1f}",
             )
@@ -116,7 +119,7 @@ def _print_time(plan: Plan, job: Job) -> None:
         ],
     )
     print(
-        f"{duration(plan.seconds)} on {on.gpus} x {on.gpu.name} at {basis}: "
+        f"{format_hours(plan.seconds)} on {on.gpus} x {on.gpu.name} at {basis}: "
         f"{plan.gpu_hours:,.0f} GPU-hours, in {plan.segments} segment{'s' if plan.segments > 1 else ''} "
         f"of at most {job.cluster.timeout / 3600:g} h"
     )
@@ -124,11 +127,3 @@ def _print_time(plan: Plan, job: Job) -> None:
         f"loader cores: to read as many images at {plan.images_per_core:,.0f} images/s a core "
         "(--images-per-core; measure it with `flipscale bench loader`)"
     )
-
-
-def duration(seconds: float) -> str:
-    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"

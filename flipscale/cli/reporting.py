@@ -15,6 +15,7 @@ from flipscale.distributed.placement import placement
 from flipscale.distributed.world import join_world, leave_world
 from flipscale.errors import UserError
 from flipscale.files import check_writable
+from flipscale.formatting import format_percent
 from flipscale.reporting.comparison.compare import Comparison, compare, sets_of
 from flipscale.reporting.comparison.models import enter
 from flipscale.reporting.comparison.page import compare_document, compare_page
@@ -63,7 +64,10 @@ def compare_models(
 
 def _print_scores(comparison: Comparison) -> None:
     rows = [
-        [result.contestant.label, *(f"{result.values[figure].value:.1%}" for figure in comparison.figures)]
+        [
+            result.contestant.label,
+            *(format_percent(result.values[figure].value) for figure in comparison.figures),
+        ]
         for result in comparison.results
     ]
     print_table(["model", *(figure.name for figure in comparison.figures)], rows)

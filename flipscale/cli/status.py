@@ -14,14 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from flipscale.cli.console import make_table, wide_console
-from flipscale.config import format_duration
 from flipscale.errors import UserError
+from flipscale.formatting import format_count, format_duration, format_percent, format_rate
 from flipscale.orchestration.status.history import SegmentStatus
 from flipscale.orchestration.status.liveness import SlurmView
 from flipscale.orchestration.status.outlook import failures, goes_on_by_itself
 from flipscale.orchestration.status.run_status import SCHEMA, RunStatus, read_statuses
 from flipscale.runs.snapshot import is_run, runs_below
-from flipscale.training.display import human
 
 _REDRAW_SECONDS = 2.0
 _LOG_SECONDS = 30.0  # between two pages where the output is no terminal
@@ -93,8 +92,8 @@ def _page(
             [
                 _below(path, status.path),
                 status.state,
-                f"{status.samples / status.samples_total:.1%}",
-                f"{human(status.samples)} of {human(status.samples_total)}",
+                format_percent(status.samples / status.samples_total),
+                f"{format_count(status.samples)} of {format_count(status.samples_total)}",
                 _images(speed.images_per_second),
                 format_duration(speed.eta_seconds) if speed.eta_seconds is not None else "",
                 f"{lines.loss:.4f}" if lines and lines.loss is not None else "",
@@ -118,7 +117,7 @@ def _run_page(status: RunStatus, console: Console) -> RenderableType:
         filled = _BAR_WIDTH * phase.samples_done // phase.samples
         bar = full * filled + empty * (_BAR_WIDTH - filled)
         share = f"{phase.samples_done / phase.samples:7.2%}"
-        counts = f"{human(phase.samples_done)} of {human(phase.samples)} samples"
+        counts = f"{format_count(phase.samples_done)} of {format_count(phase.samples)} samples"
         facts.add_row(phase.name, f"{bar} {share}  {counts}")
     for name, told in (
         ("speed", _speed(status)),
@@ -139,7 +138,7 @@ def _run_page(status: RunStatus, console: Console) -> RenderableType:
 def _speed(status: RunStatus) -> str:
     speed, told = status.speed, []
     if speed.images_per_second is not None:
-        waited = f" ({speed.data_wait_fraction:.1%} of the time waiting for data)"
+        waited = f" ({format_percent(speed.data_wait_fraction)} of the time waiting for data)"
         told.append(_images(speed.images_per_second) + " images/s" + waited)
     if speed.effective_images_per_second is not None:
         told.append(_images(speed.effective_images_per_second) + " with queues, start-ups and replays")
@@ -164,7 +163,8 @@ def _training(status: RunStatus) -> str:
 def _checkpoint(status: RunStatus) -> str:
     if status.checkpoint is None:
         return "none yet"
-    return f"{human(status.checkpoint.samples)} samples, {format_duration(status.checkpoint.age_seconds)} old"
+    age = format_duration(status.checkpoint.age_seconds)
+    return f"{format_count(status.checkpoint.samples)} samples, {age} old"
 
 
 def _cost(status: RunStatus) -> str:
@@ -237,7 +237,7 @@ def _segments(status: RunStatus) -> RenderableType:
 
 def _segment_row(segment: SegmentStatus) -> list[str]:
     more = f" and {len(segment.nodes) - 4} more" if segment.nodes[4:] else ""
-    lost = f"{human(segment.lost_samples)} in {format_duration(segment.lost_seconds)}"
+    lost = f"{format_count(segment.lost_samples)} in {format_duration(segment.lost_seconds)}"
     suspects = f"suspected: {', '.join(segment.suspects)}" if segment.suspects else ""
     return [
         str(segment.segment),
@@ -245,7 +245,7 @@ def _segment_row(segment: SegmentStatus) -> list[str]:
         f"{segment.job_id}.{segment.restarts}" if segment.restarts else segment.job_id,
         ", ".join(segment.nodes[:4]) + more,
         str(segment.world_size),
-        f"{human(segment.samples_from)} to {human(segment.samples_to)}",
+        f"{format_count(segment.samples_from)} to {format_count(segment.samples_to)}",
         format_duration(segment.seconds),
         f"{segment.gpu_hours:,.2f}",
         format_duration(segment.queue_seconds),
@@ -256,7 +256,7 @@ def _segment_row(segment: SegmentStatus) -> list[str]:
 
 
 def _images(speed: float | None) -> str:
-    return "" if speed is None else f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+    return "" if speed is None else format_rate(speed)
 
 
 def _below(root: Path, path: str) -> str:

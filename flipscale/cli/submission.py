@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from flipscale.cli.console import print_table
-from flipscale.cli.planning import duration, print_budget, show_plan
+from flipscale.cli.planning import print_budget, show_plan
 from flipscale.config import Job, Site, load_job, load_site
 from flipscale.errors import UserError
+from flipscale.formatting import format_hours, format_minutes
 from flipscale.orchestration.checks.cluster import examine_cluster
 from flipscale.orchestration.checks.job import Finding, check_nodes, finding, preflight, refuse_errors
 from flipscale.orchestration.cluster.allocation import allocation
@@ -144,7 +145,8 @@ def _report(runs: Runs, submissions: Sequence[Submission], findings: list[Findin
         where = submission.partition or ("this machine" if submission.cluster == "local" else "the default")
         print(
             f"job {submission.job_id}: {job.name}, {submission.nodes} x {submission.processes_per_node} "
-            f"processes on {where}, segments of at most {submission.time_limit // 60} min, in {run.path}"
+            f"processes on {where}, segments of at most {format_minutes(submission.time_limit)}, "
+            f"in {run.path}"
         )
         print(f"expected wall time: {_expectation(run, job, submission)}")
     print("\n".join(f"next: {_next(run)}" for run, _ in runs))
@@ -171,8 +173,8 @@ def _expectation(run: RunDirectory, job: Job, submission: Submission) -> str:
             "unknown; name the site's gpu to have it computed, or look again when it has trained for a while"
         )
     return (
-        f"{duration(seconds)} of training on {on.gpus} x {on.gpu.name}, if they reach {on.mfu:.0%} of their "
-        "peak, and the time in the queue"
+        f"{format_hours(seconds)} of training on {on.gpus} x {on.gpu.name}, if they reach {on.mfu:.0%} of "
+        "their peak, and the time in the queue"
     )
 
 

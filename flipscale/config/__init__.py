@@ -20,7 +20,6 @@ from flipscale.config.loading import dump_job, job_schema, load_evaluation, load
 from flipscale.config.site import Site
 from flipscale.config.units import (
     Cadence,
-    format_duration,
     parse_bytes,
     parse_cadence,
     parse_count,
@@ -45,7 +44,6 @@ __all__ = [
     "Site",
     "TokenizerSource",
     "dump_job",
-    "format_duration",
     "job_schema",
     "load_evaluation",
     "load_job",

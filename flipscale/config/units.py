@@ -91,18 +91,6 @@ def parse_duration(value: object) -> int:
     return int(seconds)
 
 
-def format_duration(seconds: float) -> str:
-    """A duration in its two largest units: 45s, 3min 20s, 2h 05min, 3d 04h."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}min {whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h {whole % 3600 // 60:02}min"
-    return f"{whole // 86400}d {whole % 86400 // 3600:02}h"
-
-
 def parse_cadence(value: object) -> Cadence:
     """Return the cadence that "20M samples", "500 steps", "30min" or a bare sample count states.
 

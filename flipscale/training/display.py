@@ -8,6 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from flipscale.formatting import format_clock, format_count
+
 _log = logging.getLogger(__name__)
 
 
@@ -36,7 +38,7 @@ class TrainingDisplay:
 
     def show(self, samples_seen: int, phase: str, loss: float, images_per_second: float) -> None:
         """Update with the latest log step."""
-        samples = f"{human(samples_seen)} of {human(self._total)}"
+        samples = f"{format_count(samples_seen)} of {format_count(self._total)}"
         speed = f"{images_per_second:,.0f} images/s"
         if self._progress is not None:
             self._progress.update(
@@ -49,7 +51,9 @@ class TrainingDisplay:
             )
         elif self._leads:
             left = (self._total - samples_seen) / max(images_per_second, 1e-9)
-            _log.info("%s: %s samples, %s, loss %.4f, %s left", phase, samples, speed, loss, _clock(left))
+            _log.info(
+                "%s: %s samples, %s, loss %.4f, %s left", phase, samples, speed, loss, format_clock(left)
+            )
 
     def __enter__(self) -> TrainingDisplay:
         if self._progress is not None:
@@ -61,17 +65,3 @@ class TrainingDisplay:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
-
-
-def human(count: int) -> str:
-    """A count as people write it: 12.8B, 20.5M, 960."""
-    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            return f"{count / size:.4g}{unit}"
-    return str(count)
-
-
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from flipscale.budget import Budget
 from flipscale.cli.console import print_table
-from flipscale.cli.planning import duration
 from flipscale.config import load_site
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World, join_world
 from flipscale.errors import RunError, UserError
 from flipscale.files import write_durably
+from flipscale.formatting import format_hours
 from flipscale.planning.plan import plan_job
 from flipscale.runs.directory import committed_samples, prepare
 from reproduction import toy
@@ -154,11 +154,13 @@ class Session:
             seconds += left * expected
             gpu_hours += left * plan.gpu_hours
             state = "done" if not left else f"{seen:,} samples" if seen else "to do"
-            rows.append((run.name, run.training.job, *_budget(run.budget), state, duration(left * expected)))
+            rows.append(
+                (run.name, run.training.job, *_budget(run.budget), state, format_hours(left * expected))
+            )
         print_table(("run", "job", "samples", "batch", "mask", "steps", "state", "left"), rows)
         cells = len(self.experiment.cells)
         if self.options.scale == "toy":
-            told = f"about {duration(seconds / self.jobs)} on {cores()} cores, {self.jobs} at once"
+            told = f"about {format_hours(seconds / self.jobs)} on {cores()} cores, {self.jobs} at once"
         else:
             told = f"{gpu_hours:,.0f} GPU-hours, as `flipscale plan` computes them"
         print(f"{len(rows)} runs for {cells} cells; left: {told}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flipscale.config import Site
 from flipscale.errors import UserError
+from flipscale.formatting import format_minutes
 from flipscale.orchestration.checks.job import Finding, Warned, finding
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.slurm import configuration, partitions, seconds_of, sends_user_signal
@@ -86,9 +87,9 @@ def _partition(cluster: ClusterSettings) -> str:
     most = seconds_of(partition.get("MaxTime", "UNLIMITED"))
     if most is not None and asked.time_limit > most:
         raise UserError(
-            f"the time limit of {asked.time_limit // 60} min is above the {most // 60} min that the "
-            f"partition {name} gives; set time_limit: {most // 60}min in the site file, and the run takes "
-            "several segments"
+            f"the time limit of {format_minutes(asked.time_limit)} is above the {format_minutes(most)} that "
+            f"the partition {name} gives; set time_limit: {most // 60}min in the site file, and the run "
+            "takes several segments"
         )
     for key in ("MaxNodes", "TotalNodes"):
         count = partition.get(key, "")
@@ -97,7 +98,7 @@ def _partition(cluster: ClusterSettings) -> str:
                 f"the job asks for {asked.nodes} nodes, and the partition {name} has {key} {count}; lower "
                 "cluster.nodes, or name another partition in the site file"
             )
-    limit = "no time limit" if most is None else f"at most {most // 60} min"
+    limit = "no time limit" if most is None else f"at most {format_minutes(most)}"
     return f"{name}: {limit}, {partition.get('TotalNodes', 'unknown')} nodes"
 
 

@@ -18,6 +18,7 @@ from flipscale.data.shards.index import Index, expand_shards, is_current, load_i
 from flipscale.data.shards.storage import DataReadError, Storage, is_command, is_remote
 from flipscale.data.text.tokenizer import load_tokenizer
 from flipscale.errors import UserError
+from flipscale.formatting import format_gib
 from flipscale.orchestration.cluster.allocation import Allocation, allocation
 from flipscale.orchestration.cluster.batch_script import node_check
 from flipscale.planning.fit import advise, fits
@@ -29,7 +30,6 @@ from flipscale.sharding.limits import check_sharding
 from flipscale.slurm import SlurmError, slurm
 
 _SHARDS_LOOKED_AT = 64  # of a set that may have hundreds of thousands
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -237,10 +237,10 @@ def _disk(candidate: Candidate) -> str:
     free = shutil.disk_usage(place).free
     if free < one:
         raise UserError(
-            f"{place} has no space for one checkpoint: {free / _GIB:.1f} GiB are free and one takes "
-            f"{one / _GIB:.1f} GiB; free some, or set `output` elsewhere"
+            f"{place} has no space for one checkpoint: {format_gib(free)} are free and one takes "
+            f"{format_gib(one)}; free some, or set `output` elsewhere"
         )
-    text = f"{free / _GIB:.0f} GiB free; {wanted} more checkpoints of {one / _GIB:.2f} GiB"
+    text = f"{format_gib(free, 0)} free; {wanted} more checkpoints of {format_gib(one, 2)}"
     if free < wanted * one:
         raise Warned(f"{text} will be kept (checkpoint.keep_last), and do not fit")
     return text
@@ -251,14 +251,14 @@ def _memory(candidate: Candidate) -> str:
     there = find_gpu(site.gpu).memory if site.gpu and site.gpu_memory is None else site.gpu_memory
     spec = model_shape(job)
     needed = max(phase.total for phase in estimate(job, spec, world_size))
-    text = f"{needed / _GIB:.1f} GiB a process by the estimate of `flipscale plan`"
+    text = f"{format_gib(needed)} a process by the estimate of `flipscale plan`"
     if there is None or not candidate.asked.gpus_per_node:
         return f"{text}; set gpu or gpu_memory in the site file to have it compared"
     if fits(needed, there):
-        return f"{text}, of {there / _GIB:.0f} GiB"
+        return f"{text}, of {format_gib(there, 0)}"
     advice = advise(job, spec, world_size, there)
     mend = f"try {' '.join(advice)}" if advice else "take more or larger GPUs"
-    raise Warned(f"{text}, which does not fit a GPU of {there / _GIB:.0f} GiB; {mend}")
+    raise Warned(f"{text}, which does not fit a GPU of {format_gib(there, 0)}; {mend}")
 
 
 def _sample(items: list[str] | tuple) -> list:

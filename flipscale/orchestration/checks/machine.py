@@ -15,6 +15,7 @@ import torch
 from torch.cuda import nccl
 
 from flipscale.errors import UserError
+from flipscale.formatting import format_gib
 from flipscale.orchestration.checks.finding import Check
 from flipscale.slurm import SlurmError, configuration, sends_user_signal
 
@@ -68,7 +69,7 @@ def _gpus() -> list[Check]:
     checks: list[Check] = []
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
-        found = f"{properties.name}, {properties.total_memory / _GIB:.0f} GiB"
+        found = f"{properties.name}, {format_gib(properties.total_memory, 0)}"
         fit = properties.major >= 8
         mend = "" if fit else "it has no bf16 matrix units: train with sharding.precision fp32"
         checks.append(Check(f"GPU {number}", "ok" if fit else "warning", found, mend))
@@ -168,7 +169,7 @@ def _shared_memory() -> Check:
     if total < _GIB:
         mend = "loader processes hand batches over in it: mount it larger (containers: --shm-size=8g)"
         return Check("/dev/shm", "warning", f"{total / 2**20:.0f} MiB", mend)
-    return Check("/dev/shm", "ok", f"{total / _GIB:.1f} GiB")
+    return Check("/dev/shm", "ok", format_gib(total))
 
 
 def _open_files() -> Check:
@@ -184,7 +185,7 @@ def _disk(directory: Path) -> Check:
         free = shutil.disk_usage(directory).free
     except OSError as error:
         return Check("disk", "problem", f"{directory}: {error.strerror}", "name another --directory")
-    found = f"{free / _GIB:.1f} GiB free in {directory}"
+    found = f"{format_gib(free)} free in {directory}"
     if not os.access(directory, os.W_OK):
         return Check("disk", "problem", f"{directory} cannot be written", "name another --directory")
     if free < 10 * _GIB:

@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Literal
 
-from flipscale.config import format_duration
+from flipscale.formatting import format_duration
 from flipscale.orchestration.status.history import SegmentStatus, needs_a_person
 from flipscale.orchestration.status.liveness import UNKNOWN, JobStatus, ProcessStatus
 

@@ -9,6 +9,7 @@ import torch
 
 import flipscale
 from flipscale.evaluation.class_sets import class_set
+from flipscale.formatting import format_interval, format_percent, format_quantity
 from flipscale.models.masking import visible_patches
 from flipscale.reporting.comparison.compare import Comparison, Figure, Paired, Result, class_changes
 from flipscale.reporting.comparison.models import Contestant
@@ -31,7 +32,7 @@ from flipscale.reporting.page.blocks import (
     Section,
     Table,
 )
-from flipscale.reporting.page.cells import count, many, real, share, short
+from flipscale.reporting.page.cells import count, real, share, short
 from flipscale.reporting.page.pictures import Pixels, picture, without_hidden
 
 _CLASSES_SHOWN = 5  # at each end
@@ -46,9 +47,9 @@ def compare_page(comparison: Comparison) -> Page:
         title=" · ".join(result.contestant.label for result in results[:4])
         + (f" and {len(results) - 4} more" if len(results) > 4 else ""),
         subtitle=(
-            f"{many(len(results), 'model')}, evaluated on the same data by the same code (flipscale "
-            f"{flipscale.__version__}). Intervals hold the middle 95 % of 1,000 bootstrap resamples of the "
-            "images; differences are taken on the same resamples."
+            f"{format_quantity(len(results), 'model')}, evaluated on the same data by the same code "
+            f"(flipscale {flipscale.__version__}). Intervals hold the middle 95 % of 1,000 bootstrap "
+            "resamples of the images; differences are taken on the same resamples."
         ),
         headlines=_headlines(comparison),
         sections=[
@@ -107,7 +108,7 @@ def _headlines(comparison: Comparison) -> list[Headline]:
     for figure in comparison.figures[:6]:
         best = max(comparison.results, key=lambda result: result.values[figure].value)
         lines.append(
-            Headline(f"{best.values[figure].value:.1%}", f"best {figure.name}", best.contestant.label)
+            Headline(format_percent(best.values[figure].value), f"best {figure.name}", best.contestant.label)
         )
     return lines
 
@@ -137,7 +138,7 @@ def _score_section(comparison: Comparison) -> Section:
     ]
     for result in comparison.results:
         if result.evaluated.document["skipped"]:
-            number = many(result.evaluated.document["skipped"], "image")
+            number = format_quantity(result.evaluated.document["skipped"], "image")
             blocks.append(Note(f"{result.contestant.label}: {number} could not be used.", missing=True))
     return Section("Scores", blocks)
 
@@ -148,7 +149,7 @@ def _score_row(comparison: Comparison, result: Result) -> list[Cell]:
     for figure in comparison.figures:
         value = result.values[figure]
         best = max(other.values[figure].value for other in comparison.results)
-        text = f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})"
+        text = f"{format_percent(value.value)} ({format_interval((value.low, value.high))})"
         row.append(Cell(text, value.value, "strong" if value.value == best else ""))
     return [
         *row,
@@ -177,7 +178,7 @@ def _score_plot(comparison: Comparison, figure: Figure) -> Plot:
             name,
             (value.low, value.high),
             plots.colour(place),
-            hover=f"%{{x:.1%}} ({value.low:.1%} to {value.high:.1%})",
+            hover=f"%{{x:.1%}} ({format_interval((value.low, value.high))})",
         )
     plot.update_xaxes(tickformat=".0%", showgrid=True)
     plot.update_yaxes(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from datetime import datetime, timezone
 
-from flipscale.config import format_duration
+from flipscale.formatting import format_bytes, format_count, format_duration, format_percent
 from flipscale.reporting.page.blocks import Cell
-from flipscale.training.display import human
 
 NONE = Cell("–")
 
@@ -19,12 +18,12 @@ def count(value: float | None) -> Cell:
 
 def short(value: float | None) -> Cell:
     """A count in B, M or k."""
-    return NONE if value is None else Cell(human(int(value)), value)
+    return NONE if value is None else Cell(format_count(int(value)), value)
 
 
 def share(value: float | None, tone: str = "") -> Cell:
     """A share of 1 as a percentage."""
-    return NONE if value is None or not math.isfinite(value) else Cell(f"{value:.1%}", value, tone)
+    return NONE if value is None or not math.isfinite(value) else Cell(format_percent(value), value, tone)
 
 
 def real(value: float | None, digits: str = ".4g") -> Cell:
@@ -43,12 +42,4 @@ def moment(seconds: float) -> Cell:
 
 def size(amount: float) -> Cell:
     """Bytes."""
-    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if amount >= unit:
-            return Cell(f"{amount / unit:.3g} {name}", amount)
-    return Cell(f"{amount:.0f} B", amount)
-
-
-def many(number: int, noun: str) -> str:
-    """1 segment, 2 segments."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return Cell(format_bytes(amount), amount)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flipscale.formatting import format_percent
 from flipscale.reporting.page import plots
 from flipscale.reporting.page.blocks import Block, Note, Plot, Plots, Section
 from flipscale.reporting.run.facts import RunMaterial
@@ -51,7 +52,7 @@ def speed_section(material: RunMaterial, marks: Marks) -> Section:
         ]
         text = f"Medians of the log lines: {', '.join(medians)}."
         if np.isfinite(waits).any():
-            text += f" Training waited for data {np.nanmean(waits):.1%} of the time."
+            text += f" Training waited for data {format_percent(float(np.nanmean(waits)))} of the time."
         memory = series.values["peak_memory_gb"]
         if np.isfinite(memory).any():
             text += f" Most device memory in use: {np.nanmax(memory):.1f} GB."

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 import flipscale
-from flipscale.config import format_duration
 from flipscale.evaluation.scores import Score, scores_of
+from flipscale.formatting import format_count, format_duration, format_percent, format_quantity
 from flipscale.orchestration.status.history import needs_a_person, unix_time
 from flipscale.reporting.page import plots
 from flipscale.reporting.page.blocks import (
@@ -27,12 +27,11 @@ from flipscale.reporting.page.blocks import (
     Section,
     Table,
 )
-from flipscale.reporting.page.cells import count, duration, many, moment, share, size
+from flipscale.reporting.page.cells import count, duration, moment, share, size
 from flipscale.reporting.page.pictures import picture, without_hidden
 from flipscale.reporting.run.curves import speed_section, training_section
 from flipscale.reporting.run.facts import RunMaterial, last
 from flipscale.reporting.run.seen_samples import TrainingView
-from flipscale.training.display import human
 
 _INTERRUPTED, _FAILED, _ENDED = "#c29a1c", "#d1495b", "#7d8690"
 
@@ -44,8 +43,8 @@ def run_page(material: RunMaterial) -> Page:
     return Page(
         title=f"Run {status.name}",
         subtitle=(
-            f"{material.job.model.preset}, {many(len(material.job.phases), 'phase')}, "
-            f"{human(total)} samples; {status.state} at {moment(status.time).text} UTC."
+            f"{material.job.model.preset}, {format_quantity(len(material.job.phases), 'phase')}, "
+            f"{format_count(total)} samples; {status.state} at {moment(status.time).text} UTC."
             + ("" if status.state == "done" else f" Next: {status.next}")
         ),
         headlines=_headlines(material),
@@ -82,11 +81,12 @@ def run_document(material: RunMaterial) -> dict[str, Any]:
 
 def _headlines(material: RunMaterial) -> list[Headline]:
     status, series = material.status, material.series
+    done = format_percent(status.samples / status.samples_total)
     lines = [
         Headline(
-            human(status.samples),
+            format_count(status.samples),
             "samples seen",
-            f"{status.samples / status.samples_total:.1%} of {human(status.samples_total)}",
+            f"{done} of {format_count(status.samples_total)}",
         ),
     ]
     loss = last(series.values["loss"])
@@ -95,9 +95,9 @@ def _headlines(material: RunMaterial) -> list[Headline]:
     if material.evaluations:
         lines += [
             Headline(
-                f"{score.value:.1%}",
+                format_percent(score.value),
                 f"{score.set}, {score.measure}",
-                "" if score.chance is None else f"chance {score.chance:.1%}",
+                "" if score.chance is None else f"chance {format_percent(score.chance)}",
             )
             for score in scores_of(material.evaluations[-1])
             if score.kind == "zero_shot" and score.leading
@@ -105,7 +105,9 @@ def _headlines(material: RunMaterial) -> list[Headline]:
     speed = status.speed.effective_images_per_second
     if speed:
         lines.append(Headline(f"{speed:,.0f}", "images/s over all wall time", "queues and replays included"))
-    lines.append(Headline(f"{status.gpu_hours:,.2f}", "GPU-hours", many(len(status.segments), "segment")))
+    lines.append(
+        Headline(f"{status.gpu_hours:,.2f}", "GPU-hours", format_quantity(len(status.segments), "segment"))
+    )
     lines.append(Headline(format_duration(status.lost.total_seconds), "lost time", "start-up, replay, queue"))
     bad = f"{'about ' if status.quarantined_is_estimate else ''}{status.quarantined:,}"
     lines.append(Headline(bad, "unusable samples"))
@@ -197,7 +199,8 @@ def _segment_section(material: RunMaterial) -> Section:
         )
     lost = material.status.lost
     summary = Note(
-        f"{many(len(segments), 'start')}; lost: {format_duration(lost.startup_seconds)} of start-up, "
+        f"{format_quantity(len(segments), 'start')}; "
+        f"lost: {format_duration(lost.startup_seconds)} of start-up, "
         f"{format_duration(lost.replay_seconds)} of training that was done again, "
         f"{format_duration(lost.queue_seconds)} in the queue."
     )
@@ -304,7 +307,7 @@ def _quarantine_section(material: RunMaterial) -> Section:
     kinds = Table(
         [Column("reason", False), Column("samples"), Column("share of them")],
         [[Cell(reason), count(number), share(number / facts.count)] for reason, number in facts.kinds[:50]],
-        f"{many(facts.count, 'sample')} could not be used; N stands for a number",
+        f"{format_quantity(facts.count, 'sample')} could not be used; N stands for a number",
     )
     rows = [
         [Cell(str(record.get(name, "–"))) for name in ("path", "key", "reason")] for record in facts.examples
