@@ -138,7 +138,7 @@ def epochs(samples: int, dataset_samples: int) -> float:
     return samples / dataset_samples
 
 
-def crossed(before: int, after: int, every: int) -> bool:
+def crosses_multiple(before: int, after: int, every: int) -> bool:
     """Whether counting from `before` to `after` reaches or passes a multiple of `every`."""
     return after // every > before // every
 

@@ -50,7 +50,7 @@ class JobState:
         return self.state in _WAITING
 
 
-def slurm(*command: str) -> str:
+def run_slurm(*command: str) -> str:
     """Run a Slurm command; return what it prints.
 
     Raises SlurmError, NoAnswerError where it is not known what came of the command, UserError where it is not
@@ -72,29 +72,29 @@ def slurm(*command: str) -> str:
     return done.stdout
 
 
-def configuration() -> dict[str, str]:
+def read_configuration() -> dict[str, str]:
     """The controller's settings, by the names of slurm.conf; `SLURM_VERSION` too."""
-    pairs = (line.partition("=") for line in slurm("scontrol", "show", "config").splitlines())
+    pairs = (line.partition("=") for line in run_slurm("scontrol", "show", "config").splitlines())
     return {key.strip(): value.strip() for key, separator, value in pairs if separator}
 
 
-def partitions() -> dict[str, dict[str, str]]:
+def read_partitions() -> dict[str, dict[str, str]]:
     """Every partition's settings (MaxTime, GraceTime, PreemptMode, TotalNodes, ...) by its name."""
-    records = [_fields(line) for line in slurm("scontrol", "show", "partition", "-o").splitlines()]
+    records = [_fields(line) for line in run_slurm("scontrol", "show", "partition", "-o").splitlines()]
     return {record["PartitionName"]: record for record in records if "PartitionName" in record}
 
 
-def job_record(job_id: str) -> dict[str, str] | None:
+def query_job(job_id: str) -> dict[str, str] | None:
     """All that the controller knows about a job (JobState, Restarts, EndTime, ...); None when it is gone."""
     try:
-        return _fields(slurm("scontrol", "show", "job", "-o", job_id).splitlines()[0])
+        return _fields(run_slurm("scontrol", "show", "job", "-o", job_id).splitlines()[0])
     except SlurmError as error:
         if "Invalid job id" in str(error):
             return None
         raise
 
 
-def queue_states(job_ids: Sequence[str]) -> dict[str, JobState]:
+def query_queue(job_ids: Sequence[str]) -> dict[str, JobState]:
     """What `squeue` knows of jobs, by id, in one query; the controller forgets a job minutes after its end.
 
     Args:
@@ -102,10 +102,10 @@ def queue_states(job_ids: Sequence[str]) -> dict[str, JobState]:
     """
     if not job_ids:
         return {}
-    return _listed(slurm("squeue", "--me", "-h", "-r", "--states=all", "-o", "%i|%T|%r|%N"), job_ids)
+    return _listed(run_slurm("squeue", "--me", "-h", "-r", "--states=all", "-o", "%i|%T|%r|%N"), job_ids)
 
 
-def ended_states(job_ids: Sequence[str]) -> dict[str, JobState]:
+def query_accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
     """What `sacct` remembers of jobs that the controller has forgotten, by id, in one query.
 
     Its word on jobs that wait or run is not taken: an element of an array that is cancelled while it waits
@@ -113,7 +113,7 @@ def ended_states(job_ids: Sequence[str]) -> dict[str, JobState]:
     """
     # Asked for an element, sacct may know nothing; asked for its array, it lists it.
     whole = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
-    out = slurm("sacct", "-n", "-P", "-X", "-j", whole, "-o", "JobID,State,Reason,NodeList")
+    out = run_slurm("sacct", "-n", "-P", "-X", "-j", whole, "-o", "JobID,State,Reason,NodeList")
     return {job_id: state for job_id, state in _listed(out, job_ids).items() if not state.live}
 
 
@@ -128,7 +128,7 @@ def _listed(out: str, job_ids: Sequence[str]) -> dict[str, JobState]:
     return states
 
 
-def seconds_of(limit: str) -> int | None:
+def parse_time_limit(limit: str) -> int | None:
     """A Slurm time (`1-02:00:00`, `30:00`, `90`: minutes) in seconds; None where there is no limit."""
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
     if found is None:

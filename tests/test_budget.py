@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flipscale.budget import Budget, check_world_size, crossed, epochs
+from flipscale.budget import Budget, check_world_size, crosses_multiple, epochs
 from flipscale.config import Phase
 from flipscale.errors import UserError
 
@@ -169,7 +169,7 @@ def test_a_refused_world_size_names_two_that_are_accepted(lanes, world_size):
 @given(st.integers(0, 300), st.integers(1, 300), st.integers(1, 100))
 def test_crossed_counts_multiples(before, length, every):
     after = before + length
-    assert crossed(before, after, every) == any(n % every == 0 for n in range(before + 1, after + 1))
+    assert crosses_multiple(before, after, every) == any(n % every == 0 for n in range(before + 1, after + 1))
 
 
 def test_epochs():

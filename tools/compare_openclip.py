@@ -16,7 +16,7 @@ from flipscale.cli.reporting import compare_models
 from flipscale.config.loading import load_evaluation
 from flipscale.errors import UserError
 from flipscale.formatting import format_count, format_percent
-from flipscale.interop.published import find_published
+from flipscale.interop.import_source import find_import_source
 from flipscale.planning.flops import parameter_count
 from flipscale.planning.plan import model_shape
 from flipscale.reporting.comparison.reference import PublishedModel, published_models
@@ -39,7 +39,7 @@ def nearest(parameters: int, samples_seen: int) -> list[PublishedModel]:
 def on_this_machine(model: PublishedModel) -> bool:
     """Whether open_clip has the weights already, for a tag that it knows."""
     try:
-        find_published(model.model, None, model.weights, random=False)
+        find_import_source(model.model, None, model.weights, random=False)
     except UserError:
         return False
     return True

@@ -17,11 +17,11 @@ def examine(directory: Path, *, node: bool, as_json: bool) -> None:
     if not directory.is_dir():
         raise UserError(f"--directory {directory} is no directory; name one where runs are to be kept")
     if node:
-        from flipscale.distributed.placement import placement
+        from flipscale.distributed.placement import read_placement
         from flipscale.distributed.world import join_world, leave_world
         from flipscale.orchestration.checks.node import check_node
 
-        world = join_world(placement())
+        world = join_world(read_placement())
         try:
             checks = check_node(world, directory)
         finally:

@@ -14,7 +14,7 @@ from flipscale.cli.console import print_table
 from flipscale.cli.results import write_results
 from flipscale.config import Evaluation, load_evaluation
 from flipscale.config.job import ZeroShot, ZeroShotMetric
-from flipscale.distributed.placement import placement
+from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import World, join_world, leave_world
 from flipscale.errors import UserError
 from flipscale.evaluation.document import EvaluationDocument, Interval
@@ -23,7 +23,7 @@ from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.masked_views import Views
 from flipscale.files import check_writable
 from flipscale.formatting import format_interval, format_percent
-from flipscale.interop.load_model import Trained, load_trained
+from flipscale.interop.load_model import LoadedModel, load_model
 
 _OF_ZERO_SHOT = {"classnames": "folders", "templates": "openai7", "metric": "top1", "subset": None}
 """What the options of that set are where they are not given."""
@@ -82,11 +82,11 @@ def evaluate_checkpoint(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    world = join_world(placement())
+    world = join_world(read_placement())
     try:
         if out is not None:
             world.lead(lambda: check_writable(out))
-        trained = load_trained(checkpoint, world)
+        trained = load_model(checkpoint, world)
         sets = given or (trained.job.evaluation if trained.job is not None else Evaluation())
         if root is not None:
             sets = sets.model_copy(update={"root": root})
@@ -109,7 +109,7 @@ def evaluate_checkpoint(
         write_results(results, out)
 
 
-def _views(trained: Trained, mask_ratio: float | None, ensemble: bool) -> Views | None:
+def _views(trained: LoadedModel, mask_ratio: float | None, ensemble: bool) -> Views | None:
     if mask_ratio is None:
         if ensemble:
             raise UserError("--ensemble averages masked views; say with --mask-ratio how much each one hides")
@@ -118,7 +118,7 @@ def _views(trained: Trained, mask_ratio: float | None, ensemble: bool) -> Views 
 
 
 def _evaluated(
-    trained: Trained, sets: Evaluation, views: Views | None, batch_size: int, world: World
+    trained: LoadedModel, sets: Evaluation, views: Views | None, batch_size: int, world: World
 ) -> EvaluationDocument:
     """The document of `evaluate`, with progress on the leading process's terminal."""
     encoder = Encoder(trained.model, trained.tokenizer, trained.model.spec.vision.image_size, world, views)

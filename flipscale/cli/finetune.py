@@ -7,11 +7,11 @@ from pathlib import Path
 
 from flipscale.cli.classifier import LONGEST_WAIT, chosen, list_sets, show_scores, shown_progress
 from flipscale.data.samples.stream import default_workers
-from flipscale.distributed.placement import placement
+from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import World, join_world, leave_world
 from flipscale.errors import UserError
 from flipscale.evaluation.datasets import Decoding
-from flipscale.interop.load_model import load_trained
+from flipscale.interop.load_model import load_model
 from flipscale.transfer.augmented_batches import TrainingViews
 from flipscale.transfer.classifier import encode_set, score
 from flipscale.transfer.finetune import (
@@ -43,9 +43,9 @@ def finetune_checkpoint(
     if not 0 <= recipe.drop_path < 1:
         raise UserError(f"--drop-path is {recipe.drop_path:g}; give a share from 0 to below 1")
 
-    world = join_world(placement(), LONGEST_WAIT)
+    world = join_world(read_placement(), LONGEST_WAIT)
     try:
-        trained = load_trained(checkpoint, world)
+        trained = load_model(checkpoint, world)
         images, test_images = list_sets(train, test, world)
         passes.check(len(images.samples), world.size, multiple=2)
         settings = {

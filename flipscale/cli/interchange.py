@@ -7,16 +7,16 @@ from pathlib import Path
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import join_world
 from flipscale.errors import UserError
-from flipscale.interop.load_model import load_trained, with_tokenizer
+from flipscale.interop.import_source import find_import_source
+from flipscale.interop.load_model import build_with_tokenizer, load_model
 from flipscale.interop.openclip import VerifyReport, export_openclip, verify_against, verify_export
-from flipscale.interop.published import find_published
 from flipscale.interop.weights import WEIGHTS
 from flipscale.runs.checkpoint import sha256
 
 
 def export_run(checkpoint: Path, out: Path, *, only_verify: bool) -> None:
     """Export a run's newest checkpoint (or the one named) to OUT and verify it; or verify what lies there."""
-    trained = load_trained(checkpoint, join_world(Placement()))
+    trained = load_model(checkpoint, join_world(Placement()))
     job = trained.job
     if job is None:
         raise UserError(
@@ -48,11 +48,11 @@ def import_model(
     source: str, out: Path, *, weights: Path | None, pretrained: str | None, random: bool
 ) -> None:
     """Write OpenCLIP's model SOURCE to OUT, and verify it against stock OpenCLIP loading SOURCE and OUT."""
-    published = find_published(source, weights, pretrained, random)
+    published = find_import_source(source, weights, pretrained, random)
     if published.directory is not None and published.directory.resolve() == out.resolve():
         raise UserError(f"{out} is the source itself; name another directory to import into")
     spec, state = published.read()
-    trained = with_tokenizer(spec, state, published.directory)
+    trained = build_with_tokenizer(spec, state, published.directory)
     provenance = {"imported from": f"{source}, {pretrained}" if pretrained else source}
     if published.weights is None:
         provenance["weights"] = "initial (seed 0)"

@@ -10,7 +10,7 @@ from flipscale.cli.console import print_table
 from flipscale.config import Job, load_job
 from flipscale.formatting import format_count, format_gib, format_hours, format_millions
 from flipscale.planning.plan import Plan, cluster_gpus, plan_job
-from flipscale.planning.throughput import DEFAULT_GPU, IMAGES_PER_CORE, speed
+from flipscale.planning.throughput import DEFAULT_GPU, IMAGES_PER_CORE, make_speed
 
 _PARTS = ("weights", "gradients", "moments", "gathered", "activations", "loss", "batch")
 
@@ -27,7 +27,7 @@ def show_plan(
     as_json: bool,
 ) -> None:
     job = load_job(path, overrides)
-    on = speed(gpu, cluster_gpus(job) if gpus is None else gpus, mfu, images_per_second)
+    on = make_speed(gpu, cluster_gpus(job) if gpus is None else gpus, mfu, images_per_second)
     plan = plan_job(job, on, IMAGES_PER_CORE if images_per_core is None else images_per_core)
     if as_json:
         print(json.dumps(asdict(plan), indent=2))

@@ -10,12 +10,12 @@ from typing import Any, cast
 from flipscale.cli.classifier import LONGEST_WAIT, chosen, list_sets, show_scores, shown_progress
 from flipscale.cli.results import write_results
 from flipscale.data.samples.stream import default_workers
-from flipscale.distributed.placement import placement
+from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import World, join_world, leave_world
 from flipscale.errors import UserError
 from flipscale.evaluation.datasets import Decoding
 from flipscale.files import check_writable
-from flipscale.interop.load_model import load_trained
+from flipscale.interop.load_model import load_model
 from flipscale.transfer.augmented_batches import TrainingViews
 from flipscale.transfer.classifier import (
     FEATURES,
@@ -59,11 +59,11 @@ def probe_checkpoint(
     recipe = chosen(recipe, passes=passes, base_lr=base_lr)
 
     enable_gpu_fits()
-    world = join_world(placement(), LONGEST_WAIT)
+    world = join_world(read_placement(), LONGEST_WAIT)
     try:
         if out is not None:
             world.lead(lambda: check_writable(out))
-        trained = load_trained(checkpoint, world)
+        trained = load_model(checkpoint, world)
         sets = list_sets(train, test, world)
         network = ImageFeatures(trained.model, cast(FeatureKind, features))
         decoding = Decoding(trained.model.spec.vision.image_size, micro_batch)

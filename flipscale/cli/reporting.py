@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from flipscale.cli.console import print_table
 from flipscale.config import Evaluation
-from flipscale.distributed.placement import placement
+from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import join_world, leave_world
 from flipscale.errors import UserError
 from flipscale.files import check_writable
@@ -50,7 +50,7 @@ def compare_models(
     sets = given or sets_of(entrants)
     if root is not None:
         sets = sets.model_copy(update={"root": root})
-    world = join_world(placement())
+    world = join_world(read_placement())
     try:
         world.lead(lambda: check_writable(out.resolve() / "compare.html"))
         with Console(stderr=True, quiet=not world.leads).status("comparing") as shown:

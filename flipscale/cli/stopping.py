@@ -14,7 +14,7 @@ from flipscale.orchestration.status.liveness import UNKNOWN, JobStatus, ProcessS
 from flipscale.orchestration.status.outlook import goes_on_by_itself
 from flipscale.orchestration.status.run_status import RunStatus, read_status
 from flipscale.runs.directory import RunDirectory, existing_run
-from flipscale.slurm import SlurmError, slurm
+from flipscale.slurm import SlurmError, run_slurm
 
 _LOOK_SECONDS = 1.0
 _ASK_SLURM_SECONDS = 10.0
@@ -100,7 +100,7 @@ def _ids(jobs: Sequence[JobStatus]) -> str:
 
 def _scancel(run: RunDirectory, jobs: Sequence[JobStatus], *options: str) -> None:
     try:
-        slurm("scancel", *options, *(job.job_id for job in jobs))
+        run_slurm("scancel", *options, *(job.job_id for job in jobs))
     except SlurmError as error:
         raise RunError(
             f"{run.stop_file} is set, so that a job ends as it starts, but Slurm did not cancel "

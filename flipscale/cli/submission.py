@@ -27,7 +27,7 @@ from flipscale.orchestration.cluster.submission import (
     submit_run,
 )
 from flipscale.planning.plan import plan_job
-from flipscale.planning.throughput import DEFAULT_GPU, Speed, speed
+from flipscale.planning.throughput import DEFAULT_GPU, Speed, make_speed
 from flipscale.runs.directory import RunDirectory, committed_samples, run_directory
 from flipscale.slurm import SlurmError
 
@@ -122,7 +122,7 @@ def _show_plan(file: Path, overrides: list[str], job: Job, site: Site) -> None:
     if asked.gpus_per_node:
         show_plan(file, overrides, site.gpu or DEFAULT_GPU, asked.world_size, as_json=False)
     else:
-        print_budget(plan_job(job, speed(DEFAULT_GPU, asked.world_size)))
+        print_budget(plan_job(job, make_speed(DEFAULT_GPU, asked.world_size)))
 
 
 def _show(findings: list[Finding], script: str | None, as_json: bool) -> None:
@@ -190,7 +190,7 @@ def _expected_seconds(run: RunDirectory, job: Job, submission: Submission) -> fl
 def _speed(job: Job, submission: Submission) -> Speed | None:
     asked = allocation(job, submission.site)
     known = submission.site.gpu is not None and asked.gpus_per_node
-    return speed(submission.site.gpu or "", asked.world_size) if known else None
+    return make_speed(submission.site.gpu or "", asked.world_size) if known else None
 
 
 def _next(run: RunDirectory) -> str:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from flipscale.config import Job, load_job, parse_duration
-from flipscale.distributed.placement import placement
+from flipscale.distributed.placement import read_placement
 from flipscale.errors import UserError
 from flipscale.orchestration.segments.stop_requests import StopRequests
 from flipscale.runs.directory import RunDirectory, existing_run, run_directory
@@ -30,7 +30,7 @@ def train_job(path: Path, overrides: list[str], time_limit: str | None) -> None:
     from flipscale.training.setup import check_job
     from flipscale.training.trainer import train
 
-    place = placement()
+    place = read_placement()
     budget = check_job(job, place.size)
     managed = None
     if place.under_slurm:

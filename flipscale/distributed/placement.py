@@ -48,7 +48,7 @@ class Placement:
         return f"{self.job_id}.{self.restarts}" if self.job_id else ""
 
 
-def placement() -> Placement:
+def read_placement() -> Placement:
     """This process's place; alone without a launcher. torchrun goes first: srun may have started it."""
     env = os.environ
     node = env.get("SLURMD_NODENAME") or socket.gethostname()
@@ -75,29 +75,29 @@ def placement() -> Placement:
     rank = int(env.get("SLURM_PROCID") or env["SUBMITIT_LOCAL_GLOBALID"])
     if size == 1:
         return Placement(**known)
-    host = leading_host(nodes) if nodes else "127.0.0.1"
-    return Placement(rank, size, *local, **known, rendezvous=f"{host}:{port_of(job_id, restarts)}")
+    host = rendezvous_host(nodes) if nodes else "127.0.0.1"
+    return Placement(rank, size, *local, **known, rendezvous=f"{host}:{rendezvous_port(job_id, restarts)}")
 
 
-def port_of(job_id: str, restarts: int) -> int:
+def rendezvous_port(job_id: str, restarts: int) -> int:
     """The same port on all processes of a start, and another one at the next start."""
     number = int.from_bytes(hashlib.sha256(f"{job_id}.{restarts}".encode()).digest()[:8], "big")
     return _PORTS[number % len(_PORTS)]
 
 
-def leading_host(nodes: tuple[str, ...]) -> str:
+def rendezvous_host(nodes: tuple[str, ...]) -> str:
     """A name or address of the first node that every node can reach.
 
     The node's own name where it resolves. Else the address that Slurm has for it, and as a last resort that
     of the node where srun runs, which is the first node for a batch job.
     """
-    from flipscale.slurm import SlurmError, slurm
+    from flipscale.slurm import SlurmError, run_slurm
 
     first = nodes[0]
     if _resolves(first):
         return first
     try:
-        described = slurm("scontrol", "show", "node", "-o", first)
+        described = run_slurm("scontrol", "show", "node", "-o", first)
     except (SlurmError, UserError):
         described = ""
     address = next((f[9:] for f in described.split() if f.startswith("NodeAddr=")), "")

@@ -13,7 +13,7 @@ from flipscale.config import Job
 from flipscale.data.text.tokenizer import Tokenizer, load_tokenizer
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
-from flipscale.interop.mapping import State
+from flipscale.interop.mapping import StateDict
 from flipscale.interop.openclip import CONFIG, import_openclip
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.of_job import checkpoint_spec, model_spec
@@ -24,7 +24,7 @@ from flipscale.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
-class Trained:
+class LoadedModel:
     """An fp32 model with its tokenizer; job, progress and data are None for an OpenCLIP directory."""
 
     model: FLIP
@@ -35,12 +35,12 @@ class Trained:
     data: dict[str, Any] | None = None
 
 
-def is_trained(path: Path) -> bool:
-    """Whether `load_trained` finds something there."""
+def is_model(path: Path) -> bool:
+    """Whether `load_model` finds something there."""
     return any((path / name).is_file() for name in (CONFIG, "job.yaml", checkpoint.MANIFEST))
 
 
-def load_trained(path: Path, world: World) -> Trained:
+def load_model(path: Path, world: World) -> LoadedModel:
     """Load the newest checkpoint of a run, a checkpoint directory, or an OpenCLIP directory.
 
     All processes of `world` call it, and each has the whole model on its device. Raises UserError, on every
@@ -48,7 +48,7 @@ def load_trained(path: Path, world: World) -> Trained:
     """
     device = world.device
     if (path / CONFIG).is_file():
-        return with_tokenizer(*import_openclip(path), path, device)
+        return build_with_tokenizer(*import_openclip(path), path, device)
     if (path / "job.yaml").is_file():
         run = RunDirectory(path.resolve())
         found = world.lead(lambda: checkpoint.find(run.checkpoints))
@@ -62,15 +62,15 @@ def load_trained(path: Path, world: World) -> Trained:
     return _from_checkpoint(run, found, device)
 
 
-def with_tokenizer(
-    spec: ModelSpec, state: State, directory: Path | None, device: torch.device | str = "cpu"
-) -> Trained:
+def build_with_tokenizer(
+    spec: ModelSpec, state: StateDict, directory: Path | None, device: torch.device | str = "cpu"
+) -> LoadedModel:
     """The model of OpenCLIP with these weights, and its tokenizer, whose files lie in `directory`, if any."""
     model = build_model(spec, device="meta").to_empty(device=device)
     model.load_state_dict(state)
     kind = "wordpiece" if spec.text.pool == "first" else "clip_bpe"
     vocab = str(directory) if kind == "wordpiece" and directory is not None else None
-    return Trained(model, load_tokenizer(kind, vocab, spec.text.context_length))
+    return LoadedModel(model, load_tokenizer(kind, vocab, spec.text.context_length))
 
 
 def _named(path: Path) -> Checkpoint:
@@ -80,7 +80,7 @@ def _named(path: Path) -> Checkpoint:
         raise UserError(f"the checkpoint {path} is damaged: {damage}; name an older one") from None
 
 
-def _from_checkpoint(run: RunDirectory, found: Checkpoint, device: torch.device) -> Trained:
+def _from_checkpoint(run: RunDirectory, found: Checkpoint, device: torch.device) -> LoadedModel:
     job = Job.model_validate(found.job)
     source = job.data.tokenizer
     vocab = str(run.tokenizer) if source.kind == "wordpiece" else None
@@ -91,7 +91,7 @@ def _from_checkpoint(run: RunDirectory, found: Checkpoint, device: torch.device)
         model.double()
     found.load({f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()})
     identity = json.loads(run.index.read_text())
-    return Trained(
+    return LoadedModel(
         model.float(),
         tokenizer,
         job,

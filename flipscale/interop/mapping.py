@@ -19,7 +19,7 @@ from flipscale.models.initialization import SIGMOID_BIAS
 from flipscale.models.presets import OPENAI_MEAN, OPENAI_STD, ModelSpec, TextSpec, VisionSpec
 from flipscale.models.vision import sincos_positions
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 _BIAS = "visual.conv1.bias"
 _POSITIONS = "visual.positional_embedding"
@@ -99,7 +99,7 @@ def open_clip_model_cfg(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def open_clip_state(state: Mapping[str, Tensor], spec: ModelSpec) -> State:
+def open_clip_state(state: Mapping[str, Tensor], spec: ModelSpec) -> StateDict:
     """A flipscale state dict as OpenCLIP's CLIP class expects it: fp32 on the CPU, contiguous.
 
     The logit scale is clipped as in the forward pass, since OpenCLIP uses it as it is. The decoder of the
@@ -122,7 +122,7 @@ def open_clip_state(state: Mapping[str, Tensor], spec: ModelSpec) -> State:
     return tensors
 
 
-def flipscale_state(tensors: Mapping[str, Tensor], spec: ModelSpec, patch_bias: Tensor | None) -> State:
+def flipscale_state(tensors: Mapping[str, Tensor], spec: ModelSpec, patch_bias: Tensor | None) -> StateDict:
     """The inverse of `open_clip_state`, exact, given the patch bias that was added to the positions; without
     it, within a rounding.
 

@@ -23,7 +23,7 @@ import flipscale
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.errors import RunError, UserError
 from flipscale.interop.mapping import (
-    State,
+    StateDict,
     flipscale_state,
     open_clip_model_cfg,
     open_clip_state,
@@ -265,7 +265,7 @@ def verify_against(
 
 def _ask_open_clip(
     stock: str, pretrained: str | None, images: Tensor, texts: Tensor, captions: list[str]
-) -> State:
+) -> StateDict:
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         save_file({"images": images, "texts": texts}, work / "inputs.safetensors")
@@ -282,7 +282,7 @@ def _ask_open_clip(
             "OMP_NUM_THREADS": str(torch.get_num_threads()),
             "PYTHONPATH": os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH")))),
         }
-        command = [sys.executable, "-m", "flipscale.interop.judge", directory]
+        command = [sys.executable, "-m", "flipscale.interop.stock_features", directory]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -304,7 +304,7 @@ def _compare_ids(ours: Tensor, theirs: Tensor, captions: Sequence[str]) -> None:
             )
 
 
-def import_openclip(source: Path) -> tuple[ModelSpec, State]:
+def import_openclip(source: Path) -> tuple[ModelSpec, StateDict]:
     """Read an OpenCLIP directory: the inverse of `export_openclip`, bit for bit; also others' models.
 
     Raises:
@@ -314,7 +314,7 @@ def import_openclip(source: Path) -> tuple[ModelSpec, State]:
     return imported(config, read_weights(find_weights(source)), source.name)
 
 
-def imported(config: Mapping[str, Any], weights: Weights | None, name: str) -> tuple[ModelSpec, State]:
+def imported(config: Mapping[str, Any], weights: Weights | None, name: str) -> tuple[ModelSpec, StateDict]:
     """Spec and state dict (empty without weights) of a model that OpenCLIP configures so.
 
     Args:

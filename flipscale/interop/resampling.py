@@ -22,18 +22,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flipscale.errors import UserError
+from flipscale.interop.mapping import StateDict
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec
 from flipscale.third_party import import_timm
-
-State = dict[str, Tensor]
 
 KERNEL = "visual.conv1.weight"
 POSITIONS = "visual.positional_embedding"
 PAINTING = ("reconstruction.pixels.weight", "reconstruction.pixels.bias")
 
 
-def resample_state(state: Mapping[str, Tensor], from_spec: ModelSpec, to_spec: ModelSpec) -> State:
+def resample_state(state: Mapping[str, Tensor], from_spec: ModelSpec, to_spec: ModelSpec) -> StateDict:
     """The state dict of `from_spec`'s model as one of `to_spec`'s; what keeps its shape is not copied.
 
     Args:

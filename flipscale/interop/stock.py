@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flipscale.errors import UserError
-from flipscale.interop.published import Published, find_published
+from flipscale.interop.import_source import ImportSource, find_import_source
 from flipscale.interop.weights import find_weights, read_weights
 from flipscale.third_party import import_open_clip
 
@@ -51,7 +51,7 @@ class Stock:
     model: StockModel
     tokenizer: Callable[[Sequence[str]], Tensor]
     image_size: int  # side of the squares that it takes, pixels
-    published: Published
+    published: ImportSource
     resizing: str | None
     """How its own preprocessing differs from flipscale's (shorter side, bicubic); None where it does not."""
 
@@ -90,13 +90,13 @@ def load_stock(source: str, device: torch.device) -> Stock:
     return Stock(StockModel(model, mean, std, device), tokenizer, int(side), published, resizing)
 
 
-def find_stock(source: str) -> Published:
+def find_stock(source: str) -> ImportSource:
     """What `source` names, without reading weights. Raises UserError as `load_stock` does."""
     if source.startswith(LOCAL):
         directory = Path(source.removeprefix(LOCAL))
         if not directory.is_dir():
             raise UserError(f"there is no directory {directory}; give {LOCAL}PATH of an OpenCLIP directory")
-        return find_published(str(directory), None, None, random=False)
+        return find_import_source(str(directory), None, None, random=False)
     name, _, weights = source.partition(":")
     open_clip = import_open_clip()
     if name.replace("/", "-") not in open_clip.list_models():
@@ -112,9 +112,9 @@ def find_stock(source: str) -> Published:
     if file.exists() or file.suffix or len(file.parts) > 1:
         if not file.is_file():
             raise UserError(f"there is no file {file}; give {name}:FILE of weights, or {name}:TAG")
-        return find_published(name, file, None, random=False)
+        return find_import_source(name, file, None, random=False)
     try:
-        return find_published(name, None, weights, random=False)
+        return find_import_source(name, None, weights, random=False)
     except UserError as error:  # it speaks of the option of `flipscale import`
         raise UserError(str(error).replace("a file with --weights", f"{name}:FILE")) from None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from flipscale.config import Job, Sharding
 from flipscale.models.presets import ModelSpec
-from flipscale.planning.memory import estimate
+from flipscale.planning.memory import estimate_memory
 
 MARGIN = 0.08
 """Share of a GPU's memory that is left for the fragmentation of torch's allocator."""
@@ -32,7 +32,7 @@ def advise(job: Job, spec: ModelSpec, world_size: int, memory: int) -> tuple[str
     for changes in _changes(job.sharding, largest):
         sharding = Sharding.model_validate({**job.sharding.model_dump(), **changes})
         changed = job.model_copy(update={"sharding": sharding})
-        if all(fits(phase.total, memory) for phase in estimate(changed, spec, world_size)):
+        if all(fits(phase.total, memory) for phase in estimate_memory(changed, spec, world_size)):
             return tuple(f"sharding.{key}={value}" for key, value in changes.items())
     return None
 

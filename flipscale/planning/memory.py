@@ -75,7 +75,9 @@ class _State:
     host: int
 
 
-def estimate(job: Job, spec: ModelSpec, world_size: int, device: Device = "cuda") -> tuple[PhaseMemory, ...]:
+def estimate_memory(
+    job: Job, spec: ModelSpec, world_size: int, device: Device = "cuda"
+) -> tuple[PhaseMemory, ...]:
     """Memory of one of `world_size` processes, for each phase of `job`.
 
     Args:

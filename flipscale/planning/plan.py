@@ -12,13 +12,13 @@ from flipscale.models.of_job import phase_specs
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.planning.fit import advise, fits
 from flipscale.planning.flops import parameter_count, training_flops
-from flipscale.planning.memory import PhaseMemory, estimate
+from flipscale.planning.memory import PhaseMemory, estimate_memory
 from flipscale.planning.throughput import (
     DEFAULT_GPU,
     IMAGES_PER_CORE,
     Speed,
-    segments,
-    speed,
+    count_segments,
+    make_speed,
     training_seconds,
 )
 from flipscale.sharding.limits import check_sharding
@@ -76,14 +76,14 @@ def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_
     """
     if images_per_core <= 0:
         raise UserError(f"--images-per-core is {images_per_core:g}; give more than 0")
-    on = on or speed(DEFAULT_GPU, cluster_gpus(job))
+    on = on or make_speed(DEFAULT_GPU, cluster_gpus(job))
     budget = Budget.of(job.phases, job.data.lanes)
     check_world_size(on.gpus, job.data.lanes)
     check_sharding(job.sharding, on.gpus, "cuda")
     spec = model_shape(job)
     shapes = phase_specs(spec, job)
     count = parameter_count(shapes[-1])
-    memories = estimate(job, spec, on.gpus)
+    memories = estimate_memory(job, spec, on.gpus)
     phases = tuple(
         _phase_plan(span, shape, memory, on, job.sharding.micro_batch, images_per_core)
         for span, shape, memory in zip(budget.spans, shapes, memories, strict=True)
@@ -107,7 +107,7 @@ def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_
         seconds=seconds,
         gpu_hours=seconds * on.gpus / 3600,
         images_per_core=images_per_core,
-        segments=segments(seconds, job.cluster.timeout),
+        segments=count_segments(seconds, job.cluster.timeout),
     )
 
 

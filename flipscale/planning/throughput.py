@@ -67,7 +67,9 @@ def find_gpu(name: str) -> Gpu:
     return gpu
 
 
-def speed(gpu: str, gpus: int, mfu: float | None = None, images_per_second: float | None = None) -> Speed:
+def make_speed(
+    gpu: str, gpus: int, mfu: float | None = None, images_per_second: float | None = None
+) -> Speed:
     """Check what a user gave. Raises UserError for what cannot be."""
     if gpus < 1:
         raise UserError(f"--gpus {gpus} is no number of GPUs; give 1 or more")
@@ -101,6 +103,6 @@ def training_seconds(
     return flops / (speed.gpu.peak_flops * speed.gpus * speed.mfu)
 
 
-def segments(seconds: float, timeout: int) -> int:
+def count_segments(seconds: float, timeout: int) -> int:
     """Starts of the job that a time limit of `timeout` seconds makes of this much training, at least 1."""
     return max(1, -(-round(seconds) // timeout))

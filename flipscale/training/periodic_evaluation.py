@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from flipscale.budget import Budget, crossed
+from flipscale.budget import Budget, crosses_multiple
 from flipscale.config.job import Evaluation
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.distributed.world import World
@@ -85,7 +85,7 @@ class PeriodicEvaluation:
             return True
         if every.unit == "steps":
             return self._budget.steps_done(samples_seen) % every.amount == 0
-        return crossed(samples_seen - span.phase.batch_size, samples_seen, every.amount)
+        return crosses_multiple(samples_seen - span.phase.batch_size, samples_seen, every.amount)
 
 
 class _Live:

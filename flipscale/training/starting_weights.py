@@ -17,7 +17,7 @@ from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.files import write_durably
-from flipscale.interop.load_model import load_trained
+from flipscale.interop.load_model import load_model
 from flipscale.interop.resampling import resample_state, resized_names
 from flipscale.models.initialization import initial_value
 from flipscale.models.presets import ModelSpec, TextSpec, VisionSpec
@@ -43,7 +43,7 @@ def start_from(
     """
     assert job.model.weights is not None
     source = Path(job.model.weights)
-    trained = load_trained(source, replace(world, device=torch.device("cpu")))
+    trained = load_model(source, replace(world, device=torch.device("cpu")))
     theirs = trained.model.spec
     sizes = {"image_size": spec.vision.image_size, "patch_size": spec.vision.patch_size}
     resized = replace(theirs, vision=replace(theirs.vision, **sizes))

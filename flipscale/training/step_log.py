@@ -9,7 +9,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from flipscale.budget import Budget, Step, crossed
+from flipscale.budget import Budget, Step, crosses_multiple
 from flipscale.config.job import Logging
 from flipscale.runs.metrics import MetricsLog
 from flipscale.training.display import TrainingDisplay
@@ -47,7 +47,7 @@ class StepLog:
         if step.stop == self._budget.spans[step.phase].stop:
             return True
         if self._every.unit == "samples":
-            return crossed(step.start, step.stop, self._every.amount)
+            return crosses_multiple(step.start, step.stop, self._every.amount)
         return steps_done % self._every.amount == 0
 
     def write(self, step: Step, steps_done: int, digest: int, scalars: dict[str, Tensor]) -> None:

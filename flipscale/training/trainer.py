@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from flipscale.budget import Budget, Step, crossed
+from flipscale.budget import Budget, Step, crosses_multiple
 from flipscale.config import Job
 from flipscale.data.quarantine import Quarantine
 from flipscale.data.samples.stream import Batch
@@ -196,7 +196,7 @@ class _Trainer:
 
     def _save_due(self, step: Step) -> bool:
         for cadence in self.job.checkpoint.every:
-            if cadence.unit == "samples" and crossed(step.start, step.stop, cadence.amount):
+            if cadence.unit == "samples" and crosses_multiple(step.start, step.stop, cadence.amount):
                 return True
             if cadence.unit == "steps" and (self.steps_done + 1) % cadence.amount == 0:
                 return True
@@ -206,7 +206,7 @@ class _Trainer:
 
     def _save(self, step: Step, *, permanent: bool) -> None:
         keep_every = self.job.checkpoint.keep_every
-        marked = keep_every is not None and crossed(self.saved_at, step.stop, keep_every)
+        marked = keep_every is not None and crosses_multiple(self.saved_at, step.stop, keep_every)
         skipped = int(self.skips[0].item())
         progress = replace(self.progress, skipped_steps=skipped, optimizer_steps=self.model.updates())
         with self.segment.watchdog.unhurried():

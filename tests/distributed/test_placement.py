@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from flipscale.distributed import placement as module
-from flipscale.distributed.placement import Placement, placement, port_of
+from flipscale.distributed.placement import Placement, read_placement, rendezvous_port
 from flipscale.distributed.world import join_world, leave_world
 
 SRUN = {
@@ -40,11 +40,11 @@ def _nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 def started_with(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> Placement:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return placement()
+    return read_placement()
 
 
 def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = placement()
+    place = read_placement()
     assert (place.rank, place.size, place.attempt, place.rendezvous) == (0, 1, "", "")
     assert not place.under_slurm
 
@@ -55,7 +55,7 @@ def test_under_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (place.rank, place.size, place.local_rank, place.local_size) == (17, 26, 1, 2)
     assert place.nodes == ("gpu07", "gpu08", "gpu09", "big1")
     assert (place.node, place.attempt) == ("gpu09", "41.0")
-    assert place.rendezvous == f"gpu07:{port_of('41', 0)}"
+    assert place.rendezvous == f"gpu07:{rendezvous_port('41', 0)}"
     assert place.under_slurm
 
 
@@ -68,7 +68,7 @@ def test_every_start_of_a_job_meets_elsewhere(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_no_outgoing_connection_can_hold_the_port_where_a_start_meets() -> None:
-    ports = {port_of(job, restarts) for job in map(str, range(1000)) for restarts in range(5)}
+    ports = {rendezvous_port(job, restarts) for job in map(str, range(1000)) for restarts in range(5)}
     assert min(ports) > 1023
     assert max(ports) < 32_768  # ip_local_port_range, as Linux has it where nobody changes it
     assert len(ports) > 3000

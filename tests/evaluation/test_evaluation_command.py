@@ -12,7 +12,7 @@ from flipscale.cli import evaluation
 from flipscale.cli.app import app
 from flipscale.errors import RunError, UserError
 from flipscale.evaluation.document import EvaluationDocument
-from flipscale.interop.load_model import Trained
+from flipscale.interop.load_model import LoadedModel
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
 
@@ -21,8 +21,8 @@ from flipscale.models.presets import preset
 def command(tmp_path, words, monkeypatch):
     """Runs `flipscale eval` in `tmp_path`, where sets.yaml names two sets under `data`."""
     spec = preset("vit_micro_p8", vocab_size=words.vocab_size, context_length=words.context_length)
-    trained = Trained(build_model(spec, seed=1), words)
-    monkeypatch.setattr(evaluation, "load_trained", lambda path, world: trained)
+    trained = LoadedModel(build_model(spec, seed=1), words)
+    monkeypatch.setattr(evaluation, "load_model", lambda path, world: trained)
     monkeypatch.chdir(tmp_path)
     members = []
     for n, colour in enumerate(["red", "green", "blue"] * 4):
@@ -103,7 +103,7 @@ def test_bad_options_are_one_clear_sentence(command, options, message):
 
 
 def test_what_cannot_be_written_is_said_before_the_model_is_loaded(command, monkeypatch):
-    monkeypatch.setattr(evaluation, "load_trained", lambda path, world: pytest.fail("loaded"))
+    monkeypatch.setattr(evaluation, "load_model", lambda path, world: pytest.fail("loaded"))
     done = command("--retrieval", "data/a.tar", "--out", "names.txt/a/out.json")
     assert isinstance(done.exception, UserError)
     assert Path("names.txt").read_text() == "red\ngreen\nblue\n"

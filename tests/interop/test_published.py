@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from flipscale.cli.interchange import import_model
 from flipscale.errors import UserError
 from flipscale.interop import openclip
-from flipscale.interop.judge import judge
+from flipscale.interop.import_source import find_import_source
 from flipscale.interop.openclip import CONFIG, import_openclip
-from flipscale.interop.published import find_published
+from flipscale.interop.stock_features import write_stock_features
 from flipscale.interop.weights import WEIGHTS, find_weights, read_weights
 from flipscale.models.presets import preset
 from flipscale.third_party import import_open_clip
@@ -53,7 +53,7 @@ def judged_here(monkeypatch: pytest.MonkeyPatch) -> None:
         returncode = 0
 
     def run(command: list[str], **_: object) -> Done:
-        judge(Path(command[-1]))
+        write_stock_features(Path(command[-1]))
         return Done()
 
     monkeypatch.setattr(openclip.subprocess, "run", run)
@@ -231,7 +231,7 @@ def test_a_tag_is_found_where_open_clip_keeps_it(tmp_path: Path, monkeypatch: py
         return str(cached) if name == cached.name else None
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", in_cache)
-    published = find_published("ViT-B-32", None, "laion2b_s34b_b79k", False)
+    published = find_import_source("ViT-B-32", None, "laion2b_s34b_b79k", False)
     assert (published.weights, published.pretrained) == (cached, "laion2b_s34b_b79k")
     assert published.config["preprocess_cfg"]["resize_mode"] == "shortest"
 

@@ -19,7 +19,7 @@ from flipscale.models.presets import ModelSpec, preset
 from flipscale.orchestration.checks.job import preflight
 from flipscale.planning.fit import CONTEXT, MARGIN, advise, fits
 from flipscale.planning.flops import parameter_count
-from flipscale.planning.memory import PhaseMemory, estimate
+from flipscale.planning.memory import PhaseMemory, estimate_memory
 from flipscale.planning.throughput import GPUS
 from flipscale.runs.directory import RunDirectory
 
@@ -103,7 +103,7 @@ def test_on_a_gpu(mode: str) -> None:
     for _ in range(2):
         loss = accumulate_gradients(model, pairs, job)["loss"]
         model.update(1e-6, torch.isfinite(loss))
-    (estimated,) = estimate(job, spec, 1)
+    (estimated,) = estimate_memory(job, spec, 1)
     assert 0.75 * estimated.total <= torch.cuda.max_memory_allocated() <= 1.05 * estimated.total
 
 
@@ -117,7 +117,7 @@ def paper_job(sharding: dict[str, Any], batch: int = 65_536, model: str = "vit_h
 
 def of(sharding: dict[str, Any], gpus: int = 256, **changes: Any) -> PhaseMemory:
     job = paper_job({"precision": "bf16", **sharding}, **changes)
-    (memory,) = estimate(job, preset(job.model.preset), gpus)
+    (memory,) = estimate_memory(job, preset(job.model.preset), gpus)
     return memory
 
 
@@ -126,7 +126,7 @@ def test_h14_needs_less_than_its_measured_process() -> None:
     raw = json.loads((ROOT / "docs/benchmarks/h14_fsdp_cpu_2026-11-23.json").read_text())
     rank = raw["step"][0]
     job = paper_job({"strategy": "fsdp", "precision": "bf16", "activation_checkpointing": "full"}, batch=4)
-    (memory,) = estimate(job, preset("vit_h14"), 2, "cpu")
+    (memory,) = estimate_memory(job, preset("vit_h14"), 2, "cpu")
     python = raw["export"]["start_gib"]
     assert memory.total / 2**30 <= rank["stepped_gib"] - python
     # Before the first step there are weights and moments alone, and there the two agree.
@@ -154,7 +154,7 @@ def test_offloading_moves_moments_to_the_host() -> None:
 
 def test_masked_phases_keep_less_and_recomputing_keeps_less() -> None:
     job = load_job(ROOT / "jobs/vith14_model_data_schedule.yaml")
-    masked, unmasked = estimate(job, preset("vit_h14"), 256)
+    masked, unmasked = estimate_memory(job, preset("vit_h14"), 256)
     # Half of the pairs of the masked phase, twice the image tokens; the captions do not double.
     assert 0.85 * masked.activations <= unmasked.activations < masked.activations
     modes = [of({"activation_checkpointing": mode}) for mode in ("full", "every 2", "none")]
@@ -175,11 +175,11 @@ def test_micro_batches_bound_the_activations() -> None:
 def test_the_advice_makes_it_fit(gpu: str, gpus: int) -> None:
     memory = GPUS[gpu].memory
     job, spec = paper_job({"precision": "bf16"}), preset("vit_h14")
-    assert not fits(estimate(job, spec, gpus)[0].total, memory)
+    assert not fits(estimate_memory(job, spec, gpus)[0].total, memory)
     advice = advise(job, spec, gpus, memory)
     assert advice
     changed = paper_job({"precision": "bf16", **dict(a.removeprefix("sharding.").split("=") for a in advice)})
-    assert fits(estimate(changed, spec, gpus)[0].total, memory)
+    assert fits(estimate_memory(changed, spec, gpus)[0].total, memory)
 
 
 def test_what_never_fits_gets_no_advice() -> None:

@@ -11,7 +11,7 @@ from flipscale.config import Job
 from flipscale.errors import UserError
 from flipscale.models.presets import preset
 from flipscale.planning.flops import parameter_count, training_flops
-from flipscale.planning.memory import estimate
+from flipscale.planning.memory import estimate_memory
 from flipscale.planning.plan import model_shape, plan_job, state_bytes
 
 
@@ -37,11 +37,11 @@ def test_flops_and_memory_are_those_of_a_job_of_that_shape() -> None:
     ):
         assert phase.flops_per_sample == training_flops(spec, 1, 0.5)
         alone = job_of({})
-        (memory,) = estimate(alone, spec, 1)
+        (memory,) = estimate_memory(alone, spec, 1)
         of_phase = {**vars(phase.memory), "host": 0}
         assert of_phase == {**vars(memory), "host": 0}
     # Batches of either phase may wait in host memory: those of the larger images count.
-    (larger,) = estimate(job_of({}), preset("vit_l16"), 1)
+    (larger,) = estimate_memory(job_of({}), preset("vit_l16"), 1)
     assert small.memory.host - fine.memory.host == 12 * (parameters(small) - parameters(fine))
     assert small.memory.host == larger.host
 

@@ -13,7 +13,7 @@ from flipscale.config import load_job
 from flipscale.errors import UserError
 from flipscale.models.presets import preset
 from flipscale.planning.plan import plan_job
-from flipscale.planning.throughput import find_gpu, segments, speed, training_seconds
+from flipscale.planning.throughput import count_segments, find_gpu, make_speed, training_seconds
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 H14 = JOBS / "vith14_model_data_schedule.yaml"
@@ -31,7 +31,7 @@ PLAN = CliRunner()
     ],
 )
 def test_gpu_hours_of_h14(gpu: str, mask_ratio: float, samples: float, mfu: float, gpu_hours: float) -> None:
-    on = speed(gpu, 64, mfu)
+    on = make_speed(gpu, 64, mfu)
     seconds = training_seconds(on, preset("vit_h14"), int(samples), mask_ratio)
     assert seconds * 64 / 3600 == pytest.approx(gpu_hours, rel=0.02)
 
@@ -39,24 +39,24 @@ def test_gpu_hours_of_h14(gpu: str, mask_ratio: float, samples: float, mfu: floa
 def test_published_runs_are_found_again() -> None:
     """OpenCLIP's H/14 ran at 42 samples/s on an A100, which is 15.4 % of its peak (LAION, large-openclip)."""
     spec = preset("clip_h14")
-    second = training_seconds(speed("a100-40gb", 1, 0.154), spec, 42, 0.0)
+    second = training_seconds(make_speed("a100-40gb", 1, 0.154), spec, 42, 0.0)
     assert second == pytest.approx(1.0, rel=0.02)
 
 
 def test_a_measured_speed_goes_before_flops() -> None:
-    on = speed("h100-80gb", 8, images_per_second=1000.0)
+    on = make_speed("h100-80gb", 8, images_per_second=1000.0)
     assert training_seconds(on, preset("vit_h14"), 5_000, 0.0) == 5.0
     assert training_seconds(on, preset("vit_b16"), 5_000, 0.75) == 5.0
 
 
 def test_micro_batches_cost_a_forward_pass() -> None:
-    on, spec = speed("h100-80gb", 8), preset("vit_b16")
+    on, spec = make_speed("h100-80gb", 8), preset("vit_b16")
     once, twice = (training_seconds(on, spec, 1000, 0.5, forward_twice=twice) for twice in (False, True))
     assert twice == pytest.approx(once * 4 / 3)
 
 
 def test_segments_of_a_time_limit() -> None:
-    assert [segments(seconds, 3600) for seconds in (0.0, 3600.0, 3601.0, 86_400.0)] == [1, 1, 2, 24]
+    assert [count_segments(seconds, 3600) for seconds in (0.0, 3600.0, 3601.0, 86_400.0)] == [1, 1, 2, 24]
 
 
 def test_a_wrong_gpu_names_the_nearest() -> None:
@@ -91,7 +91,7 @@ def test_the_table_says_fit_time_and_cost() -> None:
     assert "NO" in done.stdout
     assert "it would fit with sharding." in done.stdout
     assert "64 x a100-40gb at 30% of their peak" in done.stdout
-    plan = plan_job(load_job(H14), speed("a100-40gb", 64, 0.3))
+    plan = plan_job(load_job(H14), make_speed("a100-40gb", 64, 0.3))
     assert f"{plan.gpu_hours:,.0f} GPU-hours, in {plan.segments} segments of at most 24 h" in done.stdout
 
 

@@ -16,7 +16,7 @@ from support.cluster_handle import Cluster
 from support.slurm_run import FLIPSCALE, SlurmRun, trained_without_gaps
 from support.tiny_run import TinyRun
 
-from flipscale.distributed.placement import port_of
+from flipscale.distributed.placement import rendezvous_port
 from flipscale.runs.audit import audit
 from flipscale.runs.directory import RunDirectory
 
@@ -104,7 +104,7 @@ def test_processes_that_do_not_meet_try_again_on_another_port(
 ) -> None:
     before = patient_cluster.sbatch("#!/bin/sh\n", "--output=/dev/null")
     run = SlurmRun.of(patient_cluster, tiny_run("taken", **two_nodes(2_000)))
-    with socket.create_server(("", port_of(str(int(before) + 1), 0))):
+    with socket.create_server(("", rendezvous_port(str(int(before) + 1), 0))):
         job = run.submit()
         assert int(job) == int(before) + 1
         run.starts_again(job, 1)

@@ -11,7 +11,7 @@ from support.run_in_files import RunInFiles
 from flipscale.cli.stopping import cancel_run, stop_run
 from flipscale.orchestration.status.liveness import SlurmView
 from flipscale.orchestration.status.run_status import read_status, read_statuses
-from flipscale.slurm import ended_states, slurm
+from flipscale.slurm import query_accounting, run_slurm
 
 pytestmark = pytest.mark.slow
 
@@ -60,13 +60,13 @@ def test_what_sacct_remembers(accounting_cluster: Cluster, run, monkeypatch):
     element = f"{array}_2"
     run.submitted(element, accounting=True)
     remembered = accounting_cluster.wait_until(
-        lambda: ended_states([failed, element]), lambda seen: failed in seen
+        lambda: query_accounting([failed, element]), lambda seen: failed in seen
     )
     assert remembered[failed].state == "FAILED"
     assert element not in remembered
     # Accounting lists it as one of those that wait, before and after it is cancelled.
     accounting_cluster.wait_until(
-        lambda: slurm("sacct", "-n", "-X", "-j", array), lambda told: "PENDING" in told
+        lambda: run_slurm("sacct", "-n", "-X", "-j", array), lambda told: "PENDING" in told
     )
     assert read_status(run.path, SlurmView()).state == "queued"
     cancel_run(run.path)

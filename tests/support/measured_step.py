@@ -18,12 +18,12 @@ import torch
 from support.live_bytes import LiveBytes
 
 from flipscale.config import Job
-from flipscale.distributed.placement import placement
+from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import World, join_world, leave_world
 from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_patches, visible_tokens
 from flipscale.models.presets import preset
-from flipscale.planning.memory import estimate
+from flipscale.planning.memory import estimate_memory
 from flipscale.sharding.shard import shard
 from flipscale.training.gradients import Pairs, accumulate_gradients
 
@@ -75,13 +75,13 @@ def measure(world: World, sharding: dict[str, Any], *, ablations: bool = False) 
             loss = accumulate_gradients(model, pairs, job)["loss"]
             model.gradient_norm(None)
             model.update(1e-6, torch.isfinite(loss))
-    (estimated,) = estimate(job, spec, world.size, "cpu")
+    (estimated,) = estimate_memory(job, spec, world.size, "cpu")
     return {"measured": live.peak, "estimated": estimated.total}
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    world = join_world(placement())
+    world = join_world(read_placement())
     found = [measure(world, sharding) for sharding in json.loads(sys.argv[1])]
     if world.leads:
         print(json.dumps(found), flush=True)

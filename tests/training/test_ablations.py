@@ -14,7 +14,7 @@ from support.tiny_run import TinyRun
 from flipscale.config import load_job
 from flipscale.distributed.world import World
 from flipscale.errors import StoppedEarly, UserError
-from flipscale.interop.load_model import load_trained
+from flipscale.interop.load_model import load_model
 from flipscale.interop.openclip import export_openclip
 from flipscale.orchestration.segments.segment import Segment
 from flipscale.orchestration.segments.stop_requests import StopRequests
@@ -79,7 +79,7 @@ def test_it_learns_both_resumes_to_the_bit_and_exports_without_the_decoder(
     assert stopped.metrics() == straight.metrics()
     assert "exp_avg_sq.reconstruction.mask_token" in straight.weights()
 
-    trained = load_trained(straight.output, ALONE)
+    trained = load_model(straight.output, ALONE)
     export_openclip(trained.model, trained.model.spec, tmp_path / "export", tokenizer=trained.tokenizer)
     stock = import_open_clip().create_model(f"local-dir:{tmp_path / 'export'}").eval()
     assert not any("reconstruction" in name for name in stock.state_dict())

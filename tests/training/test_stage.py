@@ -20,7 +20,7 @@ from support.tiny_run import TinyRun
 from flipscale.config import Job, load_job
 from flipscale.distributed.world import World, leave_world
 from flipscale.errors import RunError, StoppedEarly, UserError
-from flipscale.interop.load_model import load_trained
+from flipscale.interop.load_model import load_model
 from flipscale.interop.openclip import export_openclip, verify_export
 from flipscale.interop.resampling import KERNEL, resample_state
 from flipscale.models.flip import FLIP
@@ -226,7 +226,7 @@ def test_a_phase_that_has_not_begun_may_get_another_shape(at_boundary: TinyRun) 
     with pytest.raises(UserError, match=r"phases\.0\.image_size was 24, now 32"):
         train(at_boundary, "phases.0.image_size=32")
     train(at_boundary, "phases.1.image_size=36")
-    assert load_trained(at_boundary.output, ALONE).model.spec.vision.image_size == 36
+    assert load_model(at_boundary.output, ALONE).model.spec.vision.image_size == 36
 
 
 def test_a_damaged_end_of_a_phase_is_named(at_boundary: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,9 +255,9 @@ def test_sizes_that_do_not_fit_are_refused_by_phase(tiny_run: MakeRun, override:
 def test_stock_open_clip_loads_the_last_shape(tiny_run: MakeRun, tmp_path: Path) -> None:
     run = tiny_run(**SETTINGS)
     train(run)
-    first = load_trained(run.output / "checkpoints" / checkpoint.directory_name(48), ALONE)
+    first = load_model(run.output / "checkpoints" / checkpoint.directory_name(48), ALONE)
     assert (first.model.spec.vision.image_size, first.model.spec.vision.patch_size) == (24, 8)
-    trained, out = load_trained(run.output, ALONE), tmp_path / "export"
+    trained, out = load_model(run.output, ALONE), tmp_path / "export"
     assert (trained.model.spec.vision.image_size, trained.model.spec.vision.patch_size) == (48, 12)
     export_openclip(trained.model, trained.model.spec, out, tokenizer=trained.tokenizer)
     verify_export(out, trained.model, trained.tokenizer)

@@ -22,9 +22,9 @@ from flipscale.data.text.tokenizer import load_tokenizer
 from flipscale.distributed.world import World
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.interop import openclip
-from flipscale.interop.judge import judge
 from flipscale.interop.openclip import CONFIG, WEIGHTS, export_openclip, import_openclip
 from flipscale.interop.resampling import resample_state
+from flipscale.interop.stock_features import write_stock_features
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.orchestration.segments.segment import Segment
@@ -177,7 +177,7 @@ class Done:
 
 
 def run_judge(command: list[str], **_: object) -> Done:
-    judge(Path(command[-1]))
+    write_stock_features(Path(command[-1]))
     return Done()
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
-from flipscale.interop.load_model import load_trained
+from flipscale.interop.load_model import load_model
 from flipscale.transfer.augmented_batches import Passes, TrainingViews
 from flipscale.transfer.classifier import ImageFeatures
 from flipscale.transfer.classifier_training import Cosine, EpochLog, scaled
@@ -98,7 +98,7 @@ def sets(model):
 
 def test_it_trains_on_views_and_leaves_the_tower_as_it_was(model, sets):
     """Its updates are those of a direct loop over the same views in whole batches."""
-    trained = load_trained(model, ALONE).model
+    trained = load_model(model, ALONE).model
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     features = ImageFeatures(trained, "pooled")
     train = labelled_images(sets[0])

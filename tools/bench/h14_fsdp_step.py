@@ -27,7 +27,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from flipscale.config import Job
-from flipscale.distributed.placement import placement
+from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import join_world, leave_world
 from flipscale.interop.openclip import WEIGHTS, export_openclip
 from flipscale.models.flip import build_model
@@ -89,7 +89,7 @@ def job_of(model: str) -> Job:
 
 
 def step(model_name: str, work: Path) -> None:
-    world = join_world(placement())
+    world = join_world(read_placement())
     torch.set_num_threads(1)
     job, spec = job_of(model_name), preset(model_name)
     model, build_s = timed(lambda: shard(build_model(spec, device="meta"), job, world))

@@ -26,7 +26,7 @@ import torch
 
 from flipscale.config import Job
 from flipscale.config.job import Sharding
-from flipscale.distributed.placement import placement
+from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import World, join_world, leave_world
 from flipscale.errors import UserError
 from flipscale.models.flip import build_model
@@ -86,7 +86,7 @@ def random_pairs(spec: ModelSpec, batch: int, world: World) -> Pairs:
 
 def one(options: argparse.Namespace) -> None:
     """Measure one strategy; the first process prints a JSON line."""
-    world = join_world(placement())
+    world = join_world(read_placement())
     try:
         measured = measure(options, world)
     finally:

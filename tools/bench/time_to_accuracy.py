@@ -41,7 +41,7 @@ from flipscale.distributed.world import World, join_world
 from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
-from flipscale.interop.load_model import load_trained
+from flipscale.interop.load_model import load_model
 from flipscale.interop.mapping import flipscale_state, spec_of_open_clip
 from flipscale.interop.openclip import CONFIG, export_openclip
 from flipscale.models.flip import FLIP, build_model
@@ -202,7 +202,7 @@ def measure(scratch: Path, data: Path, needs: Path, seeds: int, samples: int) ->
             if trainer == "flipscale":
                 times = train_flipscale(job, changes, every)
                 models = (
-                    load_trained(place / "checkpoints" / directory_name(at), world).model for at, _ in times
+                    load_model(place / "checkpoints" / directory_name(at), world).model for at, _ in times
                 )
             else:
                 start = scratch / f"start_{seed}"

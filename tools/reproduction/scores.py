@@ -17,7 +17,7 @@ from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.masked_views import Views
 from flipscale.files import write_durably
-from flipscale.interop.load_model import load_trained
+from flipscale.interop.load_model import load_model
 from flipscale.runs.checkpoint import MANIFEST
 from flipscale.runs.metrics import read_evaluations, read_metrics
 from reproduction.cells import Cell, View
@@ -134,7 +134,7 @@ def _curve(evaluations: Sequence[Mapping[str, Any]], clock: Sequence[tuple[int, 
 
 
 def _accuracy(run: PlannedRun, cell: Cell, world: World) -> float:
-    trained = load_trained(run.checkpoint_of(cell), world)
+    trained = load_model(run.checkpoint_of(cell), world)
     vision, view = trained.model.spec.vision, cell.view
     views = None
     if view.mask_ratio:

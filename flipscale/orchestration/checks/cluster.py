@@ -10,7 +10,7 @@ from flipscale.errors import UserError
 from flipscale.formatting import format_minutes
 from flipscale.orchestration.checks.job import Finding, Warned, finding
 from flipscale.orchestration.cluster.allocation import Allocation
-from flipscale.slurm import configuration, partitions, seconds_of, sends_user_signal
+from flipscale.slurm import parse_time_limit, read_configuration, read_partitions, sends_user_signal
 
 _OLDEST = (20, 11)
 
@@ -54,7 +54,7 @@ class ClusterSettings:
 
 def examine_cluster(site: Site, asked: Allocation) -> list[Finding]:
     """Check the job against the cluster, with two questions to Slurm. Raises SlurmError, UserError."""
-    cluster = ClusterSettings(configuration(), partitions(), site, asked)
+    cluster = ClusterSettings(read_configuration(), read_partitions(), site, asked)
     checks: tuple[tuple[str, Callable[[ClusterSettings], str]], ...] = (
         ("Slurm", _version),
         ("partition", _partition),
@@ -84,7 +84,7 @@ def _partition(cluster: ClusterSettings) -> str:
     name = partition["PartitionName"]
     if partition.get("State", "UP") != "UP":
         raise UserError(f"the partition {name} is {partition['State']}; name another in the site file")
-    most = seconds_of(partition.get("MaxTime", "UNLIMITED"))
+    most = parse_time_limit(partition.get("MaxTime", "UNLIMITED"))
     if most is not None and asked.time_limit > most:
         raise UserError(
             f"the time limit of {format_minutes(asked.time_limit)} is above the {format_minutes(most)} that "

@@ -22,12 +22,12 @@ from flipscale.formatting import format_gib
 from flipscale.orchestration.cluster.allocation import Allocation, allocation
 from flipscale.orchestration.cluster.batch_script import node_check
 from flipscale.planning.fit import advise, fits
-from flipscale.planning.memory import estimate
+from flipscale.planning.memory import estimate_memory
 from flipscale.planning.plan import model_shape, state_bytes
 from flipscale.planning.throughput import find_gpu
 from flipscale.runs.directory import RunDirectory, committed_samples
 from flipscale.sharding.limits import check_sharding
-from flipscale.slurm import SlurmError, slurm
+from flipscale.slurm import SlurmError, run_slurm
 
 _SHARDS_LOOKED_AT = 64  # of a set that may have hundreds of thousands
 
@@ -103,7 +103,7 @@ def check_nodes(run: RunDirectory, asked: Allocation, site: Site) -> None:
         ]
         command = node_check(shlex.quote(token.name), shlex.quote(str(run.path)))
         try:
-            slurm(
+            run_slurm(
                 *("srun", f"--nodes={asked.nodes}", "--ntasks-per-node=1", "--time=1", "--immediate=10"),
                 *("--kill-on-bad-exit=0", "--chdir=/", "--quiet", *where, "sh", "-c", command),
             )
@@ -218,9 +218,9 @@ def _weights(candidate: Candidate) -> str:
         return "initial ones"
     if committed_samples(candidate.run):
         return f"{weights}, read when the run began"
-    from flipscale.interop.load_model import is_trained  # slow to import, and few jobs have weights
+    from flipscale.interop.load_model import is_model  # slow to import, and few jobs have weights
 
-    if not is_trained(Path(weights)):
+    if not is_model(Path(weights)):
         raise UserError(
             f"model.weights {weights} is neither a run, nor a checkpoint, nor an OpenCLIP directory; "
             "correct the path"
@@ -250,7 +250,7 @@ def _memory(candidate: Candidate) -> str:
     job, site, world_size = candidate.job, candidate.site, candidate.asked.world_size
     there = find_gpu(site.gpu).memory if site.gpu and site.gpu_memory is None else site.gpu_memory
     spec = model_shape(job)
-    needed = max(phase.total for phase in estimate(job, spec, world_size))
+    needed = max(phase.total for phase in estimate_memory(job, spec, world_size))
     text = f"{format_gib(needed)} a process by the estimate of `flipscale plan`"
     if there is None or not candidate.asked.gpus_per_node:
         return f"{text}; set gpu or gpu_memory in the site file to have it compared"

@@ -17,7 +17,7 @@ from torch.cuda import nccl
 from flipscale.errors import UserError
 from flipscale.formatting import format_gib
 from flipscale.orchestration.checks.finding import Check
-from flipscale.slurm import SlurmError, configuration, sends_user_signal
+from flipscale.slurm import SlurmError, read_configuration, sends_user_signal
 
 _OPEN_CLIP = "from flipscale.third_party import import_open_clip; import_open_clip()"
 _LIBRARIES = {  # by name: its distribution, how it is imported, what it is for
@@ -113,7 +113,7 @@ def _slurm() -> list[Check]:
         mend = "load Slurm's module, or ask the administrator for the client package"
         return [Check("Slurm", "problem", f"{', '.join(missing)} not on PATH", mend)]
     try:
-        settings = configuration()
+        settings = read_configuration()
     except (SlurmError, UserError) as error:
         mend = "check SLURM_CONF and that the controller is up (`scontrol ping`)"
         return [Check("Slurm", "problem", f"it does not answer: {error}", mend)]

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from flipscale.distributed.placement import leading_host, placement, port_of
+from flipscale.distributed.placement import read_placement, rendezvous_host, rendezvous_port
 from flipscale.orchestration.cluster.batch_script import PROCESSES_VARIABLE
 
 
@@ -38,11 +38,11 @@ class Launch:
 
 def _torchrun() -> list[str]:
     """The arguments of Python that start this node's share of the processes."""
-    place = placement()
+    place = read_placement()
     processes = os.environ[PROCESSES_VARIABLE]
     return [
         *("-m", "torch.distributed.run", f"--nnodes={place.size}", f"--node-rank={place.rank}"),
         *(f"--nproc-per-node={processes}", "--max-restarts=0"),
-        f"--master-addr={leading_host(place.nodes) if place.nodes else '127.0.0.1'}",
-        f"--master-port={port_of(place.job_id, place.restarts)}",
+        f"--master-addr={rendezvous_host(place.nodes) if place.nodes else '127.0.0.1'}",
+        f"--master-port={rendezvous_port(place.job_id, place.restarts)}",
     ]

@@ -28,7 +28,7 @@ from flipscale.orchestration.cluster.launcher import Launch
 from flipscale.orchestration.cluster.local_executor import DetachedExecutor, controller_lives
 from flipscale.runs.directory import RunDirectory, committed_samples, prepare
 from flipscale.runs.ledger import read_ledger
-from flipscale.slurm import SlurmError, configuration, queue_states
+from flipscale.slurm import SlurmError, query_queue, read_configuration
 
 ClusterKind = Literal["slurm", "local"]
 
@@ -177,7 +177,7 @@ def living(run: RunDirectory) -> list[Submission]:
     submissions = read_submissions(run)
     in_slurm = [submission.job_id for submission in submissions if submission.cluster == "slurm"]
     try:
-        states = queue_states(in_slurm)
+        states = query_queue(in_slurm)
     except SlurmError as error:
         raise UserError(f"whether a job of {run.path} still runs is not known: {error}; try again") from None
     return [
@@ -265,7 +265,7 @@ def _record(
 
 def _has_accounting() -> bool:
     try:
-        kept_by = configuration().get("AccountingStorageType", "")
+        kept_by = read_configuration().get("AccountingStorageType", "")
     except SlurmError:
         return False  # the job is submitted; its record matters more than where its past is kept
     return kept_by.removeprefix("accounting_storage/") not in ("", "none", "(null)")

@@ -54,7 +54,7 @@ class ManagedJob:
 
     def deadline(self) -> float | None:
         """time.monotonic() value at which to stop for the job's time limit; None where it has none."""
-        end = _end_of(slurm.job_record(self.place.job_id) or {})
+        end = _end_of(slurm.query_job(self.place.job_id) or {})
         return None if end is None else time.monotonic() + end - time.time() - self.site.stop_before
 
     def reason_of_stop(self, requested: str) -> str:
@@ -64,7 +64,7 @@ class ManagedJob:
         if requested == "deadline":
             return "timeout"
         try:
-            record = slurm.job_record(self.place.job_id) or {}
+            record = slurm.query_job(self.place.job_id) or {}
         except (SlurmError, UserError):
             return "preempted"
         if self._near_its_limit(record):
@@ -93,13 +93,13 @@ class ManagedJob:
     def _arrange_start(self) -> str:
         if (successor := self._successor()) is not None:
             return f"job {successor.job_id} is waiting for this one to end"
-        record = slurm.job_record(self.place.job_id) or {}
+        record = slurm.query_job(self.place.job_id) or {}
         if self._is_requeued(record):
             return "Slurm has requeued the job already"
         if self._is_cancelled(record) and not self._near_its_limit(record):
             return "the job was cancelled; it does not start again"
         try:
-            slurm.slurm("scontrol", "requeue", self.place.job_id)
+            slurm.run_slurm("scontrol", "requeue", self.place.job_id)
         except NoAnswerError:
             raise  # it may be requeued nevertheless, which the next look shows: its processes are ended then
         except SlurmError as refusal:
@@ -119,7 +119,7 @@ class ManagedJob:
         """No further start is wanted: cancel the successor that waits for this job."""
         if (successor := self._successor()) is not None:
             try:
-                slurm.slurm("scancel", "--state=PENDING", successor.job_id)
+                slurm.run_slurm("scancel", "--state=PENDING", successor.job_id)
             except SlurmError as error:
                 _log.warning(
                     "job %s, which follows this one, could not be cancelled: %s", successor.job_id, error
@@ -165,7 +165,7 @@ def managed_job(run: RunDirectory, place: Placement) -> ManagedJob | None:
 
 def _end_of(record: dict[str, str]) -> float | None:
     """When the time limit strikes, in seconds since 1970."""
-    limit = slurm.seconds_of(record.get("TimeLimit", ""))
+    limit = slurm.parse_time_limit(record.get("TimeLimit", ""))
     try:
         started = datetime.fromisoformat(record.get("StartTime", "")).timestamp()
     except ValueError:

@@ -204,7 +204,7 @@ class Segment:
         if job_id == place.job_id:
             return int(restarts) < place.restarts
         try:
-            record = slurm.job_record(job_id)
+            record = slurm.query_job(job_id)
         except SlurmError:
             return False
         return record is None or record.get("JobState") not in slurm.LIVE_STATES

@@ -10,11 +10,11 @@ from typing import Any
 
 import psutil
 
-from flipscale.distributed.placement import placement
+from flipscale.distributed.placement import read_placement
 from flipscale.errors import UserError
 from flipscale.orchestration.status.history import text
 from flipscale.runs.heartbeat import BEAT_SECONDS, Heartbeat, read_heartbeats
-from flipscale.slurm import JobState, SlurmError, ended_states, queue_states
+from flipscale.slurm import JobState, SlurmError, query_accounting, query_queue
 
 # A process is silent after this long, or after this many of its own steps where these are slow.
 _SILENT_SECONDS = 12 * BEAT_SECONDS
@@ -104,10 +104,10 @@ class SlurmView:
             self._asked_at, self._question = now, tuple(job_ids)
             source = "squeue"
             try:
-                states = queue_states(job_ids)
+                states = query_queue(job_ids)
                 if accounting and (forgotten := [job_id for job_id in job_ids if job_id not in states]):
                     source = "sacct"
-                    states |= ended_states(forgotten)
+                    states |= query_accounting(forgotten)
                 self._answer = SlurmAnswer(states, source)
             except UserError:
                 self._answer = SlurmAnswer({}, source, f"there is no {source} on this machine")
@@ -168,7 +168,7 @@ def process_exists(pid: int, begun_before: float | None = None) -> bool:
 
 def here() -> str:
     """This machine's name, as a heartbeat would give it."""
-    return placement().node
+    return read_placement().node
 
 
 def _process(beat: Heartbeat, now: float) -> ProcessStatus:

@@ -14,7 +14,7 @@ from flipscale.config.job import Phase
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.evaluation.features import Encoder
-from flipscale.interop.load_model import load_trained
+from flipscale.interop.load_model import load_model
 from flipscale.interop.openclip import finished_config
 from flipscale.interop.stock import LOCAL, find_stock, load_stock
 from flipscale.jsonl import number
@@ -86,7 +86,7 @@ def load(entrant: Entrant, world: World) -> tuple[Contestant, Encoder]:
     """Load a model for evaluation. Raises UserError where it cannot be."""
     if entrant.kind == "OpenCLIP":
         return _load_stock(entrant, world)
-    trained = load_trained(Path(entrant.source), world)
+    trained = load_model(Path(entrant.source), world)
     spec, job, samples = trained.model.spec, trained.job, trained.samples_seen
     if job is not None:
         phases, shapes = job.phases, phase_specs(model_spec(job, trained.tokenizer), job)

@@ -19,7 +19,7 @@ from flipscale.errors import StoppedEarly, UserError
 from flipscale.evaluation.class_sets import rooted
 from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.nearest_captions import Example, Neighbours, examples, nearest_captions
-from flipscale.interop.load_model import load_trained
+from flipscale.interop.load_model import load_model
 from flipscale.orchestration.status.liveness import SlurmView
 from flipscale.orchestration.status.run_status import RunStatus, read_status
 from flipscale.reporting.run.seen_samples import TrainingView, training_views
@@ -124,7 +124,7 @@ def _retrieved(
     shown = examples(shards, _RETRIEVED, _PICTURE_SIDE)
     say("encoding retrieval examples with the newest checkpoint")
     world = join_world(Placement())
-    trained = load_trained(run.path, world)
+    trained = load_model(run.path, world)
     encoder = Encoder(trained.model, trained.tokenizer, trained.model.spec.vision.image_size, world)
     return list(zip(shown, nearest_captions(encoder, shards, _RETRIEVED), strict=False))
 

@@ -19,7 +19,7 @@ from flipscale.config import Site, load_job, load_site
 from flipscale.errors import UserError
 from flipscale.orchestration.cluster.submission import read_submissions, submit_run
 from flipscale.planning.plan import plan_job
-from flipscale.planning.throughput import speed
+from flipscale.planning.throughput import make_speed
 from flipscale.runs.directory import run_directory
 
 ROOT = Path(__file__).parents[3]
@@ -159,7 +159,7 @@ def test_the_expected_time_is_that_of_plan_for_what_is_left(
     submit(run.job, site=gpus)
     (told,) = json.loads(capsys.readouterr().out)["jobs"]
     job = load_job(run.job)
-    whole = plan_job(job, speed("h200-141gb", 4)).seconds
+    whole = plan_job(job, make_speed("h200-141gb", 4)).seconds
     assert told["expected_seconds"] == pytest.approx(whole)
     total = sum(phase.samples for phase in job.phases)
     checkpoint = run.output / "checkpoints" / f"samples_{total // 4:012d}"

@@ -21,7 +21,7 @@ from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.nearest_captions import examples, nearest_captions
-from flipscale.interop.load_model import Trained, load_trained
+from flipscale.interop.load_model import LoadedModel, load_model
 from flipscale.interop.openclip import export_openclip
 from flipscale.models.of_job import model_spec, phase_specs
 from flipscale.planning.plan import plan_job
@@ -35,7 +35,7 @@ from flipscale.runs.directory import RunDirectory, recorded_job
 
 @pytest.fixture(scope="module")
 def exported(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    trained = load_trained(models.masked, ALONE)
+    trained = load_model(models.masked, ALONE)
     out = tmp_path_factory.mktemp("exported") / "model"
     assert trained.job is not None
     phases = [phase.model_dump(mode="json") for phase in trained.job.phases]
@@ -59,7 +59,7 @@ def compared(sources: list[str]) -> Comparison:
     return compare(entrants, sets_of(entrants), 64, ALONE, lambda what: None)
 
 
-def encoder(trained: Trained) -> Encoder:
+def encoder(trained: LoadedModel) -> Encoder:
     return Encoder(trained.model, trained.tokenizer, trained.model.spec.vision.image_size, ALONE)
 
 
@@ -101,7 +101,7 @@ def test_a_click_on_a_heading_sorts_by_numbers(page: Path, browser: Browser) -> 
 def test_scores_are_those_of_the_evaluation(models: Models, page: Path, data_set: Path) -> None:
     document = json.loads(page.with_suffix(".json").read_text())
     assert [model["kind"] for model in document["models"]] == ["run", "run", "OpenCLIP"]
-    trained = load_trained(models.unmasked, ALONE)
+    trained = load_model(models.unmasked, ALONE)
     expected = evaluate(encoder(trained), Evaluation.model_validate(evaluation(data_set)), samples_seen=128)
     found = document["models"][1]
     assert found["document"] == json.loads(json.dumps(expected))
@@ -144,7 +144,7 @@ def test_only_imagenet_is_drawn_beside_imagenet(models: Models) -> None:
 
 
 def test_training_cost_follows_from_job_and_ledger(models: Models, tmp_path: Path) -> None:
-    trained = load_trained(models.masked, ALONE)
+    trained = load_model(models.masked, ALONE)
     job = recorded_job(RunDirectory(models.masked))
     shapes = phase_specs(model_spec(job, trained.tokenizer), job)
     first, tuned = plan_job(job).phases
@@ -169,7 +169,7 @@ def test_training_cost_follows_from_job_and_ledger(models: Models, tmp_path: Pat
 
 
 def test_nearest_captions_are_the_nearest(models: Models, data_set: Path) -> None:
-    trained = load_trained(models.masked, ALONE)
+    trained = load_model(models.masked, ALONE)
     shards = str(data_set / "val/00000.tar")
     shown = examples(shards, 4, trained.model.spec.vision.image_size)
     found = nearest_captions(encoder(trained), shards, 4)
@@ -229,7 +229,7 @@ def test_a_checkpoint_may_have_any_name(models: Models, tmp_path: Path) -> None:
 
 
 def test_what_others_trained_before_is_said(models: Models, tmp_path: Path) -> None:
-    trained = load_trained(models.masked, ALONE)
+    trained = load_model(models.masked, ALONE)
     provenance = {"samples_seen": 128, "phases": [], "weights": "out/clip"}
     out, spec = tmp_path / "tuned", trained.model.spec
     export_openclip(trained.model, spec, out, tokenizer=trained.tokenizer, provenance=provenance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flipscale.errors import UserError
-from flipscale.interop.published import find_published
+from flipscale.interop.import_source import find_import_source
 from flipscale.models.presets import preset
 from flipscale.planning.flops import training_flops
 from flipscale.reporting.comparison.reference import paper_tables, published_models
@@ -35,7 +35,7 @@ def test_every_tag_is_of_the_activation_that_its_name_says() -> None:
     for model in published_models():
         if model.family in _TAGGED:
             with pytest.raises(UserError) as refused:
-                find_published(model.model, None, model.weights, random=False)
+                find_import_source(model.model, None, model.weights, random=False)
             assert "QuickGELU" not in str(refused.value), model.model
 
 

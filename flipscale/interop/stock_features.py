@@ -1,4 +1,4 @@
-"""Stock open_clip as the judge of a model: run as `python -m flipscale.interop.judge WORK`.
+"""Stock open_clip as the judge of a model: run as `python -m flipscale.interop.stock_features WORK`.
 
 A process of its own, since only a fresh one is sure to be offline (the hub library reads HF_HUB_OFFLINE
 once, when it is imported) and to see nothing of the trainer. WORK/question.json names the model (a builtin
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from flipscale.third_party import import_open_clip
 
 
-def judge(work: Path) -> None:
+def write_stock_features(work: Path) -> None:
     """Load the model as any user would, and write its features of the inputs and ids of the captions."""
     open_clip = import_open_clip()
     question = json.loads((work / "question.json").read_text(encoding="utf-8"))
@@ -42,4 +42,4 @@ def judge(work: Path) -> None:
 
 
 if __name__ == "__main__":
-    judge(Path(sys.argv[1]))
+    write_stock_features(Path(sys.argv[1]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flipscale.errors import UserError
-from flipscale.interop.mapping import State
+from flipscale.interop.mapping import StateDict
 from flipscale.interop.openclip import CONFIG, finished_config, imported
 from flipscale.interop.weights import find_weights, read_weights
 from flipscale.models.flip import build_model
@@ -21,7 +21,7 @@ _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
 @dataclass(frozen=True)
-class Published:
+class ImportSource:
     """A model to import, and what stock OpenCLIP calls it."""
 
     stock: str
@@ -35,7 +35,7 @@ class Published:
     directory: Path | None = None
     """Where the tokenizer's files lie, if anywhere."""
 
-    def read(self) -> tuple[ModelSpec, State]:
+    def read(self) -> tuple[ModelSpec, StateDict]:
         """Spec and state dict. Raises UserError for what flipscale's towers or the weights lack."""
         name = self.directory.name if self.directory else self.stock
         try:
@@ -50,7 +50,9 @@ class Published:
         return imported(self.config, read_weights(self.weights), name)
 
 
-def find_published(source: str, weights: Path | None, pretrained: str | None, random: bool) -> Published:
+def find_import_source(
+    source: str, weights: Path | None, pretrained: str | None, random: bool
+) -> ImportSource:
     """What SOURCE and the options of `flipscale import` mean; nothing is downloaded.
 
     Raises:
@@ -67,7 +69,7 @@ def find_published(source: str, weights: Path | None, pretrained: str | None, ra
             )
         config = finished_config(directory)
         found = None if random else find_weights(directory)
-        return Published(f"local-dir:{directory.resolve()}", config, found, directory=directory)
+        return ImportSource(f"local-dir:{directory.resolve()}", config, found, directory=directory)
     name = source.replace("/", "-")
     open_clip = import_open_clip()
     names = open_clip.list_models()
@@ -80,14 +82,14 @@ def find_published(source: str, weights: Path | None, pretrained: str | None, ra
     if pretrained is not None:
         described = _described(open_clip, name, pretrained)
         config["preprocess_cfg"] = {key: described[key] for key in _PREPROCESSING if key in described}
-        return Published(name, config, _cached(open_clip, name, pretrained, described), pretrained)
+        return ImportSource(name, config, _cached(open_clip, name, pretrained, described), pretrained)
     if weights is None and not random:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise UserError(
             f"{name} is a shape without weights; add --weights FILE, --pretrained TAG "
             f"(it has: {tags}) or --random"
         )
-    return Published(name, config, weights)
+    return ImportSource(name, config, weights)
 
 
 def _described(open_clip: Any, name: str, tag: str) -> dict[str, Any]:
