@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,13 @@ from flipscale.config import Job, Site, load_job, load_site
 from flipscale.errors import UserError
 from flipscale.formatting import format_hours, format_minutes
 from flipscale.orchestration.checks.cluster import examine_cluster
-from flipscale.orchestration.checks.job import Finding, check_nodes, finding, preflight, refuse_errors
-from flipscale.orchestration.cluster.allocation import allocation
-from flipscale.orchestration.cluster.local_executor import site_here
-from flipscale.orchestration.cluster.submission import (
-    Submission,
-    require_slurm,
-    script_of,
-    submit_array,
-    submit_run,
-)
+from flipscale.orchestration.checks.finding import Finding, refuse_errors, run_check
+from flipscale.orchestration.checks.job import preflight
+from flipscale.orchestration.checks.run_directory import nodes_see_run
+from flipscale.orchestration.cluster.allocation import resolve_allocation
+from flipscale.orchestration.cluster.local_executor import local_site
+from flipscale.orchestration.cluster.submission import Submission
+from flipscale.orchestration.cluster.submit import require_slurm, script_for, submit_array, submit_run
 from flipscale.planning.plan import plan_job
 from flipscale.planning.throughput import DEFAULT_GPU, Speed, make_speed
 from flipscale.runs.directory import RunDirectory, committed_samples, run_directory
@@ -52,12 +49,12 @@ def submit_jobs(
     if cluster == "local":
         if len(runs) > 1:
             raise UserError("--cluster local takes one job at a time, since all would share this machine")
-        site = site_here(site, runs[0][1])
+        site = local_site(site, runs[0][1])
     elif cluster != "slurm":
         raise UserError(f"--cluster is {cluster!r}; use slurm or local")
     elif not dry_run:
         require_slurm()
-    script = script_of(runs, site, at_most=at_most).script(len(runs)) if cluster == "slurm" else None
+    script = script_for(runs, site, at_most=at_most).text(len(runs)) if cluster == "slurm" else None
     findings = [found for run, job in runs for found in _named(runs, job, preflight(run, job, site))]
     if cluster == "slurm":
         findings += _cluster_findings(runs[0][1], site, dry_run)
@@ -70,12 +67,13 @@ def submit_jobs(
     refuse_errors(findings)
     if ask_nodes and cluster == "slurm":
         run, job = runs[0]
-        asked = finding("nodes", lambda: _asked_nodes(run, job, site))
-        refuse_errors([asked])
-        findings.append(asked)
+        allocation = resolve_allocation(job, site)
+        nodes = run_check("nodes", lambda: nodes_see_run(run, allocation, site))
+        refuse_errors([nodes])
+        findings.append(nodes)
     for found in findings:
         if found.level == "warning":
-            print(f"warning: {found.check}: {found.text}", file=sys.stderr)
+            print(f"warning: {found.name}: {found.text}", file=sys.stderr)
     if cluster == "slurm":
         submissions = submit_array(runs, site, at_most=at_most)
     else:
@@ -96,12 +94,12 @@ def _named(runs: Runs, job: Job, findings: list[Finding]) -> list[Finding]:
     """Where there are several jobs, say whose findings they are."""
     if len(runs) == 1:
         return findings
-    return [Finding(f"{job.name}: {found.check}", found.level, found.text) for found in findings]
+    return [replace(found, name=f"{job.name}: {found.name}") for found in findings]
 
 
 def _cluster_findings(job: Job, site: Site, dry_run: bool) -> list[Finding]:
     try:
-        return examine_cluster(site, allocation(job, site))
+        return examine_cluster(site, resolve_allocation(job, site))
     except (UserError, SlurmError) as error:
         if dry_run:
             return [Finding("Slurm", "warning", f"its settings are not known: {error}")]
@@ -111,14 +109,8 @@ def _cluster_findings(job: Job, site: Site, dry_run: bool) -> list[Finding]:
         ) from None
 
 
-def _asked_nodes(run: RunDirectory, job: Job, site: Site) -> str:
-    asked = allocation(job, site)
-    check_nodes(run, asked, site)
-    return f"{asked.nodes} see {run.path}"
-
-
 def _show_plan(file: Path, overrides: list[str], job: Job, site: Site) -> None:
-    asked = allocation(job, site)
+    asked = resolve_allocation(job, site)
     if asked.gpus_per_node:
         show_plan(file, overrides, site.gpu or DEFAULT_GPU, asked.world_size, as_json=False)
     else:
@@ -127,11 +119,15 @@ def _show_plan(file: Path, overrides: list[str], job: Job, site: Site) -> None:
 
 def _show(findings: list[Finding], script: str | None, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"preflight": [asdict(found) for found in findings], "script": script}, indent=2))
+        print(json.dumps({"preflight": [_record(found) for found in findings], "script": script}, indent=2))
         return
-    print_table(("check", "", "what it means"), [(f.check, f.level, f.text) for f in findings])
+    print_table(("check", "", "what it means"), [(f.name, f.level, f.text) for f in findings])
     if script is not None:
         print(script)
+
+
+def _record(finding: Finding) -> dict[str, str]:
+    return {"check": finding.name, "level": finding.level, "text": finding.text}
 
 
 def _report(runs: Runs, submissions: Sequence[Submission], findings: list[Finding], as_json: bool) -> None:
@@ -139,7 +135,7 @@ def _report(runs: Runs, submissions: Sequence[Submission], findings: list[Findin
         jobs = [
             _described(run, job, submission) for (run, job), submission in zip(runs, submissions, strict=True)
         ]
-        print(json.dumps({"jobs": jobs, "preflight": [asdict(found) for found in findings]}, indent=2))
+        print(json.dumps({"jobs": jobs, "preflight": [_record(found) for found in findings]}, indent=2))
         return
     for (run, job), submission in zip(runs, submissions, strict=True):
         where = submission.partition or ("this machine" if submission.cluster == "local" else "the default")
@@ -188,7 +184,7 @@ def _expected_seconds(run: RunDirectory, job: Job, submission: Submission) -> fl
 
 
 def _speed(job: Job, submission: Submission) -> Speed | None:
-    asked = allocation(job, submission.site)
+    asked = resolve_allocation(job, submission.site)
     known = submission.site.gpu is not None and asked.gpus_per_node
     return make_speed(submission.site.gpu or "", asked.world_size) if known else None
 

@@ -78,7 +78,9 @@ def test_ctrl_c_stops_what_runs(two_runs: list[PlannedRun], monkeypatch: pytest.
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "submit_run", submitted)
-    monkeypatch.setattr(training, "living", lambda run: run.path.is_dir() and not run.stop_file.exists())
+    monkeypatch.setattr(
+        training, "living_submissions", lambda run: run.path.is_dir() and not run.stop_file.exists()
+    )
     monkeypatch.setattr(training, "wait", interrupted)
     with pytest.raises(StoppedEarly, match="give the same command again to go on"):
         training.train_here(two_runs, 1, Site(), lambda run: None)
@@ -104,7 +106,7 @@ def test_slurm_gets_what_is_neither_done_nor_there(tmp_path: Path, monkeypatch: 
     runs[1].directory.path.mkdir(parents=True)
     submitted: list[str] = []
     monkeypatch.setattr(training, "require_slurm", lambda: None)
-    monkeypatch.setattr(training, "living", lambda run: run.path.name == runs[1].name)
+    monkeypatch.setattr(training, "living_submissions", lambda run: run.path.name == runs[1].name)
     monkeypatch.setattr(
         training, "submit_run", lambda run, *_, cluster: submitted.append(f"{cluster} {run.path.name}")
     )
@@ -147,7 +149,7 @@ def test_what_slurm_refuses_keeps_no_other_run_from_it(
             raise UserError("Slurm refuses it")
 
     monkeypatch.setattr(training, "require_slurm", lambda: None)
-    monkeypatch.setattr(training, "living", lambda run: False)
+    monkeypatch.setattr(training, "living_submissions", lambda run: False)
     monkeypatch.setattr(training, "submit_run", submit)
     submitted, alive, problems = training.submit_to_slurm(runs, None, Site())
     assert submitted == [run.name for run in runs if run is not runs[2]]

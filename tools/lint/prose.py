@@ -35,7 +35,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"\bbeside\b", "next to, compared with, in addition to"),
     (r"\b(tell|tells|told)\b", "say, report"),
     (
-        r"\b(is|are|was|were) no\b(?! (longer|more|less|fewer|larger|smaller|later|earlier)\b)",
+        r"(?<!there )\b(is|are|was|were) no\b(?! (longer|more|less|fewer|larger|smaller|later|earlier)\b)",
         "is not a, has no",
     ),
     (r"\bwhere (there (is|are)|it (is|has|does|was)|they (are|have|do)|none|nothing|nobody)\b", "if"),

@@ -8,8 +8,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from flipscale.config import Site
 from flipscale.errors import RunError, StoppedEarly, UserError
-from flipscale.orchestration.cluster.local_executor import site_here
-from flipscale.orchestration.cluster.submission import living, logs, require_slurm, submit_run
+from flipscale.orchestration.cluster.local_executor import local_site
+from flipscale.orchestration.cluster.submission import living_submissions, logs
+from flipscale.orchestration.cluster.submit import require_slurm, submit_run
 from flipscale.runs.ledger import read_ledger
 from reproduction.machine import cores
 from reproduction.planned import PlannedRun
@@ -45,7 +46,7 @@ def train_here(
             if not isinstance(error, KeyboardInterrupt):
                 raise
             for run in runs:
-                if not run.done and run.directory.path.is_dir() and living(run.directory):
+                if not run.done and run.directory.path.is_dir() and living_submissions(run.directory):
                     run.directory.stop_file.touch()
             raise StoppedEarly("stopped on request; give the same command again to go on") from None
     return problems
@@ -53,9 +54,9 @@ def train_here(
 
 def _complete(run: PlannedRun, site: Site, done: Callable[[PlannedRun], None]) -> None:
     directory = run.directory
-    if not run.done and not living(directory):
-        submit_run(directory, run.job, site_here(site, run.job), cluster="local")
-    while living(directory):
+    if not run.done and not living_submissions(directory):
+        submit_run(directory, run.job, local_site(site, run.job), cluster="local")
+    while living_submissions(directory):
         time.sleep(_LOOK_EVERY)
     if not run.done:
         segments = read_ledger(directory.path)
@@ -85,7 +86,7 @@ def submit_to_slurm(
     if not left:
         return [], [], []
     require_slurm()
-    alive = [run for run in left if run.directory.path.is_dir() and living(run.directory)]
+    alive = [run for run in left if run.directory.path.is_dir() and living_submissions(run.directory)]
     names = {run.name for run in alive}
     room = len(left) if jobs is None else max(0, jobs - len(alive))
     chosen = [run for run in left if run.name not in names][:room]

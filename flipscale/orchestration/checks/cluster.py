@@ -1,60 +1,83 @@
-"""What a cluster's own settings mean for a run: partition, limits, preemption, signals."""
+"""The meaning of a cluster's own settings for a run: partition, limits, preemption, signals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from flipscale.config import Site
 from flipscale.errors import UserError
 from flipscale.formatting import format_minutes
-from flipscale.orchestration.checks.job import Finding, Warned, finding
+from flipscale.orchestration.checks.finding import CheckWarning, Finding, run_check
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.slurm import parse_time_limit, read_configuration, read_partitions, sends_user_signal
 
 _OLDEST = (20, 11)
+"""The oldest release of Slurm that flipscale was tried with."""
 
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """A cluster as `scontrol` describes it, and what a job wants of it."""
+    """A cluster as `scontrol` describes it, and what a job requests from it.
+
+    Attributes:
+        settings: The controller's settings, by the names of slurm.conf.
+        partitions: The fields of each partition, by its name.
+        site: The site file of the job.
+        allocation: The resources that the job requests.
+    """
 
     settings: dict[str, str]
-    partitions: dict[str, dict[str, str]]
+    partitions: Mapping[str, Mapping[str, str]]
     site: Site
-    asked: Allocation
+    allocation: Allocation
 
     @property
-    def partition(self) -> dict[str, str]:
-        """The partition that the job goes to. Raises UserError where there is none of that name."""
-        wanted = self.site.partition
-        if wanted is None:
+    def partition(self) -> Mapping[str, str]:
+        """The partition of the job.
+
+        Raises:
+            UserError: If the cluster has no partition of that name, or no default one.
+        """
+        name = self.site.partition
+        if name is None:
             default = [each for each in self.partitions.values() if each.get("Default") == "YES"]
             if not default:
                 raise UserError(
                     f"this cluster has no default partition; name one of {self._names()} in the site file"
                 )
             return default[0]
-        if wanted not in self.partitions:
+
+        if name not in self.partitions:
             raise UserError(
-                f"there is no partition {wanted} (site {self.site.name}); this cluster has {self._names()}"
+                f"there is no partition {name} (site {self.site.name}); this cluster has {self._names()}"
             )
-        return self.partitions[wanted]
+        return self.partitions[name]
 
     @property
     def preempt_mode(self) -> str:
-        """What happens to a job of the partition that is preempted; OFF where none ever is."""
+        """What Slurm does with a preempted job of the partition; OFF if it preempts none."""
         if self.settings.get("PreemptType", "preempt/none").endswith("none"):
             return "OFF"
         return self.partition.get("PreemptMode", self.settings.get("PreemptMode", "OFF")).split(",")[-1]
+
+    @property
+    def grace_seconds(self) -> int:
+        """The seconds from a preemption's first signal to the end of the job."""
+        return int(self.partition.get("GraceTime", "0").split()[0])
 
     def _names(self) -> str:
         return ", ".join(sorted(self.partitions))
 
 
-def examine_cluster(site: Site, asked: Allocation) -> list[Finding]:
-    """Check the job against the cluster, with two questions to Slurm. Raises SlurmError, UserError."""
-    cluster = ClusterSettings(read_configuration(), read_partitions(), site, asked)
+def examine_cluster(site: Site, allocation: Allocation) -> list[Finding]:
+    """Check a job against the settings of the cluster, with two questions to Slurm.
+
+    Raises:
+        SlurmError: If Slurm does not answer.
+        UserError: If Slurm's commands are not installed.
+    """
+    cluster = ClusterSettings(read_configuration(), read_partitions(), site, allocation)
     checks: tuple[tuple[str, Callable[[ClusterSettings], str]], ...] = (
         ("Slurm", _version),
         ("partition", _partition),
@@ -63,9 +86,11 @@ def examine_cluster(site: Site, asked: Allocation) -> list[Finding]:
         ("signal", _signal),
         ("KillWait", _kill_wait),
     )
-    found = [finding(name, lambda check=check: check(cluster)) for name, check in checks]
-    texts: set[str] = set()  # an unknown partition fails several checks in the same words
-    return [each for each in found if not (each.text in texts or texts.add(each.text))]
+    findings = [run_check(name, lambda check=check: check(cluster)) for name, check in checks]
+
+    # An unknown partition fails several checks with the same message: keep the first.
+    first = {finding.text: finding for finding in reversed(findings)}
+    return [finding for finding in findings if first[finding.text] is finding]
 
 
 def _version(cluster: ClusterSettings) -> str:
@@ -73,31 +98,36 @@ def _version(cluster: ClusterSettings) -> str:
     try:
         release = tuple(int(part) for part in version.split(".")[:2])
     except ValueError:
-        raise Warned(f"its version {version!r} is not one that this check can read") from None
+        raise CheckWarning(f"its version {version!r} is not one that this check can read") from None
+
     if release < _OLDEST:
-        raise Warned(f"{version} is older than {_OLDEST[0]}.{_OLDEST[1]}; not tried with flipscale")
+        raise CheckWarning(f"{version} is older than {_OLDEST[0]}.{_OLDEST[1]}; not tried with flipscale")
     return version
 
 
 def _partition(cluster: ClusterSettings) -> str:
-    partition, asked = cluster.partition, cluster.asked
+    partition = cluster.partition
+    allocation = cluster.allocation
     name = partition["PartitionName"]
     if partition.get("State", "UP") != "UP":
         raise UserError(f"the partition {name} is {partition['State']}; name another in the site file")
+
     most = parse_time_limit(partition.get("MaxTime", "UNLIMITED"))
-    if most is not None and asked.time_limit > most:
+    if most is not None and allocation.time_limit > most:
         raise UserError(
-            f"the time limit of {format_minutes(asked.time_limit)} is above the {format_minutes(most)} that "
-            f"the partition {name} gives; set time_limit: {most // 60}min in the site file, and the run "
+            f"the time limit of {format_minutes(allocation.time_limit)} is above the {format_minutes(most)} "
+            f"that the partition {name} gives; set time_limit: {most // 60}min in the site file, and the run "
             "takes several segments"
         )
+
     for key in ("MaxNodes", "TotalNodes"):
         count = partition.get(key, "")
-        if count.isdigit() and asked.nodes > int(count):
+        if count.isdigit() and allocation.nodes > int(count):
             raise UserError(
-                f"the job asks for {asked.nodes} nodes, and the partition {name} has {key} {count}; lower "
-                "cluster.nodes, or name another partition in the site file"
+                f"the job asks for {allocation.nodes} nodes, and the partition {name} has {key} {count}; "
+                "lower cluster.nodes, or name another partition in the site file"
             )
+
     limit = "no time limit" if most is None else f"at most {format_minutes(most)}"
     return f"{name}: {limit}, {partition.get('TotalNodes', 'unknown')} nodes"
 
@@ -113,7 +143,8 @@ def _restart(cluster: ClusterSettings) -> str:
 def _preemption(cluster: ClusterSettings) -> str:
     mode = cluster.preempt_mode
     name = cluster.partition["PartitionName"]
-    grace = _grace_seconds(cluster)
+    grace = cluster.grace_seconds
+
     if mode == "OFF":
         return f"{mode}: jobs of {name} are not preempted"
     if mode == "CANCEL" and cluster.site.restart != "chain":
@@ -122,28 +153,24 @@ def _preemption(cluster: ClusterSettings) -> str:
             "restart: chain in the site file"
         )
     if mode in ("SUSPEND", "GANG"):
-        raise Warned(
-            f"{mode}: a preempted job of {name} is halted in place, keeps its memory, and its processes may "
-            "lose patience with each other"
+        raise CheckWarning(
+            f"{mode}: a preempted job of {name} is halted in place and keeps its memory, and its processes "
+            "may give up waiting for each other"
         )
     if grace == 0:
-        raise Warned(
+        raise CheckWarning(
             f"{mode}, GraceTime 0: a preempted job has only KillWait to save; a save that takes longer loses "
             "what came after the checkpoint before"
         )
     return f"{mode}, GraceTime {grace} s: time to save; a save that takes longer leaves the checkpoint before"
 
 
-def _grace_seconds(cluster: ClusterSettings) -> int:
-    return int(cluster.partition.get("GraceTime", "0").split()[0])
-
-
 def _signal(cluster: ClusterSettings) -> str:
     if cluster.preempt_mode == "OFF":
-        told = "no preemption"
+        preemption = "no preemption"
     else:
-        told = f"preemption sends {'USR2' if sends_user_signal(cluster.settings) else 'TERM'}"
-    return f"{told}; the time limit sends USR2 {cluster.site.stop_before} s before; the run obeys both"
+        preemption = f"preemption sends {'USR2' if sends_user_signal(cluster.settings) else 'TERM'}"
+    return f"{preemption}; the time limit sends USR2 {cluster.site.stop_before} s before; the run obeys both"
 
 
 def _kill_wait(cluster: ClusterSettings) -> str:

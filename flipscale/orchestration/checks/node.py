@@ -1,45 +1,46 @@
-"""Is every node as fast as it should be: matrix products, memory, all-reduce, and the file system.
+"""Measurements of every node: matrix products, memory, all-reduce, and the file system.
 
-Takes some seconds, and finds the node that would slow the whole run down or end it.
+They take some seconds, and find a node that would slow the whole run down or end it.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
-import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-
 from flipscale.distributed.world import World
-from flipscale.orchestration.checks.finding import Check
+from flipscale.orchestration.checks import speeds
+from flipscale.orchestration.checks.finding import Finding
 
-_REPEATS = 5  # the best of them counts: a busy moment is no broken node
-_SLOWER_THAN_OTHERS = 0.5  # of the median node's figure
-_HOST_BYTES = 2**27
-_FILE_BYTES = 2**26
+_SLOWER_THAN_OTHERS = 0.5  # of the median node's value
 
 
 @dataclass(frozen=True)
 class _Measure:
+    """A quantity that is measured on every node.
+
+    Attributes:
+        name: Its name in the table.
+        unit: Its unit.
+        limit: A value that a working node exceeds by far; a node that misses it is broken or misconfigured.
+        fix: What to look at if a node fails.
+        limit_is_most: Whether the limit is an upper one.
+    """
+
     name: str
     unit: str
     limit: float
-    """What a working node exceeds by far; below it, it is broken or misconfigured."""
-    mend: str
+    fix: str
     limit_is_most: bool = False
 
-    def fails(self, figure: float) -> bool:
-        return figure > self.limit if self.limit_is_most else figure < self.limit
+    def fails(self, value: float) -> bool:
+        return value > self.limit if self.limit_is_most else value < self.limit
 
-    def told(self, figure: float) -> str:
+    def describe(self, value: float) -> str:
         relation = "at most" if self.limit_is_most else "at least"
-        return f"{figure:.3g} {self.unit} ({relation} {self.limit:g})"
+        return f"{value:.3g} {self.unit} ({relation} {self.limit:g})"
 
 
 _PRODUCT_GPU = _Measure("matrix product", "TFLOP/s in bf16", 20.0, "look at the GPU's clocks and temperature")
@@ -50,143 +51,83 @@ _REDUCE_CPU = _Measure("all-reduce", "GB/s", 0.005, "look at GLOO_SOCKET_IFNAME 
 _FILE_WRITE = _Measure("file write", "MB/s with fsync", 5.0, "keep runs on a faster file system")
 _SYNC = _Measure("fsync", "s", 5.0, "keep runs on a faster file system", limit_is_most=True)
 
-_Figures = dict[str, float | str]  # by the measure's name; a string says why there is no figure
+_Value = float | str
+"""A measured value, or a sentence that says why there is none."""
+_Values = dict[str, _Value]
+"""The values of one process, by the names of their measures."""
 
 
-def check_node(world: World, directory: Path) -> list[Check]:
-    """Measure all nodes; every process calls it, and gets the same list: one check a measure and node.
+def measure_nodes(world: World, directory: Path) -> list[Finding]:
+    """Measure all nodes; every process calls it and gets the same list, one finding per measure and node.
 
-    A node's figure is that of its slowest process. It is a problem where it misses the stated limit, or half
-    of the median of all nodes.
+    A node's value is that of its slowest process. It is an error if it misses the stated limit, or half of
+    the median of all nodes.
 
     Args:
-        directory: where the first process of each node writes (64 MiB, removed again).
+        world: The processes of the run.
+        directory: A directory to which the first process of each node writes 64 MiB, which it removes again.
     """
     on_gpu = world.device.type == "cuda"
     product = _PRODUCT_GPU if on_gpu else _PRODUCT_CPU
     reduce = _REDUCE_GPU if on_gpu else _REDUCE_CPU
-    figures: _Figures = {}
-    _measure(figures, {product.name: lambda: _matrix_product(world.device), _MEMORY.name: _host_memory})
+
+    values: _Values = {}
+    _measure(values, product, lambda: speeds.matrix_product(world.device))
+    _measure(values, _MEMORY, speeds.host_memory)
     if world.local_rank == 0:
-        _measure(figures, {_FILE_WRITE.name: lambda: _write(directory), _SYNC.name: lambda: _sync(directory)})
+        _measure(values, _FILE_WRITE, lambda: speeds.file_write(directory))
+        _measure(values, _SYNC, lambda: speeds.file_sync(directory))
     if world.size > 1:
         world.sum([0])  # start together
-        _measure(figures, {reduce.name: lambda: _all_reduce(world)})
-    by_node: dict[str, list[_Figures]] = {}
-    for node, measured in world.gather((world.place.node, figures)):
+        _measure(values, reduce, lambda: speeds.all_reduce(world))
+
+    by_node: dict[str, list[_Values]] = {}
+    for node, measured in world.gather((world.place.node, values)):
         by_node.setdefault(node, []).append(measured)
-    checks = [
-        check
+
+    findings = [
+        finding
         for measure in (product, _MEMORY, reduce, _FILE_WRITE, _SYNC)
-        for check in _judge(measure, {node: _of(measure, parts) for node, parts in by_node.items()})
+        for finding in _judge(measure, {node: _values_of(measure, parts) for node, parts in by_node.items()})
     ]
     if world.size == 1:
-        checks.append(Check("all-reduce", "skipped", "one process", "start it with torchrun or srun"))
-    return checks
+        findings.append(Finding("all-reduce", "skipped", "one process", "start it with torchrun or srun"))
+    return findings
 
 
-def _measure(figures: _Figures, measures: dict[str, Callable[[], float]]) -> None:
-    for name, measure in measures.items():
-        try:
-            figures[name] = measure()
-        except (RuntimeError, OSError) as error:  # a broken GPU, a full disk: the finding itself
-            figures[name] = (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _measure(values: _Values, measure: _Measure, take: Callable[[], float]) -> None:
+    """Take a measurement; a broken GPU or a full disk is a result, too."""
+    try:
+        values[measure.name] = take()
+    except (RuntimeError, OSError) as error:
+        values[measure.name] = (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _of(measure: _Measure, parts: list[_Figures]) -> list[float | str]:
-    return [part[measure.name] for part in parts if measure.name in part]
+def _values_of(measure: _Measure, processes: Sequence[_Values]) -> list[_Value]:
+    return [values[measure.name] for values in processes if measure.name in values]
 
 
-def _judge(measure: _Measure, nodes: dict[str, list[float | str]]) -> list[Check]:
-    """One check for each node that has figures of this measure."""
+def _judge(measure: _Measure, nodes: Mapping[str, Sequence[_Value]]) -> list[Finding]:
+    """Return a finding for each node that has values of this measure, in the order of their names."""
     worst: dict[str, float] = {}
-    checks: list[Check] = []
+    findings: list[Finding] = []
     for node, values in nodes.items():
         errors = [value for value in values if isinstance(value, str)]
         numbers = [value for value in values if not isinstance(value, str)]
         if errors:
-            checks.append(Check(measure.name, "problem", errors[0], measure.mend, node))
+            findings.append(Finding(measure.name, "error", errors[0], measure.fix, node))
         elif numbers:
             worst[node] = max(numbers) if measure.limit_is_most else min(numbers)
+
     median = statistics.median(worst.values()) if worst else 0.0
-    for node, figure in worst.items():
-        found = measure.told(figure)
-        slow = not measure.limit_is_most and figure < _SLOWER_THAN_OTHERS * median
+    for node, value in worst.items():
+        text = measure.describe(value)
+        slow = not measure.limit_is_most and value < _SLOWER_THAN_OTHERS * median
         if slow:
-            found += f"; the median node has {median:.3g}"
-        bad = slow or measure.fails(figure)
-        checks.append(
-            Check(measure.name, "problem" if bad else "ok", found, measure.mend if bad else "", node)
-        )
-    return sorted(checks, key=lambda check: check.node)
+            text += f"; the median node has {median:.3g}"
 
-
-def _matrix_product(device: torch.device) -> float:
-    """TFLOP/s of square products."""
-    on_gpu = device.type == "cuda"
-    side, kind = (8192, torch.bfloat16) if on_gpu else (768, torch.float32)
-    left = torch.randn(side, side, device=device, dtype=kind)
-    right = torch.randn(side, side, device=device, dtype=kind)
-
-    def work() -> None:
-        torch.mm(left, right)
-        if on_gpu:
-            torch.cuda.synchronize(device)
-
-    return 2 * side**3 / _best(work) / 1e12
-
-
-def _host_memory() -> float:
-    """GB/s read and written by a copy."""
-    source = torch.ones(_HOST_BYTES, dtype=torch.uint8)
-    target = torch.empty_like(source)
-    return 2 * _HOST_BYTES / _best(lambda: target.copy_(source)) / 1e9
-
-
-def _all_reduce(world: World) -> float:
-    """GB/s that each process sends and receives in a ring: bytes x 2 (n - 1) / n."""
-    on_gpu = world.device.type == "cuda"
-    numbers = torch.ones(2**26 if on_gpu else 2**20, device=world.device)
-
-    def work() -> None:
-        dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
-        if on_gpu:
-            torch.cuda.synchronize(world.device)
-
-    sent = 2 * (world.size - 1) / world.size * numbers.numel() * numbers.element_size()
-    return sent / _best(work) / 1e9
-
-
-def _write(directory: Path) -> float:
-    """MB/s of a file that is on disk at the end."""
-    data = os.urandom(2**20) * (_FILE_BYTES // 2**20)
-    return _FILE_BYTES / _timed_write(directory, data) / 1e6
-
-
-def _sync(directory: Path) -> float:
-    """Seconds until a small file is on disk."""
-    return _timed_write(directory, b"x")
-
-
-def _timed_write(directory: Path, data: bytes) -> float:
-    path = directory / f".node_check_{uuid.uuid4().hex}"
-    try:
-        began = time.perf_counter()
-        with open(path, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        return time.perf_counter() - began
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of some repetitions, after one to warm up."""
-    work()
-    times: list[float] = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
+        if slow or measure.fails(value):
+            findings.append(Finding(measure.name, "error", text, measure.fix, node))
+        else:
+            findings.append(Finding(measure.name, "ok", text, node=node))
+    return sorted(findings, key=lambda finding: finding.node)

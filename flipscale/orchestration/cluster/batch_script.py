@@ -1,12 +1,28 @@
-"""The batch script of a job, as submitit writes it from a run, a site and what the job asks for."""
+"""The batch script of a job: sbatch's options, the set-up of a segment, and one srun of all its processes.
+
+submitit renders the options as `#SBATCH` lines and adds the last line, which starts the tasks:
+
+    #!/bin/bash
+    # Parameters
+    #SBATCH --nodes=2 ...            sbatch_options(), one line per option
+    # setup
+    srun ... sh -c 'test -e token'   SETUP
+    ...                              the site's `setup` lines and variables
+    # command
+    export SUBMITIT_EXECUTOR=slurm
+    srun ... python -m submitit.core._submit RUN/logs
+
+docs/slurm.md shows a whole script; tests/orchestration/cluster/golden has one for each example site.
+"""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from submitit.slurm.slurm import SlurmExecutor
 
@@ -14,19 +30,60 @@ from flipscale.config import Site
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.runs.directory import RunDirectory
 
-PROCESSES_VARIABLE = "FLIPSCALE_PROCESSES_PER_NODE"  # how many torchrun starts
-UNSEEN = 66  # exit code of a node that does not see the run directory; no signal gives it
+PROCESSES_VARIABLE: Final = "FLIPSCALE_PROCESSES_PER_NODE"
+"""The environment variable with the number of processes that torchrun starts on a node."""
+UNSEEN: Final = 66
+"""The exit code of a node that does not see the run directory; no signal produces it."""
 
-# Held back until the run listens for them: one that comes during the imports would kill the process.
-_SIGNALS = ("TERM", "USR1", "USR2")
-_MIB = 2**20
+# The first lines of a segment:
+# - A node without the run directory cannot write its log either, so its processes would fail silently.
+#   Every node looks for the run's token first, and the job ends with a message if one does not find it.
+# - An administrator may give a waiting job another number of nodes; srun starts SLURM_NTASKS processes.
+SETUP: Final = """\
+srun --overlap --mpi=none --kill-on-bad-exit=0 --chdir=/ --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" \
+sh -c {visibility_command}
+if [ $? -eq {unseen} ]; then exit 2; fi
+export SLURM_NTASKS="$((SLURM_NNODES * {tasks_per_node}))"
+"""
+
+# A network file system may show a new file late, so a node looks three times within 6 s.
+VISIBILITY: Final = """\
+for wait in 0 2 4; do sleep $wait; test -e {file} && exit 0; done; \
+echo "flipscale: ${{SLURMD_NODENAME:-$(hostname)}} does not see the run directory, \
+which must be on a file system that all nodes share:" {run} >&2; exit {unseen}"""
+
+# Blocked until the run listens for them: a signal that comes during the imports would kill the process.
+_SIGNALS: Final = ("TERM", "USR1", "USR2")
+_MIB: Final = 2**20
+
+_Option = str | int | bool
 
 
-class Batch(SlurmExecutor):
-    """submitit's executor; also where there is no srun, so that a script can be shown before it is submitted.
+@dataclass(frozen=True)
+class ScriptOptions:
+    """The choices that differ between two submissions of the same job.
+
+    Attributes:
+        folder: Folder of submitit's files. For several runs it holds a link NUMBER to the logs of each run.
+        name: Name of the job in the queue.
+        exclude: Nodes to avoid, in addition to the site's.
+        dependency: Id of a job; the new job starts when that one has ended.
+        at_most: Number of array elements that may run at the same time; None for all.
+    """
+
+    folder: Path
+    name: str
+    exclude: Sequence[str] = ()
+    dependency: str | None = None
+    at_most: int | None = None
+
+
+class SlurmScript(SlurmExecutor):
+    """A batch script that can be shown and submitted; showing it works on machines without Slurm.
 
     Args:
-        folder: for submitit's own files.
+        folder: Folder of submitit's files.
+        site: The cluster that the script is for.
     """
 
     def __init__(self, folder: Path, site: Site) -> None:
@@ -34,10 +91,15 @@ class Batch(SlurmExecutor):
 
     @classmethod
     def affinity(cls) -> int:
+        """Return a positive number, so that submitit accepts a machine without srun."""
         return 2
 
-    def script(self, jobs: int = 1) -> str:
-        """The text for sbatch; of an array where there are several jobs."""
+    def text(self, jobs: int = 1) -> str:
+        """Return the script as sbatch reads it.
+
+        Args:
+            jobs: Number of array elements; 1 for a single job.
+        """
         if jobs > 1:
             self.parameters["map_count"] = jobs
         try:
@@ -46,104 +108,102 @@ class Batch(SlurmExecutor):
             self.parameters.pop("map_count", None)
 
 
+def write_script(
+    runs: Sequence[RunDirectory], allocation: Allocation, site: Site, options: ScriptOptions
+) -> SlurmScript:
+    """Return the script for one run, or the script of an array for several runs."""
+    array = len(runs) > 1
+    script = SlurmScript(options.folder, site)
+
+    extra: dict[str, _Option] = {"requeue" if site.restart == "requeue" else "no-requeue": True}
+    srun = ["--kill-on-bad-exit=1"]
+    if array:
+        # The links lead the output of each element to its own run. srun obeys the last of two equal options.
+        logs = f"{options.folder}/%a/%A_%a"
+        extra |= {"output": f"{logs}_0_log.out", "error": f"{logs}_0_log.err"}
+        srun += ["--output", f"{logs}_%t_log.out", "--error", f"{logs}_%t_log.err"]
+
+    directory = shlex.quote(str(options.folder if array else runs[0].path))
+    run = f"{directory}/$SLURM_ARRAY_TASK_ID/.." if array else directory
+    script.update_parameters(
+        **sbatch_options(allocation, site, options),
+        array_parallelism=options.at_most or len(runs),
+        wckey=None,  # some sites refuse the key that submitit would set
+        setup=_setup(run, site, allocation),
+        srun_args=srun,
+        additional_parameters=extra | site.sbatch,
+    )
+    return script
+
+
+def sbatch_options(allocation: Allocation, site: Site, options: ScriptOptions) -> dict[str, _Option | None]:
+    """Return sbatch's options by submitit's names for them; None leaves the cluster's default."""
+    return {
+        "job_name": options.name,
+        "partition": site.partition,
+        "account": site.account,
+        "qos": site.qos,
+        "constraint": site.constraint,
+        "exclude": ",".join([*site.exclude, *options.exclude]) or None,
+        "nodes": allocation.nodes,
+        "ntasks_per_node": tasks_per_node(site, allocation),
+        "gpus_per_node": allocation.gpus_per_node or None,
+        "cpus_per_task": _cpus_per_task(site, allocation),
+        "mem": f"{allocation.memory_per_node // _MIB}M" if allocation.memory_per_node else None,
+        "time": allocation.time_limit // 60,
+        "signal_delay_s": site.stop_before,
+        "dependency": f"afterany:{options.dependency}" if options.dependency else None,
+    }
+
+
+def _setup(run: str, site: Site, allocation: Allocation) -> list[str]:
+    """Return the lines before the tasks start; `run` is the quoted path of the run directory."""
+    first = SETUP.format(
+        visibility_command=shlex.quote(visibility_command(f"{run}/token", run)),
+        unseen=UNSEEN,
+        tasks_per_node=tasks_per_node(site, allocation),
+    )
+    lines = [*first.splitlines(), *site.setup]
+
+    cpus = _cpus_per_task(site, allocation)
+    if cpus is not None:
+        # Since 22.05 srun no longer takes over the cores that the job was given for each task.
+        lines.append(f"export SRUN_CPUS_PER_TASK={cpus}")
+
+    variables = environment(site, allocation)
+    return lines + [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+
+
+def visibility_command(file: str, run: str) -> str:
+    """Return a line of shell that exits with UNSEEN and a message if a node does not see a file.
+
+    Args:
+        file: Path of the file, quoted for the shell.
+        run: Path of the run directory for the message, quoted for the shell.
+    """
+    return VISIBILITY.format(file=file, run=run, unseen=UNSEEN)
+
+
 def python_command(site: Site) -> str:
-    """Start Python on a node so that stop signals wait until the run asks for them (a line of shell)."""
+    """Return the line of shell that starts Python with the stop signals blocked until the run listens."""
     blocked = [f"--block-signal={name}" for name in _SIGNALS]
     return " ".join(["env", *blocked, site.python or shlex.quote(sys.executable)])
 
 
-def batch(
-    runs: Sequence[RunDirectory],
-    folder: Path,
-    name: str,
-    asked: Allocation,
-    site: Site,
-    *,
-    exclude: Sequence[str] = (),
-    after: str | None = None,
-    at_most: int | None = None,
-) -> Batch:
-    """Return the executor for one run, or for several as an array whose elements find their run in `folder`.
-
-    Args:
-        folder: submitit's; with several runs it holds a link NUMBER to each one's logs.
-        exclude: nodes beside the site's.
-        after: a job id; the job starts when that one has ended.
-        at_most: jobs of the array that run at once.
-    """
-    executor = Batch(folder, site)
-    array = len(runs) > 1
-    srun = ["--kill-on-bad-exit=1"]
-    options: dict[str, Any] = {"requeue" if site.restart == "requeue" else "no-requeue": True}
-    if array:
-        # The links lead each element's output to its own run. srun obeys the last of two equal options.
-        logs = f"{folder}/%a/%A_%a"
-        options |= {"output": f"{logs}_0_log.out", "error": f"{logs}_0_log.err"}
-        srun += ["--output", f"{logs}_%t_log.out", "--error", f"{logs}_%t_log.err"]
-    executor.update_parameters(
-        job_name=name,
-        partition=site.partition,
-        account=site.account,
-        qos=site.qos,
-        constraint=site.constraint,
-        exclude=",".join([*site.exclude, *exclude]) or None,
-        nodes=asked.nodes,
-        ntasks_per_node=tasks_per_node(site, asked),
-        gpus_per_node=asked.gpus_per_node or None,
-        cpus_per_task=_cpus_per_task(site, asked),
-        mem=f"{asked.memory_per_node // _MIB}M" if asked.memory_per_node else None,
-        time=asked.time_limit // 60,
-        signal_delay_s=site.stop_before,
-        dependency=f"afterany:{after}" if after else None,
-        array_parallelism=at_most or len(runs),
-        wckey=None,  # some sites refuse the one that submitit would set
-        setup=_setup(folder if array else runs[0].path, site, asked, array=array),
-        srun_args=srun,
-        additional_parameters=options | site.sbatch,
-    )
-    return executor
-
-
-def _setup(directory: Path, site: Site, asked: Allocation, *, array: bool) -> list[str]:
-    run = f"{shlex.quote(str(directory))}{'/$SLURM_ARRAY_TASK_ID/..' if array else ''}"
-    lines = [
-        # A node without the run directory cannot write its log either: its processes would fail unheard.
-        'srun --overlap --mpi=none --kill-on-bad-exit=0 --chdir=/ --nodes="$SLURM_NNODES" '
-        f'--ntasks="$SLURM_NNODES" sh -c {shlex.quote(node_check(f"{run}/token", run))}',
-        f"if [ $? -eq {UNSEEN} ]; then exit 2; fi",
-        # An administrator may give the waiting job another number of nodes; srun goes by this.
-        f'export SLURM_NTASKS="$((SLURM_NNODES * {tasks_per_node(site, asked)}))"',
-        *site.setup,
-    ]
-    if (cpus := _cpus_per_task(site, asked)) is not None:
-        # Since 22.05 srun no longer takes over the cores that the job was given for each task.
-        lines.append(f"export SRUN_CPUS_PER_TASK={cpus}")
-    return lines + [f"export {name}={shlex.quote(value)}" for name, value in environment(site, asked).items()]
-
-
-def environment(site: Site, asked: Allocation) -> dict[str, str]:
-    """What flipscale itself sets for the processes of a run, the site's own variables included."""
-    own = {PROCESSES_VARIABLE: str(asked.processes_per_node)} if site.launcher == "torchrun" else {}
+def environment(site: Site, allocation: Allocation) -> dict[str, str]:
+    """Return the variables that are set for the processes of a run, including the site's."""
+    own: dict[str, str] = {}
+    if site.launcher == "torchrun":
+        own[PROCESSES_VARIABLE] = str(allocation.processes_per_node)
     return own | site.environment
 
 
-def tasks_per_node(site: Site, asked: Allocation) -> int:
-    return 1 if site.launcher == "torchrun" else asked.processes_per_node
+def tasks_per_node(site: Site, allocation: Allocation) -> int:
+    """Return the number of tasks that srun starts on a node; torchrun starts the processes of its node."""
+    return 1 if site.launcher == "torchrun" else allocation.processes_per_node
 
 
-def _cpus_per_task(site: Site, asked: Allocation) -> int | None:
-    if asked.cpus_per_process is None:
+def _cpus_per_task(site: Site, allocation: Allocation) -> int | None:
+    if allocation.cpus_per_process is None:
         return None
-    return asked.cpus_per_process * asked.processes_per_node // tasks_per_node(site, asked)
-
-
-def node_check(file: str, run: str) -> str:
-    """A line of shell that exits with UNSEEN where a node does not see `file`, and says so of `run`.
-
-    It looks several times, since a network file system may show a new file late. Both are quoted already.
-    """
-    sentence = "does not see the run directory, which must lie on a file system that all nodes share:"
-    return (
-        f"for wait in 0 2 4; do sleep $wait; test -e {file} && exit 0; done; "
-        f'echo "flipscale: ${{SLURMD_NODENAME:-$(hostname)}} {sentence}" {run} >&2; exit {UNSEEN}'
-    )
+    return allocation.cpus_per_process * allocation.processes_per_node // tasks_per_node(site, allocation)

@@ -1,4 +1,4 @@
-"""What submitit runs in every task of a job: it becomes `flipscale train RUN`, or torchrun on the node."""
+"""The callable that submitit runs in every task: it becomes `flipscale train RUN`, or torchrun."""
 
 from __future__ import annotations
 
@@ -13,36 +13,40 @@ from flipscale.orchestration.cluster.batch_script import PROCESSES_VARIABLE
 
 @dataclass(frozen=True)
 class Launch:
-    """Replaces the task's Python by the command that a person would type.
+    """A task that replaces its own Python by the command that a person would type.
 
-    So a run trains the same however it was started, and submitit's own signal handlers, which save from
-    inside a handler and leave all ranks but one running, never see a signal: the launcher started Python
-    with the stop signals blocked, and that lasts until the training listens.
+    A run therefore trains the same however it was started. submitit's own signal handlers save from inside
+    a handler and leave all ranks but one running; here they never see a signal. The launcher started Python
+    with the stop signals blocked, and they stay blocked until the training listens.
 
-    Args:
-        run: path of the run directory.
-        launcher: `srun` for one task a process, `torchrun` for one task a node.
+    Attributes:
+        run: Path of the run directory.
+        launcher: `srun` for one task per process, `torchrun` for one task per node.
     """
 
     run: str
     launcher: Literal["srun", "torchrun"]
 
     def __call__(self) -> None:
+        """Replace this process by the training; does not return."""
         program = ["-m", "flipscale", "train", self.run]
         if self.launcher == "torchrun":
             program = [*_torchrun(), *program]
+
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *program])
 
 
 def _torchrun() -> list[str]:
-    """The arguments of Python that start this node's share of the processes."""
+    """Return the arguments of Python that start this node's share of the processes."""
     place = read_placement()
     processes = os.environ[PROCESSES_VARIABLE]
+    address = rendezvous_host(place.nodes) if place.nodes else "127.0.0.1"
+
     return [
         *("-m", "torch.distributed.run", f"--nnodes={place.size}", f"--node-rank={place.rank}"),
         *(f"--nproc-per-node={processes}", "--max-restarts=0"),
-        f"--master-addr={rendezvous_host(place.nodes) if place.nodes else '127.0.0.1'}",
+        f"--master-addr={address}",
         f"--master-port={rendezvous_port(place.job_id, place.restarts)}",
     ]

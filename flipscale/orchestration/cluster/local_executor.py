@@ -1,4 +1,4 @@
-"""submitit's local executor, in a session of its own: the run outlives the command and its terminal."""
+"""submitit's local executor in a session of its own: the run outlives the command and its terminal."""
 
 from __future__ import annotations
 
@@ -16,22 +16,28 @@ from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.batch_script import environment, python_command, tasks_per_node
 
 CONTROLLER_LOG = "controller.log"
+"""The log of submitit's controller, in the folder of the executor."""
 
 
 class DetachedExecutor(LocalExecutor):
-    """Starts submitit's controller, which starts one process for each task, away from this terminal.
+    """An executor whose controller, which starts one process per task, is detached from this terminal.
 
-    submitit's own start keeps the terminal's output and Ctrl-C, and hides every GPU that was not asked for.
+    submitit's own start keeps the terminal's output and Ctrl-C, and hides every GPU that was not requested.
+
+    Args:
+        folder: Folder of submitit's files and of the logs.
+        allocation: The resources of the job; only its processes and its time limit count here.
+        site: This machine as a site.
     """
 
-    def __init__(self, folder: Path, asked: Allocation, site: Site) -> None:
+    def __init__(self, folder: Path, allocation: Allocation, site: Site) -> None:
         super().__init__(folder, max_num_timeout=10**6, python=python_command(site))
         self.update_parameters(
-            timeout_min=asked.time_limit // 60,
-            tasks_per_node=tasks_per_node(site, asked),
+            timeout_min=allocation.time_limit // 60,
+            tasks_per_node=tasks_per_node(site, allocation),
             signal_delay_s=site.stop_before,
         )
-        self._environment = environment(site, asked)
+        self._environment = environment(site, allocation)
 
     def _submit_command(self, command: str) -> LocalJob[Any]:
         tasks = self.parameters["tasks_per_node"]
@@ -48,6 +54,7 @@ class DetachedExecutor(LocalExecutor):
             "SUBMITIT_LOCAL_WITH_SHELL": "",
             "SUBMITIT_STDERR_TO_STDOUT": "",
         }
+
         with open(self.folder / CONTROLLER_LOG, "ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "submitit.local._local", str(self.folder)],
@@ -60,13 +67,17 @@ class DetachedExecutor(LocalExecutor):
         return LocalJob(self.folder, str(process.pid), tasks=list(range(tasks)), process=process)
 
 
-def site_here(site: Site, job: Job) -> Site:
-    """`site` with the GPUs of this machine, and no partition. Raises UserError for a job of several nodes."""
+def local_site(site: Site, job: Job) -> Site:
+    """Return `site` with the GPUs of this machine and without a partition.
+
+    Raises:
+        UserError: If the job needs several nodes.
+    """
     import torch
 
     if job.cluster.nodes > 1:
         raise UserError(
-            f"the job asks for {job.cluster.nodes} nodes, and --cluster local has this machine alone; add "
+            f"the job asks for {job.cluster.nodes} nodes, and --cluster local has only this machine; add "
             "cluster.nodes=1 to the command"
         )
     return site.model_copy(
@@ -75,7 +86,12 @@ def site_here(site: Site, job: Job) -> Site:
 
 
 def controller_lives(pid: str, folder: Path) -> bool:
-    """Whether the controller that had this pid still runs; another process may have got its number."""
+    """Return whether the controller with this pid still runs; another process may have got its number.
+
+    Args:
+        pid: The pid as submissions.jsonl records it.
+        folder: The executor's folder, which is part of the controller's command line.
+    """
     try:
         command = Path(f"/proc/{int(pid)}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):

@@ -15,7 +15,8 @@ from flipscale import slurm
 from flipscale.config.site import Site
 from flipscale.distributed.placement import Placement
 from flipscale.errors import UserError
-from flipscale.orchestration.cluster.submission import Submission, read_submissions, submit_run
+from flipscale.orchestration.cluster.submission import Submission, read_submissions
+from flipscale.orchestration.cluster.submit import submit_run
 from flipscale.runs.directory import RunDirectory, recorded_job
 from flipscale.runs.failures import slurm_verdict
 from flipscale.runs.ledger import read_ledger

@@ -176,13 +176,13 @@ class Segment:
             )
 
     def _check_nodes(self) -> None:
-        from flipscale.orchestration.checks.node import check_node
+        from flipscale.orchestration.checks.node import measure_nodes
 
-        bad = [check for check in check_node(self.world, self.run.path) if check.outcome == "problem"]
+        bad = [finding for finding in measure_nodes(self.world, self.run.path) if finding.level == "error"]
         if bad:
-            told = "; ".join(f"{check.node}: {check.name} {check.found}" for check in bad)
-            nodes = tuple(dict.fromkeys(check.node for check in bad))
-            raise RunError(f"a node failed its check ({told}); {bad[0].mend}", "bad_node", nodes)
+            told = "; ".join(f"{finding.node}: {finding.name} {finding.text}" for finding in bad)
+            nodes = tuple(dict.fromkeys(finding.node for finding in bad))
+            raise RunError(f"a node failed its check ({told}); {bad[0].fix}", "bad_node", nodes)
 
     def _prepare(self, managed: ManagedJob) -> None:
         """Learn when the time limit strikes, and have a successor wait where the site wants one."""

@@ -1,4 +1,4 @@
-"""The checks before a submission that look at data and disk: what they answer, and what they leave alone."""
+"""The checks of a job before its submission: data, tokenizer, weights and disk; they write nothing."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from support.tiny_run import TinyRun
 
 from flipscale.config import Site, load_job
 from flipscale.data.shards.indexing import build_index
-from flipscale.orchestration.checks.job import Finding, preflight
+from flipscale.orchestration.checks.finding import Finding
+from flipscale.orchestration.checks.job import preflight
 from flipscale.planning.plan import state_bytes
 from flipscale.runs.directory import run_directory
 
 
 def findings(run: TinyRun, *overrides: str) -> dict[str, Finding]:
     job = load_job(run.job, overrides)
-    found = preflight(run_directory(job), job, Site(gpus_per_node=0))
+    results = preflight(run_directory(job), job, Site(gpus_per_node=0))
+
     assert not run.output.exists() or (run.output / "index").exists()  # it writes nothing
-    return {each.check: each for each in found}
+    return {finding.name: finding for finding in results}
 
 
 @pytest.fixture
@@ -29,34 +31,39 @@ def run(tiny_run: Callable[..., TinyRun]) -> TinyRun:
 
 
 def test_a_whole_job_passes(run: TinyRun):
-    assert {found.level for found in findings(run).values() if found.check != "run directory"} == {"ok"}
+    levels = {name: finding.level for name, finding in findings(run).items() if name != "run directory"}
+    assert set(levels.values()) == {"ok"}
 
 
-def test_an_index_is_held_against_the_shards(run: TinyRun, data_set: Path, tmp_path: Path):
+def test_index_is_compared_with_the_shards(run: TinyRun, data_set: Path, tmp_path: Path):
     shards = [shutil.copy(path, tmp_path) for path in sorted((data_set / "train").glob("*.tar"))]
     pattern = str(tmp_path / "{00000..00002}.tar")
     build_index(pattern, tmp_path / "index")
-    given = (f"data.train={pattern}", f"data.index={tmp_path / 'index'}")
-    assert findings(run, *given)["data"].text.startswith("300 samples in 3 shards")
+    overrides = (f"data.train={pattern}", f"data.index={tmp_path / 'index'}")
+    assert findings(run, *overrides)["data"].text.startswith("300 samples in 3 shards")
+
     other = findings(run, f"data.index={tmp_path / 'index'}")["data"]
     assert (other.level, "make it for these" in other.text) == ("error", True)
+
     Path(shards[1]).write_bytes(b"short")
-    changed = findings(run, *given)["data"]
+    changed = findings(run, *overrides)["data"]
     assert (changed.level, f"{shards[1]} changed" in changed.text) == ("error", True)
 
 
-def test_an_index_that_the_run_would_make_again_is_no_fault(run: TinyRun, data_set: Path):
+def test_outdated_index_of_the_run_is_not_an_error(run: TinyRun, data_set: Path):
     build_index(str(data_set / "train/{00000..00001}.tar"), run.output / "index")
     assert findings(run)["data"] == Finding("data", "ok", "3 shards; the first segment indexes them")
+
     index = run.output / "index/index.json"
     index.write_text('{"version": 0}')
     assert findings(run)["data"].level == "ok"
 
 
-def test_shards_are_looked_for_where_they_lie(run: TinyRun, data_set: Path):
+def test_shards_are_looked_for_at_their_address(run: TinyRun, data_set: Path):
     address = f"file://{data_set}"  # fsspec reads it, as it does s3://
-    found = findings(run, f"data.train={address}/train/{{00000..00002}}.tar")["data"]
-    assert found == Finding("data", "ok", "3 shards; the first segment indexes them")
+    finding = findings(run, f"data.train={address}/train/{{00000..00002}}.tar")["data"]
+    assert finding == Finding("data", "ok", "3 shards; the first segment indexes them")
+
     missing = findings(run, f"data.train={address}/train/{{00000..00007}}.tar")["data"]
     assert (missing.level, f"{address}/train/00003.tar cannot be read" in missing.text) == ("error", True)
 
@@ -70,16 +77,18 @@ def test_shards_are_looked_for_where_they_lie(run: TinyRun, data_set: Path):
         ("output=/proc/run", "run directory", "/proc cannot be written"),
     ],
 )
-def test_what_is_not_there_is_named(run: TinyRun, change: str, check: str, sentence: str):
-    found = findings(run, change)[check]
-    assert (found.level, sentence in found.text) == ("error", True)
+def test_missing_files_are_named(run: TinyRun, change: str, check: str, sentence: str):
+    finding = findings(run, change)[check]
+    assert (finding.level, sentence in finding.text) == ("error", True)
 
 
-def test_no_space_for_one_checkpoint(run: TinyRun, monkeypatch: pytest.MonkeyPatch):
-    # A full file system cannot be had without root; what is asked of the real one is its free space.
-    real, one = shutil.disk_usage, state_bytes(load_job(run.job))
-    for free, level in ((one - 1, "error"), (one, "warning"), (3 * one, "ok")):  # keep_last is 2
+def test_disk_without_space_for_a_checkpoint_is_an_error(run: TinyRun, monkeypatch: pytest.MonkeyPatch):
+    # A full file system needs root: the test replaces the free space of the real one.
+    real = shutil.disk_usage
+    size = state_bytes(load_job(run.job))
+
+    for free, level in ((size - 1, "error"), (size, "warning"), (3 * size, "ok")):  # keep_last is 2
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: real(path)._replace(free=free))
-        found = findings(run)["disk"]
-        assert found.level == level
-        assert ("has no space for one checkpoint" in found.text) == (level == "error")
+        finding = findings(run)["disk"]
+        assert finding.level == level
+        assert ("has no space for one checkpoint" in finding.text) == (level == "error")

@@ -18,13 +18,13 @@ from flipscale.orchestration.cluster.local_executor import controller_lives
 from flipscale.orchestration.cluster.submission import read_submissions
 from flipscale.runs.directory import RunDirectory, existing_run
 
-SECONDS = 120  # for what takes a few; only a hang takes as long
+SECONDS = 120  # for what takes a few seconds; only a hang takes as long
 
 
 def submit(run: TinyRun, site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flipscale", "submit", str(run.job), "--cluster", "local"]
     command += ["--site", str(site), *arguments]
-    # The output is a pipe: this returns only when nobody holds it any more, the detached run included.
+    # The output is a pipe: this returns only when no process has it open, the detached run included.
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
 
 
@@ -32,16 +32,17 @@ def lives(run: RunDirectory) -> bool:
     return controller_lives(read_submissions(run)[-1].job_id, run.path / "logs")
 
 
-def wait_for(what: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     until = time.monotonic() + SECONDS
-    while not what():
+    while not condition():
         assert time.monotonic() < until
         time.sleep(0.05)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_detached_run_is_stopped_and_goes_on(tiny_run: Callable[..., TinyRun], tmp_path: Path):
+def test_a_detached_run_is_stopped_and_resumes(tiny_run: Callable[..., TinyRun], tmp_path: Path):
+    # Start it, detached, with the site's environment.
     site = tmp_path / "site.yaml"
     site.write_text("{processes_per_node: 2, stop_before: 30s, environment: {OMP_NUM_THREADS: 1, SEEN: a b}}")
     tiny = tiny_run(cluster={"timeout": "10min"})
@@ -53,9 +54,13 @@ def test_a_detached_run_is_stopped_and_goes_on(tiny_run: Callable[..., TinyRun],
     pid = int(first.job_id)
     assert os.getsid(pid) == pid  # neither Ctrl-C nor the end of the terminal reaches it
     assert b"SEEN=a b" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+    # A second submission is refused while it runs.
     again = submit(tiny, site, "phases.0.samples=64M")
     assert again.returncode == 2
     assert f"error: job {pid} of {run.path} is queued or running already" in again.stderr
+
+    # A signal to the controller stops it.
     wait_for(lambda: (run.path / "metrics.jsonl").exists())
     os.kill(pid, signal.SIGTERM)  # submitit passes it on
     wait_for(lambda: not lives(run))
@@ -63,6 +68,8 @@ def test_a_detached_run_is_stopped_and_goes_on(tiny_run: Callable[..., TinyRun],
     assert segment["world_size"] == 2
     assert 0 < segment["samples_to"] < 64_000_000
     assert segment["lost_samples"] == 0
+
+    # The same command resumes it, and the STOP file stops it.
     done = submit(tiny, site, "phases.0.samples=64M", "cluster.timeout=2min")
     assert done.returncode == 0, done.stderr
     wait_for(lambda: len(read_submissions(run)) == 2 and (run.path / "segment.json").exists())
@@ -77,4 +84,4 @@ def test_one_machine_takes_one_job_of_one_node(tiny_run: Callable[..., TinyRun],
     site.write_text("name: here")
     done = submit(tiny_run(cluster={"nodes": 2}), site)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "2 nodes, and --cluster local has this machine alone; add cluster.nodes=1" in done.stderr
+    assert "2 nodes, and --cluster local has only this machine; add cluster.nodes=1" in done.stderr

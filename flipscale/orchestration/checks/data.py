@@ -1,0 +1,88 @@
+"""The checks of a job's training data: shards, index and tokenizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from flipscale.data.shards.index import Index, expand_shards, is_current, load_index
+from flipscale.data.shards.storage import DataReadError, Storage, is_command, is_remote
+from flipscale.data.text.tokenizer import load_tokenizer
+from flipscale.errors import UserError
+from flipscale.orchestration.checks.candidate import Candidate
+from flipscale.orchestration.checks.finding import CheckWarning
+
+_CHECKED_SHARDS = 64  # of a set that may have hundreds of thousands
+_Item = TypeVar("_Item")
+
+
+def check_data(candidate: Candidate) -> str:
+    """Check some of the training shards, and the index that the run will use."""
+    data = candidate.job.data
+    paths = expand_shards(data.train)
+    index = _usable_index(candidate, paths)
+    storage = Storage(data.allow_pipe)
+
+    try:
+        if index is not None:
+            replace(index, shards=tuple(_spread(index.shards))).verify(storage)
+            return f"{index.samples} samples in {len(index.shards)} shards, index in {index.directory}"
+        for path in _spread(paths):
+            _check_shard(path, storage, data.train)
+    except DataReadError as error:
+        raise CheckWarning(f"{error}; the nodes may reach what this machine does not") from None
+
+    if len(paths) > _CHECKED_SHARDS:
+        raise CheckWarning(
+            f"{len(paths)} shards without an index, which the first segment would build while all processes "
+            "wait; build it before with `flipscale data index` and set data.index"
+        )
+    return f"{len(paths)} shards; the first segment indexes them"
+
+
+def check_tokenizer(candidate: Candidate) -> str:
+    """Check that the tokenizer can be loaded here, unless its vocabulary comes from the hub."""
+    source = candidate.job.data.tokenizer
+    vocab = source.vocab
+    if vocab and not (vocab.startswith(("/", ".")) or vocab.endswith(".txt") or Path(vocab).exists()):
+        return f"{source.kind}, {vocab} from the hub: the nodes need it in their cache, or a network"
+
+    tokenizer = load_tokenizer(source.kind, vocab, source.context_length)
+    return f"{source.kind}, {tokenizer.vocab_size} tokens"
+
+
+def _usable_index(candidate: Candidate, paths: list[str]) -> Index | None:
+    """Return the index that the run will use, or None if its first segment has to build one."""
+    data = candidate.job.data
+    if data.index is not None:
+        index = load_index(Path(data.index))
+        index.check_paths(paths, data.train)
+        return index
+
+    built = candidate.run.path / "index"
+    if not is_current(built):
+        return None
+    index = load_index(built)
+    return index if [shard.path for shard in index.shards] == paths else None
+
+
+def _check_shard(path: str, storage: Storage, pattern: str) -> None:
+    if is_command(path):
+        return  # the command would have to run
+
+    try:
+        readable = storage.status(path).bytes > 0 if is_remote(path) else os.access(path, os.R_OK)
+    except FileNotFoundError:
+        readable = False
+    if not readable:
+        raise UserError(f"the shard {path} cannot be read here; check data.train = {pattern}")
+
+
+def _spread(items: Sequence[_Item]) -> list[_Item]:
+    """Return at most _CHECKED_SHARDS items, evenly spread, with the first and the last."""
+    last = len(items) - 1
+    places = {round(number * last / (_CHECKED_SHARDS - 1)) for number in range(_CHECKED_SHARDS)}
+    return [items[place] for place in sorted(places)]
