@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: demo test test-long lint check format clean
+.PHONY: demo test test-long lint check format docs-tables clean
 
 # torch first and pinned: a free choice would bring gigabytes of CUDA libraries to machines without a GPU.
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -40,6 +40,10 @@ check: lint
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The tables of the pages that are made from the code; tests fail if a page differs.
+docs-tables: $(VENV)/.dev
+	$(BIN)/python tools/documentation/job_keys.py --write
 
 clean:
 	rm -rf demo runs

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flipscale.config.job import Phase
+from flipscale.config import Phase
 from flipscale.errors import UserError
 
 

@@ -12,8 +12,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from flipscale.cli.console import print_table
 from flipscale.cli.results import write_results
-from flipscale.config import Evaluation, load_evaluation
-from flipscale.config.job import ZeroShot, ZeroShotMetric
+from flipscale.config import Evaluation, ZeroShot, ZeroShotMetric, load_evaluation
 from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import World, join_world, leave_world
 from flipscale.errors import UserError

@@ -1,30 +1,14 @@
 """Job and site files: typed, strict, in units that people use."""
 
-from flipscale.config.job import (
-    Augmentation,
-    Cache,
-    Checkpoints,
-    Cluster,
-    Data,
-    Evaluation,
-    Job,
-    Logging,
-    Loss,
-    Model,
-    Optimizer,
-    Phase,
-    Sharding,
-    TokenizerSource,
-)
-from flipscale.config.loading import dump_job, job_schema, load_evaluation, load_job, load_site
+from flipscale.config.data import Augmentation, Cache, Data, TokenizerSource
+from flipscale.config.evaluation import Evaluation, ZeroShot, ZeroShotMetric
+from flipscale.config.job import Job
+from flipscale.config.loading import dump_job, load_evaluation, load_job, load_site
+from flipscale.config.model import Loss, Model
+from flipscale.config.schema import job_schema
 from flipscale.config.site import Site
-from flipscale.config.units import (
-    Cadence,
-    parse_bytes,
-    parse_cadence,
-    parse_count,
-    parse_duration,
-)
+from flipscale.config.training import Checkpoints, Cluster, Hang, Logging, Optimizer, Phase, Sharding
+from flipscale.config.units import Cadence, parse_bytes, parse_cadence, parse_count, parse_duration
 
 __all__ = [
     "Augmentation",
@@ -34,6 +18,7 @@ __all__ = [
     "Cluster",
     "Data",
     "Evaluation",
+    "Hang",
     "Job",
     "Logging",
     "Loss",
@@ -43,6 +28,8 @@ __all__ = [
     "Sharding",
     "Site",
     "TokenizerSource",
+    "ZeroShot",
+    "ZeroShotMetric",
     "dump_job",
     "job_schema",
     "load_evaluation",

@@ -1,4 +1,4 @@
-"""The site file's schema: what is true of a cluster whatever job runs on it."""
+"""The schema of a site file: what holds for a cluster whatever job runs on it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator
 
-from flipscale.config.job import Count, Duration, Name, PositiveCount, Strict
-from flipscale.config.units import parse_bytes
+from flipscale.config.values import Bytes, Count, Duration, Name, PositiveCount, Strict
 
-Bytes = Annotated[int, Field(gt=0), BeforeValidator(parse_bytes)]
+
+def _as_text(value: Any) -> Any:
+    """Return a number as text. YAML's yes and no stay booleans and are refused: programs want 1 and 0."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
 # A line break would end the line of the batch script that the text is written to.
 Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$")]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Option = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
-
-
-def _as_text(value: Any) -> Any:
-    """Let a variable be a number in YAML; yes and no are refused, since programs want 1 and 0."""
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-
-
-Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$"), BeforeValidator(_as_text)]
+VariableValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$"), BeforeValidator(_as_text)]
 
 # sbatch options that flipscale sets itself, and what decides them.
 _OWN_OPTIONS = {
@@ -49,53 +46,59 @@ _OWN_OPTIONS = {
 
 
 class Site(Strict):
+    """A cluster, as batch scripts and estimates need to know it."""
+
     name: Name = "default"
+    """The name of the site, for messages."""
     partition: Line | None = None
-    """The cluster's default partition where none is named."""
+    """The partition of all jobs; default: the cluster's own."""
     account: Line | None = None
+    """The account that jobs are charged to."""
     qos: Line | None = None
+    """The quality of service that jobs ask for."""
     constraint: Line | None = None
     """Features that nodes must have, as sbatch takes them."""
     exclude: tuple[Line, ...] = ()
-    """Nodes never to use, names or ranges such as n[3-5]."""
+    """Nodes never to use, as names or ranges such as n[3-5]."""
     gpus_per_node: Count | None = None
-    """GPUs that a node has; 0 for a cluster without; as many as the job asks where it is not said."""
+    """GPUs that a node has; 0 for a cluster without GPUs; default: as many as the job asks for."""
     gpu: Line | None = None
-    """The kind of GPU by its name in `flipscale plan --gpu`; the expected time and memory rest on it."""
+    """The kind of GPU by its name in `flipscale plan --gpu`; expected time and memory are computed
+    from it."""
     gpu_memory: Bytes | None = None
-    """Of one GPU, such as 96GB, where `gpu` does not say it; the memory estimate is held against it."""
+    """Memory of one GPU, such as 96GB, if `gpu` does not say it. The memory estimate is compared with it."""
     cores_per_node: PositiveCount | None = None
-    """Cores that a node has; they are shared out among its processes."""
+    """Cores that a node has; they are divided among its processes."""
     cpus_per_process: PositiveCount | None = None
-    """Cores for each process; its share of cores_per_node by default."""
+    """Cores per process; default: its share of cores_per_node."""
     processes_per_node: PositiveCount | None = None
-    """One for each GPU by default, and one where there are none."""
+    """Processes per node; default: one per GPU, and one without GPUs."""
     memory_per_node: Bytes | None = None
-    """Host memory to ask for, such as 900GB; the cluster's default where it is not said."""
+    """Host memory to ask for, such as 900GB; default: the cluster's own."""
     time_limit: Duration | None = None
-    """The most that the partition gives; a job that asks for more runs in several segments."""
+    """The longest time that the partition allows. A job that asks for more runs in several segments."""
     stop_before: Duration = 180
-    """How long before the time limit a segment is told to save and leave."""
+    """How long before the time limit a segment is signalled to save and exit."""
     launcher: Literal["srun", "torchrun"] = "srun"
-    """srun starts every process; with torchrun it starts one torchrun on each node, which starts them."""
+    """`srun` starts every process; `torchrun` starts one torchrun per node, which starts the processes."""
     restart: Literal["requeue", "chain"] = "requeue"
-    """How a run goes on after preemption, time limit or node failure: the same job again, or a job that was
-    submitted to start after it."""
+    """How a run resumes after preemption, time limit or node failure: `requeue` starts the same job again;
+    `chain` submits a job that starts after it."""
     python: Line | None = None
-    """The command that is Python on the nodes, written into the script as it is; this Python by default."""
+    """The command that is Python on the nodes, written into the script as it is; default: this Python."""
     setup: tuple[Line, ...] = ()
-    """Lines of shell run before the processes start, such as `module load cuda`; written as they are."""
-    environment: dict[Variable, Text] = Field(default={})
-    """Exported to all processes after setup, such as NCCL_SOCKET_IFNAME."""
+    """Lines of shell to run before the processes start, such as `module load cuda`; written as they are."""
+    environment: dict[Variable, VariableValue] = Field(default={})
+    """Variables exported to all processes after setup, such as NCCL_SOCKET_IFNAME."""
     sbatch: dict[Option, Line | int | bool] = Field(default={})
     """Further sbatch options by their long names, such as {reservation: flip, exclusive: true}."""
 
     @field_validator("sbatch")
     @classmethod
-    def _leaves_our_options_alone(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _refuse_own_options(cls, options: dict[str, Any]) -> dict[str, Any]:
         for option, value in options.items():
             if option in _OWN_OPTIONS:
-                raise ValueError(f"{option} is decided by {_OWN_OPTIONS[option]}")
+                raise ValueError(f"{option} is decided by {_OWN_OPTIONS[option]}; leave it out")
             if value is False:
-                raise ValueError(f"{option} is false, which sbatch cannot say; leave it out")
+                raise ValueError(f"{option} is false, which sbatch cannot express; leave it out")
         return options

@@ -1,4 +1,4 @@
-"""Counts, memory, durations and cadences as people write them: "12.8B", "80GB", "30min", "20M samples"."""
+"""Read counts, sizes, durations and cadences as people write them: 12.8B, 80GB, 30min, 20M samples."""
 
 from __future__ import annotations
 
@@ -32,55 +32,77 @@ class Cadence:
 
 
 def parse_count(value: object) -> int:
-    """Return the whole number >= 0 that `value` states: 1000, "64k", "12.8B", "1_000_000", 4e6.
+    """Return a count as a whole number >= 0.
 
-    k, M, B and T are powers of 1000 (upper or lower case).
-    Raises ValueError for negative numbers, unknown units, and values that are not whole or not below 2^63.
+    Args:
+        value: A number, or a text such as "64k", "12.8B" or "1_000_000". k, M, B and T are powers of 1000, in
+            upper or lower case.
+
+    Raises:
+        ValueError: If the number is negative, not whole or not below 2^63, or its unit is unknown.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{value!r} is not a count; write a number such as 4096, 64k, 20M or 12.8B")
+
     text = str(value).strip().replace("_", "").lower()
     match = re.fullmatch(_NUMBER + r"\s*([a-z]*)", text)
     if match is None:
         raise ValueError(f"{value!r} is not a count >= 0; write a number such as 4096, 64k, 20M or 12.8B")
+
     number, unit = match.groups()
     if unit not in _COUNT_UNITS:
         raise ValueError(f"{value!r} has the unknown unit {unit!r}; counts take k, M, B or T")
+
+    # Fractions keep every digit of "9223372036854775.807k"; floats would not.
     exact = Fraction(number) * _COUNT_UNITS[unit]
     if exact > _LARGEST:
         raise ValueError(f"{value!r} is too large; the largest count is {_LARGEST}")
     if exact.denominator != 1:
         raise ValueError(f"{value!r} is not a whole number")
+
     return int(exact)
 
 
 def parse_bytes(value: object) -> int:
-    """Return the whole number of bytes > 0 for "80GB" (powers of 1000), "512GiB" (of 1024) or a bare number.
+    """Return an amount of memory or disk in bytes.
 
-    Raises ValueError.
+    Args:
+        value: "80GB" (powers of 1000), "512GiB" (powers of 1024), or a bare number of bytes.
+
+    Raises:
+        ValueError: If `value` is anything else, or not between 1 byte and 2^63.
     """
     text = str(value).strip().lower()
     match = re.fullmatch(_NUMBER + r"\s*([kmgt]i?b)?", text)
     if match is None or isinstance(value, bool):
         raise ValueError(f"{value!r} is not an amount of memory or disk; write for example 80GB or 512GiB")
+
     number, unit = match.groups()
     amount = int(Fraction(number) * (_BYTE_UNITS[unit] if unit else 1))
     if not 0 < amount <= _LARGEST:
-        raise ValueError(f"{value!r} is no amount of memory or disk between 1 byte and 2^63")
+        raise ValueError(f"{value!r} is not an amount of memory or disk between 1 byte and 2^63")
+
     return amount
 
 
 def parse_duration(value: object) -> int:
-    """Return whole seconds >= 0 for "90s", "30min", "24h", "7d" or "1h30min".
+    """Return a duration in whole seconds >= 0.
 
-    A bare number is refused, since its unit would be a guess. Raises ValueError.
+    Args:
+        value: A text such as "90s", "30min", "24h", "7d" or "1h30min". A bare number is refused, since its
+            unit would be a guess.
+
+    Raises:
+        ValueError: If `value` is anything else, or not a whole number of seconds.
     """
     if not isinstance(value, str):
         raise ValueError(f"{value!r} has no unit; write a duration such as 90s, 30min, 24h or 7d")
+
     text = value.strip().lower().replace(" ", "")
     parts = re.findall(r"(\d+(?:\.\d+)?)([a-z]+)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{value!r} is not a duration; write for example 90s, 30min, 24h or 1h30min")
+
     seconds = Fraction(0)
     for number, unit in parts:
         if unit not in _DURATION_UNITS:
@@ -88,21 +110,28 @@ def parse_duration(value: object) -> int:
         seconds += Fraction(number) * _DURATION_UNITS[unit]
     if seconds.denominator != 1:
         raise ValueError(f"{value!r} is not a whole number of seconds")
+
     return int(seconds)
 
 
 def parse_cadence(value: object) -> Cadence:
-    """Return the cadence that "20M samples", "500 steps", "30min" or a bare sample count states.
+    """Return a cadence.
 
-    Raises ValueError for anything else and for zero.
+    Args:
+        value: "20M samples", "500 steps", "30min", a bare count of samples, or a cadence.
+
+    Raises:
+        ValueError: If `value` is anything else or zero, or could mean both millions and minutes.
     """
     if isinstance(value, Cadence):
         return value
+
     if isinstance(value, str):
         words = value.strip().lower().rsplit(maxsplit=1)
         if len(words) == 2 and words[1] in ("samples", "sample", "steps", "step"):
             unit: CadenceUnit = "samples" if words[1].startswith("sample") else "steps"
             return _positive(parse_count(words[0]), unit, value)
+
         try:
             seconds = parse_duration(value)
         except ValueError:
@@ -112,6 +141,7 @@ def parse_cadence(value: object) -> Cadence:
             if re.fullmatch(r"\s*[\d.]+\s*[mM]\s*", value):
                 raise ValueError(f"{value!r} is ambiguous; write 20min, or 20M samples")
             return _positive(seconds, "seconds", value)
+
     try:
         return _positive(parse_count(value), "samples", value)
     except ValueError as error:

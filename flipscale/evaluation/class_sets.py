@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flipscale.config.job import Evaluation, ZeroShot
+from flipscale.config import Evaluation, ZeroShot
 from flipscale.errors import UserError
 from flipscale.evaluation.datasets import RawSample, existing_shards, read_shards
 from flipscale.evaluation.labels import within

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from flipscale.config.job import Evaluation, ZeroShot
+from flipscale.config import Evaluation, ZeroShot
 from flipscale.errors import UserError
 from flipscale.evaluation.class_sets import check_class_set, class_set, rooted, set_templates
 from flipscale.evaluation.datasets import (

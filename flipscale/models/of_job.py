@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from flipscale.budget import Budget
-from flipscale.config import Job
-from flipscale.config.job import Phase
+from flipscale.config import Job, Phase
 from flipscale.errors import UserError
 from flipscale.models.presets import ModelSpec, preset, resized
 

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flipscale.config import Job
-from flipscale.config.job import Phase
+from flipscale.config import Job, Phase
 from flipscale.distributed.ranks import Ranks
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.losses.sigmoid import sigmoid_loss

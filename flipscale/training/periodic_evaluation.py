@@ -9,7 +9,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from flipscale.budget import Budget, crosses_multiple
-from flipscale.config.job import Evaluation
+from flipscale.config import Evaluation
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.distributed.world import World
 from flipscale.errors import UserError

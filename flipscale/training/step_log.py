@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flipscale.budget import Budget, Step, crosses_multiple
-from flipscale.config.job import Logging
+from flipscale.config import Logging
 from flipscale.runs.metrics import MetricsLog
 from flipscale.training.display import TrainingDisplay
 from flipscale.training.interval import Interval

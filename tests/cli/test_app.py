@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from flipscale.cli.app import app
 from flipscale.cli.evaluation_app import Metric
-from flipscale.config.job import ZeroShotMetric
+from flipscale.config import ZeroShotMetric
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -157,8 +157,8 @@ WRONG = [
     ("data.workers=-1", "data.workers"),
     ("data.max_image_pixels=0", "data.max_image_pixels"),
     ("data.augmentation.crop_area=[0.5]", "data.augmentation.crop_area"),
-    ("data.augmentation.crop_area=[0.9, 0.5]", "no range of shares"),
-    ("data.augmentation.crop_area=[0, 1]", "no range of shares"),
+    ("data.augmentation.crop_area=[0.9, 0.5]", "not a range of shares"),
+    ("data.augmentation.crop_area=[0, 1]", "not a range of shares"),
     ("data.augmentation.crop_area=[0.5, 1.5]", "data.augmentation.crop_area.1"),
     ("data.augmentation.interpolation=nearest", "'bicubic' or 'bilinear'"),
     ("data.tokenizer.kind=bpe", "data.tokenizer.kind"),
@@ -263,8 +263,8 @@ def test_a_file_that_cannot_be_read(tmp_path):
     told = problem(tmp_path / "none.yaml")
     assert told == f"there is no job file at {tmp_path / 'none.yaml'}; {tmp_path} has no YAML files"
     (tmp_path / "nine.yaml").touch()
-    assert problem(tmp_path / "none.yaml").endswith("none.yaml; the nearest beside it: nine.yaml")
-    assert "is not there either, as seen from" in problem(tmp_path / "nowhere" / "none.yaml")
+    assert problem(tmp_path / "none.yaml").endswith("none.yaml; nearest names there: nine.yaml")
+    assert "does not exist either, as seen from" in problem(tmp_path / "nowhere" / "none.yaml")
     assert str(tmp_path) in problem(tmp_path)
     path = tmp_path / "latin.yaml"
     path.write_bytes(b"name: caf\xe9\n")

@@ -33,7 +33,7 @@ def test_the_examples_are_there():
         ("gpu_memory: lots", "'lots' is not an amount of memory or disk; write for example 80GB"),
         ("restart: never", "restart: input should be 'requeue' or 'chain'"),
         ("sbatch: {time: 3}", "time is decided by the key time_limit and the job's cluster.timeout"),
-        ("sbatch: {exclusive: false}", "exclusive is false, which sbatch cannot say; leave it out"),
+        ("sbatch: {exclusive: false}", "exclusive is false, which sbatch cannot express; leave it out"),
         ("sbatch: {'x y': 1}", "should match pattern"),
         ('sbatch: {comment: "a\\nrm"}', "should match pattern"),
         ('partition: "a\\nb"', "should match pattern"),

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from support.evaluation_samples import COLOURS, encoder_of, npy, swatch, write_tar
 
-from flipscale.config.job import Evaluation, ZeroShot
+from flipscale.config import Evaluation, ZeroShot
 from flipscale.errors import UserError
 from flipscale.evaluation.class_sets import check_class_set, class_set, rooted, set_templates, shards_of
 from flipscale.evaluation.evaluate import check_sets, evaluate_outcomes

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.evaluation_samples import encoder_of, swatch, write_tar
 
-from flipscale.config.job import Evaluation, ZeroShot
+from flipscale.config import Evaluation, ZeroShot
 from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import evaluate
 from flipscale.models.flip import build_model

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.evaluation_samples import encoder_of, swatch, write_tar
 
-from flipscale.config.job import Evaluation
+from flipscale.config import Evaluation
 from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import check_sets, evaluate_outcomes
 

@@ -17,8 +17,7 @@ from support.stop_at import StopAt
 from support.tiny_run import TinyRun
 
 from flipscale.budget import Budget
-from flipscale.config import load_job
-from flipscale.config.job import Evaluation, Phase
+from flipscale.config import Evaluation, Phase, load_job
 from flipscale.distributed.world import World
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.orchestration.segments.segment import Segment

@@ -24,8 +24,7 @@ from typing import Any, get_args
 
 import torch
 
-from flipscale.config import Job
-from flipscale.config.job import Sharding
+from flipscale.config import Job, Sharding
 from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import World, join_world, leave_world
 from flipscale.errors import UserError

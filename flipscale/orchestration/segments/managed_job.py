@@ -12,7 +12,7 @@ import psutil
 from submitit.helpers import clean_env, environment_variables
 
 from flipscale import slurm
-from flipscale.config.site import Site
+from flipscale.config import Site
 from flipscale.distributed.placement import Placement
 from flipscale.errors import UserError
 from flipscale.orchestration.cluster.submission import Submission, read_submissions

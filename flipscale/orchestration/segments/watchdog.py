@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flipscale.config.job import Hang
+from flipscale.config import Hang
 from flipscale.distributed.world import World
 from flipscale.runs.failures import Failure
 from flipscale.runs.heartbeat import (

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from flipscale import jsonl
-from flipscale.config.job import Evaluation
+from flipscale.config import Evaluation
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.evaluation.class_sets import rooted

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from flipscale.config import Job
-from flipscale.config.job import Phase
+from flipscale.config import Job, Phase
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.evaluation.features import Encoder

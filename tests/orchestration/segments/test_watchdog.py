@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flipscale.config.job import Hang
+from flipscale.config import Hang
 from flipscale.distributed.world import World
 from flipscale.orchestration.segments.watchdog import Watchdog
 from flipscale.runs.failures import Failure
@@ -22,7 +22,7 @@ STUCK = """
 import sys, threading, time
 from pathlib import Path
 import torch
-from flipscale.config.job import Hang
+from flipscale.config import Hang
 from flipscale.orchestration.segments.watchdog import Watchdog
 from flipscale.distributed.world import World
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from flipscale.cli.app import app
 from flipscale.cli.reporting import compare_models
-from flipscale.config.job import Evaluation
+from flipscale.config import Evaluation
 from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
