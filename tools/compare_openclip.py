@@ -11,9 +11,8 @@ import argparse
 import math
 from pathlib import Path
 
+from flipscale.cli.compare import CompareOptions, compare
 from flipscale.cli.console import print_table
-from flipscale.cli.reporting import compare_models
-from flipscale.config.loading import load_evaluation
 from flipscale.errors import UserError
 from flipscale.formatting import format_count, format_percent
 from flipscale.interop.import_source import find_import_source
@@ -86,8 +85,15 @@ def compare_nearest(given: argparse.Namespace) -> None:
         chosen = f"{found.model}:{found.weights}"
     print(f"{given.run} beside {chosen}")
     out = given.out or Path("reports") / f"{run.path.name}_openclip"
-    sets = load_evaluation(given.sets) if given.sets is not None else None
-    compare_models([str(given.run), chosen], out, sets, given.root, given.batch_size)
+    compare(
+        CompareOptions(
+            models=[str(given.run), chosen],
+            out=out,
+            sets=given.sets,
+            root=given.root,
+            batch_size=given.batch_size,
+        )
+    )
 
 
 if __name__ == "__main__":

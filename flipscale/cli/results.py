@@ -10,13 +10,20 @@ from typing import Any
 from flipscale.errors import RunError
 
 
-def write_results(results: Mapping[str, Any], out: Path) -> None:
-    """Write the document; whoever calls has shown the scores before, and tried the file before its work.
+def write_results(document: Mapping[str, Any], out: Path) -> None:
+    """Write the document of an evaluation or a probe as JSON.
 
-    Raises RunError where the file cannot be written after all.
+    Callers have shown the scores before, and have checked before their work that the file can be written.
+
+    Args:
+        document: What `json` can write.
+        out: The file, which is replaced; its directory exists.
+
+    Raises:
+        RunError: If the file cannot be written after all.
     """
     try:
-        out.write_text(json.dumps(results, indent=2) + "\n")
+        out.write_text(json.dumps(document, indent=2) + "\n")
     except OSError as error:
         raise RunError(
             f"{out} could not be written ({error.strerror}); the scores are those shown", kind="disk"

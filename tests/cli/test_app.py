@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flipscale.cli.app import app
-from flipscale.cli.evaluation_app import Metric
+from flipscale.cli.evaluation_sets import Metric
 from flipscale.config import ZeroShotMetric
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flipscale.cli.bench import bench_loader
-from flipscale.cli.planning import show_plan
+from flipscale.cli.bench_loader import bench_loader
+from flipscale.cli.plan import PlanOptions, plan
 from flipscale.errors import UserError
 
 
@@ -32,20 +32,20 @@ def test_a_person_is_told_what_to_do_with_the_rate(tiny_run, capsys):
     bench_loader(job, [], 0.1, 0, as_json=False)
     told = capsys.readouterr().out
     assert "by this process; 0 samples could not be used" in told
-    rate = told.split(" images/s a core", 1)[0]
+    rate = told.split(" images/s per core", 1)[0]
     assert told.endswith(f"flipscale plan {job} --images-per-core {rate}\n")
 
 
 def test_the_plan_says_how_many_cores_feed_a_gpu(tiny_run, capsys):
     job = tiny_run().job
-    show_plan(job, [], as_json=True, images_per_core=250.0)
-    plan = json.loads(capsys.readouterr().out)
-    masked, unmasked = plan["phases"]
-    a_gpu = masked["samples"] / masked["seconds"] / plan["speed"]["gpus"]
+    plan(PlanOptions(job=job, as_json=True, images_per_core=250.0))
+    planned = json.loads(capsys.readouterr().out)
+    masked, unmasked = planned["phases"]
+    a_gpu = masked["samples"] / masked["seconds"] / planned["speed"]["gpus"]
     assert masked["loader_cores"] == pytest.approx(a_gpu / 250)
     assert masked["loader_cores"] > unmasked["loader_cores"]
-    show_plan(job, [], as_json=False)
-    assert "450 images/s a core (--images-per-core; measure it with" in capsys.readouterr().out
+    plan(PlanOptions(job=job, as_json=False))
+    assert "450 images/s per core (--images-per-core; measure it with" in capsys.readouterr().out
 
 
 def test_wrong_input_is_one_sentence(tiny_run):
@@ -57,4 +57,4 @@ def test_wrong_input_is_one_sentence(tiny_run):
     with pytest.raises(UserError, match=r"/no/such/0\.tar"):
         bench_loader(job, ["data.train=/no/such/{0..1}.tar"], 1.0, 0, as_json=False)
     with pytest.raises(UserError, match="--images-per-core is 0"):
-        show_plan(job, [], as_json=False, images_per_core=0.0)
+        plan(PlanOptions(job=job, as_json=False, images_per_core=0.0))

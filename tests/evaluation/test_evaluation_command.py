@@ -8,10 +8,10 @@ from pydantic import TypeAdapter
 from support.evaluation_samples import swatch, write_tar
 from typer.testing import CliRunner
 
-from flipscale.cli import evaluation
 from flipscale.cli.app import app
 from flipscale.errors import RunError, UserError
 from flipscale.evaluation.document import EvaluationDocument
+from flipscale.interop import load_model
 from flipscale.interop.load_model import LoadedModel
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
@@ -22,7 +22,7 @@ def command(tmp_path, words, monkeypatch):
     """Runs `flipscale eval` in `tmp_path`, where sets.yaml names two sets under `data`."""
     spec = preset("vit_micro_p8", vocab_size=words.vocab_size, context_length=words.context_length)
     trained = LoadedModel(build_model(spec, seed=1), words)
-    monkeypatch.setattr(evaluation, "load_model", lambda path, world: trained)
+    monkeypatch.setattr(load_model, "load_model", lambda path, world: trained)
     monkeypatch.chdir(tmp_path)
     members = []
     for n, colour in enumerate(["red", "green", "blue"] * 4):
@@ -85,7 +85,10 @@ def test_tables_show_value_and_interval(command):
         (["--sets", "sets.yaml"], "a.tar is no file"),
         (["--sets", "sets.yaml", "--retrieval", "a.tar"], "--sets comes without"),
         (["--sets", "none.yaml"], "there is no evaluation file at none.yaml"),
-        (["--zero-shot", "data/a.tar", "--metric", "top3"], "--metric top3 is none; choose one of top1"),
+        (
+            ["--zero-shot", "data/a.tar", "--metric", "top3"],
+            "--metric top3 does not exist; choose one of top1",
+        ),
         (["--retrieval", "data/a.tar", "--ensemble"], "say with --mask-ratio"),
         (["--retrieval", "data/a.tar", "--mask-ratio", "1"], "outside"),
         (["--zero-shot", "data", "--classnames", "folders"], "has no sub-folders"),
@@ -103,7 +106,7 @@ def test_bad_options_are_one_clear_sentence(command, options, message):
 
 
 def test_what_cannot_be_written_is_said_before_the_model_is_loaded(command, monkeypatch):
-    monkeypatch.setattr(evaluation, "load_model", lambda path, world: pytest.fail("loaded"))
+    monkeypatch.setattr(load_model, "load_model", lambda path, world: pytest.fail("loaded"))
     done = command("--retrieval", "data/a.tar", "--out", "names.txt/a/out.json")
     assert isinstance(done.exception, UserError)
     assert Path("names.txt").read_text() == "red\ngreen\nblue\n"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flipscale.cli.interchange import import_model
+from flipscale.cli.import_model import import_model
 from flipscale.errors import UserError
 from flipscale.interop import openclip
 from flipscale.interop.import_source import find_import_source

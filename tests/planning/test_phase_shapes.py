@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flipscale.cli.planning import print_budget
+from flipscale.cli.plan_tables import print_budget
 from flipscale.config import Job
 from flipscale.errors import UserError
 from flipscale.models.presets import preset

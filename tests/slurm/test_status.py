@@ -8,7 +8,8 @@ import pytest
 from support.cluster_handle import Cluster
 from support.run_in_files import RunInFiles
 
-from flipscale.cli.stopping import cancel_run, stop_run
+from flipscale.cli.cancel import cancel
+from flipscale.cli.stop import stop
 from flipscale.orchestration.status.liveness import SlurmView
 from flipscale.orchestration.status.run_status import read_status, read_statuses
 from flipscale.slurm import query_accounting, run_slurm
@@ -40,10 +41,10 @@ def test_a_queue_as_squeue_shows_it(cluster: Cluster, tmp_path, monkeypatch):
     assert statuses[3].next == f"job {held} is held (JobHeldUser): `scontrol release {held}`"
     assert statuses[4].next.startswith("its job ended (GONE)")
 
-    stop_run(runs[2].path, wait=True)  # one element of the array
-    stop_run(runs[1].path, wait=True)
+    stop(runs[2].path, wait=True)  # one element of the array
+    stop(runs[1].path, wait=True)
     for run in (runs[0], runs[3]):
-        cancel_run(run.path)
+        cancel(run.path)
     left = [job for job in cluster.squeue() if not job.startswith(f"{array}_")]
     assert set(left) <= {working}  # which may still be ending
     cluster.run("scancel", array)
@@ -69,7 +70,7 @@ def test_what_sacct_remembers(accounting_cluster: Cluster, run, monkeypatch):
         lambda: run_slurm("sacct", "-n", "-X", "-j", array), lambda told: "PENDING" in told
     )
     assert read_status(run.path, SlurmView()).state == "queued"
-    cancel_run(run.path)
+    cancel(run.path)
     accounting_cluster.wait_until(
         lambda: read_status(run.path, SlurmView()), lambda seen: not seen.jobs[0].live
     )

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from flipscale.cli.submission import submit_jobs
+from flipscale.cli.submit import SubmitOptions
+from flipscale.cli.submit import submit as submit_command
 
 WriteSite = Callable[..., Path]
 """Writes a site file without GPUs and with 4 cores per node; the arguments are further keys."""
 
 
 def submit(*arguments: Path | str, site: Path | None = None, **options: Any) -> None:
-    """Run the command with `--json`; `options` are the other options."""
-    defaults = {"cluster": "slurm", "at_most": None, "ask_nodes": False, "dry_run": False, "as_json": True}
-    submit_jobs([str(argument) for argument in arguments], site, **(defaults | options))
+    """Run the command, with `--json` unless `options` say otherwise."""
+    jobs = [str(argument) for argument in arguments]
+    submit_command(SubmitOptions(jobs=jobs, site=site, **({"as_json": True} | options)))
 
 
 def dry_run(capsys: pytest.CaptureFixture[str], *arguments: Path | str, **options: Any) -> dict[str, Any]:

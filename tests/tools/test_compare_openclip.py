@@ -53,7 +53,7 @@ def test_the_nearest_weights_that_are_there_are_compared(
         script.compare_nearest(given)
     asked: list[list[str]] = []
     monkeypatch.setattr(script, "on_this_machine", lambda model: model.model == "ViT-L-14")
-    monkeypatch.setattr(script, "compare_models", lambda sources, *rest: asked.append(sources))
+    monkeypatch.setattr(script, "compare", lambda options: asked.append(options.models))
     script.compare_nearest(given)
     assert asked[0][0] == str(run)
     assert asked[0][1].startswith("ViT-L-14:")

@@ -16,7 +16,8 @@ from support.shards import tiny_tokenizer
 from support.stop_at import StopAt
 from support.tiny_run import TinyRun
 
-from flipscale.cli.interchange import export_run, import_model
+from flipscale.cli.export import export
+from flipscale.cli.import_model import import_model
 from flipscale.config import load_job
 from flipscale.data.text.tokenizer import load_tokenizer
 from flipscale.distributed.world import World
@@ -91,14 +92,14 @@ def test_flip_goes_out_comes_back_is_tuned_and_goes_out_again(
     tuned = {"name": "tuned", "samples": 48, "mask_ratio": 0.0, "batch_size": 16, "base_lr": 0.01}
     first = tiny_run("first", phases=[masked])
     train(first)
-    export_run(first.output, tmp_path / "out", only_verify=False)
+    export(first.output, tmp_path / "out")
     import_model(str(tmp_path / "out"), tmp_path / "in", weights=None, pretrained=None, random=False)
     _, state = import_openclip(tmp_path / "in")
     assert_weights(first, state)
 
     second = tiny_run("second", **{**started_from(tmp_path / "in"), "phases": [tuned]})
     train(second)
-    export_run(second.output, tmp_path / "tuned", only_verify=False)
+    export(second.output, tmp_path / "tuned")
     _, changed = import_openclip(tmp_path / "tuned")
     assert all(not torch.equal(changed[name], state[name]) for name in state)
     config = json.loads((tmp_path / "tuned" / CONFIG).read_text())

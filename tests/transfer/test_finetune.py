@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.classifier_samples import exported_model, labelled_folder, labelled_tar
 
-from flipscale.cli.finetune import finetune_checkpoint
+from flipscale.cli.finetune import FinetuneOptions
+from flipscale.cli.finetune import finetune as finetune_command
 from flipscale.distributed.world import World
 from flipscale.errors import RunError, UserError
 from flipscale.models.flip import build_model
@@ -135,15 +136,10 @@ def sets(model):
 
 
 def tuned(model, sets, out, **changes) -> dict:
-    settings: dict[str, Any] = {
-        "epochs": 2,
-        "batch_size": 12,
-        "base_lr": 0.02,
-        "drop_path": None,
-        "micro_batch": 4,
-        "seed": 0,
-    }
-    finetune_checkpoint(model, sets[0], sets[1], out, **{**settings, "as_json": True, **changes})
+    train, test = sets
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 12, "base_lr": 0.02, "micro_batch": 4}
+    settings |= {"as_json": True, **changes}
+    finetune_command(FinetuneOptions(checkpoint=model, train=train, test=test, out=out, **settings))
     return json.loads((out / "results.json").read_text())
 
 
@@ -224,7 +220,7 @@ def test_nodes_that_do_not_share_the_directory_are_told(model, sets, tmp_path, m
     out = tmp_path / "out"
     tuned(model, sets, out, epochs=1)
     world = OtherNode(0, 1, 0, 1, torch.device("cpu"))
-    monkeypatch.setattr("flipscale.cli.finetune.join_world", lambda place, timeout: world)
+    monkeypatch.setattr("flipscale.cli.classifier.join_world", lambda place, timeout: world)
     with pytest.raises(UserError, match=r"find from 0 to 1 epochs done in .*out, .*all nodes share"):
         tuned(model, sets, out, epochs=1)
 

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from support.classifier_samples import exported_model, labelled_folder, labelled_tar
 from support.evaluation_samples import write_tar
 
-from flipscale.cli.probe import probe_checkpoint
+from flipscale.cli.probe import ProbeOptions, probe
 from flipscale.errors import UserError
 from flipscale.third_party import import_open_clip
 from flipscale.transfer.logistic_probe import Logistic, best_strength, fit, held_out
@@ -38,9 +38,9 @@ def sets(model) -> tuple[str, str]:
 
 
 def probed(model: Path, sets: tuple[str, str], out: Path, **changes) -> dict:
-    settings = {"method": "lbfgs", "features": "pooled", "c": None, "epochs": None, "batch_size": None}
-    settings |= {"base_lr": None, "micro_batch": 16, "seed": 0, "as_json": True, **changes}
-    probe_checkpoint(model, *sets, out=out, **settings)
+    train, test = sets
+    settings = {"micro_batch": 16, "as_json": True, **changes}
+    probe(ProbeOptions(checkpoint=model, train=train, test=test, out=out, **settings))
     return json.loads(out.read_text())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from flipscale.cli.data import make_vocabulary
+from flipscale.cli.data.vocab import vocab
 from flipscale.data.synthetic.dataset import synthesize
 from reproduction.cells import TrainingRun
 from reproduction.machine import precision
@@ -84,4 +84,4 @@ def make_data(data: Path, *, workers: int) -> None:
             workers=workers,
         )
     if not (data / "vocab.txt").exists():
-        make_vocabulary(f"{data}/train/{{00000..{SHARDS - 1:05d}}}.tar", data / "vocab.txt", VOCABULARY)
+        vocab(f"{data}/train/{{00000..{SHARDS - 1:05d}}}.tar", data / "vocab.txt", VOCABULARY)

@@ -57,11 +57,11 @@ def test_nodes_are_asked_for_the_run_directory(
     blind = "flipscale: n2 does not see the run directory, which must be on ..."
     fake.answers(nodes=f"srun: x\n{blind}\n", nodes_exit="66")
     with pytest.raises(UserError, match=r"^n2 does not see the run directory"):
-        submit(run.job, site=site(), ask_nodes=True)
+        submit(run.job, site=site(), check_nodes=True)
     assert not run.output.exists()
 
     fake.answers(nodes="srun: error: Unable to allocate resources\n", nodes_exit="1")
-    submit(run.job, site=site(), ask_nodes=True)
+    submit(run.job, site=site(), check_nodes=True)
     assert "no nodes could be asked" in capsys.readouterr().err
 
 

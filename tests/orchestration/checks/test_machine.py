@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flipscale.cli.doctor import examine
+from flipscale.cli.doctor import doctor
 from flipscale.errors import RunError
 from flipscale.orchestration.checks import machine
 from flipscale.orchestration.checks.finding import Finding
@@ -47,7 +47,7 @@ def install(commands: Path, *names: str, prints: str = "") -> None:
 def test_this_machine(no_slurm, tmp_path, monkeypatch, capsys):
     # One of the libraries: the imports of the others take half a minute of a busy machine.
     monkeypatch.setattr(machine, "_LIBRARIES", {"submitit": machine._LIBRARIES["submitit"]})
-    examine(tmp_path, node=False, as_json=True)
+    doctor(directory=tmp_path, node=False, as_json=True)
 
     records = json.loads(capsys.readouterr().out)
     assert {tuple(record) for record in records} == {("name", "outcome", "found", "mend", "node")}
@@ -102,4 +102,4 @@ def test_a_problem_ends_the_command_with_1(no_slurm, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "_LIBRARIES", {})
     install(no_slurm, "sbatch")
     with pytest.raises(RunError, match=r"1 of \d+ checks failed: Slurm"):
-        examine(tmp_path, node=False, as_json=True)
+        doctor(directory=tmp_path, node=False, as_json=True)

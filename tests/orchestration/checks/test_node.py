@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flipscale.cli.doctor import examine
+from flipscale.cli.doctor import doctor
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
@@ -45,7 +45,7 @@ def test_a_directory_that_cannot_be_written_fails_the_node(alone: World, tmp_pat
     assert findings["matrix product"].level == "ok"
 
     with pytest.raises(UserError, match=r"is (no|not a) directory"):
-        examine(tmp_path / "none", node=True, as_json=False)
+        doctor(directory=tmp_path / "none", node=True, as_json=False)
 
 
 def test_the_node_that_is_slower_than_the_others_is_named():

@@ -17,7 +17,7 @@ import pytest
 from support.run_in_files import RunInFiles
 from support.tiny_run import TinyRun
 
-from flipscale.cli.status import show_status
+from flipscale.cli.status import status as status_command
 from flipscale.errors import UserError
 from flipscale.orchestration.status.liveness import SlurmView
 from flipscale.orchestration.status.run_status import RunStatus, read_status, read_statuses
@@ -328,7 +328,7 @@ def test_all_runs_below_a_directory(tmp_path, slurm):
 def test_where_no_run_is(tmp_path):
     (tmp_path / "job.yaml").write_text("a job file alone is no run")
     with pytest.raises(UserError, match=f"there is no run at or below {tmp_path}; name the output of"):
-        show_status(tmp_path, watch=False, as_json=False)
+        status_command(tmp_path, watch=False, as_json=False)
 
 
 def test_watching_ends_with_ctrl_c_and_when_nothing_will_change(run, slurm):
@@ -350,7 +350,7 @@ def test_watching_ends_with_ctrl_c_and_when_nothing_will_change(run, slurm):
     assert done.returncode == 0
     assert "its job ended (CANCELLED)" in done.stdout
     with pytest.raises(UserError, match="leave it out to get one JSON document"):
-        show_status(run.path, watch=True, as_json=True)
+        status_command(run.path, watch=True, as_json=True)
 
 
 def test_a_run_whose_job_file_is_damaged(run):

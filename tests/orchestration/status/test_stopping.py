@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from flipscale.cli.stopping import cancel_run, stop_run
+from flipscale.cli.cancel import cancel
+from flipscale.cli.stop import stop
 from flipscale.errors import RunError, UserError
 from flipscale.orchestration.status.liveness import SlurmView, here
 from flipscale.orchestration.status.run_status import read_status
@@ -44,13 +45,13 @@ def test_a_run_that_is_killed_and_then_stopped(tiny_run, capsys):
     assert (status.state, status.segments[-1].reason) == ("lost", "lost")
     assert status.samples == (status.checkpoint.samples if status.checkpoint else 0)
     assert status.next.endswith("`flipscale train JOB` goes on from the last checkpoint")
-    stop_run(tiny.output, wait=False)
+    stop(tiny.output, wait=False)
     assert "nothing of" in capsys.readouterr().out
     assert not (tiny.output / "STOP").exists()
 
     process = tiny.start()
     wait_until(lambda: read_status(tiny.output, SlurmView()).checkpoint)
-    stop_run(tiny.output, wait=True)
+    stop(tiny.output, wait=True)
     assert process.wait(timeout=60) == 75
     process.communicate()
     told = capsys.readouterr().out
@@ -64,7 +65,7 @@ def test_a_run_that_is_killed_and_then_stopped(tiny_run, capsys):
 def test_a_queued_job_is_taken_from_the_queue(run, slurm, capsys):
     run.submitted("7_1")
     slurm.answers("7_[0-3]|PENDING|Priority|")
-    stop_run(run.path, wait=False)
+    stop(run.path, wait=False)
     assert slurm.calls()[1:] == ["scancel --state=PENDING 7_1"]
     assert (run.path / "STOP").exists()
     assert "Slurm job 7_1 is taken from the queue" in capsys.readouterr().out
@@ -73,7 +74,7 @@ def test_a_queued_job_is_taken_from_the_queue(run, slurm, capsys):
 def test_a_running_job_is_left_to_the_stop_file_and_its_successor_cancelled(run, slurm, capsys):
     run.submitted("7").submitted("8", dependency="7")
     slurm.answers("7|RUNNING|None|n1", "8|PENDING|Dependency|")
-    stop_run(run.path, wait=False)
+    stop(run.path, wait=False)
     assert slurm.calls()[1:] == ["scancel --state=PENDING 8"]
     assert "saves and ends after its current step" in capsys.readouterr().out
 
@@ -81,13 +82,13 @@ def test_a_running_job_is_left_to_the_stop_file_and_its_successor_cancelled(run,
 def test_all_jobs_are_cancelled(run, slurm, capsys):
     run.submitted("7").submitted("8", dependency="7")
     slurm.answers("7|RUNNING|None|n1", "8|PENDING|Dependency|")
-    cancel_run(run.path)
+    cancel(run.path)
     assert slurm.calls()[1:] == ["scancel 7 8"]
     assert (run.path / "STOP").exists()
     assert "Slurm job 7, 8 is cancelled" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [cancel_run, lambda path: stop_run(path, wait=True)])
+@pytest.mark.parametrize("command", [cancel, lambda path: stop(path, wait=True)])
 def test_nothing_to_stop(run, slurm, capsys, command):
     run.segment(reason="done", samples_to=1000).checkpoint(1000)
     command(run.path)
@@ -101,7 +102,7 @@ def test_slurm_that_does_not_answer(run, slurm):
     run.submitted("7")
     slurm.breaks()
     with pytest.raises(RunError, match="Slurm did not cancel 7: scancel: error: no controller; repeat"):
-        cancel_run(run.path)
+        cancel(run.path)
     assert (run.path / "STOP").exists()
 
 
@@ -112,10 +113,10 @@ def test_processes_of_this_machine_are_signalled(run, capsys):
     run.open_segment(started="2026-01-01T00:00:00+00:00", attempt="here.1")
     run.beat(0, "training", at=time.time(), attempt="here.1", node=here(), pid=process.pid)
     run.beat(1, "training", at=time.time(), attempt="here.1", node="elsewhere")
-    cancel_run(run.path)
+    cancel(run.path)
     assert process.wait(timeout=30) == 75
     told = capsys.readouterr().out
-    assert f"process {process.pid} was told to save and end" in told
+    assert f"process {process.pid} received SIGTERM" in told
     assert "what runs on elsewhere cannot be signalled from here" in told
     beats = json.loads((run.path / "heartbeats/here.1/rank_00000.json").read_text())
     assert beats["pid"] == process.pid
@@ -129,12 +130,12 @@ def test_a_number_that_another_process_got_is_not_signalled(run, capsys):
         run.open_segment(started="2026-01-01T00:00:00+00:00", attempt="here.1")
         run.beat(0, "training", at=time.time() - 3600, attempt="here.1", node=here(), pid=process.pid)
         run.beat(1, "training", at=time.time(), attempt="here.1", node="elsewhere")
-        cancel_run(run.path)
+        cancel(run.path)
         assert process.poll() is None
         process.kill()
 
 
 def test_what_is_no_run(tmp_path):
-    for command in (cancel_run, lambda path: stop_run(path, wait=False)):
+    for command in (cancel, lambda path: stop(path, wait=False)):
         with pytest.raises(UserError, match="is no run directory"):
             command(tmp_path)

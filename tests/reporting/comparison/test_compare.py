@@ -14,8 +14,9 @@ from support.reported_models import ALONE, Models, evaluation
 from support.run_in_files import RunInFiles
 from typer.testing import CliRunner
 
+from flipscale.cli import compare as compare_command
 from flipscale.cli.app import app
-from flipscale.cli.reporting import compare_models
+from flipscale.cli.compare import CompareOptions
 from flipscale.config import Evaluation
 from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import evaluate
@@ -50,7 +51,7 @@ def page(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of two runs and a stock model, on the sets of the runs' jobs."""
     out = tmp_path_factory.mktemp("compared")
     sources = [str(models.masked), str(models.unmasked), f"local-dir:{models.stock}"]
-    compare_models(sources, out, None, None, 64)
+    compare_command.compare(CompareOptions(models=sources, out=out))
     return out / "compare.html"
 
 
@@ -201,7 +202,7 @@ def test_wrong_input_is_said_before_anything_is_loaded(
 ) -> None:
     named = [s.format(masked=models.masked, stock=models.stock, root=tmp_path) for s in sources]
     with pytest.raises(UserError) as caught:
-        compare_models(named, tmp_path / "out", None, None, 64)
+        compare_command.compare(CompareOptions(models=named, out=tmp_path / "out"))
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
 

@@ -19,7 +19,7 @@ from support.reported_models import ALONE, Models
 from support.run_in_files import RunInFiles
 
 from flipscale.budget import Budget
-from flipscale.cli.reporting import report_run
+from flipscale.cli.report import report
 from flipscale.errors import UserError
 from flipscale.models.masking import visible_patches
 from flipscale.reporting.page.blocks import Gallery, Note, Page, to_html, to_markdown
@@ -54,7 +54,7 @@ def test_a_finished_run_is_shown_whole(
     models: Models, tmp_path: Path, browser: Browser, width: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(models.masked)
-    report_run(models.masked, tmp_path / "out")
+    report(models.masked, tmp_path / "out")
     assert contents(models.masked) == before
     assert capsys.readouterr().out.strip() == str(tmp_path / "out/report.html")
     with opened(browser, tmp_path / "out/report.html", width) as shown:
@@ -200,8 +200,8 @@ def test_it_is_written_neither_into_the_run_nor_below_a_file(tmp_path: Path) -> 
     run = RunInFiles.new(tmp_path / "run")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match=r"file/report\.html cannot be written \(Not a directory\); name"):
-        report_run(run.path, tmp_path / "file")
-    with pytest.raises(UserError, match="lies in the run"):
-        report_run(run.path, run.path / "report")
+        report(run.path, tmp_path / "file")
+    with pytest.raises(UserError, match="is inside the run"):
+        report(run.path, run.path / "report")
     with pytest.raises(UserError, match="is no run directory"):
-        report_run(tmp_path, None)
+        report(tmp_path, None)

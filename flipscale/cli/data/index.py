@@ -1,0 +1,48 @@
+"""`flipscale data index`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flipscale.cli.options import AllowPipe, Shards, Workers
+
+
+def index(
+    shards: Shards,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory for the index.", show_default=False)],
+    workers: Workers = None,
+    members: Annotated[
+        bool,
+        typer.Option(help="Store where every sample is: 36 bytes per sample; else shards are scanned later."),
+    ] = True,
+    from_stats: Annotated[
+        bool,
+        typer.Option("--from-stats", help="Read no tar: take counts from img2dataset's SHARD_stats.json."),
+    ] = False,
+    allow_pipe: AllowPipe = None,
+) -> None:
+    """Scan shards once, so that training can read any sample at once; resume where it stopped."""
+    from flipscale.cli.console import progress_bar
+    from flipscale.cli.data.cores import worker_count
+    from flipscale.data.shards.indexing import build_index
+    from flipscale.data.shards.storage import Storage
+
+    with progress_bar("indexing") as bar:
+        built = build_index(
+            shards,
+            out,
+            workers=worker_count(workers),
+            members=members,
+            from_stats=from_stats,
+            storage=Storage(tuple(allow_pipe or ())),
+            progress=bar.show,
+        )
+
+    fingerprint = built.fingerprint[:16]
+    print(f"{out}: {built.samples} samples in {len(built.shards)} shards, fingerprint {fingerprint}")
+    for damage in built.damaged:
+        print(f"warning: {damage.path} is damaged: {damage.reason}", file=sys.stderr)

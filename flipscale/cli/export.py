@@ -1,0 +1,72 @@
+"""`flipscale export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flipscale.errors import UserError
+
+if TYPE_CHECKING:
+    from flipscale.config import Job
+    from flipscale.interop.load_model import LoadedModel
+
+
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run or checkpoint directory.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write.", show_default=False)],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only verify the export that is stored in OUT.")
+    ] = False,
+) -> None:
+    """Write an OpenCLIP directory, and prove that stock OpenCLIP loads it and gives the same features."""
+    from flipscale.cli.openclip_messages import how_to_load, verification
+    from flipscale.distributed.placement import Placement
+    from flipscale.distributed.world import join_world
+    from flipscale.interop.load_model import load_model
+    from flipscale.interop.openclip import export_openclip, verify_export
+
+    trained = load_model(checkpoint, join_world(Placement()))
+    job = trained.job
+    if job is None:
+        raise UserError(
+            f"{checkpoint} is an OpenCLIP directory already; name a run or one of its checkpoints"
+        )
+
+    if not verify:
+        export_openclip(
+            trained.model,
+            trained.model.spec,
+            out,
+            tokenizer=trained.tokenizer,
+            provenance=_provenance(trained, job),
+        )
+
+    report = verify_export(out, trained.model, trained.tokenizer)
+    done = "verified" if verify else "exported and verified"
+    print(f"{out} {done} with {verification(report)}")
+    print(how_to_load(out))
+
+
+def _provenance(trained: LoadedModel, job: Job) -> dict[str, Any]:
+    """Return what the model card says about the training."""
+    provenance = {
+        "job": job.name,
+        "samples_seen": trained.samples_seen,
+        "order_digest": trained.digest,
+        "data": trained.data,
+        "phases": [phase.model_dump() for phase in job.phases],
+    }
+    if job.model.weights:
+        provenance["weights"] = job.model.weights
+
+    return provenance | {
+        "seed": job.seed,
+        "loss": job.loss.kind,
+        "optimizer": job.optimizer.model_dump(),
+        "precision": job.sharding.precision,
+    }

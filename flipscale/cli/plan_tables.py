@@ -1,0 +1,118 @@
+"""The tables of a plan, for `flipscale plan` and `flipscale submit --dry-run`."""
+
+from __future__ import annotations
+
+from flipscale.cli.console import print_table
+from flipscale.config import Job
+from flipscale.formatting import format_count, format_gib, format_hours, format_millions, format_quantity
+from flipscale.planning.plan import PhasePlan, Plan
+
+_PARTS = ("weights", "gradients", "moments", "gathered", "activations", "loss", "batch")
+
+
+def print_plan(plan: Plan, job: Job) -> None:
+    """Print the budget, the memory and the time of a job."""
+    print_budget(plan)
+    _print_memory(plan)
+    _print_time(plan, job)
+
+
+def print_budget(plan: Plan) -> None:
+    """Print what the phases train, and the size of the model.
+
+    The columns of the masked text and of the input's shape appear only if a phase masks text, or if the
+    phases differ in their shape.
+    """
+    inputs = [_shape(phase) for phase in plan.phases]
+    shapes_differ = len(set(inputs)) > 1
+    text_masked = any(phase.text_mask_ratio for phase in plan.phases)
+
+    headings = (
+        *("phase", "samples", "steps", "batch", "masked"),
+        *(("text masked",) if text_masked else ()),
+        *(("image / patch",) if shapes_differ else ()),
+        *("peak lr", "warm-up", "FLOPs per sample", "FLOPs"),
+    )
+    rows = [
+        (
+            phase.name,
+            format_count(phase.samples),
+            f"{phase.steps:,}",
+            f"{phase.batch_size:,}",
+            f"{phase.mask_ratio:.0%}",
+            *((f"{phase.text_mask_ratio:.0%}",) if text_masked else ()),
+            *((_shape(phase),) if shapes_differ else ()),
+            f"{phase.peak_lr:.4g}",
+            format_count(phase.warmup),
+            f"{phase.flops_per_sample:.3g}",
+            f"{phase.flops:.3g}",
+        )
+        for phase in plan.phases
+    ]
+    print_table(headings, rows)
+
+    decoder = f", {format_millions(plan.decoder_parameters)} decoder" if plan.decoder_parameters else ""
+    print(
+        f"{plan.model}: {format_millions(plan.parameters)} parameters "
+        f"({format_millions(plan.vision_parameters)} image, "
+        f"{format_millions(plan.text_parameters)} text{decoder}); "
+        f"a checkpoint of weights and AdamW moments takes {format_gib(plan.state_bytes, 2)}"
+    )
+    print(f"{format_count(plan.samples)} samples, {plan.steps:,} steps, {plan.flops:.3g} FLOPs in all\n")
+
+
+def _shape(phase: PhasePlan) -> str:
+    return f"{phase.image_size} / {phase.patch_size}"
+
+
+def _print_memory(plan: Plan) -> None:
+    gpu = plan.speed.gpu
+    rows = [
+        (
+            phase.name,
+            *(f"{getattr(phase.memory, part) / 2**30:.2f}" for part in _PARTS),
+            f"{phase.memory_bytes / 2**30:.2f} of {gpu.memory / 2**30:.0f}",
+            "yes" if phase.fits else "NO",
+        )
+        for phase in plan.phases
+    ]
+    print_table(("phase, GiB per GPU", *_PARTS, "needed", "fits"), rows)
+
+    host = max(phase.memory.host for phase in plan.phases)
+    print(
+        f"host memory: {format_gib(host, 2)} per process for decoded batches, checkpoints and what is "
+        "offloaded"
+    )
+    if plan.advice is None:
+        print(f"no change of sharding makes it fit {plan.speed.gpus} x {gpu.name}; take more or larger GPUs")
+    elif plan.advice:
+        print(f"it would fit with {' '.join(plan.advice)}")
+    print()
+
+
+def _print_time(plan: Plan, job: Job) -> None:
+    speed = plan.speed
+    rows = [
+        (
+            phase.name,
+            f"{phase.samples / phase.seconds:,.0f}",
+            format_hours(phase.seconds),
+            f"{phase.gpu_hours:,.0f}",
+            f"{phase.loader_cores:,.1f}",
+        )
+        for phase in plan.phases
+    ]
+    print_table(("phase", "images/s", "time", "GPU-hours", "loader cores per GPU"), rows)
+
+    basis = f"{speed.mfu:.0%} of their peak (--mfu)"
+    if speed.images_per_second is not None:
+        basis = f"{speed.images_per_second:,.0f} images/s (--images-per-second)"
+    print(
+        f"{format_hours(plan.seconds)} on {speed.gpus} x {speed.gpu.name} at {basis}: "
+        f"{plan.gpu_hours:,.0f} GPU-hours, in {format_quantity(plan.segments, 'segment')} "
+        f"of at most {job.cluster.timeout / 3600:g} h"
+    )
+    print(
+        f"loader cores: to read as many images at {plan.images_per_core:,.0f} images/s per core "
+        "(--images-per-core; measure it with `flipscale bench loader`)"
+    )

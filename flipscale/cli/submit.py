@@ -1,0 +1,172 @@
+"""`flipscale submit`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flipscale.cli.options import AsJson
+from flipscale.errors import UserError
+
+if TYPE_CHECKING:
+    from flipscale.config import Job, Site
+    from flipscale.orchestration.checks.finding import Finding
+    from flipscale.orchestration.cluster.submission import Submission
+    from flipscale.runs.directory import RunDirectory
+
+    Runs = Sequence[tuple[RunDirectory, Job]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions:
+    """The arguments and options of `flipscale submit`."""
+
+    jobs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="JOB... [KEY.SUB=VALUE]...",
+            help="Job files (or run directories, to resume), and changes to all of them.",
+            show_default=False,
+        ),
+    ]
+    site: Annotated[
+        Path | None,
+        typer.Option(help="Site file; default: $FLIPSCALE_SITE, or a plain cluster.", show_default=False),
+    ] = None
+    cluster: Annotated[str, typer.Option(help="slurm, or local: only this machine, without Slurm.")] = "slurm"
+    at_most: Annotated[
+        int | None, typer.Option(help="How many of several jobs run at once.", show_default=False)
+    ] = None
+    check_nodes: Annotated[
+        bool, typer.Option("--check-nodes", help="First ask free nodes whether they see the run directory.")
+    ] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show plan, checks and script; needs no Slurm.")
+    ] = False
+    as_json: AsJson = False
+
+
+def submit(options: SubmitOptions) -> None:
+    """Submit jobs that then need nobody until their budget is spent; several become one job array."""
+    from flipscale.cli.submission_report import print_dry_run, print_plans, print_submissions
+    from flipscale.config import load_job
+    from flipscale.orchestration.checks.finding import refuse_errors
+    from flipscale.orchestration.cluster.submit import script_for
+    from flipscale.runs.directory import run_directory
+
+    files, overrides = _files_and_overrides(options.jobs)
+    jobs = [load_job(file, overrides) for file in files]
+    runs = [(run_directory(job), job) for job in jobs]
+    site = _site(runs, options)
+
+    script = None
+    if options.cluster == "slurm":
+        script = script_for(runs, site, at_most=options.at_most).text(len(runs))
+    findings = _findings(runs, site, options)
+    if options.dry_run:
+        if not options.as_json:
+            print_plans(jobs, site)
+        print_dry_run(findings, script, options.as_json)
+        return
+
+    # Refuse before nodes are asked: that can take a while.
+    refuse_errors(findings)
+    if options.check_nodes and options.cluster == "slurm":
+        findings.append(_asked_nodes(runs, site))
+        refuse_errors(findings)
+    for finding in findings:
+        if finding.level == "warning":
+            print(f"warning: {finding.name}: {finding.text}", file=sys.stderr)
+
+    submissions = _submitted(runs, site, options)
+    print_submissions(runs, submissions, findings, options.as_json)
+
+
+def _files_and_overrides(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Return the job files and the overrides: an argument with a `=` that is not an existing file."""
+    overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
+    paths = [Path(argument) for argument in arguments if argument not in overrides]
+    if not paths:
+        raise UserError("name at least one job file, such as jobs/quickstart.yaml")
+
+    return [path / "job.yaml" if path.is_dir() else path for path in paths], overrides
+
+
+def _site(runs: Runs, options: SubmitOptions) -> Site:
+    """Load the site, and check the options that say where the jobs run."""
+    from flipscale.config import load_site
+    from flipscale.orchestration.cluster.local_executor import local_site
+    from flipscale.orchestration.cluster.submit import require_slurm
+
+    site = load_site(options.site)
+    if options.at_most is not None and options.at_most < 1:
+        raise UserError(f"--at-most is {options.at_most}; give at least 1")
+
+    if options.cluster == "local":
+        if len(runs) > 1:
+            raise UserError("--cluster local takes one job at a time, since all would share this machine")
+        return local_site(site, runs[0][1])
+
+    if options.cluster != "slurm":
+        raise UserError(f"--cluster is {options.cluster!r}; use slurm or local")
+    if not options.dry_run:
+        require_slurm()
+    return site
+
+
+def _findings(runs: Runs, site: Site, options: SubmitOptions) -> list[Finding]:
+    """Check the jobs and the cluster; with several jobs, the name of a finding begins with its job's."""
+    from flipscale.orchestration.checks.job import preflight
+
+    findings: list[Finding] = []
+    for run, job in runs:
+        for finding in preflight(run, job, site):
+            name = finding.name if len(runs) == 1 else f"{job.name}: {finding.name}"
+            findings.append(replace(finding, name=name))
+
+    if options.cluster == "slurm":
+        findings += _cluster_findings(runs[0][1], site, options.dry_run)
+    return findings
+
+
+def _cluster_findings(job: Job, site: Site, dry_run: bool) -> list[Finding]:
+    from flipscale.orchestration.checks.cluster import examine_cluster
+    from flipscale.orchestration.checks.finding import Finding
+    from flipscale.orchestration.cluster.allocation import resolve_allocation
+    from flipscale.slurm import SlurmError
+
+    try:
+        return examine_cluster(site, resolve_allocation(job, site))
+    except (UserError, SlurmError) as error:
+        if dry_run:
+            return [Finding("Slurm", "warning", f"its settings are not known: {error}")]
+        raise UserError(
+            f"Slurm does not answer ({error}); submit on a machine whose Slurm commands reach their cluster, "
+            "look at the plan only with --dry-run, or run here with --cluster local"
+        ) from None
+
+
+def _asked_nodes(runs: Runs, site: Site) -> Finding:
+    """Ask free nodes whether they see the run directory of the first run, for all of them."""
+    from flipscale.orchestration.checks.finding import run_check
+    from flipscale.orchestration.checks.run_directory import nodes_see_run
+    from flipscale.orchestration.cluster.allocation import resolve_allocation
+
+    run, job = runs[0]
+    allocation = resolve_allocation(job, site)
+    return run_check("nodes", lambda: nodes_see_run(run, allocation, site))
+
+
+def _submitted(runs: Runs, site: Site, options: SubmitOptions) -> list[Submission]:
+    from flipscale.orchestration.cluster.submit import submit_array, submit_run
+
+    if options.cluster == "slurm":
+        return submit_array(runs, site, at_most=options.at_most)
+
+    run, job = runs[0]
+    return [submit_run(run, job, site, cluster="local")]
