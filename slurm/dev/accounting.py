@@ -1,4 +1,4 @@
-"""Accounting of a development cluster: slurmdbd over a private MariaDB that listens on a socket file only."""
+"""Accounting of a development cluster: slurmdbd and a private MariaDB that listens only on a socket file."""
 
 from __future__ import annotations
 
@@ -8,19 +8,31 @@ import secrets
 from daemons import ClusterError, Daemons
 from slurm_conf import Ports, slurmdbd_conf, user_name
 
-# Nothing here outlives a crash of the host, and a loaded disk must not delay the creation of the tables.
-CARELESS = ("--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0", "--sync-frm=0")
-DAEMONS = ("slurmdbd", "mariadbd")  # in the order of their end
+# Nothing here survives a crash of the host, and a busy disk must not delay the creation of the tables.
+FAST_NOT_DURABLE = ("--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0", "--sync-frm=0")
+DAEMONS = ("slurmdbd", "mariadbd")
+"""The daemons of accounting, in the order in which they are ended."""
 
 
 def start(daemons: Daemons, ports: Ports, until: float) -> None:
-    """From an empty directory to a slurmdbd that answers; the controller must not be started earlier."""
-    data, socket = daemons.directory / "database", daemons.environment["MYSQL_UNIX_PORT"]
+    """Start MariaDB and slurmdbd in an empty directory; the controller must not be started earlier.
+
+    Args:
+        daemons: The daemons of the cluster.
+        ports: The ports of the cluster.
+        until: Value of time.monotonic() at which to give up.
+
+    Raises:
+        ClusterError: If one of them does not answer in time.
+    """
+    data = daemons.directory / "database"
+    socket = daemons.environment["MYSQL_UNIX_PORT"]
     private = ("--no-defaults", f"--datadir={data}", f"--user={user_name()}")
     install = ("mariadb-install-db", *private, "--auth-root-authentication-method=normal", "--skip-test-db")
     installed = daemons.client(*install, seconds=30)
     if installed.returncode:
         raise ClusterError(f"mariadb-install-db failed: {installed.stderr.strip() or installed.stdout}")
+
     daemons.start(
         "mariadbd",
         "mariadbd",
@@ -31,7 +43,7 @@ def start(daemons: Daemons, ports: Ports, until: float) -> None:
         f"--log-error={daemons.directory}/log/mariadbd.log",
         "--innodb-buffer-pool-size=64M",
         "--innodb-lock-wait-timeout=900",
-        *CARELESS,
+        *FAST_NOT_DURABLE,
     )
     client = ("mariadb", "--no-defaults", "--user=root", f"--socket={socket}")
     daemons.await_ready("mariadbd", lambda: daemons.client(*client, stdin="select 1;").returncode == 0, until)
@@ -44,11 +56,14 @@ def start(daemons: Daemons, ports: Ports, until: float) -> None:
         "grant all on slurm_acct_db.* to 'slurm'@'localhost';",
     )
     if granted.returncode:
-        raise ClusterError(f"the accounting database could not be made: {granted.stderr.strip()}")
+        raise ClusterError(f"the accounting database could not be created: {granted.stderr.strip()}")
+
+    # slurmdbd refuses a configuration that others can read.
     configuration = daemons.directory / "slurmdbd.conf"
     configuration.unlink(missing_ok=True)
     with open(os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(slurmdbd_conf(daemons.directory, ports, password))
+
     daemons.start("slurmdbd", "slurmdbd", "-D")
     answers = ("sacctmgr", "--noheader", "show", "cluster")
     daemons.await_ready("slurmdbd", lambda: daemons.client(*answers, seconds=2).returncode == 0, until)

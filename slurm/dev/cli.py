@@ -19,7 +19,11 @@ PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server")
 
 
 def main() -> None:
-    """Run one command; exit 0 done, 2 wrong usage, 1 anything else (`status`: 1 while it does not run)."""
+    """Run one command.
+
+    The exit code is 0 if it is done, 2 for wrong usage, 1 for anything else. `status` exits with 1 while the
+    cluster does not run.
+    """
     options = _parser().parse_args()
     try:
         if options.command == "install":
@@ -55,9 +59,14 @@ def _run(cluster: DevelopmentCluster, options: argparse.Namespace) -> int:
 
 
 def install() -> None:
-    """Install Slurm, munge and MariaDB with apt; needs root. Starts nothing of it."""
+    """Install Slurm, munge and MariaDB with apt, which needs root; starts none of them.
+
+    Raises:
+        ClusterError: If this is not root, or apt fails.
+    """
     if os.getuid() != 0:
         raise ClusterError(f"Only root can install packages; ask for {', '.join(PACKAGES)} (Debian, Ubuntu).")
+
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (
         ["apt-get", "update", "--quiet"],
@@ -72,7 +81,7 @@ def install() -> None:
 
 
 def up(cluster: DevelopmentCluster, options: argparse.Namespace) -> None:
-    """Start the cluster and say what to type next."""
+    """Start the cluster and print what to type next."""
     settings = Settings(
         nodes=options.nodes,
         accounting=options.accounting,
@@ -81,23 +90,26 @@ def up(cluster: DevelopmentCluster, options: argparse.Namespace) -> None:
         slurmd_timeout=options.slurmd_timeout,
         conf=tuple(options.conf),
     )
+
     began = time.monotonic()
     started = cluster.up(settings)
     took = f"up in {time.monotonic() - began:.1f} s" if started else "already up"
+
     script = shlex.quote(str(Path(__file__).with_name("cluster")))
-    elsewhere = cluster.directory != default_directory()
-    where = f" --directory {shlex.quote(str(cluster.directory))}" if elsewhere else ""
+    option = ""
+    if cluster.directory != default_directory():
+        option = f" --directory {shlex.quote(str(cluster.directory))}"
     print(
         f"{took}: {settings.nodes} nodes, partitions low (preemptible), short (5 min), high (preempting), "
         f"in {cluster.directory}\n"
-        f'next:  eval "$({script} env{where})"   # then sinfo, srun, sbatch and flipscale submit use it\n'
-        f"       {script} preempt{where}         # a job on high that takes the nodes\n"
-        f"       {script} down{where}"
+        f'next:  eval "$({script} env{option})"   # then sinfo, srun, sbatch and flipscale submit use it\n'
+        f"       {script} preempt{option}         # a job on high that takes the nodes\n"
+        f"       {script} down{option}"
     )
 
 
 def status(cluster: DevelopmentCluster, as_json: bool) -> int:
-    """Show daemons, nodes and jobs; 1 while the cluster does not run."""
+    """Print daemons, nodes and jobs; return 1 while the cluster does not run, else 0."""
     state = cluster.status()
     if as_json:
         print(json.dumps(state, indent=1))
@@ -112,7 +124,7 @@ def status(cluster: DevelopmentCluster, as_json: bool) -> int:
 
 
 def default_directory() -> Path:
-    """Where the environment of `cluster env` says, else the user's cache."""
+    """Return the directory that the environment of `cluster env` names, else one in the user's cache."""
     chosen = os.environ.get("FLIPSCALE_SLURM_DIRECTORY")
     return Path(chosen) if chosen else Path.home() / f".cache/flipscale-slurm-{user_name()}"
 
@@ -133,25 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         return added
 
-    start = command("up", "start it, or recover what a reboot left; waits until a step ran on all nodes")
-    default = Settings()
-    start.add_argument("--nodes", type=int, choices=range(2, 5), default=default.nodes, help="(%(default)s)")
-    start.add_argument("--accounting", action="store_true", help="slurmdbd and MariaDB, so that sacct works")
-    for name, meaning in (
-        ("grace", "from the TERM of a preemption to its KILL"),
-        ("kill_wait", "from any other TERM to its KILL"),
-        ("slurmd_timeout", "of silence until a node is down (seen in steps of 30 s)"),
-    ):
-        start.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=_seconds,
-            default=getattr(default, name),
-            metavar="SECONDS",
-            help=f"{meaning} (%(default)s)",
-        )
-    start.add_argument(
-        "--conf", action="append", default=[], metavar="LINE", help="a line for slurm.conf, e.g. JobRequeue=0"
-    )
+    _add_up(command("up", "start it, or recover what a reboot left; waits until a step ran on all nodes"))
     command("down", "cancel all jobs, end all daemons, check that the ports are free")
     shown = command("status", "daemons, nodes, jobs")
     shown.add_argument("--json", action="store_true")
@@ -165,6 +159,27 @@ def _parser() -> argparse.ArgumentParser:
     preempt.add_argument("--seconds", type=_seconds, default=5, help="(%(default)s)")
     command("release", "let a requeued job start now that waits for its begin time").add_argument("job")
     return parser
+
+
+def _add_up(parser: argparse.ArgumentParser) -> None:
+    default = Settings()
+    parser.add_argument("--nodes", type=int, choices=range(2, 5), default=default.nodes, help="(%(default)s)")
+    parser.add_argument("--accounting", action="store_true", help="slurmdbd and MariaDB, so that sacct works")
+    for name, meaning in (
+        ("grace", "from the TERM of a preemption to its KILL"),
+        ("kill_wait", "from any other TERM to its KILL"),
+        ("slurmd_timeout", "of silence until a node is down (seen in steps of 30 s)"),
+    ):
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=_seconds,
+            default=getattr(default, name),
+            metavar="SECONDS",
+            help=f"{meaning} (%(default)s)",
+        )
+    parser.add_argument(
+        "--conf", action="append", default=[], metavar="LINE", help="a line for slurm.conf, e.g. JobRequeue=0"
+    )
 
 
 def _seconds(text: str) -> int:

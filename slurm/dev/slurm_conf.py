@@ -1,4 +1,4 @@
-"""What a development cluster is made of, and the configuration files that say so to Slurm."""
+"""The options and ports of a development cluster, and the configuration files that Slurm reads."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ from pathlib import Path
 
 from processes import is_free
 
-# Below the ports from which the kernel serves outgoing connections, so that none of them takes one of ours
-# between the choice and the start of its daemon; and below those where the processes of runs meet.
+# Below the ports that the kernel gives to outgoing connections: none of them takes a port between its choice
+# and the start of its daemon. Also below those by which the processes of runs meet.
 PORTS = range(15000, 25000)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `cluster up`; times are in seconds."""
+    """The options of `cluster up`.
+
+    Attributes:
+        nodes: Number of emulated nodes.
+        accounting: Whether slurmdbd runs.
+        grace: Seconds from the TERM of a preemption to its KILL.
+        kill_wait: Seconds from any other TERM to its KILL.
+        slurmd_timeout: Seconds of silence until a node is down.
+        conf: Further lines for slurm.conf.
+    """
 
     nodes: int = 2
     accounting: bool = False
@@ -28,12 +37,13 @@ class Settings:
 
     @property
     def node_names(self) -> list[str]:
+        """The names of the nodes: n1, n2, ..."""
         return [f"n{number}" for number in range(1, self.nodes + 1)]
 
 
 @dataclass(frozen=True)
 class Ports:
-    """TCP ports of one cluster; the accounting daemon has one even where it does not run."""
+    """The TCP ports of one cluster; the accounting daemon has one even if it does not run."""
 
     controller: int
     accounting: int
@@ -41,22 +51,29 @@ class Ports:
 
     @classmethod
     def choose(cls, nodes: int) -> Ports:
-        """Free ports, drawn at random so that clusters that start at the same time do not meet."""
+        """Return free ports, drawn at random: clusters that start at the same time then differ."""
         free = (port for port in random.sample(PORTS, len(PORTS)) if is_free(port))
         return cls(next(free), next(free), tuple(next(free) for _ in range(nodes)))
 
     def all(self) -> tuple[int, ...]:
+        """Return every port of the cluster."""
         return (self.controller, self.accounting, *self.nodes)
 
 
 def slurm_conf(directory: Path, name: str, settings: Settings, ports: Ports, hardware: str) -> str:
-    """The text of slurm.conf.
+    """Return the text of slurm.conf.
 
-    `hardware` is the output of `slurmd -C`: every emulated node has the whole host; Slurm refuses more.
+    Args:
+        directory: The directory of the cluster.
+        name: The ClusterName.
+        settings: The options of `up`.
+        ports: The ports of the cluster.
+        hardware: Output of `slurmd -C`. Every emulated node has the whole host; Slurm refuses more.
     """
-    wanted = ("CPUs=", "Boards=", "SocketsPerBoard=", "CoresPerSocket=", "ThreadsPerCore=", "RealMemory=")
-    host = " ".join(field for field in hardware.split() if field.startswith(wanted))
+    keys = ("CPUs=", "Boards=", "SocketsPerBoard=", "CoresPerSocket=", "ThreadsPerCore=", "RealMemory=")
+    host = " ".join(field for field in hardware.split() if field.startswith(keys))
     user = user_name()
+
     accounting = f"""\
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
@@ -68,8 +85,10 @@ JobAcctGatherType=jobacct_gather/linux
         f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} {host} State=UNKNOWN\n"
         for node, port in zip(settings.node_names, ports.nodes, strict=True)
     )
+
     members = ",".join(settings.node_names)
     low_priority = f"PriorityTier=1 PreemptMode=REQUEUE GraceTime={settings.grace}"
+
     return f"""\
 ClusterName={name}
 SlurmctldHost=localhost
@@ -105,7 +124,7 @@ PartitionName=high Nodes={members} MaxTime=INFINITE State=UP PriorityTier=10 Pre
 
 
 def slurmdbd_conf(directory: Path, ports: Ports, password: str) -> str:
-    """The text of slurmdbd.conf; slurmdbd finds it beside slurm.conf and wants it private."""
+    """Return the text of slurmdbd.conf; slurmdbd looks for it next to slurm.conf and wants it private."""
     return f"""\
 AuthType=auth/munge
 AuthInfo=socket={directory}/munge/socket
@@ -124,5 +143,5 @@ PidFile={directory}/run/slurmdbd.pid
 
 
 def user_name() -> str:
-    """The user that runs this, whatever LOGNAME says; all daemons and all jobs are his."""
+    """Return the user of this process, whatever LOGNAME says; all daemons and all jobs run as this user."""
     return pwd.getpwuid(os.getuid()).pw_name
