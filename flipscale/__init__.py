@@ -1,3 +1,3 @@
 """FLIP at scale: masked contrastive language-image training with exact samples-seen budgets."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
