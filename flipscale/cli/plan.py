@@ -37,11 +37,11 @@ def plan(options: PlanOptions) -> None:
     """Show a job's phases, learning rates and FLOPs, whether it fits, and how long it takes."""
     from flipscale.cli.plan_tables import print_plan
     from flipscale.config import load_job
-    from flipscale.planning.plan import cluster_gpus, plan_job
+    from flipscale.planning.plan import plan_job
     from flipscale.planning.throughput import IMAGES_PER_CORE, make_speed
 
     job = load_job(options.job, options.overrides or [])
-    gpus = cluster_gpus(job) if options.gpus is None else options.gpus
+    gpus = job.cluster.gpus if options.gpus is None else options.gpus
     per_core = IMAGES_PER_CORE if options.images_per_core is None else options.images_per_core
     planned = plan_job(job, make_speed(options.gpu, gpus, options.mfu, options.images_per_second), per_core)
 

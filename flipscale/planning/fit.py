@@ -1,4 +1,4 @@
-"""Whether a job fits into the memory of its GPUs, and what to change where it does not."""
+"""Whether a job fits into the memory of its GPUs, and what to change if it does not."""
 
 from __future__ import annotations
 
@@ -10,45 +10,63 @@ from flipscale.models.presets import ModelSpec
 from flipscale.planning.memory import estimate_memory
 
 MARGIN = 0.08
-"""Share of a GPU's memory that is left for the fragmentation of torch's allocator."""
+"""The share of a GPU's memory that is left for fragmentation of torch's allocator."""
 CONTEXT = 2 * 2**30
-"""Bytes that are left for the CUDA context and the buffers of NCCL and cuBLAS."""
+"""The bytes that are left for the CUDA context and the buffers of NCCL and cuBLAS."""
 
 Changes = dict[str, Any]
+"""Keys of the `sharding` block with their new values."""
 
 
 def fits(needed: int, memory: int) -> bool:
-    """Whether `needed` bytes of tensors go into a GPU of `memory` bytes, with room for what is no tensor."""
+    """Return whether `needed` bytes of tensors fit into a GPU of `memory` bytes, with room for all else."""
     return needed <= memory * (1 - MARGIN) - CONTEXT
 
 
 def advise(job: Job, spec: ModelSpec, world_size: int, memory: int) -> tuple[str, ...] | None:
-    """The first change that makes every phase of `job` fit, as overrides; None where none of them does.
+    """Return the first change that makes every phase of a job fit, or None if no change does.
 
-    In the order of what they cost in speed: recomputing what is cheap, sharding, recomputing everything,
-    both, and at last micro-batches, each as large as fits.
+    Changes are tried in the order of their cost in speed: recomputing cheap activations, sharding,
+    recomputing all activations, both, and finally micro-batches, each as large as fits.
+
+    Args:
+        job: The job.
+        spec: The job's model.
+        world_size: Processes of the job.
+        memory: Bytes of one GPU.
+
+    Returns:
+        Overrides such as `sharding.strategy=fsdp`.
     """
     largest = -(-max(phase.batch_size for phase in job.phases) // world_size)
+
     for changes in _changes(job.sharding, largest):
         sharding = Sharding.model_validate({**job.sharding.model_dump(), **changes})
         changed = job.model_copy(update={"sharding": sharding})
         if all(fits(phase.total, memory) for phase in estimate_memory(changed, spec, world_size)):
             return tuple(f"sharding.{key}={value}" for key, value in changes.items())
+
     return None
 
 
 def _changes(sharding: Sharding, local_batch: int) -> Iterator[Changes]:
-    mode, strategy = sharding.activation_checkpointing, sharding.strategy
+    """Yield changes to try, the cheapest first; `local_batch` is the largest batch of one process."""
+    mode = sharding.activation_checkpointing
+    strategy = sharding.strategy
+
     fsdp: Changes = {}
     if strategy in ("ddp", "fairscale_oss", "zero1", "zero2") and not sharding.offload_optimizer:
         fsdp = {"strategy": "fsdp"}
     selective: Changes = {"activation_checkpointing": "selective"} if mode == "none" else {}
     full: Changes = {"activation_checkpointing": "full"} if mode != "full" else {}
+
+    # The job as it is does not fit, so a combination that changes nothing is not tried.
     tried: list[Changes] = [{}]
     for changes in (selective, fsdp, {**fsdp, **selective}, full, {**fsdp, **full}):
         if changes not in tried:
             tried.append(changes)
             yield changes
+
     micro = min(local_batch, sharding.micro_batch or local_batch)
     while micro > 1:
         micro //= 2

@@ -1,4 +1,4 @@
-"""What a forward pass costs, from the shapes alone. One multiply-accumulate (MAC) is two FLOPs."""
+"""The cost of a forward pass, from the shapes. One multiply-accumulate (MAC) is two FLOPs."""
 
 from __future__ import annotations
 
@@ -15,68 +15,58 @@ class ForwardMacs:
     """MACs of the forward pass of one image-text pair."""
 
     image: int
+    """The image tower with its projection."""
     text: int
+    """The text tower with its projection."""
     decoder: int = 0
-    """Of the reconstruction, where patches are hidden. In phases that hide none it runs on one image of a
-    batch, for the sake of the sharding libraries; that is left out."""
+    """The reconstruction, if patches are hidden. In phases that hide none, the decoder runs on one image per
+    batch, because the sharding libraries need it to; that is left out."""
 
     @property
     def total(self) -> int:
+        """MACs of both towers and the decoder."""
         return self.image + self.text + self.decoder
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Trainable parameters; the fixed sin-cos positions are none."""
+    """The number of trainable parameters; the fixed sin-cos positions do not count."""
 
     vision: int
-    """Image tower without its projection."""
+    """The image tower without its projection."""
     text: int
-    """Text tower without its projection."""
+    """The text tower without its projection."""
     total: int
     """Everything: towers, both projections, the logit scale and bias, the decoder."""
     decoder: int = 0
-    """What reconstructs hidden patches."""
+    """The decoder that reconstructs hidden patches."""
 
 
 def forward_macs(
     spec: ModelSpec, mask_ratio: float = 0.0, text_mask_ratio: float = 0.0, *, embed_hidden: bool = False
 ) -> ForwardMacs:
-    """MACs of one pair: patch embedding and class token, blocks with attention products, projections.
+    """Count the MACs of one pair: patch embedding, blocks with the products of attention, projections.
 
-    Norms, GELU and softmax are left out, and causal attention counts whole, as is usual.
+    Norms, GELU and softmax are left out, and causal attention counts as a whole, as is usual.
 
     Args:
-        spec: of the model.
-        mask_ratio: share of the patches hidden.
-        text_mask_ratio: share of the caption's slots hidden.
-        embed_hidden: count the paper's code, which embeds every patch and then drops the hidden ones.
+        spec: The model.
+        mask_ratio: Share of the patches hidden.
+        text_mask_ratio: Share of the caption's slots hidden.
+        embed_hidden: Count the paper's code, which embeds every patch and then drops the hidden ones.
     """
-    vision, text = spec.vision, spec.text
+    vision = spec.vision
+    text = spec.text
     visible = visible_count(vision.patches, mask_ratio)
     embedded = vision.patches if embed_hidden else visible
     embedding = embedded * 3 * vision.patch_size**2 * vision.width
     tokens = visible_count(text.context_length, text_mask_ratio)
+
     return ForwardMacs(
         image=embedding + _blocks(vision, visible + 1) + vision.width * spec.embed_dim,
         text=_blocks(text, tokens) + text.width * spec.embed_dim,
         decoder=_decoder(spec, visible) if mask_ratio else 0,
     )
-
-
-def _decoder(spec: ModelSpec, visible: int) -> int:
-    """models/reconstruction.py: the way in, the blocks over all patches, the pixels of the hidden ones."""
-    decoder, vision = spec.decoder, spec.vision
-    if decoder is None:
-        return 0
-    pixels = (vision.patches - visible) * decoder.width * 3 * vision.patch_size**2
-    return (visible + 1) * vision.width * decoder.width + _blocks(decoder, vision.patches + 1) + pixels
-
-
-def _blocks(tower: TowerSpec, tokens: int) -> int:
-    matrices = 4 * tower.width**2 + 2 * tower.width * tower.mlp_width  # q, k, v, output; MLP
-    attention = 2 * tokens * tower.width  # scores and weighted sum, for each token
-    return tower.layers * tokens * (matrices + attention)
 
 
 def training_flops(
@@ -87,26 +77,25 @@ def training_flops(
     *,
     forward_twice: bool = False,
 ) -> int:
-    """FLOPs of training on `samples` pairs: forward, and twice as much backward; no recomputation.
+    """Return the FLOPs of training: the forward, and twice as much for the backward, without recomputation.
 
     Args:
-        forward_twice: count GradCache's second forward of both towers.
+        spec: The model.
+        samples: Image-text pairs to train on.
+        mask_ratio: Share of the patches hidden.
+        text_mask_ratio: Share of the caption's slots hidden.
+        forward_twice: Count GradCache's second forward of both towers.
     """
     macs = forward_macs(spec, mask_ratio, text_mask_ratio)
     again = macs.image + macs.text if forward_twice else 0
     return 2 * (3 * macs.total + again) * samples
 
 
-def flop_ratio(spec: ModelSpec, mask_ratio: float, *, embed_hidden: bool = False) -> float:
-    """Cost of a masked step over that of an unmasked one (paper, table 1a); see `forward_macs`."""
-    masked = forward_macs(spec, mask_ratio, embed_hidden=embed_hidden)
-    return masked.total / forward_macs(spec).total
-
-
 @cache
 def parameter_count(spec: ModelSpec) -> ParameterCount:
-    """Trainable parameters, counted on the model itself without allocating it."""
+    """Count the trainable parameters on the model itself, without allocating it."""
     sizes = {name: p.numel() for name, p in build_model(spec, device="meta").named_parameters()}
+
     outside = sum(
         sizes.get(name, 0) for name in ("visual.proj", "text_projection", "logit_scale", "logit_bias")
     )
@@ -114,4 +103,22 @@ def parameter_count(spec: ModelSpec) -> ParameterCount:
     decoder = sum(size for name, size in sizes.items() if name.startswith("reconstruction."))
     total = sum(sizes.values())
     text = total - outside - vision - decoder
+
     return ParameterCount(vision=vision, text=text, total=total, decoder=decoder)
+
+
+def _decoder(spec: ModelSpec, visible: int) -> int:
+    """Count the MACs of models/reconstruction.py: input layer, blocks over all patches, hidden pixels."""
+    decoder = spec.decoder
+    vision = spec.vision
+    if decoder is None:
+        return 0
+
+    pixels = (vision.patches - visible) * decoder.width * 3 * vision.patch_size**2
+    return (visible + 1) * vision.width * decoder.width + _blocks(decoder, vision.patches + 1) + pixels
+
+
+def _blocks(tower: TowerSpec, tokens: int) -> int:
+    matrices = 4 * tower.width**2 + 2 * tower.width * tower.mlp_width  # q, k, v, output; MLP
+    attention = 2 * tokens * tower.width  # scores and weighted sum, for each token
+    return tower.layers * tokens * (matrices + attention)

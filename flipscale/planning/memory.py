@@ -1,8 +1,8 @@
-"""What one process needs in device memory at once, by part, and what waits in host memory.
+"""The device memory that one process needs at once, by part, and what waits in host memory.
 
-Counted from the code: flipscale/sharding for weights, gradients and moments, `activations` for what a forward
-keeps, losses/tiles.py for the loss. The parts are added up as if each were at its largest at the same time,
-so that a sum is rather too large than too small (tests/planning/test_memory.py).
+The parts are counted from the code: flipscale/sharding for weights, gradients and moments, `activations` for
+what a forward keeps, losses/tiles.py for the loss. They are added as if each were at its largest at the same
+time, so the sum is rather too large than too small (tests/planning/test_memory.py).
 
 Not counted: the CUDA context and the buffers of NCCL and cuBLAS, fragmentation of the allocator, what
 torch.compile saves, and evaluation. planning/fit.py leaves room for these.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flipscale.config import Job, Phase
+from flipscale.config import Job, Phase, Sharding
 from flipscale.models.masking import visible_count
 from flipscale.models.of_job import phase_specs
 from flipscale.models.presets import ModelSpec
@@ -29,26 +29,30 @@ from flipscale.planning.flops import parameter_count
 
 # DeepSpeed's reduce_bucket_size: a buffer of this many elements, whatever the size of the model.
 _DEEPSPEED_BUCKET = 500_000_000
-# DeepSpeed's stage3_max_live_parameters: weights that it leaves gathered since they are used again soon.
+# DeepSpeed's stage3_max_live_parameters: weights that it leaves gathered because they are used again soon.
 _DEEPSPEED_LIVE = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class PhaseMemory:
-    """Bytes of one process in one phase, in device memory; `host` is beside it in host memory."""
+    """Bytes that one process needs in one phase, in device memory except for `host`."""
 
     weights: int
+    """The weights, or the process's share of them."""
     gradients: int
+    """Gradients of the weights."""
     moments: int
+    """Both moments of AdamW."""
     gathered: int
     """Whole weights of the blocks in use, bf16 copies, and the buffers of reductions."""
     activations: int
+    """What the forward keeps for the backward, at its peak."""
     loss: int
     """Features of all processes, statistics and tiles."""
     batch: int
     """The process's share of the batch: pixels, tokens, visible patches."""
     host: int
-    """Batches decoded ahead, what is offloaded, and the copy of the state that a checkpoint is made from."""
+    """Host memory: batches decoded ahead, what is offloaded, and the copy of the state for a checkpoint."""
 
     @property
     def total(self) -> int:
@@ -65,8 +69,23 @@ class PhaseMemory:
 
 
 @dataclass(frozen=True)
+class _Setting:
+    """What all phases of a job share."""
+
+    sharding: Sharding
+    tile: int
+    """Rows of the logit matrix that are computed at a time."""
+    world_size: int
+    device: Device
+
+    @property
+    def sizes(self) -> ElementSizes:
+        return ElementSizes.of(self.sharding.precision, self.device)
+
+
+@dataclass(frozen=True)
 class _State:
-    """Bytes of what a strategy holds whatever the batch."""
+    """Bytes that a strategy holds whatever the batch."""
 
     weights: int
     gradients: int
@@ -78,128 +97,161 @@ class _State:
 def estimate_memory(
     job: Job, spec: ModelSpec, world_size: int, device: Device = "cuda"
 ) -> tuple[PhaseMemory, ...]:
-    """Memory of one of `world_size` processes, for each phase of `job`.
+    """Estimate the memory of one process, for each phase of a job.
 
     Args:
-        spec: the shape of the job's model, where a phase says nothing else.
-        device: "cpu" counts what torch does there; see `activations`.
+        job: The job; its phases, sharding and loss are read.
+        spec: The shape of the job's model, which a phase may change.
+        world_size: Processes of the job.
+        device: "cpu" counts what torch does on a CPU; see `activations`.
     """
+    setting = _Setting(job.sharding, job.loss.tile, world_size, device)
     shapes = phase_specs(spec, job)
-    largest = -(-max(phase.batch_size for phase in job.phases) // world_size)
+
     # Two batches ahead (Stream._prefetch), the one in use, and its chunks while they are joined.
+    largest = -(-max(phase.batch_size for phase in job.phases) // world_size)
     loader = 4 * largest * max(map(_pair, shapes))
+
     return tuple(
-        _phase_memory(job, shape, phase, world_size, device, loader)
-        for shape, phase in zip(shapes, job.phases, strict=True)
+        _phase_memory(setting, phase, shape, loader) for phase, shape in zip(job.phases, shapes, strict=True)
     )
 
 
 def _pair(spec: ModelSpec) -> int:
-    """Bytes of a pair on its way to the device: pixels, tokens, position."""
+    """Return the bytes of a pair on its way to the device: pixels, tokens, position."""
     return 3 * spec.vision.image_size**2 + 8 * (spec.text.context_length + 1)
 
 
-def _phase_memory(
-    job: Job, spec: ModelSpec, phase: Phase, world_size: int, device: Device, loader: int
-) -> PhaseMemory:
-    sharding = job.sharding
-    sizes = ElementSizes.of(sharding.precision, device)
-    state = _state(job, spec, world_size, sizes)
-    local = -(-phase.batch_size // world_size)
+def _phase_memory(setting: _Setting, phase: Phase, spec: ModelSpec, loader: int) -> PhaseMemory:
+    sharding = setting.sharding
+    sizes = setting.sizes
+    state = _state(setting, spec)
+    local = -(-phase.batch_size // setting.world_size)
     pairs = min(local, sharding.micro_batch or local)
-    visible = visible_count(spec.vision.patches, phase.mask_ratio)
-    image = image_activations(spec, pairs, visible, sharding, sizes)
-    visible_tokens = visible_count(spec.text.context_length, phase.text_mask_ratio)
-    text = text_activations(spec, pairs, visible_tokens, sharding, sizes)
-    decoder = decoder_activations(spec, pairs, visible, sharding, sizes)
-    # The backward of what came last, the decoder, comes first and frees what it kept; then the text tower's.
-    activations, below = 0, 0
-    for part in (image, text, decoder):
-        below += part.kept
-        activations = max(activations, below + part.recomputed)
 
-    kept_ids = (visible * 8 if phase.mask_ratio else 0) + (visible_tokens * 8 if phase.text_mask_ratio else 0)
     gradients = state.gradients
     if sharding.strategy in ("ddp", "fsdp", "hsdp", "zero1") and pairs < local:
-        # Reduced in the last micro-batch alone; until then every process adds up whole ones.
+        # Only the last micro-batch is reduced; until then every process accumulates whole gradients.
         gradients += parameter_count(spec).total * sizes.exact
+
     return PhaseMemory(
         weights=state.weights,
         gradients=gradients,
         moments=state.moments,
         gathered=state.gathered + weight_copies(spec, sharding, sizes),
-        activations=activations,
-        loss=_loss(job, spec, local, pairs, world_size, device),
-        batch=local * (_pair(spec) + kept_ids),
+        activations=_activations(phase, spec, pairs, sharding, sizes),
+        loss=_loss(setting, spec, local, pairs),
+        batch=local * (_pair(spec) + _kept_ids(phase, spec)),
         host=state.host + loader,
     )
 
 
-def _loss(job: Job, spec: ModelSpec, local: int, pairs: int, world_size: int, device: Device) -> int:
-    """losses/contrastive.py: gathered texts, their own gradients, statistics, and one tile's work."""
-    exact = ElementSizes.of(job.sharding.precision, device).exact
-    everyone = local * world_size
-    rows, columns = min(job.loss.tile, local), min(8192 if device == "cuda" else 2048, everyone)
-    gathered = everyone if world_size > 1 else 0
+def _activations(phase: Phase, spec: ModelSpec, pairs: int, sharding: Sharding, sizes: ElementSizes) -> int:
+    """Return the peak of the activations of both towers and the decoder."""
+    visible = visible_count(spec.vision.patches, phase.mask_ratio)
+    visible_tokens = visible_count(spec.text.context_length, phase.text_mask_ratio)
+    image = image_activations(spec, pairs, visible, sharding, sizes)
+    text = text_activations(spec, pairs, visible_tokens, sharding, sizes)
+    decoder = decoder_activations(spec, pairs, visible, sharding, sizes)
+
+    # The backward runs in the reverse order: the decoder's comes first and frees its activations, then the
+    # text tower's, then the image tower's.
+    peak = 0
+    below = 0
+    for part in (image, text, decoder):
+        below += part.kept
+        peak = max(peak, below + part.recomputed)
+
+    return peak
+
+
+def _kept_ids(phase: Phase, spec: ModelSpec) -> int:
+    """Return the bytes of the ids of a pair's visible patches and slots."""
+    patches = visible_count(spec.vision.patches, phase.mask_ratio) if phase.mask_ratio else 0
+    slots = visible_count(spec.text.context_length, phase.text_mask_ratio) if phase.text_mask_ratio else 0
+    return 8 * (patches + slots)
+
+
+def _loss(setting: _Setting, spec: ModelSpec, local: int, pairs: int) -> int:
+    """Count losses/contrastive.py: gathered texts, their own gradients, statistics, and the work of one tile.
+
+    Args:
+        setting: What all phases share.
+        spec: The model.
+        local: Pairs of one process per step.
+        pairs: Pairs of one micro-batch.
+    """
+    everyone = local * setting.world_size
+    rows = min(setting.tile, local)
+    columns = min(8192 if setting.device == "cuda" else 2048, everyone)
+
+    gathered = everyone if setting.world_size > 1 else 0
     features = gathered + 2 * local  # of all processes, and gradients by image and text
     if pairs < local:
-        features += 4 * local  # GradCache's: of each micro-batch, and joined
+        features += 4 * local  # those of GradCache: of each micro-batch, and joined
+
     blocks = 2 * columns * spec.embed_dim  # scaled texts and their gradients
     tile = 3 * rows * columns + rows * spec.embed_dim
     statistics = 2 * (local + everyone)
-    return exact * (features * spec.embed_dim + blocks + tile + statistics)
+    return setting.sizes.exact * (features * spec.embed_dim + blocks + tile + statistics)
 
 
-def _state(job: Job, spec: ModelSpec, world_size: int, sizes: ElementSizes) -> _State:
-    """What each strategy holds, of P parameters shared by W processes; read off flipscale/sharding."""
-    sharding = job.sharding
+def _state(setting: _Setting, spec: ModelSpec) -> _State:
+    """Count what a strategy holds of the parameters, as flipscale/sharding sets it up."""
+    sharding = setting.sharding
+    sizes = setting.sizes
     whole = parameter_count(spec).total * sizes.exact
-    share = -(-whole // (sharding.shard_size or world_size))
+    share = -(-whole // (sharding.shard_size or setting.world_size))
+
     match sharding.strategy:
         case "ddp":
-            # A process of several copies its gradients into buckets once, and then keeps them there.
+            # With several processes, gradients are copied into buckets once and stay there.
             return _State(whole, whole, 2 * whole, 0, 3 * whole)
         case "fsdp" | "hsdp":
-            return _State(share, share, 2 * share, _fsdp_gathered(job, spec, sizes), 3 * share)
+            gathered = _fsdp_gathered(spec, sizes, reshard=sharding.reshard_after_forward)
+            return _State(share, share, 2 * share, gathered, 3 * share)
         case "fairscale_oss":
             return _State(whole, whole, 2 * share, 0, whole + 2 * share)
         case "fairscale_fsdp":
             largest = max(block_matrices(tower) for tower in spec.towers) * sizes.exact
             outer = _outer(spec) * sizes.exact
             return _State(share, share, 2 * share, 4 * largest + 2 * outer, 3 * share)
-        case _:
+        case "zero1" | "zero2" | "zero3":
             return _deepspeed(sharding.strategy, sharding.offload_optimizer, whole, share)
 
 
 def _deepspeed(strategy: str, offload: bool, whole: int, share: int) -> _State:
-    """ZeRO also keeps an fp32 master copy of the process's share, though the weights are fp32 already."""
+    """Count ZeRO, which also keeps an fp32 master copy of the share although the weights are fp32."""
     bucket = 4 * _DEEPSPEED_BUCKET
-    moments, master = (0, 0) if offload else (2 * share, share)
+    moments = 0 if offload else 2 * share
+    master = 0 if offload else share
     host = 3 * share + (2 * share if offload else 0)
+
     if strategy == "zero3":
         gathered = min(whole, 4 * _DEEPSPEED_LIVE)
-        reduced = min(whole, bucket)  # a bucket's gradients, once more as the reduction's input
+        reduced = min(whole, bucket)  # the gradients of a bucket, again as the input of the reduction
         return _State(share + master, share, moments, bucket + gathered + reduced, host)
+
     # The share is averaged into one buffer and joined into another for the update.
     return _State(whole + master, 0 if offload else 2 * share, moments, bucket, host)
 
 
-def _fsdp_gathered(job: Job, spec: ModelSpec, sizes: ElementSizes) -> int:
-    """Whole weights: the outer unit throughout, and of the blocks one in use and one fetched ahead.
+def _fsdp_gathered(spec: ModelSpec, sizes: ElementSizes, *, reshard: bool) -> int:
+    """Count FSDP's whole weights: the outer unit always, one block in use and one fetched ahead.
 
-    In the backward the block in use has whole gradients, too, and a buffer in which they are reduced; the
-    buffer that weights arrive in is there beside the weights.
+    In the backward, the block in use also has whole gradients and a buffer in which they are reduced. The
+    buffer that receives weights exists in addition to the weights.
     """
-    outer = _outer(spec)
     largest = max(block_matrices(tower) for tower in spec.towers)
     held = 2 * largest
-    if not job.sharding.reshard_after_forward:
+    if not reshard:
         held = sum(tower.layers * block_matrices(tower) for tower in spec.towers)
+
     in_blocks = (held + largest + largest) * sizes.product + largest * sizes.exact
-    return in_blocks + 2 * outer * sizes.exact
+    return in_blocks + 2 * _outer(spec) * sizes.exact
 
 
 def _outer(spec: ModelSpec) -> int:
-    """Parameters outside of the blocks: embeddings, projections, last norms."""
+    """Return the number of parameters outside the blocks: embeddings, projections, last norms."""
     blocks = sum(tower.layers * block_matrices(tower) for tower in spec.towers)
     return parameter_count(spec).total - blocks

@@ -26,68 +26,95 @@ from flipscale.sharding.limits import check_sharding
 
 @dataclass(frozen=True)
 class PhasePlan:
+    """What one phase will do and need."""
+
     name: str
     samples: int
     steps: int
     batch_size: int
     mask_ratio: float
     text_mask_ratio: float
-    image_size: int  # pixels
+    image_size: int
+    """Side of the images in pixels."""
     patch_size: int
+    """Side of a patch in pixels."""
     peak_lr: float
-    warmup: int  # samples
-    flops_per_sample: int  # forward and backward
+    warmup: int
+    """Samples."""
+    flops_per_sample: int
+    """FLOPs of forward and backward."""
     flops: int
-    memory: PhaseMemory  # of one process
-    memory_bytes: int  # its sum in device memory
+    memory: PhaseMemory
+    """The memory of one process, by part."""
+    memory_bytes: int
+    """The sum of the parts in device memory."""
     fits: bool
-    seconds: float  # of training alone
+    seconds: float
+    """Time of training only."""
     gpu_hours: float
-    loader_cores: float  # for each GPU, to read as fast as it trains
+    loader_cores: float
+    """Cores per GPU that read samples as fast as the GPU trains."""
 
 
 @dataclass(frozen=True)
 class Plan:
+    """What a job will do and need."""
+
     model: str
-    parameters: int  # at the end; a phase of another patch or image size may have slightly more or fewer
+    parameters: int
+    """Parameters at the end. A phase of another patch or image size may have slightly more or fewer."""
     vision_parameters: int
     text_parameters: int
-    decoder_parameters: int  # of the reconstruction; none in the exported model
-    state_bytes: int  # of one checkpoint: weights and both AdamW moments
+    decoder_parameters: int
+    """Parameters of the reconstruction's decoder, which the exported model does not have."""
+    state_bytes: int
+    """Size of one checkpoint: weights and both AdamW moments."""
     samples: int
     steps: int
     flops: int
     phases: tuple[PhasePlan, ...]
-    speed: Speed  # GPU, number of GPUs, and the speed that times are computed with
+    speed: Speed
+    """The GPUs, their number, and the speed from which times are computed."""
     fits: bool
-    advice: tuple[str, ...] | None  # overrides with which it fits; empty where it does, None where none helps
+    advice: tuple[str, ...] | None
+    """Overrides with which the job fits; empty if it fits, None if no change helps."""
     seconds: float
     gpu_hours: float
-    images_per_core: float  # a second, of the loader
-    segments: int  # starts that the job's time limit makes of it
+    images_per_core: float
+    """Images per second that one core of the loader reads."""
+    segments: int
+    """Starts that the job's time limit makes necessary."""
 
 
 def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_PER_CORE) -> Plan:
-    """Return the plan of `job`, with its preset's vocabulary. Raises UserError for a job that cannot run.
+    """Return the plan of a job, with its preset's vocabulary: no tokenizer is read.
 
     Args:
-        on: GPUs and their speed; by default those of `job.cluster`, as H100s.
-        images_per_core: images a second that one core of the loader reads.
+        job: The job.
+        on: GPUs and their speed; default: those of `job.cluster`, as H100s.
+        images_per_core: Images per second that one core of the loader reads.
+
+    Raises:
+        UserError: If the job cannot run.
     """
     if images_per_core <= 0:
         raise UserError(f"--images-per-core is {images_per_core:g}; give more than 0")
-    on = on or make_speed(DEFAULT_GPU, cluster_gpus(job))
+
+    # Check the job before anything is computed from it.
+    on = on or make_speed(DEFAULT_GPU, job.cluster.gpus)
     budget = Budget.of(job.phases, job.data.lanes)
     check_world_size(on.gpus, job.data.lanes)
     check_sharding(job.sharding, on.gpus, "cuda")
+
     spec = model_shape(job)
     shapes = phase_specs(spec, job)
-    count = parameter_count(shapes[-1])
     memories = estimate_memory(job, spec, on.gpus)
     phases = tuple(
         _phase_plan(span, shape, memory, on, job.sharding.micro_batch, images_per_core)
         for span, shape, memory in zip(budget.spans, shapes, memories, strict=True)
     )
+
+    count = parameter_count(shapes[-1])
     fit = all(phase.fits for phase in phases)
     seconds = sum(phase.seconds for phase in phases)
     return Plan(
@@ -112,7 +139,10 @@ def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_
 
 
 def model_shape(job: Job) -> ModelSpec:
-    """The job's model with its preset's vocabulary: no tokenizer is read. A phase may have another shape."""
+    """Return the job's model with its preset's vocabulary: no tokenizer is read.
+
+    A phase may change the shape of the model.
+    """
     source = job.data.tokenizer
     default_length = WORDPIECE_LENGTH if source.kind == "wordpiece" else CLIP_LENGTH
     return preset(
@@ -126,13 +156,9 @@ def model_shape(job: Job) -> ModelSpec:
 
 
 def state_bytes(job: Job) -> int:
-    """Size of the largest checkpoint: weights and both AdamW moments."""
+    """Return the size of the largest checkpoint in bytes: weights and both AdamW moments."""
     largest = max(parameter_count(shape).total for shape in phase_specs(model_shape(job), job))
     return 3 * largest * (8 if job.sharding.precision == "fp64" else 4)
-
-
-def cluster_gpus(job: Job) -> int:
-    return job.cluster.nodes * job.cluster.gpus_per_node
 
 
 def _phase_plan(
@@ -144,10 +170,13 @@ def _phase_plan(
     images_per_core: float,
 ) -> PhasePlan:
     phase = span.phase
-    masked = (phase.mask_ratio, phase.text_mask_ratio)
-    per_sample = training_flops(spec, 1, *masked)
+    masks = (phase.mask_ratio, phase.text_mask_ratio)
+    flops_per_sample = training_flops(spec, 1, *masks)
+
+    # GradCache computes the forward twice if a process works on its share in parts.
     in_parts = micro_batch is not None and micro_batch < -(-phase.batch_size // on.gpus)
-    seconds = training_seconds(on, spec, phase.samples, *masked, forward_twice=in_parts)
+    seconds = training_seconds(on, spec, phase.samples, *masks, forward_twice=in_parts)
+
     return PhasePlan(
         name=phase.name,
         samples=phase.samples,
@@ -159,8 +188,8 @@ def _phase_plan(
         patch_size=spec.vision.patch_size,
         peak_lr=span.peak_lr,
         warmup=phase.warmup,
-        flops_per_sample=per_sample,
-        flops=per_sample * phase.samples,
+        flops_per_sample=flops_per_sample,
+        flops=flops_per_sample * phase.samples,
         memory=memory,
         memory_bytes=memory.total,
         fits=fits(memory.total, on.gpu.memory),

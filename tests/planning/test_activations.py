@@ -1,4 +1,4 @@
-"""The counted activations against the storages that torch really keeps from a forward pass."""
+"""The counted activations against the storages that torch keeps from a forward pass."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ from flipscale.sharding.activation_checkpointing import apply_activation_checkpo
 def kept(
     spec: ModelSpec, sharding: Sharding, pairs: int, mask_ratio: float, text_mask_ratio: float = 0.0
 ) -> int:
-    """Bytes made by a forward pass that wait for the backward; neither weights nor the batch."""
+    """Return the bytes that a forward pass makes and keeps for the backward, without weights and batch."""
     torch.set_num_threads(1)
     model = build_model(spec)
     apply_activation_checkpointing(model, sharding.activation_checkpointing)
+
     side = spec.vision.image_size
     images = torch.randint(256, (pairs, 3, side, side), dtype=torch.uint8)
     texts = torch.randint(spec.text.vocab_size, (pairs, spec.text.context_length))
     keep = visible_patches(torch.arange(pairs), spec.vision.patches, mask_ratio, 0)
-    positions, pool = torch.arange(pairs), spec.text.pool
-    keep_tokens = visible_tokens(texts, positions, text_mask_ratio, 0, "random", pool, 0)
+    keep_tokens = visible_tokens(texts, torch.arange(pairs), text_mask_ratio, 0, "random", spec.text.pool, 0)
+
     bf16 = sharding.precision == "bf16"
     with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         outputs = model(images, texts, keep, keep_tokens, reconstruct=True)
-    batch = [given for given in (images, texts, keep, keep_tokens) if given is not None]
+
+    batch = [part for part in (images, texts, keep, keep_tokens) if part is not None]
     held = live.held(without=(*model.parameters(), *model.buffers(), *batch))
     del outputs
     return held
@@ -58,7 +60,9 @@ def counted(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("mode", ["none", "full", "selective", "every 2", "every 3"])
 @pytest.mark.parametrize("name", ["vit_tiny_p8", "clip_tiny_p8", "vit_micro_p8"])
-def test_what_is_counted_is_what_is_kept(name: str, mode: str, precision: str, mask_ratio: float) -> None:
+def test_counted_bytes_are_those_that_torch_keeps(
+    name: str, mode: str, precision: str, mask_ratio: float
+) -> None:
     spec = preset(name, vocab_size=100)
     sharding = Sharding.model_validate({"activation_checkpointing": mode, "precision": precision})
     measured = kept(spec, sharding, 8, mask_ratio)
@@ -69,7 +73,7 @@ def test_what_is_counted_is_what_is_kept(name: str, mode: str, precision: str, m
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("mode", ["none", "full", "selective"])
 @pytest.mark.parametrize("name", ["vit_tiny_p8", "clip_tiny_p8"])
-def test_with_masked_texts_and_a_decoder(name: str, mode: str, precision: str) -> None:
+def test_masked_texts_and_decoder_are_counted(name: str, mode: str, precision: str) -> None:
     spec = preset(name, vocab_size=100, decoder=(64, 3, 2))
     sharding = Sharding.model_validate({"activation_checkpointing": mode, "precision": precision})
     measured = kept(spec, sharding, 8, 0.75, 0.5)
@@ -78,15 +82,16 @@ def test_with_masked_texts_and_a_decoder(name: str, mode: str, precision: str) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["none", "selective"])
-def test_a_preset_of_the_paper(mode: str) -> None:
+def test_preset_of_the_paper_is_counted(mode: str) -> None:
     spec = preset("vit_b16", vocab_size=100)
     sharding = Sharding.model_validate({"activation_checkpointing": mode, "precision": "bf16"})
     assert counted(spec, sharding, 2, 0.5) == pytest.approx(kept(spec, sharding, 2, 0.5), rel=0.01)
 
 
 def test_cuda_keeps_bf16_attention_and_copies_for_its_norms() -> None:
-    """Per residual element of a bf16 block: CUDA keeps 14 of 2 bytes and two fp32 norm inputs."""
-    spec, sharding = preset("vit_h14"), Sharding(precision="bf16")
+    """Per residual element of a bf16 block, CUDA keeps 14 values of 2 bytes and two fp32 norm inputs."""
+    spec = preset("vit_h14")
+    sharding = Sharding(precision="bf16")
     one, two = (
         image_activations(spec, n, 256, sharding, ElementSizes.of("bf16", "cuda")).kept for n in (1, 2)
     )

@@ -1,4 +1,4 @@
-"""The estimate against what a step really holds, by strategy, and for the shapes of the paper."""
+"""The memory estimate against what a step holds, by strategy, and for the shapes of the paper."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flipscale.planning.throughput import GPUS
 from flipscale.runs.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
-BUCKET = 4 * 500_000_000  # DeepSpeed's buffer of a fixed size, next to which a small model is nothing
+BUCKET = 4 * 500_000_000  # DeepSpeed's buffer of a fixed size, which dwarfs a small model
 SHARDINGS: list[dict[str, Any]] = [
     {"strategy": "fsdp", "precision": "fp32"},
     *({"strategy": s, "precision": "bf16"} for s in ("ddp", "fsdp", "fairscale_oss")),
@@ -38,17 +38,22 @@ SHARDINGS: list[dict[str, Any]] = [
 
 
 def assert_close(sharding: dict[str, Any], measured: int, estimated: int, spec: ModelSpec = SPEC) -> None:
-    """Never too small (2 % of small change aside), and too large only by what is not held at the same time:
-    at most half of the model's weights, gradients and moments, since gradients grow while activations go."""
+    """Assert that an estimate is never too small, but for 2 %, and not much too large.
+
+    It may be too large by what is not held at the same time: at most half of the model's weights, gradients
+    and moments, since gradients grow while activations shrink.
+    """
     if sharding["strategy"].startswith("zero"):
-        measured, estimated = measured - BUCKET, estimated - BUCKET
+        measured -= BUCKET
+        estimated -= BUCKET
+
     states = 4 * 4 * parameter_count(spec).total
     assert measured <= 1.02 * estimated, sharding
     assert estimated <= measured + states / 2, sharding
 
 
 @pytest.mark.parametrize(("strategy", "mode"), [("ddp", "none"), ("ddp", "full"), ("fsdp", "selective")])
-def test_one_process(strategy: str, mode: str) -> None:
+def test_estimate_covers_one_process(strategy: str, mode: str) -> None:
     torch.set_num_threads(1)
     sharding = {"strategy": strategy, "precision": "bf16", "activation_checkpointing": mode}
     found = measure(World(0, 1, 0, 1, torch.device("cpu")), sharding)
@@ -56,7 +61,7 @@ def test_one_process(strategy: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [None, 4])
-def test_one_process_with_masked_texts_and_reconstruction(micro_batch: int | None) -> None:
+def test_estimate_covers_masked_texts_and_reconstruction(micro_batch: int | None) -> None:
     torch.set_num_threads(1)
     sharding = {"strategy": "fsdp", "precision": "bf16", "micro_batch": micro_batch}
     found = measure(World(0, 1, 0, 1, torch.device("cpu")), sharding, ablations=True)
@@ -65,9 +70,9 @@ def test_one_process_with_masked_texts_and_reconstruction(micro_batch: int | Non
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_two_processes_by_every_strategy() -> None:
+def test_estimate_covers_two_processes_of_every_strategy() -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = Path(__file__).with_name("measured_step.py")
+    script = ROOT / "tests/support/measured_step.py"
     done = subprocess.run(
         [*launcher, str(script), json.dumps(SHARDINGS)],
         capture_output=True,
@@ -84,17 +89,20 @@ def test_two_processes_by_every_strategy() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("mode", ["none", "full", "selective"])
-def test_on_a_gpu(mode: str) -> None:
-    """torch's own peak, for the rules that differ from a CPU's; the allocator rounds up to 2 MiB pieces."""
+def test_estimate_covers_the_peak_of_a_gpu(mode: str) -> None:
+    """The estimate is near torch's own peak: GPUs have other rules, and memory comes in pieces of 2 MiB."""
     from flipscale.models.flip import build_model
     from flipscale.sharding.shard import shard
     from flipscale.training.gradients import Pairs, accumulate_gradients
 
-    spec, count, device = preset("vit_b16"), 64, torch.device("cuda")
+    spec = preset("vit_b16")
+    count = 64
+    device = torch.device("cuda")
     job = paper_job({"strategy": "ddp", "precision": "bf16", "activation_checkpointing": mode}, batch=count)
     torch.cuda.reset_peak_memory_stats()
     model = shard(build_model(spec, device="meta"), job, World(0, 1, 0, 1, device))
-    side, patches = spec.vision.image_size, spec.vision.patches
+    side = spec.vision.image_size
+    patches = spec.vision.patches
     pairs = Pairs(
         torch.randint(256, (count, 3, side, side), dtype=torch.uint8, device=device),
         torch.randint(1000, (count, spec.text.context_length), device=device),
@@ -121,21 +129,22 @@ def of(sharding: dict[str, Any], gpus: int = 256, **changes: Any) -> PhaseMemory
     return memory
 
 
-def test_h14_needs_less_than_its_measured_process() -> None:
-    """Two FSDP processes of vit_h14 (docs/benchmarks): resident memory also holds what is no tensor."""
+def test_h14_needs_less_than_its_measured_process_held() -> None:
+    """Two FSDP processes of vit_h14 (docs/benchmarks): resident memory also holds what is not a tensor."""
     raw = json.loads((ROOT / "docs/benchmarks/h14_fsdp_cpu_2026-11-23.json").read_text())
     rank = raw["step"][0]
     job = paper_job({"strategy": "fsdp", "precision": "bf16", "activation_checkpointing": "full"}, batch=4)
     (memory,) = estimate_memory(job, preset("vit_h14"), 2, "cpu")
     python = raw["export"]["start_gib"]
     assert memory.total / 2**30 <= rank["stepped_gib"] - python
-    # Before the first step there are weights and moments alone, and there the two agree.
+    # Before the first step there are only weights and moments, for which the two agree.
     built = (memory.weights + memory.moments) / 2**30
     assert built == pytest.approx(rank["built_gib"] - python, rel=0.02)
 
 
 def test_sharding_divides_the_state() -> None:
-    whole, shared = of({"strategy": "ddp"}), of({"strategy": "fsdp"})
+    whole = of({"strategy": "ddp"})
+    shared = of({"strategy": "fsdp"})
     parameters = parameter_count(preset("vit_h14")).total
     assert whole.weights + whole.gradients + whole.moments == 16 * parameters
     assert shared.weights + shared.gradients + shared.moments == pytest.approx(
@@ -146,17 +155,18 @@ def test_sharding_divides_the_state() -> None:
 
 
 def test_offloading_moves_moments_to_the_host() -> None:
-    here, there = (of({"strategy": "zero2", "offload_optimizer": offload}) for offload in (False, True))
-    assert there.moments == 0
-    assert there.host > here.host
-    assert there.total < here.total
+    on_gpu, on_host = (of({"strategy": "zero2", "offload_optimizer": offload}) for offload in (False, True))
+    assert on_host.moments == 0
+    assert on_host.host > on_gpu.host
+    assert on_host.total < on_gpu.total
 
 
-def test_masked_phases_keep_less_and_recomputing_keeps_less() -> None:
+def test_masking_and_recomputing_keep_fewer_activations() -> None:
     job = load_job(ROOT / "jobs/vith14_model_data_schedule.yaml")
     masked, unmasked = estimate_memory(job, preset("vit_h14"), 256)
     # Half of the pairs of the masked phase, twice the image tokens; the captions do not double.
     assert 0.85 * masked.activations <= unmasked.activations < masked.activations
+
     modes = [of({"activation_checkpointing": mode}) for mode in ("full", "every 2", "none")]
     sizes = [memory.activations for memory in modes]
     assert sizes == sorted(sizes)
@@ -164,7 +174,8 @@ def test_masked_phases_keep_less_and_recomputing_keeps_less() -> None:
 
 
 def test_micro_batches_bound_the_activations() -> None:
-    whole, parts = of({}), of({"micro_batch": 32})
+    whole = of({})
+    parts = of({"micro_batch": 32})
     assert parts.activations == pytest.approx(whole.activations / 8, rel=0.05)
     assert parts.loss > whole.loss  # the features of all micro-batches
     assert parts.gradients > whole.gradients
@@ -172,9 +183,10 @@ def test_micro_batches_bound_the_activations() -> None:
 
 @pytest.mark.parametrize("gpus", [8, 64, 128])
 @pytest.mark.parametrize("gpu", ["a100-40gb", "h100-80gb"])
-def test_the_advice_makes_it_fit(gpu: str, gpus: int) -> None:
+def test_advice_makes_the_job_fit(gpu: str, gpus: int) -> None:
     memory = GPUS[gpu].memory
-    job, spec = paper_job({"precision": "bf16"}), preset("vit_h14")
+    job = paper_job({"precision": "bf16"})
+    spec = preset("vit_h14")
     assert not fits(estimate_memory(job, spec, gpus)[0].total, memory)
     advice = advise(job, spec, gpus, memory)
     assert advice
@@ -182,11 +194,11 @@ def test_the_advice_makes_it_fit(gpu: str, gpus: int) -> None:
     assert fits(estimate_memory(changed, spec, gpus)[0].total, memory)
 
 
-def test_what_never_fits_gets_no_advice() -> None:
+def test_job_that_never_fits_gets_no_advice() -> None:
     assert advise(paper_job({"precision": "bf16"}), preset("vit_h14"), 1, 8 * 2**30) is None
 
 
-def test_the_margin_is_left_free() -> None:
+def test_margin_is_left_free() -> None:
     memory = 80 * 2**30
     limit = int(memory * (1 - MARGIN) - CONTEXT)
     assert fits(limit, memory)
@@ -196,10 +208,12 @@ def test_the_margin_is_left_free() -> None:
 @pytest.mark.parametrize(
     ("memory", "level", "said"), [("80GB", "ok", "of 75 GiB"), ("24GB", "warning", "try sharding.")]
 )
-def test_preflight_compares_with_the_sites_gpu(tmp_path: Path, memory: str, level: str, said: str) -> None:
+def test_preflight_compares_memory_with_the_gpu_of_the_site(
+    tmp_path: Path, memory: str, level: str, said: str
+) -> None:
     job = load_job(ROOT / "jobs/vith14_model_data_schedule.yaml")
     site = Site.model_validate({"gpus_per_node": 8, "gpu_memory": memory})
     findings = preflight(RunDirectory(tmp_path / "run"), job, site)
-    (found,) = [finding for finding in findings if finding.check == "memory"]
-    assert found.level == level
-    assert said in found.text
+    (memory_finding,) = [finding for finding in findings if finding.name == "memory"]
+    assert memory_finding.level == level
+    assert said in memory_finding.text

@@ -28,7 +28,7 @@ def job_of(*phases: dict[str, Any]) -> Job:
     )
 
 
-def test_flops_and_memory_are_those_of_a_job_of_that_shape() -> None:
+def test_phase_costs_what_a_job_of_its_shape_costs() -> None:
     both = job_of({"image_size": 112}, {"patch_size": 14})
     small, fine = plan_job(both).phases
     for phase, spec in (
@@ -36,10 +36,10 @@ def test_flops_and_memory_are_those_of_a_job_of_that_shape() -> None:
         (fine, preset("vit_l16", patch_size=14)),
     ):
         assert phase.flops_per_sample == training_flops(spec, 1, 0.5)
-        alone = job_of({})
-        (memory,) = estimate_memory(alone, spec, 1)
+        (memory,) = estimate_memory(job_of({}), spec, 1)
         of_phase = {**vars(phase.memory), "host": 0}
         assert of_phase == {**vars(memory), "host": 0}
+
     # Batches of either phase may wait in host memory: those of the larger images count.
     (larger,) = estimate_memory(job_of({}), preset("vit_l16"), 1)
     assert small.memory.host - fine.memory.host == 12 * (parameters(small) - parameters(fine))
@@ -50,14 +50,14 @@ def parameters(phase: Any) -> int:
     return parameter_count(preset("vit_l16", image_size=phase.image_size, patch_size=phase.patch_size)).total
 
 
-def test_the_plan_is_of_the_model_at_the_end_and_of_the_largest_checkpoint() -> None:
+def test_plan_gives_the_last_model_and_the_largest_checkpoint() -> None:
     job = job_of({"image_size": 112}, {"patch_size": 14})
     plan = plan_job(job)
     assert plan.parameters == parameter_count(preset("vit_l14")).total
     assert plan.state_bytes == state_bytes(job) == 12 * parameter_count(model_shape(job)).total
 
 
-def test_the_sizes_are_shown_where_they_differ(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sizes_are_shown_if_they_differ(capsys: pytest.CaptureFixture[str]) -> None:
     print_budget(plan_job(job_of({}, {"mask_ratio": 0.0})))
     assert "patch" not in capsys.readouterr().out
     print_budget(plan_job(job_of({"image_size": 112}, {"patch_size": 14})))
@@ -66,7 +66,7 @@ def test_the_sizes_are_shown_where_they_differ(capsys: pytest.CaptureFixture[str
     assert "224 / 14" in shown
 
 
-def test_a_phase_whose_sizes_do_not_fit_is_named() -> None:
+def test_phase_whose_sizes_do_not_fit_is_named() -> None:
     with pytest.raises(
         UserError, match=r"phases\.1 \(p1\): image size 224 is no multiple of the patch size 15"
     ):

@@ -1,4 +1,4 @@
-"""Times from FLOPs and from measured speed; what `plan` prints and refuses."""
+"""Times from FLOPs and from a measured speed, and what `flipscale plan` prints and refuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAN = CliRunner()
 
 @pytest.mark.parametrize(
     ("gpu", "mask_ratio", "samples", "mfu", "gpu_hours"),
-    [  # calculated by hand for H/14 with 32 text tokens, 3 forward passes a step, dense bf16 peaks
+    [  # calculated by hand for H/14 with 32 text tokens, 3 forward passes per step, dense bf16 peaks
         ("h100-80gb", 0.0, 12.8e9, 0.4, 9.5e3),
         ("h100-80gb", 0.5, 25.6e9, 0.4, 9.9e3),
         ("h100-80gb", 0.75, 12.8e9, 0.5, 2.2e3),
@@ -30,36 +30,39 @@ PLAN = CliRunner()
         ("a100-80gb", 0.5, 25.6e9, 0.3, 42e3),
     ],
 )
-def test_gpu_hours_of_h14(gpu: str, mask_ratio: float, samples: float, mfu: float, gpu_hours: float) -> None:
+def test_h14_takes_the_gpu_hours_calculated_by_hand(
+    gpu: str, mask_ratio: float, samples: float, mfu: float, gpu_hours: float
+) -> None:
     on = make_speed(gpu, 64, mfu)
     seconds = training_seconds(on, preset("vit_h14"), int(samples), mask_ratio)
     assert seconds * 64 / 3600 == pytest.approx(gpu_hours, rel=0.02)
 
 
-def test_published_runs_are_found_again() -> None:
+def test_time_of_a_published_run_is_reproduced() -> None:
     """OpenCLIP's H/14 ran at 42 samples/s on an A100, which is 15.4 % of its peak (LAION, large-openclip)."""
     spec = preset("clip_h14")
     second = training_seconds(make_speed("a100-40gb", 1, 0.154), spec, 42, 0.0)
     assert second == pytest.approx(1.0, rel=0.02)
 
 
-def test_a_measured_speed_goes_before_flops() -> None:
+def test_measured_speed_replaces_flops() -> None:
     on = make_speed("h100-80gb", 8, images_per_second=1000.0)
     assert training_seconds(on, preset("vit_h14"), 5_000, 0.0) == 5.0
     assert training_seconds(on, preset("vit_b16"), 5_000, 0.75) == 5.0
 
 
-def test_micro_batches_cost_a_forward_pass() -> None:
-    on, spec = make_speed("h100-80gb", 8), preset("vit_b16")
+def test_micro_batches_cost_a_second_forward_pass() -> None:
+    on = make_speed("h100-80gb", 8)
+    spec = preset("vit_b16")
     once, twice = (training_seconds(on, spec, 1000, 0.5, forward_twice=twice) for twice in (False, True))
     assert twice == pytest.approx(once * 4 / 3)
 
 
-def test_segments_of_a_time_limit() -> None:
+def test_time_limit_divides_training_into_segments() -> None:
     assert [count_segments(seconds, 3600) for seconds in (0.0, 3600.0, 3601.0, 86_400.0)] == [1, 1, 2, 24]
 
 
-def test_a_wrong_gpu_names_the_nearest() -> None:
+def test_unknown_gpu_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean h100-80gb"):
         find_gpu("H100")
     with pytest.raises(UserError, match="All: a100-40gb"):
@@ -70,12 +73,12 @@ def test_a_wrong_gpu_names_the_nearest() -> None:
     ("options", "said"),
     [
         (["--gpu", "h100"], "there is no GPU 'h100'"),
-        (["--gpus", "0"], "no number of GPUs"),
+        (["--gpus", "0"], "not a number of GPUs"),
         (["--gpus", "48"], "48 processes cannot share data.lanes = 1024"),
-        (["--mfu", "40"], "no share of the peak"),
-        (["--mfu", "nan"], "no share of the peak"),
+        (["--mfu", "40"], "not a share of the peak"),
+        (["--mfu", "nan"], "not a share of the peak"),
         (["--mfu", "0.4", "--images-per-second", "9"], "exclude each other"),
-        (["--images-per-second", "-1"], "no speed"),
+        (["--images-per-second", "-1"], "not a speed"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(options: list[str], said: str) -> None:
@@ -85,7 +88,7 @@ def test_wrong_options_are_refused_in_one_sentence(options: list[str], said: str
     assert "\n" not in str(done.exception)
 
 
-def test_the_table_says_fit_time_and_cost() -> None:
+def test_table_shows_fit_time_and_cost() -> None:
     done = PLAN.invoke(app, ["plan", str(H14), "--gpu", "a100-40gb", "--gpus", "64", "--mfu", "0.3"])
     assert done.exit_code == 0, done.exception
     assert "NO" in done.stdout
@@ -95,13 +98,14 @@ def test_the_table_says_fit_time_and_cost() -> None:
     assert f"{plan.gpu_hours:,.0f} GPU-hours, in {plan.segments} segments of at most 24 h" in done.stdout
 
 
-def test_json_says_all_of_it() -> None:
+def test_json_has_the_whole_plan() -> None:
     done = PLAN.invoke(app, ["plan", str(H14), "--json"])
     plan = json.loads(done.stdout)
     assert plan["fits"]
     assert plan["advice"] == []
     assert plan["speed"]["gpus"] == 32 * 8  # the job's own cluster
     assert plan["speed"]["gpu"]["name"] == "h100-80gb"
+
     assert plan["gpu_hours"] == pytest.approx(sum(phase["gpu_hours"] for phase in plan["phases"]))
     for phase in plan["phases"]:
         parts = {key: size for key, size in phase["memory"].items() if key != "host"}

@@ -1,4 +1,4 @@
-"""What a piece of code really holds in memory: the storages that its operations made and that still live."""
+"""The memory that a piece of code holds: the storages that its operations made and that still live."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Sees the storage of every result of every operation, so that those still held can be added up.
+    """A mode that sees the storage of every result of every operation and adds up those that still live.
 
-    `peak` is the most that was held after any operation.
+    Attributes:
+        peak: The most bytes that were held after any operation.
     """
 
     def __init__(self) -> None:
@@ -26,6 +27,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+
         new = False
         for leaf in tree_leaves(result):
             if isinstance(leaf, DTensor):
@@ -35,19 +37,22 @@ class LiveBytes(TorchDispatchMode):
                 if storage._cdata not in self._storages:
                     self._storages[storage._cdata] = StorageWeakRef(storage)
                     new = True
+
         if new:
             self.peak = max(self.peak, self.held())
         return result
 
     def held(self, without: Iterable[Tensor] = ()) -> int:
-        """Bytes that live now, but for the storages of the tensors `without`."""
+        """Return the bytes that live now, except for the storages of the tensors `without`."""
         left_out = {tensor.untyped_storage()._cdata for tensor in without}
+
         total = 0
         for key, reference in list(self._storages.items()):
-            # Asked anew, since sharding libraries free a storage by shrinking it to nothing.
+            # The size is read again, since sharding libraries free a storage by shrinking it to nothing.
             storage: Any = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
             if storage is None:
                 del self._storages[key]
             elif key not in left_out:
                 total += storage.nbytes()
+
         return total

@@ -1,8 +1,8 @@
-"""The most that one process holds during a training step, sharded like a job says.
+"""Measure the most that one process holds during a training step with a given sharding.
 
     torchrun --nproc-per-node=2 measured_step.py '[{"strategy": "fsdp"}, ...]'
 
-prints, for each sharding, the first process's measured and estimated bytes as JSON.
+The script prints, for each sharding, the first process's measured and estimated bytes as JSON.
 """
 
 from __future__ import annotations
@@ -53,18 +53,24 @@ def job_of(world_size: int, sharding: dict[str, Any], *, ablations: bool = False
 
 
 def measure(world: World, sharding: dict[str, Any], *, ablations: bool = False) -> dict[str, int]:
-    """Peak of two steps (some libraries grow until the second) and its estimate, in bytes.
+    """Return the peak of two steps (some libraries grow until the second) and its estimate, in bytes.
 
-    `ablations`: with half of each caption masked, and with reconstruction.
+    Args:
+        world: The processes that train.
+        sharding: The `sharding` block of the job.
+        ablations: Mask half of each caption, and reconstruct hidden patches.
     """
     job = job_of(world.size, sharding, ablations=ablations)
     spec = WITH_DECODER if ablations else SPEC
-    patches, side = SPEC.vision.patches, SPEC.vision.image_size
+    patches = SPEC.vision.patches
+    side = SPEC.vision.image_size
+
     with LiveBytes() as live:
         model = shard(build_model(spec, device="meta"), job, world)
         live.peak = 0
         for _ in range(2):
-            positions, texts = torch.arange(PAIRS), torch.randint(1000, (PAIRS, spec.text.context_length))
+            positions = torch.arange(PAIRS)
+            texts = torch.randint(1000, (PAIRS, spec.text.context_length))
             ratio = job.phases[0].text_mask_ratio
             pairs = Pairs(
                 torch.randint(256, (PAIRS, 3, side, side), dtype=torch.uint8),
@@ -75,6 +81,7 @@ def measure(world: World, sharding: dict[str, Any], *, ablations: bool = False) 
             loss = accumulate_gradients(model, pairs, job)["loss"]
             model.gradient_norm(None)
             model.update(1e-6, torch.isfinite(loss))
+
     (estimated,) = estimate_memory(job, spec, world.size, "cpu")
     return {"measured": live.peak, "estimated": estimated.total}
 
