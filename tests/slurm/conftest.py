@@ -1,4 +1,4 @@
-"""Clusters for the tests of this directory: real ones, each in a directory and on ports of its own."""
+"""Real clusters for the tests of this directory, each in a directory and on ports of its own."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ INSTALL_SECONDS = 280
 
 @pytest.fixture(scope="session")
 def slurm_installed() -> None:
-    """Skip without Slurm, after trying to install it as root; in CI that is a failure."""
+    """Install Slurm if possible, which needs root. Without Slurm tests are skipped; in CI they fail."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
     if all(shutil.which(program, path=path) for program in ("slurmctld", "slurmd", "slurmdbd", "mariadbd")):
         return
+
     install = [sys.executable, str(SCRIPT), "install"]
     done = subprocess.run(install, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS)
     if done.returncode:
@@ -34,20 +35,20 @@ def slurm_installed() -> None:
 
 @pytest.fixture(scope="session")
 def new_cluster(slurm_installed: None) -> Iterator[Callable[..., Cluster]]:
-    """Bring up a further cluster; the arguments are options of `up`. All go down after the last test."""
+    """Start another cluster; the arguments are options of `up`. All are ended after the last test."""
     with ExitStack() as clusters:
         yield lambda *options: clusters.enter_context(_cluster(*options))
 
 
 @pytest.fixture(scope="session")
 def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
-    """Three nodes, so that a job of two has one to fall back to. A test leaves it idle and whole."""
+    """Three nodes, so that a job of two has one to spare. A test leaves them idle and working."""
     return new_cluster("--nodes=3", "--kill-wait=2")
 
 
 @pytest.fixture(scope="session")
 def patient_cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
-    """Three nodes; as on real clusters, KillWait is longer than a process needs to leave."""
+    """Three nodes; as on real clusters, KillWait is longer than a process needs to exit."""
     return new_cluster("--nodes=3", "--kill-wait=10", "--grace=15")
 
 

@@ -1,4 +1,4 @@
-"""docs/slurm.md: a stranger types its commands one after the other, and has a preempted run that ended."""
+"""The commands of docs/slurm.md, typed one after the other, give a preempted run that is done."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 800  # on a machine that has other things to do
+SECONDS = 800  # on a busy machine
 
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    """As in a fresh shell, but for the directory of the cluster."""
+    """The environment of a fresh shell, with a directory for the cluster."""
     # Sockets have short names only, which pytest's own directories exceed.
     with tempfile.TemporaryDirectory(prefix="flipscale-docs-") as directory:
         foreign = ("SLURM", "SBATCH_", "FLIPSCALE_")
@@ -35,10 +35,12 @@ def test_the_page_does_what_it_says(slurm_installed: None, environment: dict[str
     for name in ("jobs", "slurm"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / ".venv").symlink_to(sys.prefix)
+
     blocks = re.findall(
         r"^```bash\n(.*?)^```$", (ROOT / "docs/slurm.md").read_text(), re.MULTILINE | re.DOTALL
     )
     script = "set -eo pipefail\n" + "".join(blocks)
+
     # To a file: daemons that the page starts would keep a pipe open.
     with open(tmp_path / "output", "w+") as output:
         code = subprocess.run(
@@ -52,7 +54,9 @@ def test_the_page_does_what_it_says(slurm_installed: None, environment: dict[str
         ).returncode
         output.seek(0)
         shown = output.read()
+
     assert code == 0, shown
+
     segments = [json.loads(line) for line in (tmp_path / "dev/run/ledger.jsonl").read_text().splitlines()]
     assert [segment["reason"] for segment in segments] == ["preempted", "done"]
     first, second = segments

@@ -1,4 +1,4 @@
-"""Processes that hang, fail or get signals at bad moments; clusters that refuse; people who cancel."""
+"""Processes that hang, fail or get signals at bad moments; cancelled jobs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.cluster_handle import Cluster
-from support.slurm_run import FLIPSCALE, SlurmRun, trained_without_gaps
+from support.slurm_run import FLIPSCALE, SlurmRun, trained_without_gaps, two_nodes
 from support.tiny_run import TinyRun
 
 from flipscale.distributed.placement import rendezvous_port
@@ -23,7 +22,7 @@ from flipscale.runs.directory import RunDirectory
 MakeRun = Callable[..., TinyRun]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# Imported by every Python of the job from PYTHONPATH: a defect in the code, in one process at one step.
+# A defect in the code, in one process at one step. Every Python of the job imports it from PYTHONPATH.
 DEFECT = """
 import os, sys
 if os.environ.get("SLURM_PROCID") == "1" and "train" in sys.argv:
@@ -36,7 +35,7 @@ if os.environ.get("SLURM_PROCID") == "1" and "train" in sys.argv:
     trainer._Trainer._step = defective
 """
 
-# As above, in every process: a save does not come to its end.
+# A save that does not end, in every process.
 STALL = """
 import os, sys, time
 if "SLURM_PROCID" in os.environ and "train" in sys.argv:
@@ -50,26 +49,18 @@ if "SLURM_PROCID" in os.environ and "train" in sys.argv:
 """
 
 
-def two_nodes(samples: int = 16_000, **changes: Any) -> dict[str, Any]:
-    phase = dict(name="long", samples=samples, mask_ratio=0.5, batch_size=16, base_lr=0.01, warmup=640)
-    return {
-        "phases": [phase],
-        "checkpoint": {"every": ["50 steps"], "keep_last": 2},
-        "cluster": {"nodes": 2, "gpus_per_node": 1, "timeout": "60min"},
-        **changes,
-    }
-
-
-def test_a_process_that_hangs_is_noticed_and_the_job_goes_on(
+def test_a_process_that_hangs_is_noticed_and_the_job_restarts(
     tiny_run: MakeRun, patient_cluster: Cluster
 ) -> None:
     hang = {"factor": 3, "least": "12s", "start": "2min"}
     run = SlurmRun.of(patient_cluster, tiny_run("hangs", **two_nodes(4_000, hang=hang)))
     job = run.submit()
     run.more_samples(320)
+
     run.kill(1, signal.SIGSTOP)
     run.starts_again(job, 1)
     run.wait_for_end(job)
+
     ledger = run.ledger()
     assert [line["reason"] for line in ledger] == ["hang", "done"], run.log()
     assert "no sign of rank 1" in ledger[0]["detail"]
@@ -80,7 +71,7 @@ def test_a_process_that_hangs_is_noticed_and_the_job_goes_on(
     assert audit(RunDirectory(run.run.output)).proven
 
 
-def test_a_defect_in_one_process_ends_all_and_is_not_tried_again(
+def test_a_defect_in_one_process_ends_all_and_is_not_retried(
     tiny_run: MakeRun, patient_cluster: Cluster, tmp_path: Path
 ) -> None:
     (tmp_path / "path").mkdir()
@@ -88,8 +79,10 @@ def test_a_defect_in_one_process_ends_all_and_is_not_tried_again(
     environment = {"OMP_NUM_THREADS": 1, "PYTHONPATH": str(tmp_path / "path")}
     run = SlurmRun.of(patient_cluster, tiny_run("defect", **two_nodes()), environment=environment)
     job = run.submit()
+
     run.wait_for_samples(240)
     run.wait_for_end(job, "FAILED", timeout=30)  # all processes are gone within this time
+
     (line,) = run.ledger()
     assert line["reason"] == "code", run.log()
     assert "KeyError: 'a defect in the code'" in line["detail"]
@@ -108,6 +101,7 @@ def test_processes_that_do_not_meet_try_again_on_another_port(
         job = run.submit()
         assert int(job) == int(before) + 1
         run.starts_again(job, 1)
+
     with pytest.warns(UserWarning, match=r"only \[1\] came to a segment"):
         run.wait_for_end(job)
     assert "the processes did not find each other" in run.log()
@@ -122,14 +116,17 @@ def test_a_cancelled_job_stays_cancelled(tiny_run: MakeRun, patient_cluster: Clu
     run.more_samples(160)
     patient_cluster.run("scancel", job)
     run.wait_for_end(job, "CANCELLED")
+
     (line,) = run.ledger()
     assert (line["reason"], line["lost_samples"]) == ("cancelled", 0)
-    # And a person may go on from there.
+
+    # A person may resume it.
     again = run.submit("cluster.nodes=1")
     run.more_samples(160)
     (run.run.output / "STOP").touch()
     run.wait_for_end(again, "FAILED")  # exit code 75: work is left
     assert patient_cluster.job(again)["ExitCode"] == "75:0"
+
     assert [line["reason"] for line in run.ledger()] == ["cancelled", "stopped"]
 
 
@@ -142,12 +139,14 @@ def test_signals_before_the_first_step_and_twice_and_in_a_save(
     patient_cluster.wait_for(job, "RUNNING")
     patient_cluster.wait_until(lambda: list(run.run.output.glob("logs/*_0_log.out")), bool)
     patient_cluster.run("scancel", "--signal=TERM", job)  # while Python still imports
+
     run.starts_again(job, 1)
     run.more_samples(160)
     for name in ("TERM", "USR2", "TERM"):
         patient_cluster.run("scancel", f"--signal={name}", job, check=False)
     run.starts_again(job, 2)
     run.wait_for_end(job)
+
     ledger = run.ledger()
     assert [line["reason"] for line in ledger] == ["preempted", "preempted", "done"], run.log()
     assert ledger[0]["samples_to"] == 0
@@ -155,83 +154,20 @@ def test_signals_before_the_first_step_and_twice_and_in_a_save(
 
 
 @pytest.mark.long
-def test_the_number_of_nodes_may_change_at_every_start(tiny_run: MakeRun, patient_cluster: Cluster) -> None:
-    straight, moved = tiny_run("straight", **two_nodes(6_000)), tiny_run("moved", **two_nodes(6_000))
-    run = SlurmRun.of(patient_cluster, moved)
-    job = run.submit()
-    for restarts, nodes in ((1, 1), (2, 2)):
-        run.more_samples(320)
-        patient_cluster.preempt(seconds=1)
-        patient_cluster.wait_for(job, lambda record: record["Reason"] == "BeginTime", 60)
-        patient_cluster.run(
-            "scontrol", "update", f"JobId={job}", f"NumTasks={nodes}", f"NumNodes={nodes}-{nodes}"
-        )
-        run.starts_again(job, restarts)
-    run.wait_for_end(job)
-    assert [line["world_size"] for line in run.ledger()] == [2, 1, 2], run.log()
-    assert straight.train().returncode == 0
-    digest = straight.last_manifest()["progress"]["digest"]
-    assert moved.last_manifest()["progress"]["digest"] == digest
-
-
-@pytest.mark.long
-def test_a_refused_requeue_falls_back_to_a_job_that_follows(
-    tiny_run: MakeRun, patient_cluster: Cluster
-) -> None:
-    run = SlurmRun.of(patient_cluster, tiny_run("refused", **two_nodes(4_000)))
-    job = run.submit()
-    run.more_samples(320)
-    patient_cluster.run("scontrol", "update", f"JobId={job}", "Requeue=0")
-    patient_cluster.run("scancel", "--signal=TERM", job)
-    run.wait_for_segments(1)
-    successor = patient_cluster.wait_until(run.newest_job, lambda newest: newest != job)
-    run.wait_for_end(successor)
-    assert [line["job_id"] for line in run.ledger()] == [job, successor]
-    assert trained_without_gaps(run.ledger(), 4_000)
-
-
-@pytest.mark.long
-def test_a_chain_goes_on_after_a_kill_without_warning_and_ends_with_the_budget(
-    tiny_run: MakeRun, patient_cluster: Cluster
-) -> None:
-    run = SlurmRun.of(patient_cluster, tiny_run("chain", **two_nodes(4_000)), restart="chain")
-    job = run.submit()
-    run.more_samples(320)
-    follower = patient_cluster.wait_until(run.newest_job, lambda newest: newest != job)
-    for rank in (0, 1):
-        run.kill(rank, signal.SIGKILL)
-    run.wait_for_end(follower)
-    assert [line["job_id"] for line in run.ledger()] == [job, follower], run.log()
-    assert trained_without_gaps(run.ledger(), 4_000)
-    # The job that would have followed is not wanted any more.
-    patient_cluster.wait_until(patient_cluster.squeue, lambda jobs: not jobs)
-
-
-@pytest.mark.long
-def test_one_torchrun_a_node(tiny_run: MakeRun, patient_cluster: Cluster) -> None:
-    run = SlurmRun.of(patient_cluster, tiny_run("torchrun", **two_nodes(4_000)), launcher="torchrun")
-    job = run.submit()
-    run.more_samples(320)
-    patient_cluster.preempt(seconds=1)
-    run.starts_again(job, 1)
-    run.wait_for_end(job)
-    assert [line["reason"] for line in run.ledger()] == ["preempted", "done"], run.log()
-    assert trained_without_gaps(run.ledger(), 4_000)
-
-
-@pytest.mark.long
 def test_an_older_start_that_still_holds_the_run_loses_it(
     tiny_run: MakeRun, patient_cluster: Cluster
 ) -> None:
-    """A process that was left behind on a lost node can neither join the next start nor write."""
+    """A process left behind on a lost node can neither join the next start nor write."""
     run = SlurmRun.of(patient_cluster, tiny_run("orphan", **two_nodes(8_000)))
     job = run.submit()
     run.more_samples(320)
+
     orphan = run.beats()[0].pid
     run.kill(0, signal.SIGSTOP)
     patient_cluster.run("scontrol", "requeue", job)
     run.starts_again(job, 1)
     run.wait_for_end(job)
+
     assert [line["reason"] for line in run.ledger()][-1] == "done", run.log()
     assert not Path(f"/proc/{orphan}/cmdline").exists() or not Path(f"/proc/{orphan}/cmdline").read_bytes()
 
@@ -243,19 +179,23 @@ def test_fifty_looks_at_a_job_ask_slurm_once_each_and_do_it_no_harm(
     run = SlurmRun.of(patient_cluster, tiny_run("watched", **two_nodes(24_000)))
     job = run.submit()
     run.more_samples(320)
-    calls, programs = tmp_path / "calls", tmp_path / "bin"
+    calls = tmp_path / "calls"
+    programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("squeue", "sacct", "scontrol", "sinfo"):  # the real ones, counted
         real = shutil.which(name)
         (programs / name).write_text(f'#!/bin/sh\necho {name} >> "{calls}"\nexec {real} "$@"\n')
         (programs / name).chmod(0o755)
+
     environment = {**patient_cluster.environment, "PATH": f"{programs}:{os.environ['PATH']}"}
     watching = Cluster(patient_cluster.directory, environment)
+
     for _ in range(50):
         shown = json.loads(watching.run(*FLIPSCALE, "status", run.run.output, "--json").stdout)
         assert shown["name"] == "tiny"
     assert len(calls.read_text().splitlines()) <= 50
     run.wait_for_end(job)
+
     assert [line["reason"] for line in run.ledger()] == ["done"], run.log()
     assert trained_without_gaps(run.ledger(), 24_000)
 
@@ -264,19 +204,22 @@ def test_fifty_looks_at_a_job_ask_slurm_once_each_and_do_it_no_harm(
 def test_a_save_that_cannot_end_in_the_grace_time_leaves_the_checkpoint_before(
     tiny_run: MakeRun, patient_cluster: Cluster, tmp_path: Path
 ) -> None:
-    """Storage that stalls as soon as the file `stall` is there; Slurm kills the job and starts it again."""
-    path, stall = tmp_path / "path", tmp_path / "stall"
+    """Storage stalls as soon as the file `stall` exists; Slurm kills the job and starts it again."""
+    path = tmp_path / "path"
+    stall = tmp_path / "stall"
     path.mkdir()
     (path / "sitecustomize.py").write_text(STALL.format(stall=str(stall)))
     environment = {"OMP_NUM_THREADS": 1, "PYTHONPATH": str(path)}
     run = SlurmRun.of(patient_cluster, tiny_run("stalls", **two_nodes(8_000)), environment=environment)
     job = run.submit()
-    run.wait_for_samples(1_000)  # beyond the first checkpoint, which 50 steps bring
+    run.wait_for_samples(1_000)  # beyond the first checkpoint, after 50 steps
+
     stall.touch()
     patient_cluster.preempt(seconds=1)
     run.starts_again(job, 1)
     stall.unlink()
     run.wait_for_end(job)
+
     ledger = run.ledger()
     assert [line["reason"] for line in ledger] == ["preempted", "done"], run.log()
     assert ledger[0]["samples_to"] >= 800

@@ -1,4 +1,4 @@
-"""Whatever the cluster does to a run, it ends by itself with the exact budget and the same weights."""
+"""A run ends by itself with the exact budget and the same weights, whatever the cluster does to it."""
 
 from __future__ import annotations
 
@@ -36,20 +36,25 @@ def test_preemptions_a_time_limit_a_killed_process_and_a_lost_node_leave_no_trac
         cluster={"nodes": 2, "gpus_per_node": 1, "timeout": "60min"},
         data={"workers": 1},
     )
-    straight, disturbed = tiny_run("straight", **changes), tiny_run("disturbed", **changes)
+    straight = tiny_run("straight", **changes)
+    disturbed = tiny_run("disturbed", **changes)
+
     run = SlurmRun.of(cluster, disturbed)
     job = run.submit()
     for restarts in (1, 2, 3):
         run.more_samples(320)
         cluster.preempt(seconds=1)
         run.starts_again(job, restarts)
+
     run.more_samples(320)
     run.kill(1, signal.SIGKILL)
     run.starts_again(job, 4)
+
     run.more_samples(320)
-    # What Slurm does at a time limit, sooner than in an hour.
+    # Slurm does the same at the job's own time limit, in an hour.
     cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
     run.starts_again(job, 5, minutes=60)
+
     run.more_samples(320)
     lost = cluster.job(job)["NodeList"]
     assert lost in ("n[1-2]", "n[2-3]", "n[1,3]")

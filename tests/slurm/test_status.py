@@ -1,4 +1,4 @@
-"""status, stop and cancel with what a real Slurm says of real jobs."""
+"""status, stop and cancel with a real Slurm and real jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> RunInFiles:
     return RunInFiles.new(tmp_path / "runs/first")
 
 
-def test_a_queue_as_squeue_shows_it(cluster: Cluster, tmp_path, monkeypatch):
+def test_queue_is_shown_as_squeue_shows_it(cluster: Cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
     working = cluster.sbatch(SLEEPER, "--nodes=3", "--exclusive")
     waiting = cluster.sbatch(SLEEPER, "--nodes=3", "--exclusive")
@@ -34,6 +34,7 @@ def test_a_queue_as_squeue_shows_it(cluster: Cluster, tmp_path, monkeypatch):
     runs = [RunInFiles.new(tmp_path / str(n)).submitted(job) for n, job in enumerate(jobs)]
     cluster.wait_for(working, "RUNNING")
     cluster.wait_for(waiting, lambda job: job["Reason"] in ("Resources", "Priority"))
+
     statuses, _ = read_statuses([run.path for run in runs], SlurmView())
     assert [status.state for status in statuses] == ["starting", "queued", "queued", "queued", "interrupted"]
     assert statuses[0].jobs[0].nodes == "n[1-3]"
@@ -52,27 +53,31 @@ def test_a_queue_as_squeue_shows_it(cluster: Cluster, tmp_path, monkeypatch):
     assert all((run.path / "STOP").exists() for run in runs[:4])
 
 
-def test_what_sacct_remembers(accounting_cluster: Cluster, run, monkeypatch):
+def test_status_asks_accounting_for_ended_jobs(accounting_cluster: Cluster, run, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", accounting_cluster.environment["SLURM_CONF"])
     failed = accounting_cluster.sbatch("#!/bin/sh\n#SBATCH --output=/dev/null\nexit 3\n")
     accounting_cluster.wait_for(failed, "FAILED")
+
     blocker = accounting_cluster.sbatch(SLEEPER, "--nodes=2", "--exclusive")
     array = accounting_cluster.sbatch(SLEEPER, "--array=0-3%2", "--exclusive")
+
     element = f"{array}_2"
     run.submitted(element, accounting=True)
     remembered = accounting_cluster.wait_until(
-        lambda: query_accounting([failed, element]), lambda seen: failed in seen
+        lambda: query_accounting([failed, element]), lambda records: failed in records
     )
     assert remembered[failed].state == "FAILED"
     assert element not in remembered
+
     # Accounting lists it as one of those that wait, before and after it is cancelled.
     accounting_cluster.wait_until(
-        lambda: run_slurm("sacct", "-n", "-X", "-j", array), lambda told: "PENDING" in told
+        lambda: run_slurm("sacct", "-n", "-X", "-j", array), lambda text: "PENDING" in text
     )
     assert read_status(run.path, SlurmView()).state == "queued"
     cancel(run.path)
     accounting_cluster.wait_until(
-        lambda: read_status(run.path, SlurmView()), lambda seen: not seen.jobs[0].live
+        lambda: read_status(run.path, SlurmView()), lambda status: not status.jobs[0].live
     )
+
     accounting_cluster.run("scancel", blocker, array)
     accounting_cluster.wait_until(accounting_cluster.squeue, lambda queue: not queue)

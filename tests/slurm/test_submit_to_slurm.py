@@ -48,26 +48,29 @@ def held(tmp_path: Path) -> Path:
 
 def test_a_job_on_two_nodes_spends_its_budget(cluster: Cluster, make: Callable[..., TinyRun]):
     run = make(nodes=2)
-    told = submit(cluster, run.job, "--check-nodes").stdout
+    output = submit(cluster, run.job, "--check-nodes").stdout
     job = last(run).job_id
-    assert f"job {job}: tiny, 2 x 1 processes on low" in told
-    assert f"next: flipscale status {run.output}" in told
+    assert f"job {job}: tiny, 2 x 1 processes on low" in output
+    assert f"next: flipscale status {run.output}" in output
     cluster.wait_for(job, "COMPLETED", 120)
+
     segments = [json.loads(line) for line in (run.output / "ledger.jsonl").read_text().splitlines()]
     assert segments[-1]["reason"] == "done"
     assert segments[-1]["samples_to"] == sum(phase.samples for phase in load_job(run.job).phases)
     assert segments[-1]["world_size"] == 2
 
 
-def test_a_waiting_run_is_refused_and_a_cancelled_one_goes_on(
+def test_a_waiting_run_is_refused_and_a_cancelled_one_resumes(
     cluster: Cluster, make: Callable[..., TinyRun], held: Path
 ):
     run = make()
     submit(cluster, run.job, site=held)
     first = last(run).job_id
+
     again = submit(cluster, run.job, site=held, check=False)
     assert again.returncode == 2
     assert f"error: job {first} of {run.output} is queued or running already" in again.stderr
+
     cluster.run("scancel", first)
     cluster.wait_for(first, "CANCELLED")
     submit(cluster, run.job, site=held)
@@ -79,6 +82,7 @@ def test_a_waiting_run_is_refused_and_a_cancelled_one_goes_on(
 def test_an_array_keeps_its_runs_apart_and_its_limit(cluster: Cluster, make: Callable[..., TinyRun]):
     runs = [make(name) for name in ("one", "two")]
     submit(cluster, *(run.job for run in runs), "--at-most", "1")
+
     jobs = [last(run).job_id for run in runs]
     assert [job.split("_")[1] for job in jobs] == ["0", "1"]
     assert cluster.job(jobs[1])["JobState"] == "PENDING"
@@ -89,29 +93,32 @@ def test_an_array_keeps_its_runs_apart_and_its_limit(cluster: Cluster, make: Cal
         assert logs == {f"{job}_0_log.out"}
 
 
-def test_a_node_that_does_not_see_the_run_ends_the_job_with_a_sentence(
+def test_a_node_that_does_not_see_the_run_ends_the_job_with_a_message(
     cluster: Cluster, make: Callable[..., TinyRun], held: Path
 ):
     run = make(nodes=2)
     submit(cluster, run.job, site=held)
     job = last(run).job_id
+
     (run.output / "token").unlink()  # all emulated nodes share one file system
     cluster.run("scontrol", "release", job)
     record = cluster.wait_for(job, "FAILED", 60)
     assert record["ExitCode"] == "2:0"
+
     log = (run.output / "logs" / f"{job}_0_log.err").read_text()
     for node in ("n1", "n2"):
-        sentence = f"flipscale: {node} does not see the run directory, which must lie on a file system"
+        sentence = f"flipscale: {node} does not see the run directory, which must be on a file system"
         assert sentence in log
     assert not (run.output / "ledger.jsonl").exists()
 
 
-def test_what_the_cluster_refuses_is_one_sentence(
+def test_refusal_of_the_cluster_is_one_sentence(
     cluster: Cluster, make: Callable[..., TinyRun], tmp_path: Path
 ):
     run = make()
     site = tmp_path / "site.yaml"
     site.write_text(yaml.safe_dump({"extends": str(SITE), "sbatch": {"reservation": "none"}}))
+
     done = submit(cluster, run.job, site=site, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: Slurm refused the job: ")

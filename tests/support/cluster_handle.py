@@ -1,4 +1,4 @@
-"""What tests do with a development cluster: every method is one command that a person could type."""
+"""A development cluster as tests use it: every method is one command that a person could type."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 SCRIPT = Path(__file__).parents[2] / "slurm/dev/cli.py"
-COMMAND_SECONDS = 120  # of any one command; only a hang takes as long
-Job = dict[str, str]  # the fields of `scontrol show job`, by their names there
+COMMAND_SECONDS = 120  # per command; only a hang takes as long
+Job = dict[str, str]
+"""The fields of `scontrol show job`, by their names there."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Cluster:
 
     @classmethod
     def up(cls, directory: Path, *options: str) -> Cluster:
-        """Bring a cluster up, or find it up; AssertionError with the script's sentence where that fails."""
+        """Start a cluster, unless it runs already; an AssertionError has the message of a failure."""
         foreign = ("SLURM", "SBATCH_", "FLIPSCALE_SLURM_")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         cluster = cls(directory, {**kept, "SLURM_CONF": str(directory / "slurm.conf")})
@@ -37,7 +38,7 @@ class Cluster:
         self.command("down")
 
     def run(self, *argv: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a program in the cluster's environment; AssertionError with its output where it fails."""
+        """Run a program in the cluster's environment; an AssertionError has the output of a failure."""
         done = subprocess.run(
             [str(word) for word in argv],
             env=dict(self.environment),
@@ -56,7 +57,7 @@ class Cluster:
         return self.run(sys.executable, SCRIPT, name, "--directory", self.directory, *arguments, check=check)
 
     def status(self) -> dict[str, Any]:
-        """What `status --json` prints."""
+        """Return what `status --json` prints."""
         return json.loads(self.command("status", "--json", check=False).stdout)
 
     def sbatch(self, script: str, *options: str) -> str:
@@ -64,60 +65,70 @@ class Cluster:
         return self.run("sbatch", "--parsable", *options, input=script).stdout.strip()
 
     def job(self, job: str) -> Job:
-        """The record of a job, also of one that has ended."""
+        """Return the record of a job, also of one that has ended."""
         words = self.run("scontrol", "--oneliner", "show", "job", job).stdout.split()
         return {key: value for key, separator, value in (word.partition("=") for word in words) if separator}
 
     def squeue(self) -> dict[str, str]:
-        """The states of the jobs that wait or run, by id."""
+        """Return the states of the jobs that wait or run, by id."""
         lines = self.run("squeue", "--noheader", "--format=%i %T").stdout.splitlines()
         return dict(line.split() for line in lines)
 
     def node_state(self, node: str) -> str:
-        """As sinfo shows it: idle, mixed, allocated, down*, ..."""
+        """Return the state that sinfo shows: idle, mixed, allocated, down*, ..."""
         shown = ("sinfo", "--noheader", "--partition=low", f"--nodes={node}", "--format=%T")
         return self.run(*shown).stdout.strip()
 
-    def wait_for(self, job: str, wanted: str | Callable[[Job], bool], timeout: float = 30) -> Job:
-        """Poll until the job is in the state `wanted`, or until `wanted` holds; return its record then.
+    def wait_for(self, job: str, condition: str | Callable[[Job], bool], timeout: float = 30) -> Job:
+        """Poll a job and return its record as soon as the condition holds.
 
-        AssertionError with the last record after `timeout` seconds.
+        An AssertionError after `timeout` seconds has the last record.
+
+        Args:
+            job: Id of the job.
+            condition: A state, or a function of the record.
+            timeout: Seconds.
         """
         return self.wait_until(
             lambda: self.job(job),
-            wanted if callable(wanted) else lambda record: record["JobState"] == wanted,
+            condition if callable(condition) else lambda record: record["JobState"] == condition,
             timeout,
         )
 
     @staticmethod
-    def wait_until(look: Callable[[], Any], wanted: Callable[[Any], bool], timeout: float = 30) -> Any:
-        """Poll `look` until `wanted` holds for what it returns, and return that."""
+    def wait_until(read: Callable[[], Any], condition: Callable[[Any], bool], timeout: float = 30) -> Any:
+        """Poll `read` until the condition holds for its value, and return that value."""
         until = time.monotonic() + timeout
-        while not wanted(seen := look()):
-            assert time.monotonic() < until, f"not within {timeout} s; the last seen: {seen}"
+        while not condition(value := read()):
+            assert time.monotonic() < until, f"not within {timeout} s; the last value: {value}"
             time.sleep(0.1)
-        return seen
+        return value
 
     def preempt(self, nodes: int | None = None, seconds: int = 1) -> str:
-        """Submit a job on `high` that takes whole nodes (all by default) for `seconds`; return its id."""
+        """Submit a job on `high` that takes whole nodes for some seconds; return its id.
+
+        Args:
+            nodes: Number of nodes; None for all.
+            seconds: Duration of the job.
+        """
         count = () if nodes is None else ("--nodes", str(nodes))
         return self.command("preempt", "--seconds", str(seconds), *count).stdout.strip()
 
     def release(self, job: str, timeout: float = 30) -> None:
-        """Wait until a requeued job is held until its begin time, and let it start now."""
+        """Wait until Slurm holds a requeued job until its begin time, and let it start now."""
         self.wait_for(job, is_requeued, timeout)
         self.command("release", job)
 
     def node_kill(self, node: str, steps: bool = False) -> None:
-        """SIGKILL a node's slurmd, with `steps` all that runs on the node."""
+        """Send SIGKILL to the slurmd of a node; with `steps`, also to everything that runs on the node."""
         self.command("node-kill", node, *(("--steps",) if steps else ()))
 
     def node_start(self, node: str) -> None:
-        """Restart a node's slurmd and wait until the node takes jobs."""
+        """Restart the slurmd of a node and wait until the node takes jobs."""
         self.command("node-start", node)
         self.wait_until(lambda: self.node_state(node), lambda state: state in ("idle", "mixed", "allocated"))
 
 
 def is_requeued(job: Job) -> bool:
-    """Whether a job waits for the begin time that a requeue has given to it."""
+    """Return whether a job waits for the begin time that a requeue gave it."""
     return (job["JobState"], job["Reason"]) == ("PENDING", "BeginTime")

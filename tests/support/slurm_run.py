@@ -1,4 +1,4 @@
-"""A tiny run as a job on a development cluster, and what tests do to it."""
+"""A tiny run as a job on a development cluster, with the faults that tests cause."""
 
 from __future__ import annotations
 
@@ -35,9 +35,20 @@ SITE: dict[str, Any] = {
 }
 
 
+def two_nodes(samples: int = 16_000, **changes: Any) -> dict[str, Any]:
+    """Return the keys of a job on two nodes with one phase; `changes` are further keys."""
+    phase = dict(name="long", samples=samples, mask_ratio=0.5, batch_size=16, base_lr=0.01, warmup=640)
+    return {
+        "phases": [phase],
+        "checkpoint": {"every": ["50 steps"], "keep_last": 2},
+        "cluster": {"nodes": 2, "gpus_per_node": 1, "timeout": "60min"},
+        **changes,
+    }
+
+
 @dataclass(frozen=True)
 class SlurmRun:
-    """`run` on `cluster`, submitted with the site file `site`."""
+    """A run that is submitted to a cluster with a site file."""
 
     cluster: Cluster
     run: TinyRun
@@ -45,55 +56,63 @@ class SlurmRun:
 
     @classmethod
     def of(cls, cluster: Cluster, run: TinyRun, **changes: Any) -> SlurmRun:
-        """With the keys of the site changed to `changes`."""
+        """Write a site file for the run; `changes` are keys that differ from SITE."""
         site = run.job.with_suffix(".site.yaml")
         site.write_text(yaml.safe_dump({**SITE, **changes}))
         return cls(cluster, run, site)
 
     def submit(self, *overrides: str) -> str:
-        """Submit it as a person would; returns the job's id."""
+        """Submit the run as a person would; return the job's id."""
         self.cluster.run(*FLIPSCALE, "submit", self.run.job, "--site", self.site, *overrides)
         return self.newest_job()
 
     def newest_job(self) -> str:
+        """Return the id of the job that was submitted last."""
         from flipscale.orchestration.cluster.submission import read_submissions
         from flipscale.runs.directory import RunDirectory
 
         return read_submissions(RunDirectory(self.run.output))[-1].job_id
 
     def wait_for_samples(self, samples: int, timeout: float = 90, since: float = 0.0) -> int:
-        """Wait until so many samples are in the metrics; returns how many there are.
+        """Wait until the metrics have reached a number of samples; return how many there are.
 
         Args:
-            since: only what is written from then on counts (seconds since 1970).
+            samples: Samples since the start of the run.
+            timeout: Seconds.
+            since: Lines written before this time do not count; seconds since 1970.
         """
 
         def seen() -> int:
             metrics = read_metrics(self.run.output)
             return metrics[-1]["samples"] if metrics and metrics[-1]["time"] >= since else 0
 
-        with self._told():
+        with self._logs_on_failure():
             return self.cluster.wait_until(seen, lambda count: count >= samples, timeout)
 
     def more_samples(self, samples: int, timeout: float = 90) -> int:
-        """Wait until the present start has trained so many samples more than the newest checkpoint had when
-        it began, so that it listens to signals. What a start before it wrote does not count, though it
-        stands in the metrics until the present one begins to train."""
+        """Wait until the current start has trained beyond its checkpoint, when it listens to signals.
+
+        The metrics keep the lines of the start before until the current one begins to train; these lines do
+        not count.
+        """
         return self.wait_for_samples(self.last_segment_end() + samples, timeout, time.time())
 
     def last_segment_end(self) -> int:
+        """Return the samples at the end of the newest segment in the ledger."""
         ledger = self.ledger()
         return ledger[-1]["samples_to"] if ledger else 0
 
     def ledger(self) -> list[dict[str, Any]]:
+        """Return the lines of the ledger."""
         return read_ledger(self.run.output)
 
     def wait_for_segments(self, count: int, timeout: float = 90) -> dict[str, Any]:
-        """Wait until the ledger has so many lines; returns the last of them."""
+        """Wait until the ledger has a number of lines; return the last of these."""
         lines = self.cluster.wait_until(self.ledger, lambda lines: len(lines) >= count, timeout)
         return lines[count - 1]
 
     def beats(self) -> list[Heartbeat]:
+        """Return the last signs of life by rank."""
         return read_heartbeats(self.run.output)
 
     def kill(self, rank: int, number: signal.Signals) -> None:
@@ -101,12 +120,15 @@ class SlurmRun:
         os.kill(self.beats()[rank].pid, number)
 
     def starts_again(self, job: str, restarts: int, timeout: float = 120, minutes: int | None = None) -> None:
-        """Wait until the job is started for the `restarts`-th time again, without the wait of two minutes.
+        """Wait until a job starts again, without the two minutes for which Slurm holds it.
 
-        A job on a node that is lost is over only when Slurm has noticed, which can take longer than that.
+        A job on a lost node is over only when Slurm has noticed the loss, which can take longer than that.
 
         Args:
-            minutes: its time limit from now on; a start reads it once.
+            job: Id of the job.
+            restarts: Number of the restart.
+            timeout: Seconds.
+            minutes: The job's time limit from now on; a start reads it once.
         """
 
         def requeued(record: Job) -> bool:
@@ -114,31 +136,33 @@ class SlurmRun:
             running = any(beat.attempt == f"{job}.{restarts}" for beat in self.beats())
             return int(record["Restarts"]) == restarts and (running or is_requeued(record))
 
-        with self._told():
+        with self._logs_on_failure():
             record = self.cluster.wait_for(job, requeued, timeout)
+
         if is_requeued(record):
             if minutes is not None:
                 self.cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
-                self.cluster.wait_for(job, is_requeued)  # the update makes Slurm find out anew why it waits
+                self.cluster.wait_for(job, is_requeued)  # after the update Slurm finds out again why it waits
             self.cluster.command("release", job)
 
     def wait_for_end(self, job: str, state: str = "COMPLETED", timeout: float = 300) -> Job:
-        """Wait until the job has ended, and check that its state is `state`.
+        """Wait until a job has ended, and check its state.
 
-        By default so long that it can go through one more start than wanted, for which Slurm holds it two
-        minutes: the run has to bear one whose processes do not meet. A warning tells of such a start.
+        The default timeout leaves time for one start more than expected, for which Slurm holds the job two
+        minutes. A run has to survive a start whose processes do not meet. A warning reports such a start.
         """
-        with self._told():
-            record = self.cluster.wait_for(job, lambda seen: seen["JobState"] in ENDED, timeout)
+        with self._logs_on_failure():
+            record = self.cluster.wait_for(job, lambda record: record["JobState"] in ENDED, timeout)
             assert record["JobState"] == state, record
+
         starts = [line["restarts"] for line in self.ledger() if line["job_id"] == job]
         if set(range(int(record["Restarts"]) + 1)) - set(starts):
-            told = f"of the starts of job {job}, up to {record['Restarts']}, only {starts} came to a segment"
-            warnings.warn(f"{told}{self._tails()}", stacklevel=2)
+            text = f"of the starts of job {job}, up to {record['Restarts']}, only {starts} came to a segment"
+            warnings.warn(f"{text}{self._tails()}", stacklevel=2)
         return record
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _logs_on_failure(self) -> Iterator[None]:
         """Add to an AssertionError what the run, every process and the controller wrote last."""
         try:
             yield
@@ -150,7 +174,7 @@ class SlurmRun:
         return "".join(f"\n== {path.name}\n{path.read_text()[-4000:]}" for path in logs)
 
     def log(self) -> str:
-        """All that the processes wrote."""
+        """Return the standard error of all processes."""
         return "".join(f"== {path.name}\n{path.read_text()}" for path in self._logs())
 
     def _logs(self) -> list[Path]:
@@ -158,7 +182,7 @@ class SlurmRun:
 
 
 def trained_without_gaps(ledger: Sequence[Mapping[str, Any]], total: int) -> bool:
-    """Whether the segments follow each other without a gap or an overlap, up to the whole budget."""
+    """Return whether the segments follow each other without gap or overlap, up to the whole budget."""
     reached = 0
     for line in ledger:
         if line["samples_from"] != reached:

@@ -47,6 +47,8 @@ _NAME_RULES = re.compile(
     r"_is_no_|_are_no_|_told|_tells_|_mend|_goes_on|_go_on|_lies_|_lie_|_for_good|_anew|_beside_"
     r")\w*)"
 )
+_KEYS = {'"mend"'}
+"""Strings that programs read: a key of `flipscale doctor --json`."""
 _SUFFIXES = (".py", ".md", ".yaml")
 _STRINGS = {tokenize.STRING, tokenize.COMMENT} | {
     getattr(tokenize, name) for name in ("FSTRING_MIDDLE",) if hasattr(tokenize, name)
@@ -93,7 +95,7 @@ def _python_prose(text: str) -> Iterator[tuple[int, str]]:
         if block:
             yield start, "\n".join(block)
             block = []
-        if token.type in _STRINGS:
+        if token.type in _STRINGS and token.string not in _KEYS:
             yield token.start[0], token.string
     if block:
         yield start, "\n".join(block)
