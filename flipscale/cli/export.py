@@ -28,7 +28,8 @@ def export(
     from flipscale.distributed.placement import Placement
     from flipscale.distributed.world import join_world
     from flipscale.interop.load_model import load_model
-    from flipscale.interop.openclip import export_openclip, verify_export
+    from flipscale.interop.openclip_export import export_openclip
+    from flipscale.interop.verification import verify_export
 
     trained = load_model(checkpoint, join_world(Placement()))
     job = trained.job

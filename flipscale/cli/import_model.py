@@ -12,7 +12,7 @@ from flipscale.errors import UserError
 if TYPE_CHECKING:
     from flipscale.interop.import_source import ImportSource
     from flipscale.interop.load_model import LoadedModel
-    from flipscale.interop.openclip import VerifyReport
+    from flipscale.interop.verification import VerifyReport
 
 
 def import_model(
@@ -37,7 +37,8 @@ def import_model(
     from flipscale.cli.openclip_messages import how_to_load, verification
     from flipscale.interop.import_source import find_import_source
     from flipscale.interop.load_model import build_with_tokenizer
-    from flipscale.interop.openclip import export_openclip, verify_export
+    from flipscale.interop.openclip_export import export_openclip
+    from flipscale.interop.verification import verify_export
 
     published = find_import_source(source, weights, pretrained, random)
     if published.directory is not None and published.directory.resolve() == out.resolve():
@@ -73,7 +74,7 @@ def _verify_source(
     published: ImportSource, trained: LoadedModel, pretrained: str | None, out: Path
 ) -> VerifyReport:
     """Compare the model with what stock OpenCLIP computes from the source itself."""
-    from flipscale.interop.openclip import verify_against
+    from flipscale.interop.verification import verify_against
     from flipscale.interop.weights import WEIGHTS
 
     # OpenCLIP makes random weights of its own: its builtin model is compared with the weights written here.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flipscale.interop.openclip import VerifyReport
+from flipscale.interop.verification import VerifyReport
 
 
 def verification(report: VerifyReport) -> str:

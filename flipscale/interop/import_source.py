@@ -11,7 +11,8 @@ from typing import Any
 
 from flipscale.errors import UserError
 from flipscale.interop.mapping import StateDict
-from flipscale.interop.openclip import CONFIG, finished_config, imported
+from flipscale.interop.openclip_directory import CONFIG, finished_config
+from flipscale.interop.openclip_import import convert_openclip
 from flipscale.interop.weights import find_weights, read_weights
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec
@@ -39,7 +40,7 @@ class ImportSource:
         """Spec and state dict. Raises UserError for what flipscale's towers or the weights lack."""
         name = self.directory.name if self.directory else self.stock
         try:
-            spec, _ = imported(self.config, None, name)
+            spec, _ = convert_openclip(self.config, None, name)
         except UserError as error:
             raise UserError(
                 f"{name} cannot be imported: {error}; flipscale has OpenCLIP's plain ViTs alone, such as "
@@ -47,7 +48,7 @@ class ImportSource:
             ) from None
         if self.weights is None:
             return spec, build_model(spec).state_dict()
-        return imported(self.config, read_weights(self.weights), name)
+        return convert_openclip(self.config, read_weights(self.weights), name)
 
 
 def find_import_source(

@@ -14,7 +14,8 @@ from flipscale.data.text.tokenizer import Tokenizer, load_tokenizer
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.interop.mapping import StateDict
-from flipscale.interop.openclip import CONFIG, import_openclip
+from flipscale.interop.openclip_directory import CONFIG
+from flipscale.interop.openclip_import import import_openclip
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.of_job import checkpoint_spec, model_spec
 from flipscale.models.presets import ModelSpec

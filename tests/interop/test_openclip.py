@@ -10,16 +10,11 @@ from support.beside_stock import normalized, perturbed, some_images, some_texts,
 from flipscale.data.text.tokenizer import ClipTokenizer, WordPieceTokenizer
 from flipscale.errors import UserError
 from flipscale.interop.mapping import open_clip_model_cfg, open_clip_state
-from flipscale.interop.openclip import (
-    CLASSIC,
-    CONFIG,
-    ODD_CAPTIONS,
-    WEIGHTS,
-    ExportMismatch,
-    export_openclip,
-    import_openclip,
-    verify_export,
-)
+from flipscale.interop.openclip_directory import CLASSIC, CONFIG
+from flipscale.interop.openclip_export import export_openclip
+from flipscale.interop.openclip_import import import_openclip
+from flipscale.interop.verification import ODD_CAPTIONS, ExportMismatch, verify_export
+from flipscale.interop.weights import WEIGHTS
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.third_party import import_open_clip

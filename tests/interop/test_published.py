@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from flipscale.cli.import_model import import_model
 from flipscale.errors import UserError
-from flipscale.interop import openclip
+from flipscale.interop import verification
 from flipscale.interop.import_source import find_import_source
-from flipscale.interop.openclip import CONFIG, import_openclip
+from flipscale.interop.openclip_directory import CONFIG
+from flipscale.interop.openclip_import import import_openclip
 from flipscale.interop.stock_features import write_stock_features
 from flipscale.interop.weights import WEIGHTS, find_weights, read_weights
 from flipscale.models.presets import preset
@@ -56,7 +57,7 @@ def judged_here(monkeypatch: pytest.MonkeyPatch) -> None:
         write_stock_features(Path(command[-1]))
         return Done()
 
-    monkeypatch.setattr(openclip.subprocess, "run", run)
+    monkeypatch.setattr(verification.subprocess, "run", run)
 
 
 def stock(**changes: Any) -> torch.nn.Module:
@@ -111,14 +112,14 @@ def test_a_scale_that_half_precision_rounds_beyond_the_cap_is_imported_clipped(
     assert load_file(out / WEIGHTS)["logit_scale"].exp().item() == pytest.approx(100.0, rel=1e-6)
     # An export is to hold it clipped already.
     spec, tensors = import_openclip(out)
-    model = openclip.build_model(spec)
+    model = verification.build_model(spec)
     model.load_state_dict(tensors)
     exported = load_file(out / WEIGHTS)
     exported["logit_scale"].fill_(4.60546875)
     save_file(exported, out / WEIGHTS)
-    with pytest.raises(openclip.ExportMismatch, match="differs from the model"):
-        openclip.verify_export(out, model)
-    with pytest.raises(openclip.ExportMismatch, match="differs from the model"):
+    with pytest.raises(verification.ExportMismatch, match="differs from the model"):
+        verification.verify_export(out, model)
+    with pytest.raises(verification.ExportMismatch, match="differs from the model"):
         import_model(str(out), tmp_path / "again", weights=None, pretrained=None, random=False)
 
 
@@ -132,11 +133,11 @@ def test_quick_gelu_is_its_own_activation(named: str, tmp_path: Path) -> None:
     # The same weights under the plain name compute something else, and the judge would see it.
     config = json.loads((quick / CONFIG).read_text())
     del config["model_cfg"]["quick_gelu"]
-    model = openclip.build_model(spec)
+    model = verification.build_model(spec)
     model.load_state_dict(import_openclip(quick)[1])
     (quick / CONFIG).write_text(json.dumps(config))
-    with pytest.raises(openclip.ExportMismatch, match="differs from the model"):
-        openclip.verify_export(quick, model)
+    with pytest.raises(verification.ExportMismatch, match="differs from the model"):
+        verification.verify_export(quick, model)
 
 
 @pytest.mark.usefixtures("judged_here")

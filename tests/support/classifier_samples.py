@@ -6,7 +6,7 @@ import numpy as np
 from support.evaluation_samples import encoded, write_tar
 from support.shards import tiny_tokenizer
 
-from flipscale.interop.openclip import export_openclip
+from flipscale.interop.openclip_export import export_openclip
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
 

@@ -15,7 +15,7 @@ from flipscale.config import load_job
 from flipscale.distributed.world import World
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.interop.load_model import load_model
-from flipscale.interop.openclip import export_openclip
+from flipscale.interop.openclip_export import export_openclip
 from flipscale.orchestration.segments.segment import Segment
 from flipscale.orchestration.segments.stop_requests import StopRequests
 from flipscale.runs.directory import RunDirectory, run_directory

@@ -21,8 +21,9 @@ from flipscale.config import Job, load_job
 from flipscale.distributed.world import World, leave_world
 from flipscale.errors import RunError, StoppedEarly, UserError
 from flipscale.interop.load_model import load_model
-from flipscale.interop.openclip import export_openclip, verify_export
+from flipscale.interop.openclip_export import export_openclip
 from flipscale.interop.resampling import KERNEL, resample_state
+from flipscale.interop.verification import verify_export
 from flipscale.models.flip import FLIP
 from flipscale.models.of_job import model_spec
 from flipscale.models.presets import resized

@@ -22,10 +22,13 @@ from flipscale.config import load_job
 from flipscale.data.text.tokenizer import load_tokenizer
 from flipscale.distributed.world import World
 from flipscale.errors import StoppedEarly, UserError
-from flipscale.interop import openclip
-from flipscale.interop.openclip import CONFIG, WEIGHTS, export_openclip, import_openclip
+from flipscale.interop import verification
+from flipscale.interop.openclip_directory import CONFIG
+from flipscale.interop.openclip_export import export_openclip
+from flipscale.interop.openclip_import import import_openclip
 from flipscale.interop.resampling import resample_state
 from flipscale.interop.stock_features import write_stock_features
+from flipscale.interop.weights import WEIGHTS
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.orchestration.segments.segment import Segment
@@ -87,7 +90,7 @@ def test_flip_goes_out_comes_back_is_tuned_and_goes_out_again(
 ) -> None:
     """Every export and import compares with stock open_clip (1e-5), here in this process, which is faster."""
 
-    monkeypatch.setattr(openclip.subprocess, "run", run_judge)
+    monkeypatch.setattr(verification.subprocess, "run", run_judge)
     masked = {"name": "masked", "samples": 64, "mask_ratio": 0.5, "batch_size": 16, "base_lr": 0.02}
     tuned = {"name": "tuned", "samples": 48, "mask_ratio": 0.0, "batch_size": 16, "base_lr": 0.01}
     first = tiny_run("first", phases=[masked])
@@ -238,7 +241,7 @@ def test_a_flip_that_others_saved_and_one_with_random_weights_fit_the_preset(
 ) -> None:
     spec, state = import_openclip(exported)
     save_file(load_file(exported / WEIGHTS), exported / WEIGHTS)  # without flipscale's header
-    monkeypatch.setattr(openclip.subprocess, "run", run_judge)
+    monkeypatch.setattr(verification.subprocess, "run", run_judge)
     import_model(str(exported), tmp_path / "trial", weights=None, pretrained=None, random=True)
     tokenizer = load_tokenizer("wordpiece", str(data_set / "vocab.txt"), 16)
     for source, wanted in ((exported, state), (tmp_path / "trial", build_model(spec).state_dict())):

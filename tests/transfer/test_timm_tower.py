@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from flipscale.interop.openclip import export_openclip
+from flipscale.interop.openclip_export import export_openclip
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
 from flipscale.third_party import import_open_clip

@@ -29,7 +29,8 @@ from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from flipscale.config import Job
 from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import join_world, leave_world
-from flipscale.interop.openclip import WEIGHTS, export_openclip
+from flipscale.interop.openclip_export import export_openclip
+from flipscale.interop.weights import WEIGHTS
 from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_patches
 from flipscale.models.presets import preset

@@ -43,7 +43,8 @@ from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
 from flipscale.interop.load_model import load_model
 from flipscale.interop.mapping import flipscale_state, spec_of_open_clip
-from flipscale.interop.openclip import CONFIG, export_openclip
+from flipscale.interop.openclip_directory import CONFIG
+from flipscale.interop.openclip_export import export_openclip
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.of_job import model_spec
 from flipscale.runs.checkpoint import directory_name

@@ -14,7 +14,7 @@ from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.evaluation.features import Encoder
 from flipscale.interop.load_model import load_model
-from flipscale.interop.openclip import finished_config
+from flipscale.interop.openclip_directory import finished_config
 from flipscale.interop.stock import LOCAL, find_stock, load_stock
 from flipscale.jsonl import number
 from flipscale.models.of_job import model_spec, phase_specs

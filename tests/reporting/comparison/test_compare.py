@@ -23,7 +23,7 @@ from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.nearest_captions import examples, nearest_captions
 from flipscale.interop.load_model import LoadedModel, load_model
-from flipscale.interop.openclip import export_openclip
+from flipscale.interop.openclip_export import export_openclip
 from flipscale.models.of_job import model_spec, phase_specs
 from flipscale.planning.plan import plan_job
 from flipscale.reporting.comparison.compare import Comparison, compare, sets_of

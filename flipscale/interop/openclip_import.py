@@ -1,0 +1,60 @@
+"""Read models from OpenCLIP directories: our own exports bit for bit, and others' models."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flipscale.interop.mapping import StateDict, flipscale_state, spec_of_open_clip
+from flipscale.interop.openclip_directory import BIAS_KEY, finished_config
+from flipscale.interop.weights import Weights, find_weights, read_weights
+from flipscale.models.presets import ModelSpec
+
+
+def import_openclip(source: Path) -> tuple[ModelSpec, StateDict]:
+    """Read an OpenCLIP directory: the inverse of `export_openclip`, bit for bit; also others' models.
+
+    Args:
+        source: The directory.
+
+    Returns:
+        The model's shape and its state dict.
+
+    Raises:
+        UserError: If there is no such model, its weights are unsafe or damaged, or it has a feature that
+            flipscale's towers lack.
+    """
+    config = finished_config(source)
+    return convert_openclip(config, read_weights(find_weights(source)), source.name)
+
+
+def convert_openclip(
+    config: Mapping[str, Any], weights: Weights | None, name: str
+) -> tuple[ModelSpec, StateDict]:
+    """Convert a model that OpenCLIP describes.
+
+    Args:
+        config: The parsed `open_clip_config.json`.
+        weights: The model's weights under OpenCLIP's names, or None.
+        name: The name of the model, unless flipscale wrote it.
+
+    Returns:
+        The model's shape, and its state dict, which is empty without weights.
+
+    Raises:
+        UserError: If the model has a feature that flipscale's towers lack, or weights of another shape.
+    """
+    name = config.get("flipscale", {}).get("model", name)
+    if weights is None:
+        return spec_of_open_clip(config, None, None, name), {}
+
+    bias = None
+    if encoded := weights.header.get(BIAS_KEY):
+        bias = torch.frombuffer(bytearray(base64.b64decode(encoded)), dtype=torch.float32)
+
+    spec = spec_of_open_clip(config, weights.tensors, bias, name)
+    return spec, flipscale_state(weights.tensors, spec, bias)

@@ -1,0 +1,40 @@
+"""Read and write safetensors files, with the types that the library does not declare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+from safetensors import torch as safetensors_torch
+from torch import Tensor
+
+_torch: Any = safetensors_torch  # its signatures are partially unknown
+_open: Any = safetensors.safe_open
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Load all tensors of a file on the CPU.
+
+    Raises:
+        SafetensorError: If the file is damaged.
+    """
+    return cast("dict[str, Tensor]", _torch.load_file(path))
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str] | None = None) -> None:
+    """Write tensors to a file; `header` holds strings that are stored next to them."""
+    _torch.save_file(dict(tensors), path, metadata=None if header is None else dict(header))
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """Return the strings that are stored next to the tensors of a file."""
+    with _open(path, "pt") as file:
+        return cast("dict[str, str] | None", file.metadata()) or {}
+
+
+def tensor_names(path: Path) -> set[str]:
+    """Return the names of the tensors of a file."""
+    with _open(path, "pt") as file:
+        return set(cast("list[str]", file.keys()))
