@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-_MASK64 = (1 << 64) - 1
+from flipscale.order_digest import OrderDigest
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Stored with every checkpoint and ledger line."""
+    """The progress of a run; every checkpoint stores it.
+
+    Attributes:
+        samples_seen: Samples trained since the start of the run.
+        digest: Order digest of all samples seen.
+        skipped_steps: Steps whose gradient was not finite. Their samples count as seen.
+        optimizer_steps: Updates since the optimizer was last fresh.
+    """
 
     samples_seen: int = 0
-    digest: int = 0  # order digest of all samples seen, modulo 2**64
-    skipped_steps: int = 0  # steps whose gradient was not finite; their samples count as seen
-    optimizer_steps: int = 0  # updates since the optimizer was last fresh
+    digest: OrderDigest = field(default_factory=OrderDigest)
+    skipped_steps: int = 0
+    optimizer_steps: int = 0
 
-    def after(self, samples: int, digest: int) -> Progress:
-        """Progress after a step over `samples` samples."""
-        return Progress(
-            self.samples_seen + samples,
-            (self.digest + digest) & _MASK64,
-            self.skipped_steps,
-            self.optimizer_steps,
-        )
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Progress:
+        """Return the progress that `as_record` wrote.
+
+        Raises:
+            TypeError: If the record has other keys, or the digest is not a number.
+        """
+        return cls(**{**record, "digest": OrderDigest(record.get("digest", 0))})
+
+    def as_record(self) -> dict[str, int]:
+        """Return the fields as a manifest stores them; the digest is an unsigned 64-bit integer."""
+        return asdict(self) | {"digest": self.digest.value}
+
+    def after(self, samples: int, digest: OrderDigest) -> Progress:
+        """Return the progress after a step.
+
+        Args:
+            samples: Samples of the step, over all processes.
+            digest: Order digest of these samples.
+        """
+        return replace(self, samples_seen=self.samples_seen + samples, digest=self.digest + digest)

@@ -58,7 +58,7 @@ def _provenance(trained: LoadedModel, job: Job) -> dict[str, Any]:
     provenance = {
         "job": job.name,
         "samples_seen": trained.samples_seen,
-        "order_digest": trained.digest,
+        "order_digest": trained.digest.hex() if trained.digest is not None else None,
         "data": trained.data,
         "phases": [phase.model_dump() for phase in job.phases],
     }

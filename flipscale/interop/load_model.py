@@ -19,6 +19,7 @@ from flipscale.interop.openclip_import import import_openclip
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.of_job import checkpoint_spec, model_spec
 from flipscale.models.presets import ModelSpec
+from flipscale.order_digest import OrderDigest
 from flipscale.runs import checkpoint
 from flipscale.runs.checkpoint import Checkpoint
 from flipscale.runs.directory import RunDirectory
@@ -32,7 +33,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     job: Job | None = None
     samples_seen: int | None = None
-    digest: str | None = None
+    digest: OrderDigest | None = None
     data: dict[str, Any] | None = None
 
 
@@ -97,6 +98,6 @@ def _from_checkpoint(run: RunDirectory, found: Checkpoint, device: torch.device)
         tokenizer,
         job,
         found.progress.samples_seen,
-        format(found.progress.digest, "016x"),
+        found.progress.digest,
         {"fingerprint": identity["fingerprint"], "samples": identity["samples"]},
     )

@@ -18,6 +18,7 @@ from flipscale.data.order.lanes import Int64s, Samples
 from flipscale.data.order.mixture import Mixture, Strand, job_sources
 from flipscale.data.quarantine import read_quarantine
 from flipscale.errors import UserError
+from flipscale.order_digest import OrderDigest
 from flipscale.runs.directory import RunDirectory, recorded_job
 
 _SAMPLES_AT_ONCE = 1 << 19
@@ -53,7 +54,7 @@ class AuditReport:
 class Expected:
     """What a stretch of the run must have read."""
 
-    digest: int
+    digest: OrderDigest
     replaced: int  # positions whose own sample is unusable, so that another of its window stood in
 
 
@@ -79,14 +80,15 @@ def audit(run: RunDirectory, *, workers: int = 1) -> AuditReport:
             raise UserError(f"{source} in {run.path} ends at {stop} samples, where no step of the job ends")
     bad = sample_keys((record.shard, record.ordinal) for record in read_quarantine(run.quarantine))
     marks: list[Mark] = []
-    start = total = replaced = 0
+    total = OrderDigest()
+    start = replaced = 0
     for (stop, source), digest in sorted(recorded.items()):
         if stop > start:
             part = expected_order(order, bad, start, stop, workers=workers)
-            total = (total + part.digest) % 2**64
+            total += part.digest
             replaced += part.replaced
             start = stop
-        marks.append(Mark(stop, source, digest, format(total, "016x")))
+        marks.append(Mark(stop, source, digest, total.hex()))
     return AuditReport(start, order.samples, epochs(start, order.samples), len(bad), replaced, tuple(marks))
 
 
@@ -102,7 +104,7 @@ def _recorded(run: RunDirectory) -> dict[tuple[int, str], str]:
     for path in run.checkpoints.glob("samples_*/manifest.json"):
         try:
             progress = json.loads(path.read_text())["progress"]
-            recorded[int(progress["samples_seen"]), path.parent.name] = format(progress["digest"], "016x")
+            recorded[int(progress["samples_seen"]), path.parent.name] = OrderDigest(progress["digest"]).hex()
         except (ValueError, KeyError, TypeError):
             _log.warning("%s is damaged, so that it is left out", path)
     if not recorded:
@@ -128,12 +130,14 @@ def expected_order(order: Mixture, bad: Int64s, start: int, stop: int, *, worker
             parts = list(pool.map(one_lane, range(order.lanes), chunksize=-(-order.lanes // (4 * workers))))
     else:
         parts = [one_lane(lane) for lane in range(order.lanes)]
-    return Expected(sum(part.digest for part in parts) % 2**64, sum(part.replaced for part in parts))
+    digest = sum((part.digest for part in parts), OrderDigest())
+    return Expected(digest, sum(part.replaced for part in parts))
 
 
 def _lane_order(order: Mixture, bad_keys: Int64s, first: int, last: int, lane: int) -> Expected:
     """The samples number first..last of one lane."""
-    digest = replaced = 0
+    digest = OrderDigest()
+    replaced = 0
     for strand in order.strands(lane, first, last):
         for number, found in _stretches(strand):
             used, bad = _with_replacements(strand.order.window, bad_keys, found)

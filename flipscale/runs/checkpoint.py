@@ -88,7 +88,7 @@ def read(path: Path) -> Checkpoint:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         checkpoint = Checkpoint(
-            path, Progress(**manifest["progress"]), bool(manifest["permanent"]), manifest["job"]
+            path, Progress.from_record(manifest["progress"]), bool(manifest["permanent"]), manifest["job"]
         )
         files: dict[str, dict[str, Any]] = manifest["files"]
     except FileNotFoundError:

@@ -8,7 +8,6 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +108,7 @@ class CheckpointWriter:
         described = self._agreed(path, lambda: _synced_files(path, self._world))
         manifest = {
             "version": VERSION,
-            "progress": asdict(progress),
+            "progress": progress.as_record(),
             "permanent": permanent,
             "files": {name: entry for part in described for name, entry in part.items()},
             "job": self._job,

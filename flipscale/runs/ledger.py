@@ -81,7 +81,7 @@ class Ledger:
             ended="",
             samples_from=resumed.samples_seen,
             samples_to=resumed.samples_seen,
-            digest=format(resumed.digest, "016x"),
+            digest=resumed.digest.hex(),
             seconds=0.0,
             gpu_seconds=0.0,
             queue_seconds=_waited(lines, self._began),
@@ -116,7 +116,7 @@ class Ledger:
         line = asdict(self._first) | {
             "ended": _utc(now),
             "samples_to": committed.samples_seen,
-            "digest": format(committed.digest, "016x"),
+            "digest": committed.digest.hex(),
             "seconds": round(seconds, 1),
             "gpu_seconds": round(seconds * self._first.world_size, 1),
             "startup_seconds": round(trained_from - self._began, 1),
@@ -132,7 +132,7 @@ class Ledger:
 
     def _account_for_the_past(self, resumed: Progress) -> None:
         """Add what no process could write: a killed segment, or a fall back behind the last one."""
-        here = {"samples_to": resumed.samples_seen, "digest": format(resumed.digest, "016x")}
+        here = {"samples_to": resumed.samples_seen, "digest": resumed.digest.hex()}
         lines = jsonl.read(self._path)
         if self._open.exists():
             killed = json.loads(self._open.read_text())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flipscale.budget import Budget, Step, crosses_multiple
 from flipscale.config import Logging
+from flipscale.order_digest import OrderDigest
 from flipscale.runs.metrics import MetricsLog
 from flipscale.training.display import TrainingDisplay
 from flipscale.training.interval import Interval
@@ -50,7 +51,7 @@ class StepLog:
             return crosses_multiple(step.start, step.stop, self._every.amount)
         return steps_done % self._every.amount == 0
 
-    def write(self, step: Step, steps_done: int, digest: int, scalars: dict[str, Tensor]) -> None:
+    def write(self, step: Step, steps_done: int, digest: OrderDigest, scalars: dict[str, Tensor]) -> None:
         """Write the line of `step`.
 
         Args:
@@ -69,7 +70,7 @@ class StepLog:
                     "phase": phase,
                     "lr": step.lr,
                     **named,
-                    "digest": format(digest, "016x"),
+                    "digest": digest.hex(),
                     "images_per_second": images_per_second,
                     "data_wait_fraction": waited,
                     "peak_memory_gb": _peak_memory_gb(),

@@ -17,6 +17,7 @@ from flipscale.data.samples.stream import Batch
 from flipscale.errors import RunError, StoppedEarly
 from flipscale.orchestration.segments.segment import Segment
 from flipscale.orchestration.segments.stop_requests import REASONS, agreed_reason
+from flipscale.order_digest import OrderDigest
 from flipscale.progress import Progress
 from flipscale.runs import checkpoint
 from flipscale.runs.checkpoint_writer import CheckpointWriter
@@ -180,8 +181,7 @@ class _Trainer:
     def _agree(self, batch: Batch, quarantine: Quarantine | None) -> tuple[str | None, bool]:
         """Exchange the step's small facts; returns the agreed reason to stop, and whether to save now."""
         save_due = self.world.leads and self._save_due(batch.step)
-        signed_digest = (batch.digest + 2**63) % 2**64 - 2**63  # the same 64 bits as an int64
-        facts = [signed_digest, len(batch.bad), int(save_due), *self.segment.stop.counts()]
+        facts = [batch.digest.as_int64(), len(batch.bad), int(save_due), *self.segment.stop.counts()]
         digest, bad, saves, *requests = self.world.sum(facts)
         if bad:
             # Durable before any checkpoint that counts these samples as replaced.
@@ -190,7 +190,7 @@ class _Trainer:
             if quarantine is not None:
                 quarantine.add(record for part in records for record in part)
             self.world.lead(lambda: quarantine and quarantine.judge(seen, limit))
-        self.progress = self.progress.after(batch.step.size, digest)
+        self.progress = self.progress.after(batch.step.size, OrderDigest(digest))
         self.steps_done += 1
         return agreed_reason(requests[: len(REASONS)]), saves > 0
 

@@ -156,7 +156,7 @@ def test_audit(tmp_path, job):
 
     jsonl.append(run.quarantine, [{"shard": 0, "ordinal": 7, "path": "0.tar", "key": "7", "reason": "blank"}])
     order = expected_order(Mixture([100, 60], 8, 16, 0), sample_keys([(0, 7)]), 0, 736)
-    line = {"segment": 0, "samples_to": 736, "digest": format(order.digest, "016x"), "reason": "done"}
+    line = {"segment": 0, "samples_to": 736, "digest": order.digest.hex(), "reason": "done"}
     jsonl.append(run.ledger, [line])
     text = done("data", "audit", "run", cwd=tmp_path).stdout
     assert text.count(line["digest"]) == 2

@@ -27,6 +27,7 @@ from flipscale.data.quarantine import Quarantine
 from flipscale.data.samples.stream import Batch, Stream
 from flipscale.data.shards.indexing import build_index
 from flipscale.errors import UserError
+from flipscale.order_digest import OrderDigest
 from flipscale.runs.audit import audit, expected_order, sample_keys
 from flipscale.runs.directory import RunDirectory, check_identity, prepare
 
@@ -42,9 +43,9 @@ class Recorded:
     batches: list[Batch]
     identity: dict[str, Any]
 
-    def digest(self, start: int, stop: int) -> int:
+    def digest(self, start: int, stop: int) -> OrderDigest:
         read = [batch.digest for batch in self.batches if start <= batch.step.start < stop]
-        return sum(read) % 2**64
+        return sum(read, OrderDigest())
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +80,20 @@ def run(recorded: Recorded, tmp_path: Path) -> RunDirectory:
     check_identity(run, recorded.identity, lambda directory: None)
     Quarantine(run.quarantine).add(record for batch in recorded.batches for record in batch.bad)
     for segment, (stop, reason) in enumerate([(160, "killed"), (480, "stopped"), (600, "done")]):
-        hexadecimal = format(recorded.digest(0, stop), "016x")
+        hexadecimal = recorded.digest(0, stop).hex()
         line = {"segment": segment, "samples_to": stop, "digest": hexadecimal, "reason": reason}
         jsonl.append(run.ledger, [line])
     for stop in (480, 600):
         manifest = run.checkpoints / f"samples_{stop:012d}" / "manifest.json"
         manifest.parent.mkdir()
-        progress = {"samples_seen": stop, "digest": recorded.digest(0, stop)}
+        progress = {"samples_seen": stop, "digest": recorded.digest(0, stop).value}
         manifest.write_text(json.dumps({"progress": progress}))
     return run
 
 
-def slow_expected(order: Mixture, bad: set[tuple[int, int]], start: int, stop: int) -> tuple[int, int]:
+def slow_expected(
+    order: Mixture, bad: set[tuple[int, int]], start: int, stop: int
+) -> tuple[OrderDigest, int]:
     """Digest and replaced positions, walking from each position to the next good sample."""
     used: list[tuple[int, int, int]] = []
     replaced = 0
@@ -124,7 +127,7 @@ def test_the_expected_order_is_that_of_the_slow_reference(data):
     found = [expected_order(order, sample_keys(bad), *stretch) for stretch in stretches]
     assert [(part.digest, part.replaced) for part in found] == slow
     whole = expected_order(order, sample_keys(bad), cuts[0] * lanes, cuts[-1] * lanes)
-    assert whole.digest == sum(part.digest for part in found) % 2**64
+    assert whole.digest == sum((part.digest for part in found), OrderDigest())
     assert whole.replaced == sum(part.replaced for part in found)
 
 

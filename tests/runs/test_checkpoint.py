@@ -18,6 +18,7 @@ from torch import Tensor
 
 from flipscale.distributed.world import World
 from flipscale.errors import RunError, UserError
+from flipscale.order_digest import OrderDigest
 from flipscale.progress import Progress
 from flipscale.runs import checkpoint
 from flipscale.runs.checkpoint_writer import CheckpointWriter
@@ -32,7 +33,7 @@ def state_at(samples: int) -> dict[str, Tensor]:
 
 def save(root: Path, samples: int, *, permanent: bool = False, keep_last: int = 9) -> Path:
     writer = CheckpointWriter(root, {"name": "x"}, keep_last, Progress(), ALONE)
-    progress = Progress(samples_seen=samples, digest=samples * 3, optimizer_steps=samples // 8)
+    progress = Progress(samples_seen=samples, digest=OrderDigest(samples * 3), optimizer_steps=samples // 8)
     writer.save(state_at(samples).items(), progress, permanent=permanent)
     writer.close()
     assert writer.committed == progress
@@ -51,7 +52,7 @@ def test_what_is_saved_is_found_and_loaded_bit_for_bit(tmp_path: Path) -> None:
     save(tmp_path / "c", 16)
     found = checkpoint.find(tmp_path / "c")
     assert found is not None
-    assert found.progress == Progress(samples_seen=16, digest=48, optimizer_steps=2)
+    assert found.progress == Progress(samples_seen=16, digest=OrderDigest(48), optimizer_steps=2)
     assert (tmp_path / "c" / "LATEST").read_text().strip() == found.path.name
     for name, tensor in load(found).items():
         assert torch.equal(tensor, state_at(16)[name])

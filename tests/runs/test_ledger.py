@@ -13,6 +13,7 @@ import torch
 
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World
+from flipscale.order_digest import OrderDigest
 from flipscale.progress import Progress
 from flipscale.runs.failures import Failure
 from flipscale.runs.heartbeat import Heartbeat, write_heartbeat
@@ -28,7 +29,7 @@ def test_a_spent_budget_and_what_it_cost(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, Progress(), world(), "7.0")
     ledger.training()
     assert (tmp_path / "segment.json").exists()
-    ledger.close(Progress(640, 5), Progress(640, 5), Failure("done", ""))
+    ledger.close(Progress(640, OrderDigest(5)), Progress(640, OrderDigest(5)), Failure("done", ""))
     (line,) = read_ledger(tmp_path)
     assert (line["samples_from"], line["samples_to"], line["reason"]) == (0, 640, "done")
     assert (line["nodes"], line["attempt"], line["world_size"]) == (["n1", "n2"], "7.0", 2)

@@ -27,6 +27,7 @@ from flipscale.data.samples.reader import ReaderSettings, SampleReader
 from flipscale.data.samples.stream import Stream
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
+from flipscale.order_digest import OrderDigest
 from flipscale.runs.audit import expected_order, sample_keys
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -60,10 +61,12 @@ def soak(directory: Path, samples: int, share: float, workers: int) -> str:
     total = int(1.2 * samples) // BATCH * BATCH
     phase = Phase(name="soak", samples=total, mask_ratio=0.5, batch_size=BATCH, base_lr=1e-3)
     quarantine = Quarantine(directory / "quarantine.jsonl")
-    digest, memory, began = 0, [], time.monotonic()
+    digest = OrderDigest()
+    memory: list[int] = []
+    began = time.monotonic()
     for batch in Stream(reader, Budget.of([phase], LANES), LANES, 0, 1, workers).batches(0):
         quarantine.add(batch.bad)
-        digest = (digest + batch.digest) % 2**64
+        digest += batch.digest
         memory.append(resident())
     seconds = time.monotonic() - began
     found = sorted(

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flipscale.errors import UserError
+from flipscale.order_digest import OrderDigest
 
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
@@ -61,9 +62,9 @@ def uniforms(seed: int, positions: Int64s, draws: int) -> npt.NDArray[np.float64
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def digest(positions: Int64s, shards: Int64s, ordinals: Int64s) -> int:
-    """Order digest: the sum of hash64(position, shard number, ordinal in the shard) modulo 2**64."""
-    return int(hash64(positions, shards, ordinals).sum(dtype=np.uint64))
+def digest(positions: Int64s, shards: Int64s, ordinals: Int64s) -> OrderDigest:
+    """Return the sum of hash64(position, shard number, ordinal in the shard) modulo 2**64."""
+    return OrderDigest(int(hash64(positions, shards, ordinals).sum(dtype=np.uint64)))
 
 
 class Samples(NamedTuple):

@@ -23,6 +23,7 @@ from flipscale.data.samples.decode import open_image, render
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.errors import UserError
+from flipscale.order_digest import OrderDigest
 
 
 class Chunk(NamedTuple):
@@ -31,7 +32,7 @@ class Chunk(NamedTuple):
     images: Tensor  # uint8 (n, 3, size, size)
     tokens: Tensor  # int64 (n, context_length)
     positions: Tensor  # int64 (n,)
-    digest: int  # sum of hash64(position, shard, ordinal) modulo 2**64
+    digest: OrderDigest
     bad: list[BadRecord]  # samples found unusable on the way
 
 

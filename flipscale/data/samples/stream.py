@@ -19,9 +19,9 @@ from flipscale.data.order.lanes import rank_positions
 from flipscale.data.quarantine import BadRecord
 from flipscale.data.samples.reader import Chunk, SampleReader
 from flipscale.errors import StoppedEarly, UserError
+from flipscale.order_digest import OrderDigest
 
 CHUNK = 64  # samples that a worker hands over at once
-_MASK64 = (1 << 64) - 1
 _CPU = torch.device("cpu")
 _LEFT_AFTER_TERM = 120  # seconds that a worker lives after SIGTERM, unless the training ends it before
 
@@ -34,7 +34,7 @@ class Batch:
     images: Tensor  # uint8 (n, 3, size, size)
     tokens: Tensor  # int64 (n, context_length)
     positions: Tensor  # int64 (n,)
-    digest: int
+    digest: OrderDigest
     bad: list[BadRecord]
 
 
@@ -80,7 +80,7 @@ class Stream:
             for step in self._budget.steps_from(samples_seen):
                 parts = [_whole(next(chunks)) for _ in self.chunks(step)]
                 images, tokens, positions = self._on_device(parts)
-                digest = sum(part.digest for part in parts) & _MASK64
+                digest = sum((part.digest for part in parts), OrderDigest())
                 bad = [record for part in parts for record in part.bad]
                 yield Batch(step, images, tokens, positions, digest, bad)
         finally:

@@ -22,6 +22,7 @@ from flipscale.evaluation.nearest_captions import Example, Neighbours, examples,
 from flipscale.interop.load_model import load_model
 from flipscale.orchestration.status.liveness import SlurmView
 from flipscale.orchestration.status.run_status import RunStatus, read_status
+from flipscale.order_digest import OrderDigest
 from flipscale.reporting.run.seen_samples import TrainingView, training_views
 from flipscale.reporting.run.series import Series, read_series
 from flipscale.runs.directory import RunDirectory, recorded_job
@@ -145,7 +146,7 @@ def _checkpoints(run: RunDirectory) -> list[CheckpointFacts]:
                     written=path.stat().st_mtime,
                     bytes=sum(int(file["bytes"]) for file in files),
                     permanent=bool(manifest["permanent"]),
-                    digest=format(int(progress["digest"]), "016x"),
+                    digest=OrderDigest(int(progress["digest"])).hex(),
                     latest=path.parent.name == newest,
                 )
             )

@@ -22,6 +22,7 @@ from flipscale.data.shards.index import Index
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Patience, Storage
+from flipscale.order_digest import OrderDigest
 
 LANES = 4
 BAD_AT = {(0, 3): "half a jpeg", (1, 0): "missing caption", (1, 1): "no image"}
@@ -57,13 +58,14 @@ def indices(shards: Path, server: RangeServer, tmp_path_factory: pytest.TempPath
 def read(index: Index, cache: BlockCache | None, world_size: int, workers: int) -> dict[str, Any]:
     """Digest, pixels by position and bad samples of the whole budget."""
     pixels: dict[int, bytes] = {}
-    digest, bad = 0, set()
+    digest = OrderDigest()
+    bad: set[tuple[int, int, str, str]] = set()
     for rank in range(world_size):
         source = ShardSource(index, Storage(patience=PATIENT), cache)
         order = Mixture(index.counts, LANES, 5, 0)
         reader = SampleReader(source, order, tiny_tokenizer(), ReaderSettings(8, Augmentation(), MAX_PIXELS))
         for batch in Stream(reader, BUDGET, LANES, rank, world_size, workers).batches(0):
-            digest = (digest + batch.digest) % 2**64
+            digest += batch.digest
             bad |= {(record.shard, record.ordinal, record.key, record.reason) for record in batch.bad}
             for position, image in zip(batch.positions.tolist(), batch.images, strict=True):
                 pixels[position] = image.contiguous().numpy().tobytes()
