@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import yaml
 from support.shards import tiny_tokenizer
 from support.tiny_run import TinyRun
+from support.warm_start import EXECUTING_POPEN, WarmPopen
 
 from flipscale.data.synthetic.dataset import synthesize
 from flipscale.data.synthetic.scenes import COLOURS, SHAPES
@@ -26,6 +29,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         on_clusters = item.path.parent.name == "slurm"
         item.add_marker(pytest.mark.xdist_group("slurm" if on_clusters else str(item.path)))
+
+
+_EXECUTES_ALL = bool(os.environ.get("FLIPSCALE_TESTS_EXECUTE"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_start() -> Iterator[None]:
+    """Fork this package's commands from a server that has done the imports; see support/warm_start.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not _EXECUTES_ALL:
+            patch.setattr(subprocess, "Popen", WarmPopen)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _executed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Execute a clean interpreter for every program of a test that is marked so."""
+    if request.node.get_closest_marker("executes"):
+        monkeypatch.setattr(subprocess, "Popen", EXECUTING_POPEN)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ def flipscale(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.executes  # every command once, as a user starts it
 @pytest.mark.parametrize(
     ("model", "tokenizer"),
     [

@@ -102,6 +102,7 @@ def test_loader_workers_change_nothing(tiny_run: MakeRun) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.executes  # torchrun, as a user starts it
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("fp64", 1e-9), pytest.param("fp32", 1e-4, marks=pytest.mark.long)]
 )

@@ -18,6 +18,8 @@ from flipscale.orchestration.cluster.local_executor import controller_lives
 from flipscale.orchestration.cluster.submission import read_submissions
 from flipscale.runs.directory import RunDirectory, existing_run
 
+pytestmark = pytest.mark.executes  # submitit starts its processes itself
+
 SECONDS = 120  # for what takes a few seconds; only a hang takes as long
 
 

@@ -1,0 +1,329 @@
+"""Start Python programs from an interpreter that has already imported torch and the package.
+
+Tests of commands mostly wait for imports: 2.5 to 3.5 s per process, hundreds of times. `WarmPopen` is a
+`subprocess.Popen` whose process is forked from a server. The server has done the imports, and has one thread,
+no process group and no CUDA context. A forked process is as real as an executed one: it is a child of the
+caller and has its own pid, session, signals, environment, directory, standard streams and exit code.
+
+Three things differ. `/proc/PID/cmdline` is the server's; string hashes are seeded once per server; what a
+module read from the environment at import is the server's. A program is executed as usual if its environment
+differs in such a variable (`_READ_AT_IMPORT`), or if it asks for something that is not supported here.
+
+`torch.distributed.run` gets a server of its own, so that its workers are warm, too.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import inspect
+import json
+import os
+import random
+import runpy
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+_READ_AT_IMPORT = (
+    *("PYTHON", "LD_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "CUDA_", "TORCH_", "TORCHINDUCTOR_"),
+    *("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_", "XDG_", "COVERAGE_", "DS_", "MALLOC_", "ATEN_"),
+)
+_READ_LATER = (
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING",  # torch.distributed.run sets it for its workers
+    "PYTHONWARNINGS",  # taken over by the forked process
+)
+_COMMAND = os.path.join(os.path.dirname(sys.executable), "flipscale")
+_PR_SET_CHILD_SUBREAPER = 36
+_HEADER = struct.Struct("!I")
+_SECONDS_TO_WARM = 120.0
+EXECUTING_POPEN = subprocess.Popen
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class WarmServer:
+    """The caller's end of a server process; children are forked on request, one at a time."""
+
+    def __init__(self, connection: socket.socket, environment: Mapping[str, str]) -> None:
+        self._connection = connection
+        self._environment = dict(environment)
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+
+    @classmethod
+    def start(cls) -> WarmServer:
+        """Execute a clean interpreter as server, and wait until it has imported everything."""
+        ours, theirs = socket.socketpair()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        EXECUTING_POPEN(
+            [sys.executable, __file__, str(theirs.fileno())],
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+
+        ours.settimeout(_SECONDS_TO_WARM)
+        if _receive(ours)[0] != {"ready": True}:
+            raise RuntimeError("the warm server did not start")
+        ours.settimeout(None)
+        return cls(ours, environment)
+
+    def serves(self, environment: Mapping[str, str]) -> bool:
+        """Whether imports in this environment would have had the result that they had in the server's."""
+        if os.getpid() != self._owner:
+            return False
+        names = environment.keys() | self._environment.keys()
+        read = (name for name in names if name.startswith(_READ_AT_IMPORT) and name not in _READ_LATER)
+        return all(environment.get(name) == self._environment.get(name) for name in read)
+
+    def fork(self, request: dict[str, Any], streams: list[int]) -> int:
+        """Return the pid of a new child of this process, which runs the request with these streams."""
+        with self._lock:
+            # The parent of the child ends at once; the kernel then gives the child to this process.
+            _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+            try:
+                _send(self._connection, request, streams)
+                answer, _ = _receive(self._connection)
+            finally:
+                _libc.prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+        return int(answer["pid"])
+
+
+class WarmPopen(EXECUTING_POPEN[Any]):
+    """A `subprocess.Popen` that forks Python programs from the server of this process."""
+
+    server: WarmServer | None = None
+    only_commands = True  # in a launcher, whatever it starts
+
+    def _execute_child(self, *arguments: Any) -> None:
+        names = list(inspect.signature(EXECUTING_POPEN._execute_child).parameters)[1:]  # type: ignore[attr-defined]
+        options = dict(zip(names, arguments, strict=True))
+        environment = dict(os.environ if options["env"] is None else options["env"])
+        program = _program(options["args"])
+        if program is None or (self.only_commands and not _is_command(program)) or not _supported(options):
+            super()._execute_child(*arguments)  # type: ignore[misc]
+            return
+
+        if WarmPopen.server is None or WarmPopen.server._owner != os.getpid():
+            WarmPopen.server = WarmServer.start()
+        if not WarmPopen.server.serves(environment):
+            super()._execute_child(*arguments)  # type: ignore[misc]
+            return
+
+        umask = os.umask(0)
+        os.umask(umask)
+        request = {
+            "program": program,
+            "environment": environment,
+            "directory": os.fspath(options["cwd"] or os.getcwd()),
+            "new_session": options["start_new_session"],
+            "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+            "ignored": [
+                n
+                for n in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+                if signal.getsignal(n) is signal.SIG_IGN
+            ],
+            "umask": umask,
+        }
+        ends = [options["p2cread"], options["c2pwrite"], options["errwrite"]]
+        streams = [standard if end == -1 else end for standard, end in enumerate(ends)]
+        self.pid = WarmPopen.server.fork(request, streams)
+        self._child_created = True
+        pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        self._close_pipe_fds(*(options[name] for name in pipes))  # type: ignore[attr-defined]
+
+
+def _program(arguments: Any) -> list[str] | None:
+    """Return what the interpreter is asked to run ("-m" MODULE, "-c" CODE or SCRIPT, arguments), or None."""
+    if isinstance(arguments, (str, bytes, os.PathLike)):
+        return None
+    words = [os.fsdecode(word) for word in arguments]
+    if len(words) > 1 and words[0] == sys.executable and words[1] == "-u":
+        words = [words[0], *words[2:]]
+    if words and words[0] == _COMMAND:
+        return words
+    if len(words) < 2 or words[0] != sys.executable:
+        return None
+    if words[1] in ("-m", "-c"):
+        return words[1:] if len(words) > 2 else None
+    return None if words[1].startswith("-") else words[1:]
+
+
+def _is_command(program: list[str]) -> bool:
+    """Whether the program is this package's command, by itself or under torchrun."""
+    return program[0] == _COMMAND or program[:2] in (["-m", "flipscale"], ["-m", "torch.distributed.run"])
+
+
+def _supported(options: Mapping[str, Any]) -> bool:
+    odd = ("preexec_fn", "pass_fds", "executable", "shell", "gid", "gids", "uid")
+    if any(options.get(name) for name in odd) or not options["close_fds"]:
+        return False
+    return options.get("umask", -1) in (-1, None) and options.get("process_group", -1) in (-1, None)
+
+
+def _send(connection: socket.socket, message: Mapping[str, Any], descriptors: list[int]) -> None:
+    data = json.dumps(message).encode()
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    connection.sendmsg([_HEADER.pack(len(data))], ancillary)
+    connection.sendall(data)
+
+
+def _receive(connection: socket.socket) -> tuple[Any, list[int]]:
+    """Return the next message and its descriptors; (None, []) at the end of the connection."""
+    header, descriptors, _, _ = socket.recv_fds(connection, _HEADER.size, 3)
+    if not header:
+        return None, []
+    left = _HEADER.unpack(header)[0]
+    data = b""
+    while len(data) < left:
+        data += connection.recv(left - len(data))
+    return json.loads(data), descriptors
+
+
+def _serve(connection: socket.socket) -> list[str]:
+    """Fork a child per request. Returns only in a child, with the words of the program that it is to run."""
+    while True:
+        request, streams = _receive(connection)
+        if request is None:
+            os._exit(0)
+        reader, writer = os.pipe()
+        between = os.fork()
+        if between == 0:
+            parent = os.getpid()
+            if os.fork() != 0:
+                os._exit(0)
+            os.close(reader)
+            connection.close()
+            _become(request, streams, parent, writer)
+            return list(request["program"])
+
+        os.close(writer)
+        for stream in streams:
+            os.close(stream)
+        os.waitpid(between, 0)
+        pid = int(os.read(reader, 32))
+        os.close(reader)
+        _send(connection, {"pid": pid}, [])
+
+
+def _become(request: Mapping[str, Any], streams: list[int], parent: int, writer: int) -> None:
+    """Turn this process, a grandchild of the server, into the requested one."""
+    for standard, stream in enumerate(streams):
+        os.dup2(stream, standard)
+    for stream in set(streams) - {0, 1, 2}:
+        os.close(stream)
+    if request["new_session"]:
+        os.setsid()
+    os.umask(request["umask"])
+    os.chdir(request["directory"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    for number in request["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
+
+    for option in filter(None, request["environment"].get("PYTHONWARNINGS", "").split(",")):
+        warnings._setoption(option)  # type: ignore[attr-defined]
+
+    # A new interpreter would have seeded these from the operating system.
+    random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+
+    # Announce the pid only when the caller is the parent, so that it can wait for the pid at once.
+    while os.getppid() == parent:
+        time.sleep(0.0005)
+    os.write(writer, str(os.getpid()).encode())
+    os.close(writer)
+
+
+def _run(program: list[str]) -> None:
+    """Run the program as the interpreter would; its end is this interpreter's end."""
+    if program[:2] == ["-m", "torch.distributed.run"]:
+        program = _warm_workers() or program
+
+    kind, *rest = program
+    if kind == "-m":
+        sys.path[0] = os.getcwd()
+        sys.argv = rest
+        sys.modules.pop(rest[0], None)  # runpy warns of a module that was imported before it is run
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.path[0] = ""
+        sys.argv = ["-c", *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
+    else:
+        sys.argv = program
+        sys.path[0] = os.path.dirname(os.path.abspath(kind))
+        runpy.run_path(kind, run_name="__main__")
+
+
+def _warm_workers() -> list[str] | None:
+    """Give this launcher a server of its own, forked before it has threads, and start its workers there.
+
+    Returns:
+        The program that this process is to run if it is one of the workers; None in the launcher.
+    """
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        ours.close()
+        return _serve(theirs)
+
+    theirs.close()
+    WarmPopen.server = WarmServer(ours, os.environ)
+    WarmPopen.only_commands = False
+    subprocess_handler.Popen = WarmPopen  # type: ignore[misc]
+    return None
+
+
+def _import_everything() -> None:
+    """Import what commands import, and make sure that nothing of it started a thread."""
+    import importlib
+    import pkgutil
+
+    import torch
+    import torch._dynamo  # the first model on the device "meta" imports it
+    import torch.distributed.checkpoint
+    import torch.distributed.fsdp
+    import torch.distributed.run
+    import torch.utils.tensorboard
+    from PIL import Image
+
+    import flipscale
+
+    Image.init()
+    for module in pkgutil.walk_packages(flipscale.__path__, "flipscale."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    threads = len(os.listdir("/proc/self/task"))
+    if threads != 1:
+        raise RuntimeError(f"{threads} threads after the imports: a fork would not be faithful")
+    if torch.distributed.is_initialized() or torch.cuda.is_initialized():
+        raise RuntimeError("the imports made a process group or a CUDA context")
+
+
+def _main(descriptor: int) -> None:
+    import gc
+
+    connection = socket.socket(fileno=descriptor)
+    os.set_inheritable(descriptor, False)
+    _import_everything()
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy every page of the imports
+    _send(connection, {"ready": True}, [])
+    _run(_serve(connection))
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]))
