@@ -7,9 +7,8 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rich.console import Console
@@ -19,21 +18,22 @@ from rich.progress import Progress as Bar
 from flipscale.cli.classifier_options import FinetuneOptions, ProbeOptions
 from flipscale.cli.console import print_table
 from flipscale.cli.results import write_results
-from flipscale.data.samples.stream import default_workers
 from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import World, join_world, leave_world
 from flipscale.errors import UserError
-from flipscale.evaluation.datasets import Decoding
 from flipscale.files import check_writable
 from flipscale.formatting import format_interval, format_percent
 from flipscale.interop.load_model import load_model
-from flipscale.transfer.augmented_batches import Passes, TrainingViews
-from flipscale.transfer.classifier import FEATURES, FeatureKind, ImageFeatures, Progress, encode_set, score
-from flipscale.transfer.finetune import Classifier, FinetuneRecipe, finetune, layer_decayed, rand_augment
+from flipscale.transfer.finetune import FinetuneJob, finetune
+from flipscale.transfer.finetune_recipe import FinetuneRecipe
 from flipscale.transfer.finetune_state import FinetuneState
-from flipscale.transfer.labelled_images import LabelledImages, check_same_classes, labelled_images
-from flipscale.transfer.lars_probe import LarsRecipe, train_lars_head
-from flipscale.transfer.logistic_probe import Logistic, enable_gpu_fits, fit
+from flipscale.transfer.image_features import FEATURE_KINDS, FeatureKind, ProgressCallback
+from flipscale.transfer.labelled_images import list_train_test
+from flipscale.transfer.lars_probe import LarsRecipe
+from flipscale.transfer.linear_probe import ProbeSettings, probe
+from flipscale.transfer.logistic_probe import LogisticRecipe, enable_gpu_fits
+from flipscale.transfer.passes import Passes
+from flipscale.transfer.results import ClassifierResults
 
 METHODS = ("lbfgs", "lars")
 
@@ -43,24 +43,13 @@ LONGEST_WAIT = timedelta(hours=2)
 Recipe = TypeVar("Recipe", Passes, LarsRecipe, FinetuneRecipe)
 
 
-def list_sets(train: str, test: str, world: World) -> tuple[LabelledImages, LabelledImages]:
-    """Both sets, listed by the leading process. Raises UserError as `labelled_images` does."""
-
-    def both() -> tuple[LabelledImages, LabelledImages]:
-        sets = labelled_images(train), labelled_images(test)
-        check_same_classes(*sets)
-        return sets
-
-    return world.lead(both)
-
-
 def chosen(recipe: Recipe, **changes: Any) -> Recipe:
     """A recipe with what the command line says instead; None leaves what it has."""
     return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
 
 
 @contextmanager
-def shown_progress(world: World) -> Iterator[Progress]:
+def shown_progress(world: World) -> Iterator[ProgressCallback]:
     """A bar for each thing that is done, on the leading process's terminal."""
     with Bar(
         TextColumn("{task.description}"),
@@ -81,7 +70,7 @@ def shown_progress(world: World) -> Iterator[Progress]:
         yield show
 
 
-def show_scores(document: dict[str, Any], as_json: bool) -> None:
+def show_scores(document: ClassifierResults, as_json: bool) -> None:
     """Print the results of either command."""
     if as_json:
         print(json.dumps(document, indent=2))
@@ -107,103 +96,64 @@ def show_scores(document: dict[str, Any], as_json: bool) -> None:
 
 def run_probe(options: ProbeOptions) -> None:
     """Train and score a linear probe."""
-    checkpoint, train, test = options.checkpoint, options.train, options.test
-    method, features, c, seed = options.method, options.features, options.c, options.seed
-    epochs, batch_size, base_lr = options.epochs, options.batch_size, options.base_lr
-    micro_batch, out, as_json = options.micro_batch, options.out, options.as_json
-    _check_choice("method", method, METHODS)
-    _check_choice("features", features, FEATURES)
-    if method == "lbfgs" and (epochs, batch_size, base_lr) != (None, None, None):
-        raise UserError("--epochs, --batch-size and --base-lr belong to --method lars; leave them out")
-    if method == "lars" and c is not None:
-        raise UserError("--c belongs to --method lbfgs; leave it out")
-    logistic = Logistic(c=_strength(c), seed=seed)
-    recipe = LarsRecipe()
-    passes = chosen(recipe.passes, epochs=epochs, batch_size=batch_size, micro_batch=micro_batch, seed=seed)
-    recipe = chosen(recipe, passes=passes, base_lr=base_lr)
+    settings = _probe_settings(options)
 
     enable_gpu_fits()
     world = join_world(read_placement(), LONGEST_WAIT)
     try:
+        out = options.out
         if out is not None:
             world.lead(lambda: check_writable(out))
-        trained = load_model(checkpoint, world)
-        sets = list_sets(train, test, world)
-        network = ImageFeatures(trained.model, cast(FeatureKind, features))
-        decoding = Decoding(trained.model.spec.vision.image_size, micro_batch)
+        trained = load_model(options.checkpoint, world)
+        sets = list_train_test(options.train, options.test, world)
         with shown_progress(world) as progress:
-            if method == "lbfgs":
-                found = _logistic(network, sets, decoding, logistic, world, progress)
-            else:
-                found = _lars(network, sets, decoding, recipe, world, progress)
+            results = probe(trained, sets, settings, world, progress)
     finally:
         leave_world()
-    if found is None:
+    if results is None:
         return
-    document = {
-        "task": "linear_probe",
-        "method": method,
-        "samples_seen": trained.samples_seen,
-        **found,
-    }
-    document["settings"] = {"features": features, **document["settings"]}
-    show_scores(document, as_json)
+
+    show_scores(results, options.as_json)
     if out is not None:
-        write_results(document, out)
+        write_results(results, out)
 
 
-def _logistic(
-    network: ImageFeatures,
-    sets: tuple[LabelledImages, LabelledImages],
-    decoding: Decoding,
-    settings: Logistic,
-    world: World,
-    progress: Progress,
-) -> dict[str, Any] | None:
-    """What differs in the document; None on all but the leading process, which fits alone."""
-    train, test = (encode_set(network, images, decoding, world, progress) for images in sets)
-    if not world.leads:
-        return None
-    fits = settings.most_fits
-    fitted = fit(
-        train.outputs, train.labels, test.outputs, settings, lambda done: progress("fitting", done, fits)
+def _probe_settings(options: ProbeOptions) -> ProbeSettings:
+    """Return the settings that the options stand for.
+
+    Raises:
+        UserError: If an option has a value that it cannot have, or does not belong to the method.
+    """
+    _check_choice("method", options.method, METHODS)
+    _check_choice("features", options.features, FEATURE_KINDS)
+    changes = (options.epochs, options.batch_size, options.base_lr)
+    if options.method == "lbfgs" and changes != (None, None, None):
+        raise UserError("--epochs, --batch-size and --base-lr belong to --method lars; leave them out")
+    if options.method == "lars" and options.c is not None:
+        raise UserError("--c belongs to --method lbfgs; leave it out")
+
+    features = cast("FeatureKind", options.features)
+    if options.method == "lbfgs":
+        recipe = LogisticRecipe(c=_strength(options.c), seed=options.seed)
+        return ProbeSettings(recipe, features, options.micro_batch)
+
+    recipe = LarsRecipe()
+    passes = chosen(
+        recipe.passes,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        micro_batch=options.micro_batch,
+        seed=options.seed,
     )
-    return {
-        "settings": {"c": fitted.c, "swept": settings.c is None, "max_iter": settings.max_iter},
-        "iterations": fitted.iterations,
-        "converged": fitted.converged,
-        "train": {"data": sets[0].data, "samples": len(train.labels), "skipped": train.skipped.count},
-        "test": {"data": sets[1].data, **score(fitted.logits, test)},
-    }
-
-
-def _lars(
-    network: ImageFeatures,
-    sets: tuple[LabelledImages, LabelledImages],
-    decoding: Decoding,
-    recipe: LarsRecipe,
-    world: World,
-    progress: Progress,
-) -> dict[str, Any] | None:
-    train, test = sets
-    recipe.passes.check(len(train.samples), world.size)
-    workers = default_workers(world.local_size)
-    views = TrainingViews(train, recipe.passes, decoding.image_size, world, workers)
-    head = train_lars_head(network, views, train.classes, recipe, world, progress)
-    seen = encode_set(network, test, decoding, world, progress)
-    if not world.leads:
-        return None
-    return {
-        "settings": asdict(recipe),
-        "train": {"data": train.data, "samples": len(train.samples)},
-        "test": {"data": test.data, **score(head(seen.outputs).detach(), seen)},
-    }
+    return ProbeSettings(
+        chosen(recipe, passes=passes, base_lr=options.base_lr), features, options.micro_batch
+    )
 
 
 def _strength(c: str | None) -> float | None:
     """Of `--c`; None for a sweep."""
     if c is None:
-        return Logistic().c
+        return LogisticRecipe().c
     if c == "sweep":
         return None
     try:
@@ -220,68 +170,27 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 
 def run_finetune(options: FinetuneOptions) -> None:
     """Train and score a fine-tuned classifier."""
-    checkpoint, train, test, out = options.checkpoint, options.train, options.test, options.out
-    epochs, batch_size, base_lr = options.epochs, options.batch_size, options.base_lr
-    drop_path, micro_batch = options.drop_path, options.micro_batch
-    seed, as_json = options.seed, options.as_json
     recipe = FinetuneRecipe()
-    passes = chosen(recipe.passes, epochs=epochs, batch_size=batch_size, micro_batch=micro_batch, seed=seed)
-    recipe = chosen(recipe, passes=passes, base_lr=base_lr, drop_path=drop_path)
-    if not 0 <= recipe.drop_path < 1:
-        raise UserError(f"--drop-path is {recipe.drop_path:g}; give a share from 0 to below 1")
+    passes = chosen(
+        recipe.passes,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        micro_batch=options.micro_batch,
+        seed=options.seed,
+    )
+    recipe = chosen(recipe, passes=passes, base_lr=options.base_lr, drop_path=options.drop_path)
 
     world = join_world(read_placement(), LONGEST_WAIT)
     try:
-        trained = load_model(checkpoint, world)
-        images, test_images = list_sets(train, test, world)
-        passes.check(len(images.samples), world.size, multiple=2)
-        settings = {
-            "checkpoint": str(checkpoint),
-            "samples_seen": trained.samples_seen,
-            "train": train,
-            "test": test,
-            **asdict(recipe),
-        }
-        state = FinetuneState(out)
-        world.lead(lambda: state.claim(settings))
-        decoding = Decoding(trained.model.spec.vision.image_size, micro_batch)
-        workers = default_workers(world.local_size)
-        change = rand_augment(recipe, trained.model)
-        views = TrainingViews(images, passes, decoding.image_size, world, workers, change)
-        model = Classifier(trained.model, images.classes, recipe.drop_path, seed)
-        optimizer = layer_decayed(model, recipe)
-        done = _agreed(state.load(model, optimizer, views.steps), out, world)
-
-        def save(epochs: int) -> None:
-            world.lead(lambda: state.save(model, optimizer, epochs))
-
+        trained = load_model(options.checkpoint, world)
+        sets = list_train_test(options.train, options.test, world)
+        job = FinetuneJob(options.checkpoint, options.out, recipe)
         with shown_progress(world) as progress:
-            finetune(
-                model, optimizer, views, recipe, world, first_epoch=done, after_epoch=save, progress=progress
-            )
-            seen = encode_set(model, test_images, decoding, world, progress)
+            results = finetune(trained, sets, job, world, progress)
     finally:
         leave_world()
-    if not world.leads:
+    if results is None:
         return
-    document = {
-        "task": "finetune",
-        "method": "adamw",
-        "samples_seen": trained.samples_seen,
-        "settings": settings,
-        "train": {"data": train, "samples": len(images.samples)},
-        "test": {"data": test, **score(seen.outputs, seen)},
-    }
-    show_scores(document, as_json)
-    state.write_results(document)
 
-
-def _agreed(epochs: int, out: Path, world: World) -> int:
-    """The epochs that every process found done."""
-    found = world.gather(epochs)
-    if len(set(found)) > 1:
-        raise UserError(
-            f"the processes find from {min(found)} to {max(found)} epochs done in {out}, since their nodes "
-            "do not see the same directory; give an --out on a file system that all nodes share"
-        )
-    return epochs
+    show_scores(results, options.as_json)
+    FinetuneState(options.out).write_results(results)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flipscale.config import Evaluation
     from flipscale.distributed.world import World
     from flipscale.evaluation.document import EvaluationDocument
-    from flipscale.evaluation.masked_views import Views
+    from flipscale.evaluation.masked_views import MaskedEncoder
     from flipscale.interop.load_model import LoadedModel
 
 
@@ -104,12 +104,12 @@ def _evaluated(
         )
 
 
-def _masked_views(trained: LoadedModel, options: EvaluateOptions) -> Views | None:
-    from flipscale.evaluation.masked_views import Views
+def _masked_views(trained: LoadedModel, options: EvaluateOptions) -> MaskedEncoder | None:
+    from flipscale.evaluation.masked_views import MaskedEncoder
 
     if options.mask_ratio is not None:
         patches = trained.model.spec.vision.patches
-        return Views(trained.model.encode_image, options.mask_ratio, patches, options.ensemble)
+        return MaskedEncoder(trained.model.encode_image, options.mask_ratio, patches, options.ensemble)
     if options.ensemble:
         raise UserError("--ensemble averages masked views; say with --mask-ratio how much each one hides")
     return None

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
-from flipscale.evaluation.datasets import Batch, Reader, Skipped
-from flipscale.evaluation.masked_views import Views
+from flipscale.evaluation.decoding import DecodedBatch, Reader
+from flipscale.evaluation.masked_views import MaskedEncoder
+from flipscale.evaluation.samples import Skipped
 
 Target = TypeVar("Target")
 
@@ -44,7 +45,7 @@ class Encoder:
     image_size: int
     """Side in pixels of the squares that the model takes; it normalises colours itself."""
     world: World
-    views: Views | None = None
+    masked_views: MaskedEncoder | None = None
     """Encodes the images with patches hidden, in place of the model."""
 
     def images(
@@ -58,7 +59,7 @@ class Encoder:
         Raises UserError, on every process, where one meets it, and for features that are not finite.
         """
 
-        def own() -> Iterator[Batch[Target]]:
+        def own() -> Iterator[DecodedBatch[Target]]:
             read = 0
             for batch in reader.batches(self.world.rank, self.world.size):
                 yield batch
@@ -66,7 +67,7 @@ class Encoder:
                 progress(read)
 
         blank = torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)
-        features, targets = self._encode(self._images, own(), Batch(-1, blank, [], [0]), "image")
+        features, targets = self._encode(self._images, own(), DecodedBatch(-1, blank, [], [0]), "image")
         return features, targets, Skipped.joined(self.world.gather(reader.skipped))
 
     def texts(self, captions: Sequence[str]) -> Tensor:
@@ -77,31 +78,31 @@ class Encoder:
         place = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
         distinct = list(place)
         own = (
-            Batch(start, self.tokenizer(part), part, list(range(start, start + len(part))))
+            DecodedBatch(start, self.tokenizer(part), part, list(range(start, start + len(part))))
             for start in range(
                 self.world.rank * _TEXTS_AT_ONCE, len(distinct), self.world.size * _TEXTS_AT_ONCE
             )
             for part in [distinct[start : start + _TEXTS_AT_ONCE]]
         )
-        surplus = Batch(-1, self.tokenizer([""]), [""], [0])
+        surplus = DecodedBatch(-1, self.tokenizer([""]), [""], [0])
         features, _ = self._encode(self._texts, own, surplus, "text")
         order = torch.tensor([place[caption] for caption in captions], device=features.device)
         return features[order]
 
-    def _images(self, batch: Batch[Any]) -> Tensor:
+    def _images(self, batch: DecodedBatch[Any]) -> Tensor:
         images = batch.inputs.to(self.world.device)
-        if self.views is None:
+        if self.masked_views is None:
             return self.model.encode_image(images)
-        return self.views.features(images, torch.tensor(batch.places, device=self.world.device))
+        return self.masked_views.features(images, torch.tensor(batch.places, device=self.world.device))
 
-    def _texts(self, batch: Batch[Any]) -> Tensor:
+    def _texts(self, batch: DecodedBatch[Any]) -> Tensor:
         return self.model.encode_text(batch.inputs.to(self.world.device))
 
     def _encode(
         self,
-        encode: Callable[[Batch[Target]], Tensor],
-        own: Iterator[Batch[Target]],
-        surplus: Batch[Target],
+        encode: Callable[[DecodedBatch[Target]], Tensor],
+        own: Iterator[DecodedBatch[Target]],
+        surplus: DecodedBatch[Target],
         kind: str,
     ) -> tuple[Tensor, list[Target]]:
         """Features and targets of all processes' batches, by their numbers.
@@ -127,7 +128,7 @@ class Encoder:
         features = torch.cat([features for _, features, _ in parts]).to(self.world.device)
         return _finite(features, kind), [target for _, _, targets in parts for target in targets]
 
-    def _rounds(self, own: Iterator[Batch[Target]]) -> Iterator[Batch[Target] | None]:
+    def _rounds(self, own: Iterator[DecodedBatch[Target]]) -> Iterator[DecodedBatch[Target] | None]:
         """This process's batches, then None as long as another process still has one."""
         while True:
             batch, problem = None, None

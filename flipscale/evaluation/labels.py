@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 
 from flipscale.data.quarantine import BadSample
 from flipscale.errors import UserError
-from flipscale.evaluation.datasets import RawSample
+from flipscale.evaluation.samples import RawSample
 
 _LONGEST_LABEL = 18  # digits
 
 
 def label_of(classes: int) -> Callable[[RawSample], int]:
-    """Reads a sample's class; UserError if it is no number in [0, classes)."""
+    """Return a function that reads the class number of a sample.
+
+    The function raises BadSample if the label is missing, and UserError if it is not a number in [0,
+    classes).
+    """
 
     def read(sample: RawSample) -> int:
         return _number(sample.name, _text(sample), classes)
@@ -25,10 +29,11 @@ def label_of(classes: int) -> Callable[[RawSample], int]:
 
 
 def labels_of(classes: int) -> Callable[[RawSample], NDArray[np.bool_]]:
-    """Reads which classes a sample shows, (classes,): from a .npy that holds one number for each class, 0 for
-    those not shown, as CLIP_benchmark writes VOC2007; or from class numbers in a .cls, apart by spaces.
+    """Return a function that reads which classes a sample shows, as booleans (classes,).
 
-    UserError for any other content.
+    A .npy holds one number per class, 0 for those not shown, as CLIP_benchmark writes VOC2007; a .cls holds
+    class numbers, separated by spaces. The function raises BadSample if the sample has neither, and UserError
+    for any other content.
     """
 
     def read(sample: RawSample) -> NDArray[np.bool_]:
@@ -41,8 +46,11 @@ def labels_of(classes: int) -> Callable[[RawSample], NDArray[np.bool_]]:
     return read
 
 
-def within(numbers: Container[int], classes: int) -> Callable[[RawSample], bool]:
-    """Whether a sample's class is among `numbers`; also where it has none, so that it counts as unusable."""
+def class_filter(numbers: Container[int], classes: int) -> Callable[[RawSample], bool]:
+    """Return a function that says whether a sample's class is one of `numbers`.
+
+    A sample without a label passes, so that it counts as unusable later.
+    """
     read = label_of(classes)
     return lambda sample: sample.label is None or read(sample) in numbers
 
@@ -56,6 +64,7 @@ def _text(sample: RawSample) -> str:
 def _number(name: str, text: str, classes: int) -> int:
     if not text.isdecimal() or len(text) > _LONGEST_LABEL:
         raise UserError(f"the label of {name} is {text[:40]!r}; a .cls holds a class number from 0")
+
     label = int(text)
     if label >= classes:
         raise UserError(
@@ -69,7 +78,10 @@ def _vector(name: str, data: bytes, classes: int) -> NDArray[np.bool_]:
     try:
         vector = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"the labels of {name} are no array of numbers ({error}); save them again") from None
+        raise UserError(
+            f"the labels of {name} are not an array of numbers ({error}); save them again"
+        ) from None
+
     if vector.shape != (classes,):
         raise UserError(
             f"the labels of {name} have the shape {vector.shape}, but there are {classes} class names; use "

@@ -13,7 +13,7 @@ from flipscale.models.masking import complementary_views, visible_count, visible
 
 
 @dataclass(frozen=True)
-class Views:
+class MaskedEncoder:
     """What of an image is shown: a function of the seed and of the image's place in its set.
 
     Raises UserError for a ratio outside [0, 1).

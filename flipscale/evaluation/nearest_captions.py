@@ -10,15 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from flipscale.evaluation.class_sets import shards_of
-from flipscale.evaluation.datasets import Decoding, Reader, captions_of, read_shards
+from flipscale.evaluation.decoding import Decoding, Reader
 from flipscale.evaluation.features import Encoder
+from flipscale.evaluation.samples import captions_of
+from flipscale.evaluation.shards import read_shards, shards_of
 
 POOL = 256  # images of a set, whose captions compete
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class NearCaption:
     caption: str
     similarity: float  # cosine
     own: bool
@@ -26,22 +27,22 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class NearestCaptions:
     """What a model finds for one image."""
 
     captions: tuple[str, ...]  # the image's own
-    nearest: tuple[Neighbour, ...]  # nearest first
+    nearest: tuple[NearCaption, ...]  # nearest first
     rank: int  # of the first own caption, from 1
     pool: int  # different captions that competed
 
 
 @dataclass(frozen=True)
-class Example:
+class ExampleImage:
     pixels: npt.NDArray[np.uint8]  # (3, S, S)
     captions: tuple[str, ...]
 
 
-def examples(shards: str, count: int, side: int) -> list[Example]:
+def examples(shards: str, count: int, side: int) -> list[ExampleImage]:
     """The first `count` usable images of a retrieval set, as squares of `side` pixels.
 
     Raises UserError where the shards cannot be read.
@@ -49,10 +50,10 @@ def examples(shards: str, count: int, side: int) -> list[Example]:
     reader = Reader(
         islice(read_shards(shards_of(shards)), POOL), captions_of, Decoding(side, batch_size=count)
     )
-    found: list[Example] = []
+    found: list[ExampleImage] = []
     for batch in reader.batches():
         found += [
-            Example(pixels.numpy(), tuple(captions))
+            ExampleImage(pixels.numpy(), tuple(captions))
             for pixels, captions in zip(batch.inputs, batch.targets, strict=True)
         ]
         if len(found) >= count:
@@ -60,7 +61,7 @@ def examples(shards: str, count: int, side: int) -> list[Example]:
     return found[:count]
 
 
-def nearest_captions(encoder: Encoder, shards: str, count: int, shown: int = 3) -> list[Neighbours]:
+def nearest_captions(encoder: Encoder, shards: str, count: int, shown: int = 3) -> list[NearestCaptions]:
     """For the images of `examples`, the `shown` nearest of the different captions of the set's first images.
 
     Raises UserError where the shards cannot be read or hold nothing usable, and for features that are not
@@ -75,10 +76,11 @@ def nearest_captions(encoder: Encoder, shards: str, count: int, shown: int = 3) 
     return [_found(row, captions, texts, shown) for row, captions in zip(scores, own, strict=False)]
 
 
-def _found(scores: torch.Tensor, own: Sequence[str], texts: Sequence[str], shown: int) -> Neighbours:
+def _found(scores: torch.Tensor, own: Sequence[str], texts: Sequence[str], shown: int) -> NearestCaptions:
     order = scores.argsort(descending=True, stable=True).tolist()
     rank = 1 + next(place for place, number in enumerate(order) if texts[number] in own)
     nearest = tuple(
-        Neighbour(str(texts[number]), float(scores[number]), texts[number] in own) for number in order[:shown]
+        NearCaption(str(texts[number]), float(scores[number]), texts[number] in own)
+        for number in order[:shown]
     )
-    return Neighbours(tuple(own), nearest, rank, len(texts))
+    return NearestCaptions(tuple(own), nearest, rank, len(texts))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from flipscale.evaluation.metrics import RECALLS, Integers
+from flipscale.evaluation.outcomes import RECALLS, Integers
 
 _SCORES_AT_ONCE = 2**20  # 4 MiB of fp32: the full image x text matrix is never held
 

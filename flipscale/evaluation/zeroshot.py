@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from flipscale.evaluation.features import Encoder
-from flipscale.evaluation.metrics import Classified, Labelled
+from flipscale.evaluation.outcomes import Classified, Labelled
 
 _PROMPTS_AT_ONCE = 8192  # keeps the prompt embeddings of 1,000 classes x 80 templates out of memory
 _ROWS_AT_ONCE = 4096  # images whose logits are held together

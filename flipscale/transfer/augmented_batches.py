@@ -1,7 +1,7 @@
-"""Random views of a labelled set, epoch after epoch, dealt to the processes that train a classifier.
+"""Random views of a labelled set, epoch after epoch, shared by the processes that train a classifier.
 
-What is shown is a function of (seed, epoch, place of the image in the set): neither the number of processes
-nor that of the loader workers changes it, nor an interruption.
+What a view shows is a function of (seed, epoch, place of the image in the set). The numbers of processes and
+of loader workers do not change it, and neither does an interruption.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import logging
 import random
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from flipscale.config import Augmentation
 from flipscale.data.quarantine import BadSample
@@ -26,61 +25,26 @@ from flipscale.data.samples.augment import DRAWS, random_views
 from flipscale.data.samples.decode import open_image, render
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
-from flipscale.evaluation.datasets import Member, RawSample
+from flipscale.evaluation.samples import MAX_IMAGE_PIXELS, RawSample, image_bytes
 from flipscale.transfer.labelled_images import LabelledImages
+from flipscale.transfer.passes import Passes, PieceSampler, ViewKeys
 
 _log = logging.getLogger(__name__)
 
-_AUGMENTATION = Augmentation(crop_area=(0.08, 1.0), flip=True)  # as MAE, whose code the paper starts from
-_MAX_PIXELS = 100_000_000  # as in evaluation: larger images are not decoded
+_AUGMENTATION = Augmentation(crop_area=(0.08, 1.0), flip=True)  # as MAE's code, the paper's starting point
 
 Piece = tuple[Tensor, Tensor]
-"""Images uint8 (b, 3, S, S) and labels int64 (b,), on the device."""
-_Keys = list[tuple[int, int]]  # (epoch, place)
+"""Images uint8 (b, 3, S, S) and labels int64 (b,)."""
+ImageTransform = Callable[[Image.Image], Image.Image]
+"""A random change of a view, which draws only from `random` and `numpy.random`."""
 
 
-@dataclass(frozen=True)
-class Passes:
-    """How often, in which batches, and how mixed a set is gone through."""
+class AugmentedBatches:
+    """This process's share of every batch of augmented images.
 
-    epochs: int
-    batch_size: int
-    """Images of one update, of all processes together; those of a last, smaller batch are left out."""
-    micro_batch: int = 64
-    """Images that a process holds on its device at once."""
-    seed: int = 0
-
-    def steps(self, images: int) -> int:
-        """Updates an epoch."""
-        return images // self.batch_size
-
-    def check(self, images: int, processes: int, multiple: int = 1) -> None:
-        """Raise UserError where the processes cannot share batches of this many images evenly.
-
-        Args:
-            multiple: what every process's images must come in.
-        """
-        whole = processes * multiple
-        if min(self.epochs, self.micro_batch, self.batch_size - 1) < 1:
-            raise UserError("epochs and micro-batch must be 1 or more and the batch 2 or more; correct them")
-        if self.batch_size > images:
-            raise UserError(
-                f"the training set has {images:,} images, fewer than a batch of {self.batch_size:,}; give a "
-                f"smaller --batch-size, {images // whole * whole:,} at most"
-            )
-        if self.batch_size % whole:
-            raise UserError(
-                f"a batch of {self.batch_size:,} is no multiple of {whole}; give a --batch-size that "
-                f"{processes} processes can share in {'pairs' if multiple == 2 else 'equal parts'}"
-            )
-        if self.micro_batch % multiple:
-            raise UserError(
-                f"a micro-batch of {self.micro_batch} cannot be mixed in pairs; give an even --micro-batch"
-            )
-
-
-class TrainingViews:
-    """This process's share of every batch."""
+    Attributes:
+        steps: Batches per epoch.
+    """
 
     def __init__(
         self,
@@ -89,36 +53,47 @@ class TrainingViews:
         image_size: int,
         world: World,
         workers: int,
-        change: Callable[[Image.Image], Image.Image] | None = None,
+        transform: ImageTransform | None = None,
     ) -> None:
-        """
+        """Prepare the batches; nothing is read yet.
+
         Args:
-            image_size: side of the views in pixels.
-            workers: loader processes; 0 decodes in this one.
-            change: of a view after its crop and flip; draws from `random` and `numpy.random` alone.
+            images: The training set.
+            passes: Epochs, batch size, micro-batch and seed.
+            image_size: Side of the views, in pixels.
+            world: The processes that share each batch.
+            workers: Loader processes; 0 decodes in this process.
+            transform: Change of a view after its crop and flip.
         """
         self.steps = passes.steps(len(images.samples))
-        self._views = _Views(images, image_size, passes.seed, change)
-        self._passes, self._world, self._workers = passes, world, workers
+        self._views = _Views(images, image_size, passes.seed, transform)
+        self._passes = passes
+        self._world = world
+        self._workers = workers
 
-    def batches(self, epoch: int = 0) -> Iterator[Iterator[Piece]]:
-        """From `epoch` on, the pieces of each batch, at most `micro_batch` images each; take them all.
+    def pieces(self, first_epoch: int = 0) -> Iterator[Iterator[Piece]]:
+        """Yield the pieces of each batch from `first_epoch` on, at most `micro_batch` images per piece.
 
-        Raises UserError where the set cannot be read any more.
+        The caller takes all pieces of a batch, which are on the device, before it takes the next batch.
+
+        Raises:
+            UserError: If the set can no longer be read.
         """
-        keys = _KeySampler(self._passes, len(self._views.samples), self._world.rank, self._world.size, epoch)
-        cuda = self._world.device.type == "cuda"
+        keys = PieceSampler(
+            self._passes, len(self._views.samples), self._world.rank, self._world.size, first_epoch
+        )
         loader = DataLoader(
             self._views,
             batch_size=None,
             sampler=keys,
             num_workers=self._workers,
-            pin_memory=cuda,
+            pin_memory=self._world.device.type == "cuda",
             worker_init_fn=_start_worker if self._workers else None,
         )
+
         pieces = map(self._on_device, loader)
-        for _ in range((self._passes.epochs - epoch) * self.steps):
-            yield islice(pieces, keys.pieces)
+        for _ in range((self._passes.epochs - first_epoch) * self.steps):
+            yield islice(pieces, keys.pieces_per_batch)
 
     def _on_device(self, piece: Piece | UserError) -> Piece:
         if isinstance(piece, UserError):
@@ -128,55 +103,33 @@ class TrainingViews:
         return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
-@dataclass(frozen=True)
-class _KeySampler(Sampler[_Keys]):
-    """Which views are in each piece of this process."""
-
-    passes: Passes
-    images: int
-    rank: int
-    size: int
-    epoch: int
-
-    @property
-    def pieces(self) -> int:
-        """Of a batch."""
-        return -(-self.passes.batch_size // self.size // self.passes.micro_batch)
-
-    def __iter__(self) -> Iterator[_Keys]:
-        batch, piece = self.passes.batch_size, self.passes.micro_batch
-        for epoch in range(self.epoch, self.passes.epochs):
-            order = np.random.default_rng([self.passes.seed, epoch]).permutation(self.images)
-            for step in range(self.passes.steps(self.images)):
-                own = np.split(order[step * batch : (step + 1) * batch], self.size)[self.rank].tolist()
-                for start in range(0, len(own), piece):
-                    yield [(epoch, place) for place in own[start : start + piece]]
-
-
 class _Views(Dataset[Piece | UserError]):
-    """Pieces by the keys of their views; an error is handed over as a value, since a loader worker's own
-    would reach the training process with its traceback as the message."""
+    """Pieces by the keys of their views.
+
+    An error is returned as a value: if a loader worker raised it, the training process would receive its
+    traceback as the message.
+    """
 
     def __init__(
-        self,
-        images: LabelledImages,
-        size: int,
-        seed: int,
-        change: Callable[[Image.Image], Image.Image] | None,
+        self, images: LabelledImages, size: int, seed: int, transform: ImageTransform | None
     ) -> None:
-        self.samples, self._images = images.samples, images
-        self._size, self._seed, self._change = size, seed, change
+        self.samples = images.samples
+        self._images = images
+        self._size = size
+        self._seed = seed
+        self._transform = transform
 
-    def __getitem__(self, keys: _Keys) -> Piece | UserError:
+    def __getitem__(self, keys: ViewKeys) -> Piece | UserError:
         try:
             views = [self._usable(epoch, place) for epoch, place in keys]
         except UserError as error:
             return error
+
         pixels, labels = zip(*views, strict=True)
         return torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
 
-    def _usable(self, epoch: int, place: int) -> tuple[np.ndarray, int]:
-        """The view of an image, or of the next one that can be used."""
+    def _usable(self, epoch: int, place: int) -> tuple[NDArray[np.uint8], int]:
+        """Return view and label of an image, or of the next one that can be used."""
         for further in range(len(self.samples)):
             sample = self.samples[(place + further) % len(self.samples)]
             try:
@@ -185,29 +138,24 @@ class _Views(Dataset[Piece | UserError]):
             except BadSample as bad:
                 if epoch == 0:
                     _log.warning("%s: %s; the next image takes its place", sample.name, bad)
+
         raise UserError(f"{self._images.data} holds no usable image; see the warnings, and restore it")
 
-    def _view(self, sample: RawSample, draws: np.random.Generator) -> np.ndarray:
-        """(3, S, S) uint8."""
-        image = open_image(_bytes_of(sample), _MAX_PIXELS)
+    def _view(self, sample: RawSample, draws: np.random.Generator) -> NDArray[np.uint8]:
+        """Return a random view, (3, S, S)."""
+        image = open_image(image_bytes(sample), MAX_IMAGE_PIXELS)
         numbers = draws.random((1, DRAWS))
         (view,) = random_views(np.array([image.width]), np.array([image.height]), numbers, _AUGMENTATION)
         pixels = render(image, view, self._size, _AUGMENTATION.interpolation)
-        if self._change is None:
+        if self._transform is None:
             return pixels
-        own = int(draws.integers(2**32))
-        random.seed(own)
-        np.random.seed(own)
-        changed = self._change(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))))
+
+        # The transform draws from the global generators: seed them for this view.
+        seed = int(draws.integers(2**32))
+        random.seed(seed)
+        np.random.seed(seed)
+        changed = self._transform(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))))
         return np.asarray(changed).transpose(2, 0, 1)
-
-
-def _bytes_of(sample: RawSample) -> bytes:
-    try:
-        held = sample.image
-        return (held.read_bytes() if isinstance(held, (Path, Member)) else held) or b""
-    except OSError as error:
-        raise BadSample(f"the image cannot be read ({error.strerror})") from None
 
 
 def _start_worker(_: int) -> None:

@@ -1,6 +1,6 @@
 """The directory of a fine-tuning: its settings, and the weights and moments after the newest epoch.
 
-OUT/settings.json          what was asked for; the same again goes on, anything else is refused
+OUT/settings.json          the settings; the same command resumes, other settings are refused
 OUT/checkpoint.safetensors model.NAME, exp_avg.NAME and exp_avg_sq.NAME, fp32; epochs done in its header
 OUT/results.json           the scores, at the end
 """
@@ -9,31 +9,75 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flipscale.distributed.world import World
 from flipscale.errors import RunError, UserError
 from flipscale.files import check_writable, write_durably
+from flipscale.transfer.finetune_recipe import FinetuneRecipe
+from flipscale.transfer.results import ClassifierResults
 
-_SETTINGS, _CHECKPOINT, _RESULTS = "settings.json", "checkpoint.safetensors", "results.json"
+_SETTINGS = "settings.json"
+_CHECKPOINT = "checkpoint.safetensors"
 _PARTIAL = f"{_CHECKPOINT}.partial"
+_RESULTS = "results.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
+class FinetuneSettings:
+    """Everything that decides the result of a fine-tuning."""
+
+    checkpoint: str
+    samples_seen: int | None
+    train: str
+    test: str
+    recipe: FinetuneRecipe
+
+    def document(self) -> dict[str, object]:
+        """Return the settings as settings.json has them: those of the recipe next to the others."""
+        fields = asdict(self)
+        recipe = fields.pop("recipe")
+        return {**fields, **recipe}
+
+    @classmethod
+    def from_json(cls, text: str) -> FinetuneSettings:
+        """Read the content of settings.json.
+
+        Raises:
+            ValueError: If it is not JSON, a field is missing or has the wrong type, or there are further
+                fields.
+        """
+        document = TypeAdapter(dict[str, object]).validate_json(text)
+        own = {name: document[name] for name in _OWN_FIELDS if name in document}
+        recipe = {name: value for name, value in document.items() if name not in _OWN_FIELDS}
+        settings = TypeAdapter(cls).validate_python({**own, "recipe": recipe})
+        if settings.document().keys() != document.keys():
+            raise ValueError("the fields are not those of a fine-tuning")
+        return settings
+
+
+_OWN_FIELDS = ("checkpoint", "samples_seen", "train", "test")
+
+
+@dataclass(frozen=True)
 class FinetuneState:
+    """The files of a fine-tuning."""
+
     directory: Path
 
-    def claim(self, settings: dict[str, Any]) -> None:
-        """Make the directory this fine-tuning's.
+    def claim(self, settings: FinetuneSettings) -> None:
+        """Make the directory this fine-tuning's, or check that it is.
 
-        Raises UserError where it holds anything else or cannot be written.
+        Raises:
+            UserError: If the directory holds anything else or cannot be written.
         """
         try:
             self._claim(settings)
@@ -43,34 +87,39 @@ class FinetuneState:
                 f"{self.directory} cannot be used ({error.strerror}); give --out another directory"
             ) from None
 
-    def _claim(self, settings: dict[str, Any]) -> None:
+    def _claim(self, settings: FinetuneSettings) -> None:
         path = self.directory / _SETTINGS
-        settings = json.loads(json.dumps(settings))  # as they are read again
         if not path.is_file():
             if self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir())):
                 raise UserError(f"{self.directory} holds something else already; give --out a new directory")
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_durably(path, json.dumps(settings, indent=2) + "\n")
+            write_durably(path, json.dumps(settings.document(), indent=2) + "\n")
             return
+
         try:
-            held = json.loads(path.read_text())
+            earlier = FinetuneSettings.from_json(path.read_text()).document()
         except ValueError:
             raise UserError(f"{path} is damaged; give --out a new directory") from None
-        if held != settings:
-            differs = next(key for key in {**held, **settings} if held.get(key) != settings.get(key))
+
+        wanted = settings.document()
+        if earlier != wanted:
+            differs = next(key for key in wanted if earlier[key] != wanted[key])
             raise UserError(
-                f"{self.directory} holds another fine-tuning: its {differs} is {held.get(differs)}, not "
-                f"{settings.get(differs)}; give --out a new directory"
+                f"{self.directory} holds another fine-tuning: its {differs} is {earlier[differs]}, not "
+                f"{wanted[differs]}; give --out a new directory"
             )
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
-        """Replace the checkpoint by one after `epochs` epochs; after a crash, either one is there whole.
+        """Replace the checkpoint by one after `epochs` epochs; a crash leaves either of them complete.
 
-        Raises RunError where there is no room for it, say.
+        Raises:
+            RunError: If the file cannot be written, for example for lack of room.
         """
-        path, partial = self.directory / _CHECKPOINT, self.directory / _PARTIAL
+        path = self.directory / _CHECKPOINT
+        partial = self.directory / _PARTIAL
         try:
-            partial.touch()  # with the rights that files have here: safetensors would make it the owner's
+            # Create the file with the usual rights: safetensors would make it readable only for its owner.
+            partial.touch()
             save_file(_tensors(model, optimizer), partial, {"epochs": str(epochs)})
             with open(partial, "rb") as file:
                 os.fsync(file.fileno())
@@ -78,18 +127,44 @@ class FinetuneState:
         except (OSError, SafetensorError) as error:
             raise RunError(
                 f"{path} cannot be written after epoch {epochs} ({error}); make room there, and the same "
-                "command goes on from the last one that was saved",
+                "command resumes from the last epoch that was saved",
                 kind="disk",
             ) from error
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> int:
-        """Fill model and optimizer, and return the epochs done (of `steps` updates each); 0 without one.
+    def resume(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, world: World) -> int:
+        """Fill model and optimizer on every process, as `load` does, and return the number of epochs done.
 
-        Raises UserError for one that is damaged or of another model.
+        Raises:
+            UserError: As `load` does, and if the processes do not find the same number of epochs done.
+        """
+        epochs = self.load(model, optimizer, steps)
+        counts = world.gather(epochs)
+        if len(set(counts)) > 1:
+            raise UserError(
+                f"the processes find from {min(counts)} to {max(counts)} epochs done in {self.directory}, "
+                "since their nodes do not see the same directory; give an --out on a file system that all "
+                "nodes share"
+            )
+        return epochs
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> int:
+        """Fill model and optimizer from the checkpoint, if there is one.
+
+        Args:
+            model: Receives the weights.
+            optimizer: Receives the moments and the step count.
+            steps: Optimizer steps per epoch.
+
+        Returns:
+            The number of epochs done; 0 without a checkpoint.
+
+        Raises:
+            UserError: If the checkpoint is damaged or of another model.
         """
         path = self.directory / _CHECKPOINT
         if not path.is_file():
             return 0
+
         try:
             with safe_open(path, "pt") as file:
                 epochs = int(file.metadata()["epochs"])
@@ -106,8 +181,12 @@ class FinetuneState:
             ) from error
         return epochs
 
-    def write_results(self, results: dict[str, Any]) -> None:
-        """Raises RunError where there is no room for them, say."""
+    def write_results(self, results: ClassifierResults) -> None:
+        """Write results.json.
+
+        Raises:
+            RunError: If the file cannot be written, for example for lack of room.
+        """
         path = self.directory / _RESULTS
         try:
             write_durably(path, json.dumps(results, indent=2) + "\n")
@@ -124,7 +203,7 @@ def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The live weights and moments by their names in the checkpoint."""
+    """Return the live weights and moments by their names in the checkpoint."""
     tensors = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
     for name, parameter in model.named_parameters():
         state = optimizer.state.get(parameter, {})

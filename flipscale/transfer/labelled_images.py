@@ -1,4 +1,4 @@
-"""Sets that classifiers are trained and tested on: shards with .cls labels, or a folder of class folders."""
+"""Labelled sets that classifiers are trained and tested on: any type of `evaluation.labelled_sets`."""
 
 from __future__ import annotations
 
@@ -6,87 +6,158 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from flipscale.distributed.world import World
 from flipscale.errors import UserError
-from flipscale.evaluation.class_sets import class_folders, read_folder
-from flipscale.evaluation.datasets import RawSample, read_shards
+from flipscale.evaluation.labelled_sets import labelled_set
 from flipscale.evaluation.labels import label_of
+from flipscale.evaluation.samples import RawSample
+from flipscale.evaluation.set_types import NamedClasses, SampleSource
+from flipscale.evaluation.shards import SPLIT_SHARD_COUNT, is_converted
 
-_SHARD_COUNT = "nshards.txt"  # CLIP_benchmark's converter writes it beside the shards of each split
 _read_label = label_of(sys.maxsize)
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """A set's samples, none decoded yet, with at least one labelled image of each class."""
+    """A set's samples, which are not decoded yet; each class has a labelled image."""
 
     data: str
+    """Path or shard pattern of the set, as the user wrote it."""
     samples: list[RawSample]
-    numbers: dict[int, int]  # from a label as it is written to the class's place, from 0
-    names: tuple[str, ...]  # in the order of these places: class folders, or labels as they are written
+    numbers: dict[int, int]
+    """Places of the classes, from 0, by the labels that the samples store."""
+    names: tuple[str, ...]
+    """Names of the classes by place: those of the set, or the labels that occur."""
 
     @property
     def classes(self) -> int:
+        """The number of classes."""
         return len(self.names)
 
     def label(self, sample: RawSample) -> int:
-        """The place of a sample's class. Raises BadSample where it has no label."""
+        """Return the place of a sample's class.
+
+        Raises:
+            BadSample: If the sample has no label.
+        """
         return self.numbers[_read_label(sample)]
 
 
-def labelled_images(data: str) -> LabelledImages:
-    """List the set that lies at `data`; its classes are its folders, or the labels that occur in its shards.
+class TrainTestSets(NamedTuple):
+    """A training and a test set of the same classes."""
 
-    Raises UserError for a set that is missing, damaged, without labels or of one class alone, for folders of
-    shards, and for class folders without images.
+    train: LabelledImages
+    test: LabelledImages
+
+
+def list_train_test(train: str, test: str, world: World) -> TrainTestSets:
+    """List two sets on the leading process, and give them to all processes of `world`.
+
+    Raises:
+        UserError: On every process, if a set cannot be used or the two have different classes.
     """
-    root = Path(data)
-    if (root / _SHARD_COUNT).is_file():
-        raise UserError(f"{data} is a folder of shards; name them, as in {root}/{{0..9}}.tar")
-    folders = class_folders(root) if root.is_dir() else None
-    if folders is None:
-        samples = list(read_shards(data))
-    else:
-        samples = list(read_folder(root, dict(enumerate(folders))))
-        _check_no_shards(data, samples)
+
+    def both() -> TrainTestSets:
+        sets = TrainTestSets(labelled_images(train), labelled_images(test))
+        check_same_classes(sets.train, sets.test)
+        return sets
+
+    return world.lead(both)
+
+
+def labelled_images(data: str) -> LabelledImages:
+    """List the images of a set; its classes are those that it names, or the labels that occur in it.
+
+    Args:
+        data: Shards with .cls labels, a folder of class folders, or another registered type.
+
+    Raises:
+        UserError: If the set is missing, damaged, without labels or of one class, if the path is a folder of
+            shards, or if a class folder has no images.
+    """
+    _check_no_folder_of_shards(data)
+    source = labelled_set(data)
+    images = _named(data, source) if isinstance(source, NamedClasses) else _numbered(data, source)
+    if images.classes == 1:
+        raise UserError(f"{data} has only one class; give a set with two or more to distinguish")
+    return images
+
+
+def check_same_classes(train: LabelledImages, test: LabelledImages) -> None:
+    """Check that two sets have the same classes.
+
+    Raises:
+        UserError: If they differ; the message names a class that only one of them has.
+    """
+    ours = set(train.names)
+    theirs = set(test.names)
+    if ours == theirs:
+        return
+
+    name = next(name for name in (*train.names, *test.names) if (name in ours) != (name in theirs))
+    holder = train if name in ours else test
+    raise UserError(
+        f"{train.data} has {len(ours):,} classes and {test.data} has {len(theirs):,}, and only "
+        f"{holder.data} has {name}; give two sets with the same classes"
+    )
+
+
+def _numbered(data: str, source: SampleSource) -> LabelledImages:
+    samples = list(source.samples())
+    counts = _label_counts(data, samples)
+    numbers = {label: place for place, label in enumerate(sorted(counts))}
+    return LabelledImages(data, samples, numbers, tuple(str(label) for label in numbers))
+
+
+def _named(data: str, source: NamedClasses) -> LabelledImages:
+    names = tuple(source.images)
+    samples = list(source.labelled({name: place for place, name in enumerate(names)}))
+    _check_no_shards(data, samples)
+
+    counts = _label_counts(data, samples)
+    empty = [name for place, name in enumerate(names) if not counts[place]]
+    if empty:
+        raise UserError(
+            f"{data} has {counts.total():,} images for {len(names):,} classes, and none in {len(empty):,} of "
+            f"its {source.group}s, the first being {empty[0]}; add images, or remove those {source.group}s"
+        )
+    return LabelledImages(data, samples, {place: place for place in range(len(names))}, names)
+
+
+def _label_counts(data: str, samples: list[RawSample]) -> Counter[int]:
+    """Return how often each label occurs; at least one does."""
     counts = Counter(_read_label(sample) for sample in samples if sample.label is not None)
     if not counts:
         raise UserError(
             f"{data} holds no labelled image; give shards with .cls labels, or a folder with a sub-folder of "
             "images for each class"
         )
-    numbers = sorted(counts) if folders is None else list(range(len(folders)))
-    names = tuple(str(number) for number in numbers) if folders is None else tuple(f.name for f in folders)
-    empty = [name for number, name in zip(numbers, names, strict=True) if not counts[number]]
-    if empty:
-        raise UserError(
-            f"{data} has {counts.total():,} images for {len(names):,} classes, and none in {len(empty):,} of "
-            f"its folders, the first being {empty[0]}; add images, or remove those folders"
-        )
-    if len(names) == 1:
-        raise UserError(f"{data} has one class alone; give a set with two or more to tell apart")
-    return LabelledImages(data, samples, {number: place for place, number in enumerate(numbers)}, names)
+    return counts
+
+
+def _check_no_folder_of_shards(data: str) -> None:
+    """Refuse a directory of CLIP_benchmark's converter, or one split of it.
+
+    Such a directory does not say which of its splits is meant for training.
+    """
+    if Path(data, SPLIT_SHARD_COUNT).is_file():
+        raise UserError(f"{data} is a folder of shards; name them, as in {Path(data)}/{{0..9}}.tar")
+    if is_converted(data):
+        raise _shards_in_place_of_images(data, Path("test", "0.tar"))
 
 
 def _check_no_shards(data: str, samples: list[RawSample]) -> None:
-    """Raise UserError where the class folders are those of a set in shards, as CLIP_benchmark writes it."""
+    """Refuse class folders that hold the shards of a set, as CLIP_benchmark's converter writes them."""
     files = [Path(sample.name) for sample in samples]
     shards = [file for file in files if file.suffix == ".tar"]
-    if shards and (len(shards) == len(files) or any(file.name == _SHARD_COUNT for file in files)):
-        raise UserError(
-            f"{data} holds shards, such as {shards[0]}, in place of images; name its shards, as in "
-            f"{Path(data)}/train/{{0..9}}.tar"
-        )
+    if shards and (len(shards) == len(files) or any(file.name == SPLIT_SHARD_COUNT for file in files)):
+        raise _shards_in_place_of_images(data, shards[0])
 
 
-def check_same_classes(train: LabelledImages, test: LabelledImages) -> None:
-    """Raise UserError where the two sets do not have the same classes."""
-    ours, theirs = set(train.names), set(test.names)
-    if ours == theirs:
-        return
-    alone = next(name for name in (*train.names, *test.names) if (name in ours) != (name in theirs))
-    holder = train if alone in ours else test
-    raise UserError(
-        f"{train.data} has {len(ours):,} classes and {test.data} has {len(theirs):,}, and only "
-        f"{holder.data} has {alone}; give two sets with the same classes"
+def _shards_in_place_of_images(data: str, shard: Path) -> UserError:
+    return UserError(
+        f"{data} holds shards, such as {shard}, in place of images; name its shards, as in "
+        f"{Path(data)}/train/{{0..9}}.tar"
     )

@@ -10,9 +10,10 @@ from support.evaluation_samples import COLOURS, encoder_of, npy, swatch, write_t
 
 from flipscale.config import Evaluation, ZeroShot
 from flipscale.errors import UserError
-from flipscale.evaluation.class_sets import check_class_set, class_set, rooted, set_templates, shards_of
+from flipscale.evaluation.class_sets import check_class_set, class_set, rooted, set_templates
 from flipscale.evaluation.evaluate import check_sets, evaluate_outcomes
-from flipscale.evaluation.metrics import Classified, Labelled
+from flipscale.evaluation.outcomes import Classified, Labelled
+from flipscale.evaluation.shards import shards_of
 from flipscale.evaluation.subsets import SUBSETS, imagenet_wnids, load_subset
 from flipscale.evaluation.templates import load_class_names
 from flipscale.third_party import import_open_clip
@@ -66,13 +67,15 @@ def test_robustness_sets_have_the_200_classes_of_their_folders(tmp_path, subset)
     other = next(n for n in range(1000) if n not in numbers)
     folders(root, [wnids[other]])
     assert found(root, "imagenet", subset) == expected
-    with pytest.raises(UserError, match=r"no folder for class \d+ \(.* and 798 more; name the `subset`"):
+    with pytest.raises(
+        UserError, match=r"no class folder for class \d+ \(.* and 798 more; name the `subset`"
+    ):
         found(root, "imagenet")
     (root / wnids[numbers[7]] / "0.jpg").unlink()
     with pytest.raises(UserError, match=f"{wnids[numbers[7]]} holds no images"):
         found(root, "imagenet", subset)
     (root / wnids[numbers[7]]).rmdir()
-    with pytest.raises(UserError, match=rf"no folder for class {numbers[7]} .* and 0 more"):
+    with pytest.raises(UserError, match=rf"no class folder for class {numbers[7]} .* and 0 more"):
         found(root, "imagenet", subset)
 
 
@@ -116,7 +119,7 @@ def test_objectnet_keeps_the_classes_that_imagenet_has(tmp_path):
     assert found(images, str(mappings)) == {"banana": "banana", "still_camera": "still camera"}
     (images / "banana" / "0.jpg").unlink()
     (images / "banana").rmdir()
-    with pytest.raises(UserError, match=r"no folder for class 0 \(banana\)"):
+    with pytest.raises(UserError, match=r"no class folder for class 0 \(banana\)"):
         found(images, str(mappings))
 
 
@@ -161,7 +164,7 @@ def test_folders_named_by_numbers_keep_them_where_some_are_missing(tmp_path, own
     root = folders(tmp_path / "set", ["0", "1", "3", "4", "5"])
     subset = listed(tmp_path / "subset.txt", [0, 1, 3, 4])
     assert found(root, own_names, subset) == {"0": "ape", "1": "bee", "3": "dog", "4": "elk"}
-    with pytest.raises(UserError, match=r"no folder for class 2 \(cat\) and 0 more; name the `subset`"):
+    with pytest.raises(UserError, match=r"no class folder for class 2 \(cat\) and 0 more; name the `subset`"):
         found(root, own_names)
 
 
@@ -270,10 +273,10 @@ def test_clip_benchmarks_directory_brings_its_names_templates_and_shards(tmp_pat
     assert set_templates(rooted(sets).zero_shot["colours"]) == ["a photo of the {}."]
     assert shards_of(str(data)) == f"{data}/test/0.tar::{data}/test/1.tar"
     (data / "test" / "1.tar").unlink()
-    with pytest.raises(UserError, match=r"1\.tar is no file"):
+    with pytest.raises(UserError, match=r"1\.tar is not a file"):
         check_sets(sets)
     (data / "test" / "nshards.txt").write_text("many")
-    with pytest.raises(UserError, match="which tells the number of its shards"):
+    with pytest.raises(UserError, match="which gives the number of its shards"):
         check_class_set(rooted(sets).zero_shot["colours"])
 
 
@@ -329,7 +332,7 @@ def test_several_labels_an_image(tmp_path, colour_model, words, kind):
     ("metric", "members", "message"),
     [
         ("map_11_point", {"npy": npy([1.0, 0.0])}, r"shape \(2,\), but there are 3 class names"),
-        ("map_11_point", {"npy": b"PK"}, "no array of numbers"),
+        ("map_11_point", {"npy": b"PK"}, "not an array of numbers"),
         ("map_11_point", {"cls": b"0 7"}, "is 7, but there are 3 class names"),
         ("map_11_point", {}, "the label is missing"),
         ("top1", {"cls": b"0 1"}, "'0 1'; a .cls holds a class number"),

@@ -196,7 +196,7 @@ def broken(sets: Path, case: str) -> Evaluation:
         ("folders of shards", "needs a folder of class folders"),
         ("no usable image", r"holds no usable sample \(1 skipped, the first being bad.tar/1: not an image"),
         ("no sample", r"holds no usable sample \(0 skipped\)"),
-        ("missing shard", "is no file"),
+        ("missing shard", "is not a file"),
         ("missing names", "there is no file"),
         ("bad template", "needs {} once"),
     ],

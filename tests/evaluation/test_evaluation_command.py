@@ -82,7 +82,7 @@ def test_tables_show_value_and_interval(command):
     ("options", "message"),
     [
         ([], "names no evaluation sets; give --zero-shot, --retrieval or --sets"),
-        (["--sets", "sets.yaml"], "a.tar is no file"),
+        (["--sets", "sets.yaml"], "a.tar is not a file"),
         (["--sets", "sets.yaml", "--retrieval", "a.tar"], "--sets comes without"),
         (["--sets", "none.yaml"], "there is no evaluation file at none.yaml"),
         (
@@ -114,7 +114,7 @@ def test_what_cannot_be_written_is_said_before_the_model_is_loaded(command, monk
 
 def test_results_go_into_a_new_directory_and_replace_older_ones(command):
     failed = command("--retrieval", "none.tar", "--out", "new/results/out.json")
-    assert "none.tar is no file" in str(failed.exception)
+    assert "none.tar is not a file" in str(failed.exception)
     assert list(Path("new/results").iterdir()) == []
     for older in ("", "older, and longer than what replaces it " * 1000):
         Path("new/results/out.json").write_text(older)

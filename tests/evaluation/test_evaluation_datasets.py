@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,11 @@ from PIL import Image
 from support.evaluation_samples import encoded, noise, swatch, write_tar
 
 from flipscale.errors import UserError
-from flipscale.evaluation.class_sets import class_folders, read_folder
-from flipscale.evaluation.datasets import (
-    Decoding,
-    Member,
-    RawSample,
-    Reader,
-    Skipped,
-    captions_of,
-    read_shards,
-    square_view,
-)
+from flipscale.evaluation.class_folders import class_folders, open_class_folders
+from flipscale.evaluation.decoding import Decoding, Reader, square_view
 from flipscale.evaluation.labels import label_of
+from flipscale.evaluation.samples import RawSample, ShardMember, Skipped, captions_of
+from flipscale.evaluation.shards import read_shards
 from flipscale.third_party import import_open_clip
 
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -39,6 +33,12 @@ def read(samples, target: Any = None, **options):
     batches = list(reader.batches())
     images = torch.cat([batch.inputs for batch in batches]) if batches else torch.empty(0, 3, 16, 16)
     return images, [target for batch in batches for target in batch.targets], reader
+
+
+def labelled_folders(root: Path) -> Iterator[RawSample]:
+    """The images of class folders, labelled by the places of their classes."""
+    classes = open_class_folders(str(root))
+    return classes.labelled({name: place for place, name in enumerate(classes.images)})
 
 
 def stock_pixels(image: Image.Image, size: int) -> torch.Tensor:
@@ -120,7 +120,7 @@ def test_several_readers_share_the_batches_of_one(size):
 def test_an_image_that_goes_missing_after_the_scan_is_noticed(tmp_path):
     shard = write_tar(tmp_path / "a.tar", [("0.png", swatch("red", "PNG")), ("0.cls", b"0")])
     (sample,) = read_shards(str(shard))
-    assert isinstance(sample.image, Member)
+    assert isinstance(sample.image, ShardMember)
     os.truncate(shard, 600)
     with pytest.raises(UserError, match=r"a\.tar cannot be read whole \(unexpected end of data\)"):
         sample.image.read_bytes()
@@ -151,7 +151,7 @@ def test_webdataset_reads_the_same_samples(tmp_path):
     ours = [
         (s.name.removeprefix("a.tar/"), s.caption, s.image.read_bytes())
         for s in read_shards(str(shard))
-        if isinstance(s.image, Member)
+        if isinstance(s.image, ShardMember)
     ]
     assert ours == theirs
 
@@ -275,7 +275,7 @@ def test_a_folders_classes_are_its_sorted_sub_folders(tmp_path):
     (tmp_path / "README.txt").write_text("no class")
     folders = class_folders(tmp_path)
     assert [folder.name for folder in folders] == ["a_class", "b_class", "c_class"]
-    images, labels, reader = read(read_folder(tmp_path, dict(enumerate(folders))))
+    images, labels, reader = read(labelled_folders(tmp_path))
     assert labels == [0, 0, 1, 1, 2, 2]
     assert images.float().mean(dim=(2, 3)).argmax(dim=1).tolist() == [1, 1, 0, 0, 2, 2]
     assert reader.skipped.examples == ["c_class/notes.txt: not an image (UnidentifiedImageError)"]
@@ -290,9 +290,7 @@ def test_torchvision_gives_a_folder_the_same_labels(tmp_path):
     from torchvision.datasets import ImageFolder
 
     theirs = [(str(Path(path).relative_to(tmp_path)), label) for path, label in ImageFolder(tmp_path).samples]
-    ours = [
-        (s.name, int(s.label or b"")) for s in read_folder(tmp_path, dict(enumerate(class_folders(tmp_path))))
-    ]
+    ours = [(s.name, int(s.label or b"")) for s in labelled_folders(tmp_path)]
     assert ours == theirs
 
 
@@ -300,7 +298,7 @@ def test_a_file_that_cannot_be_read_is_counted(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (tmp_path / "a" / "here.jpg").write_bytes(swatch("red"))
-    _, labels, reader = read(read_folder(tmp_path, dict(enumerate(class_folders(tmp_path)))))
+    _, labels, reader = read(labelled_folders(tmp_path))
     assert labels == [0]
     assert reader.skipped.examples == ["a/gone.jpg: the image cannot be read (No such file or directory)"]
 

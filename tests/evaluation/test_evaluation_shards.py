@@ -7,7 +7,7 @@ import pytest
 from support.evaluation_samples import encoded, noise, swatch, write_tar
 
 from flipscale.errors import UserError
-from flipscale.evaluation.datasets import read_shards
+from flipscale.evaluation.shards import read_shards
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,12 @@ def test_what_is_no_tar_is_one_clear_sentence(tmp_path):
     for name in ("a.tar", "b.tar"):
         with pytest.raises(UserError, match="cannot be read whole"):
             list(read_shards(str(tmp_path / name)))
-    with pytest.raises(UserError, match=r"shard .*02\.tar is no file"):
+    with pytest.raises(UserError, match=r"shard .*02\.tar is not a file"):
         list(read_shards(str(tmp_path / "{02..03}.tar")))
     with pytest.raises(UserError, match="unbalanced braces"):
         list(read_shards(str(tmp_path / "{02..03.tar")))
     (tmp_path / "c.tar").mkdir()
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         list(read_shards(str(tmp_path / "c.tar")))
 
 

@@ -5,8 +5,9 @@ import torch
 from support.evaluation_samples import encoded, encoder_of, noise
 
 from flipscale.errors import UserError
-from flipscale.evaluation.datasets import Decoding, RawSample, Reader
+from flipscale.evaluation.decoding import Decoding, Reader
 from flipscale.evaluation.labels import label_of
+from flipscale.evaluation.samples import RawSample
 
 
 def reader(count: int, batch_size: int, image_size: int = 32) -> Reader[int]:

@@ -9,10 +9,11 @@ from torch.nn import functional
 from flipscale.data.order.lanes import hash64
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
-from flipscale.evaluation.datasets import Decoding, RawSample, Reader, square_view
+from flipscale.evaluation.decoding import Decoding, Reader, square_view
 from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.labels import label_of
-from flipscale.evaluation.masked_views import Views
+from flipscale.evaluation.masked_views import MaskedEncoder
+from flipscale.evaluation.samples import RawSample
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.presets import preset
 
@@ -33,7 +34,7 @@ def samples() -> list[RawSample]:
     return [RawSample(str(n), data, b"0") for n, data in enumerate(pictures)]
 
 
-def features(model: FLIP, words, views: Views | None, batch_size: int = 3) -> torch.Tensor:
+def features(model: FLIP, words, views: MaskedEncoder | None, batch_size: int = 3) -> torch.Tensor:
     encoder = Encoder(model, words, 32, World(0, 1, 0, 1, torch.device("cpu")), views)
     reader = Reader(samples(), label_of(1), Decoding(32, batch_size))
     found, _, skipped = encoder.images(reader, lambda read: None)
@@ -61,7 +62,7 @@ def test_one_view_hides_the_patches_of_its_seed_and_place(model, words, ratio, s
     """The unusable image keeps its place: a mask does not depend on what others decode to."""
     kept = round(PATCHES * (1 - ratio))
     expected = [seen(model, place, order(place, seed)[:kept]) for place in range(7) if place != BROKEN]
-    found = features(model, words, Views(model.encode_image, ratio, PATCHES, seed=seed))
+    found = features(model, words, MaskedEncoder(model.encode_image, ratio, PATCHES, seed=seed))
     torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=2e-6)
 
 
@@ -77,14 +78,14 @@ def test_an_ensemble_is_the_normalised_mean_of_views_that_show_everything(model,
         assert sorted(patch for view in views for patch in view) == list(range(PATCHES))
         mean = sum(seen(model, place, view) for view in views) / len(views)
         expected.append(functional.normalize(torch.as_tensor(mean), dim=0))
-    found = features(model, words, Views(model.encode_image, ratio, PATCHES, ensemble=True, seed=5))
+    found = features(model, words, MaskedEncoder(model.encode_image, ratio, PATCHES, ensemble=True, seed=5))
     torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=2e-6)
 
 
 def test_nothing_hidden_is_the_plain_evaluation_and_batches_change_nothing(model, words):
     plain = features(model, words, None)
-    assert torch.equal(features(model, words, Views(model.encode_image, 0.0, PATCHES)), plain)
-    masked = Views(model.encode_image, 0.5, PATCHES)
+    assert torch.equal(features(model, words, MaskedEncoder(model.encode_image, 0.0, PATCHES)), plain)
+    masked = MaskedEncoder(model.encode_image, 0.5, PATCHES)
     one, other = (features(model, words, masked, batch_size) for batch_size in (1, 7))
     torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
     assert not torch.allclose(one, plain, atol=1e-4)
@@ -93,4 +94,4 @@ def test_nothing_hidden_is_the_plain_evaluation_and_batches_change_nothing(model
 @pytest.mark.parametrize("ratio", [1.0, -0.1])
 def test_a_ratio_that_leaves_nothing_is_refused(model, ratio):
     with pytest.raises(UserError, match="outside"):
-        Views(model.encode_image, ratio, PATCHES)
+        MaskedEncoder(model.encode_image, ratio, PATCHES)

@@ -7,19 +7,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, top_k_accuracy_score
 
 from flipscale.errors import UserError
-from flipscale.evaluation import metrics
-from flipscale.evaluation.metrics import (
-    METRICS,
-    Classified,
-    Labelled,
-    Outcome,
-    Ranked,
-    difference,
-    interval,
-    intervals,
-    measure,
-    per_class,
-)
+from flipscale.evaluation import bootstrap
+from flipscale.evaluation.bootstrap import difference, interval, intervals
+from flipscale.evaluation.metrics import METRICS, measure, per_class
+from flipscale.evaluation.outcomes import Classified, Labelled, Outcome, Ranked
 
 
 def names(count: int) -> tuple[str, ...]:
@@ -170,7 +161,7 @@ def test_intervals_are_those_of_a_loop_over_drawn_sets(metric, monkeypatch):
     found = interval(outcome, metric, resamples=60, seed=5, level=0.9)
     assert found == pytest.approx(tuple(expected), abs=1e-12)
     assert found[0] < measure(outcome, metric) < found[1] or measure(outcome, metric) == 1.0
-    monkeypatch.setattr(metrics, "_DRAWS_AT_ONCE", 7 * 40)  # in pieces
+    monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 7 * 40)  # in pieces
     assert interval(outcome, metric, resamples=60, seed=5, level=0.9) == found
     others = {interval(outcome, metric, resamples=60, seed=seed, level=0.9) for seed in range(6, 9)}
     assert others != {found}
@@ -195,7 +186,7 @@ def test_differences_are_drawn_in_pairs(metric):
     found = difference(ours, theirs, metric, resamples=60, seed=5)
     assert found.value == measure(ours, metric) - measure(theirs, metric)
     assert (found.low, found.high) == pytest.approx(tuple(np.nanquantile(apart, [0.025, 0.975])), abs=1e-12)
-    assert difference(ours, ours, metric, resamples=20) == metrics.Difference(0.0, 0.0, 0.0)
+    assert difference(ours, ours, metric, resamples=20) == bootstrap.Difference(0.0, 0.0, 0.0)
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says():
@@ -227,7 +218,7 @@ def test_several_metrics_share_their_draws():
         (classified(*random_scores(9, 3, 0)), "map_11_point", "any number of labels each"),
         (classified(*random_scores(9, 3, 0)), "text_to_image_R@5", "ranks images and texts"),
         (classified(*random_scores(9, 3, 0)), "top3", "no metric 'top3'; choose one of top1, top5"),
-        (classified(np.zeros(4, int), np.ones((4, 2))), "roc_auc", "hold one kind alone"),
+        (classified(np.zeros(4, int), np.ones((4, 2))), "roc_auc", "are all of one kind"),
     ],
 )
 def test_a_metric_that_does_not_fit_is_refused(outcome, metric, message):

@@ -188,7 +188,7 @@ def test_a_stopped_run_repeats_and_leaves_out_no_evaluation(tiny_run: MakeRun, s
 
 def test_a_set_that_is_missing_is_named_before_the_training(tiny_run: MakeRun, sets: dict[str, Any]) -> None:
     run = tiny_run(evaluation={"every": "4 steps", "retrieval": {"captions": "nowhere/0.tar"}})
-    with pytest.raises(UserError, match=r"nowhere/0\.tar is no file"):
+    with pytest.raises(UserError, match=r"nowhere/0\.tar is not a file"):
         train(run)
     assert not run.metrics()
 

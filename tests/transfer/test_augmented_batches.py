@@ -10,8 +10,9 @@ from support.evaluation_samples import write_tar
 
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
-from flipscale.transfer.augmented_batches import Passes, TrainingViews
+from flipscale.transfer.augmented_batches import AugmentedBatches
 from flipscale.transfer.labelled_images import LabelledImages, labelled_images
+from flipscale.transfer.passes import Passes
 
 PASSES = Passes(epochs=2, batch_size=8, micro_batch=3)
 
@@ -28,8 +29,8 @@ def world(rank: int = 0, size: int = 1) -> World:
 
 def batches(images, passes=PASSES, place=(0, 1), workers=0, epoch=0, change=None):
     """All batches of one process, each as (images, labels), and how many images its pieces had."""
-    views = TrainingViews(images, passes, 16, world(*place), workers, change)
-    for pieces in views.batches(epoch):
+    views = AugmentedBatches(images, passes, 16, world(*place), workers, change)
+    for pieces in views.pieces(epoch):
         parts = list(pieces)
         yield torch.cat([i for i, _ in parts]), torch.cat([n for _, n in parts]), [len(n) for _, n in parts]
 
@@ -109,9 +110,9 @@ def test_a_set_that_vanishes_is_one_sentence(tmp_path, workers):
             Passes(1, 9),
             2,
             1,
-            "a batch of 9 is no multiple of 2; .* 2 processes can share in equal parts",
+            "a batch of 9 is not a multiple of 2; .* 2 processes can share in equal parts",
         ),
-        (Passes(1, 10), 2, 2, "a batch of 10 is no multiple of 4; .* that 2 processes can share in pairs"),
+        (Passes(1, 10), 2, 2, "a batch of 10 is not a multiple of 4; .* that 2 processes can share in pairs"),
         (Passes(1, 8, micro_batch=3), 1, 2, "a micro-batch of 3 cannot be mixed in pairs"),
         (Passes(0, 8), 1, 1, "epochs and micro-batch must be 1 or more"),
         (Passes(1, 8, micro_batch=0), 1, 1, "epochs and micro-batch must be 1 or more"),

@@ -20,20 +20,16 @@ from flipscale.errors import RunError, UserError
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
 from flipscale.third_party import import_timm
-from flipscale.transfer.finetune import (
-    Classifier,
-    FinetuneRecipe,
-    RandAugment,
-    layer_decayed,
-    rand_augment,
-)
+from flipscale.transfer.finetune_recipe import FinetuneRecipe
+from flipscale.transfer.rand_augment import RandAugment, rand_augment
+from flipscale.transfer.tower_classifier import TowerClassifier, layer_decayed
 
 SPEC = preset("vit_micro_p8", vocab_size=40, context_length=16)
 DEEP = replace(SPEC, vision=replace(SPEC.vision, layers=4))
 
 
-def classifier(spec=SPEC, drop_path: float = 0.2) -> Classifier:
-    return Classifier(build_model(spec, seed=1), 5, drop_path, seed=0)
+def classifier(spec=SPEC, drop_path: float = 0.2) -> TowerClassifier:
+    return TowerClassifier(build_model(spec, seed=1), 5, drop_path, seed=0)
 
 
 def test_each_layer_has_its_rate_and_only_matrices_decay():
@@ -55,7 +51,7 @@ def test_each_layer_has_its_rate_and_only_matrices_decay():
 
 def test_learned_positions_do_not_decay():
     spec = preset("clip_micro_p8")
-    model = Classifier(build_model(spec), 5, 0.2, seed=0)
+    model = TowerClassifier(build_model(spec), 5, 0.2, seed=0)
     groups = layer_decayed(model, FinetuneRecipe()).param_groups
     (group,) = (g for g in groups if any(p is model.visual.positional_embedding for p in g["params"]))
     assert (group["weight_decay"], group["lr_scale"]) == (0.0, 0.75 ** (spec.vision.layers + 1))
@@ -93,7 +89,7 @@ def test_branches_are_dropped_as_often_as_they_should_be():
 
 def test_random_augmentation_never_fails():
     """Though Pillow 12 refuses the strongest posterizing, which a few in 1,000 images draw."""
-    change = rand_augment(FinetuneRecipe(), build_model(SPEC, device="meta"))
+    change = rand_augment(FinetuneRecipe().rand_augment, build_model(SPEC, device="meta"))
     image = Image.effect_noise((32, 32), 90).convert("RGB")
     random.seed(0)
     np.random.seed(0)
@@ -105,7 +101,7 @@ def test_random_augmentation_never_fails():
 def test_random_augmentation_is_that_of_maes_code():
     """Which asks timm for the transform of training, bicubic; the same draws give the same pixels."""
     recipe = FinetuneRecipe()
-    change = rand_augment(recipe, build_model(SPEC, device="meta"))
+    change = rand_augment(recipe.rand_augment, build_model(SPEC, device="meta"))
     whole = import_timm("timm.data").create_transform(
         SPEC.vision.image_size,
         is_training=True,
@@ -186,13 +182,13 @@ def test_what_cannot_be_done_is_one_sentence(model, sets, tmp_path):
         ({}, "file", "file holds something else already"),
         ({}, "file/out", r"file/out cannot be used \(Not a directory\); give --out another"),
         ({"drop_path": 1.0}, "out", "--drop-path is 1; give a share from 0 to below 1"),
-        ({"batch_size": 9}, "out", "a batch of 9 is no multiple of 2; .* share in pairs"),
+        ({"batch_size": 9}, "out", "a batch of 9 is not a multiple of 2; .* share in pairs"),
         ({"micro_batch": 3}, "out", "a micro-batch of 3 cannot be mixed in pairs"),
         ({"epochs": 0}, "out", "epochs and micro-batch must be 1 or more"),
     ):
         with pytest.raises(UserError, match=message):
             tuned(model, sets, tmp_path / place, **changes)
-    with pytest.raises(UserError, match="has one class alone"):
+    with pytest.raises(UserError, match="has only one class"):
         tuned(model, (one_class, one_class), out)
 
 

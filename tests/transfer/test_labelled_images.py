@@ -39,13 +39,16 @@ def test_sets_that_classify_nothing_are_refused(tmp_path):
     write_tar(tmp_path / "texts.tar", [("0.png", b""), ("0.txt", b"a dog")])
     write_tar(tmp_path / "words.tar", [("0.png", b""), ("0.cls", b"dog")])
     for name, message in (
-        ("gap", "has 3 images for 4 classes, and none in 1 of its folders, the first being c; add images"),
-        ("one", "has one class alone"),
+        (
+            "gap",
+            "has 3 images for 4 classes, and none in 1 of its class folders, the first being c; add images",
+        ),
+        ("one", "has only one class"),
         ("empty", "holds no labelled image; give shards"),
         ("flat", "has no sub-folders"),
         ("texts.tar", "holds no labelled image"),
         ("words.tar", "the label of words.tar/0 is 'dog'"),
-        ("none.tar", "is no file"),
+        ("none.tar", "is not a file"),
     ):
         with pytest.raises(UserError, match=message):
             labelled_images(str(tmp_path / name))

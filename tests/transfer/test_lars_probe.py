@@ -10,11 +10,12 @@ from torch import nn
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.interop.load_model import load_model
-from flipscale.transfer.augmented_batches import Passes, TrainingViews
-from flipscale.transfer.classifier import ImageFeatures
-from flipscale.transfer.classifier_training import Cosine, EpochLog, scaled
+from flipscale.transfer.augmented_batches import AugmentedBatches
+from flipscale.transfer.classifier_training import CosineSchedule, EpochLog, peak_learning_rate
+from flipscale.transfer.image_features import ImageFeatures
 from flipscale.transfer.labelled_images import labelled_images
 from flipscale.transfer.lars_probe import LarsRecipe, lars, lars_head, train_lars_head
+from flipscale.transfer.passes import Passes
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
@@ -55,14 +56,14 @@ def test_the_rate_follows_the_paper():
     recipe = LarsRecipe()
     parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": parameters[:1]}, {"params": parameters[1:], "lr_scale": 0.25}])
-    peak = scaled(recipe.base_lr, recipe.passes)
+    peak = peak_learning_rate(recipe.base_lr, recipe.passes)
     assert peak == 0.01 * 16_384 / 256
-    schedule = Cosine(optimizer, peak, 90 * 7, recipe.warmup)
+    schedule = CosineSchedule(optimizer, peak, 90 * 7, recipe.warmup)
     for step in range(90 * 7):
         epoch = step / 7
         down = 0.5 * (1 + math.cos(math.pi * (epoch - 10) / 80))
         rate = peak * (epoch / 10 if epoch < 10 else down)
-        schedule.at(step)
+        schedule.set_step(step)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
             [rate, 0.25 * rate], abs=1e-12
         )
@@ -104,17 +105,17 @@ def test_it_trains_on_views_and_leaves_the_tower_as_it_was(model, sets):
     train = labelled_images(sets[0])
     # One update moves a matrix by rate x 0.001 of its length: a rate for so few of them.
     recipe = LarsRecipe(Passes(epochs=3, batch_size=32, micro_batch=16), base_lr=80.0)
-    views = TrainingViews(train, recipe.passes, 32, ALONE, workers=0)
+    views = AugmentedBatches(train, recipe.passes, 32, ALONE, workers=0)
     head = train_lars_head(features, views, 4, recipe, ALONE)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.state_dict().items())
     assert not any(parameter.requires_grad for parameter in trained.parameters())
 
     direct = lars_head(features.width, 4, 0)
     optimizer = lars(direct, 0.9)
-    schedule = Cosine(optimizer, 10.0, 6, 10 / 90)
-    for step, batch in enumerate(views.batches()):
+    schedule = CosineSchedule(optimizer, 10.0, 6, 10 / 90)
+    for step, batch in enumerate(views.pieces()):
         images, labels = (torch.cat(part) for part in zip(*batch, strict=True))
-        schedule.at(step)
+        schedule.set_step(step)
         with torch.no_grad():
             seen = trained.visual.pooled(trained.visual.tokens(images))
         optimizer.zero_grad()

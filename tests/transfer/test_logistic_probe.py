@@ -20,7 +20,7 @@ from support.evaluation_samples import write_tar
 from flipscale.cli.probe import ProbeOptions, probe
 from flipscale.errors import UserError
 from flipscale.third_party import import_open_clip
-from flipscale.transfer.logistic_probe import Logistic, best_strength, fit, held_out
+from flipscale.transfer.logistic_probe import LogisticRecipe, best_strength, fit, held_out
 
 CLASSES = 7
 
@@ -98,7 +98,7 @@ def test_two_classes_are_scored_as_scikit_learn_does(tmp_path):
     labels = random.integers(0, 2, 80)
     features = (random.normal(0, 1, (80, 5)) + 0.7 * labels[:, None]).astype(np.float32)
     train, test = torch.from_numpy(features[:50]), torch.from_numpy(features[50:])
-    found = fit(train, torch.from_numpy(labels[:50]), test, Logistic())
+    found = fit(train, torch.from_numpy(labels[:50]), test, LogisticRecipe())
     judge = LogisticRegression(C=0.316, max_iter=1000).fit(features[:50], labels[:50])
     assert found.logits.shape == (30, 2)
     assert (found.logits.argmax(dim=1).numpy() == judge.predict(features[50:])).all()
@@ -107,7 +107,7 @@ def test_two_classes_are_scored_as_scikit_learn_does(tmp_path):
 
 def test_what_has_not_converged_is_said(caplog):
     features = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
-    found = fit(features, torch.arange(40) % 4, features, Logistic(c=1e4, max_iter=3))
+    found = fit(features, torch.arange(40) % 4, features, LogisticRecipe(c=1e4, max_iter=3))
     assert (found.iterations, found.converged) == (3, False)
     assert "had not converged after 3 iterations" in caplog.text
 
@@ -123,7 +123,7 @@ labels = (train @ truth + torch.randn(300, 6, generator=random)).argmax(dim=1)
 fits = []
 for tensors in (False, True):
     linear_probe._stays_on_device = lambda features: tensors
-    fits.append(linear_probe.fit(train, labels, test, linear_probe.Logistic()))
+    fits.append(linear_probe.fit(train, labels, test, linear_probe.LogisticRecipe()))
 numpy, tensor = fits
 assert (numpy.logits.argmax(dim=1) == tensor.logits.argmax(dim=1)).all()
 torch.testing.assert_close(numpy.logits, tensor.logits, rtol=0, atol=1e-3)
@@ -163,7 +163,7 @@ def test_the_search_ends_at_the_best_of_all_strengths(peak):
 
     grid = np.arange(-48, 49) / 8
     assert np.log10(best_strength(accuracy)) == pytest.approx(min(grid, key=lambda power: abs(power - peak)))
-    assert len(tried) == len(set(tried)) <= Logistic(c=None).most_fits == 15
+    assert len(tried) == len(set(tried)) <= LogisticRecipe(c=None).most_fits == 15
 
 
 def test_among_equals_the_strongest_penalty_wins():

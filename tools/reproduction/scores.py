@@ -15,7 +15,7 @@ from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
-from flipscale.evaluation.masked_views import Views
+from flipscale.evaluation.masked_views import MaskedEncoder
 from flipscale.files import write_durably
 from flipscale.interop.load_model import load_model
 from flipscale.runs.checkpoint import MANIFEST
@@ -138,7 +138,7 @@ def _accuracy(run: PlannedRun, cell: Cell, world: World) -> float:
     vision, view = trained.model.spec.vision, cell.view
     views = None
     if view.mask_ratio:
-        views = Views(trained.model.encode_image, view.mask_ratio, vision.patches, view.ensemble)
+        views = MaskedEncoder(trained.model.encode_image, view.mask_ratio, vision.patches, view.ensemble)
     encoder = Encoder(trained.model, trained.tokenizer, vision.image_size, world, views)
     (result,) = evaluate(encoder, run.job.evaluation, batch_size=256)["zero_shot"].values()
     assert result["top1"] is not None, "single labels have a top-1"

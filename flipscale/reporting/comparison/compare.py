@@ -11,10 +11,12 @@ from flipscale import jsonl
 from flipscale.config import Evaluation
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
+from flipscale.evaluation.bootstrap import difference, interval
 from flipscale.evaluation.class_sets import rooted
-from flipscale.evaluation.evaluate import Evaluated, check_sets, evaluate_outcomes
-from flipscale.evaluation.metrics import Classified, Outcome, difference, interval, measure
-from flipscale.evaluation.nearest_captions import Example, Neighbours, examples, nearest_captions
+from flipscale.evaluation.evaluate import EvaluationOutcomes, check_sets, evaluate_outcomes
+from flipscale.evaluation.metrics import measure
+from flipscale.evaluation.nearest_captions import ExampleImage, NearestCaptions, examples, nearest_captions
+from flipscale.evaluation.outcomes import Classified, Outcome
 from flipscale.evaluation.scores import NAMES
 from flipscale.reporting.comparison.models import Contestant, Entrant, load
 from flipscale.runs.directory import RunDirectory, recorded_job
@@ -66,11 +68,11 @@ class Paired:
 @dataclass(frozen=True)
 class Result:
     contestant: Contestant
-    evaluated: Evaluated
+    evaluated: EvaluationOutcomes
     values: dict[Figure, Value]
     history: list[dict[str, Any]]
     """Evaluations that the run recorded, oldest first."""
-    neighbours: list[Neighbours]
+    neighbours: list[NearestCaptions]
 
     def outcome(self, figure: Figure) -> Outcome:
         return outcome_of(self.evaluated, figure)
@@ -82,11 +84,11 @@ class Comparison:
     figures: list[Figure]
     results: list[Result]
     differences: list[Paired]
-    examples: list[Example] | str
+    examples: list[ExampleImage] | str
     """Or why there are none."""
 
 
-def outcome_of(evaluated: Evaluated, figure: Figure) -> Outcome:
+def outcome_of(evaluated: EvaluationOutcomes, figure: Figure) -> Outcome:
     """What a model did on the set of a figure."""
     return (evaluated.retrieval if figure.of_retrieval else evaluated.zero_shot)[figure.set]
 
@@ -169,7 +171,7 @@ def _history(run: RunDirectory | None) -> list[dict[str, Any]]:
     return [r for r in records if isinstance(r.get("samples_seen"), int) and "error" not in r]
 
 
-def _examples(shards: str | None) -> list[Example] | str:
+def _examples(shards: str | None) -> list[ExampleImage] | str:
     if shards is None:
         return "no retrieval set was given: add --retrieval"
     try:

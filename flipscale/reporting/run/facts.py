@@ -18,7 +18,7 @@ from flipscale.distributed.world import join_world
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.evaluation.class_sets import rooted
 from flipscale.evaluation.features import Encoder
-from flipscale.evaluation.nearest_captions import Example, Neighbours, examples, nearest_captions
+from flipscale.evaluation.nearest_captions import ExampleImage, NearestCaptions, examples, nearest_captions
 from flipscale.interop.load_model import load_model
 from flipscale.orchestration.status.liveness import SlurmView
 from flipscale.orchestration.status.run_status import RunStatus, read_status
@@ -75,7 +75,7 @@ class RunMaterial:
     checkpoints: list[CheckpointFacts]
     quarantine: QuarantineFacts
     views: list[TrainingView] | str
-    retrieved: list[tuple[Example, Neighbours]] | str
+    retrieved: list[tuple[ExampleImage, NearestCaptions]] | str
 
 
 def gather(run: RunDirectory, say: Callable[[str], None]) -> RunMaterial:
@@ -116,7 +116,7 @@ def _or_why(work: Callable[[], T]) -> T | str:
 
 def _retrieved(
     run: RunDirectory, job: Job, status: RunStatus, say: Callable[[str], None]
-) -> list[tuple[Example, Neighbours]]:
+) -> list[tuple[ExampleImage, NearestCaptions]]:
     if not job.evaluation.retrieval:
         raise UserError("the job names no retrieval set: set evaluation.retrieval")
     if status.checkpoint is None:

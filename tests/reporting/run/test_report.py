@@ -139,7 +139,7 @@ def test_a_run_that_was_moved_away_from_its_data_says_what_it_cannot_show(
     index.write_text(index.read_text().replace(data, str(tmp_path / "nowhere")))
     page = page_of(moved)
     assert "nowhere/train/00000.tar cannot be read" in missing(page)["What the model saw"]
-    assert "nowhere/val/00000.tar is no file" in missing(page)["Retrieval examples"]
+    assert "nowhere/val/00000.tar is not a file" in missing(page)["Retrieval examples"]
     assert set(missing(page)) == {"What the model saw", "Retrieval examples"}
 
 
