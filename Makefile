@@ -1,4 +1,4 @@
-# Every target sets up .venv by itself; `make demo` and `make test` work on a fresh machine.
+# Every target sets up .venv by itself; `make demo` and `make test` work on a new machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,8 @@ SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 .PHONY: demo test test-long lint check format docs-tables clean
 
-# torch first and pinned: a free choice would bring gigabytes of CUDA libraries to machines without a GPU.
+# Install torch first, at the pinned version: any other would bring gigabytes of CUDA libraries to machines without
+# a GPU.
 $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(CONSTRAINED) torch numpy
@@ -21,7 +22,7 @@ $(VENV)/.dev: $(VENV)/.run
 demo: $(VENV)/.run
 	$(BIN)/python tools/demo.py
 
-# The slow ones apart, so that those on clusters, the longest group, are among the first to begin.
+# The slow tests run separately, so that those on clusters, the longest group, are among the first to start.
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow and not long'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'slow and not long'
@@ -41,7 +42,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The tables of the pages that are made from the code; tests fail if a page differs.
+# Make the tables of pages that come from the code again; tests fail if a page differs.
 docs-tables: $(VENV)/.dev
 	$(BIN)/python tools/documentation/job_keys.py --write
 
