@@ -1,0 +1,1 @@
+"""Exchange of models with OpenCLIP, and models loaded from wherever they are stored."""

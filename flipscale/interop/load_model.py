@@ -1,4 +1,4 @@
-"""A trained model from wherever it lies: a run, one of its checkpoints, or an OpenCLIP directory."""
+"""Load a trained model from a run, one of its checkpoints, or an OpenCLIP directory."""
 
 from __future__ import annotations
 
@@ -27,77 +27,104 @@ from flipscale.runs.directory import RunDirectory
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """An fp32 model with its tokenizer; job, progress and data are None for an OpenCLIP directory."""
+    """An fp32 model with its tokenizer. What only a run has is None for an OpenCLIP directory."""
 
     model: FLIP
+    """The model, on the device of its process."""
     tokenizer: Tokenizer
+    """The tokenizer that the model was trained with."""
     job: Job | None = None
+    """The job of the run."""
     samples_seen: int | None = None
+    """Samples seen at the checkpoint."""
     digest: OrderDigest | None = None
+    """The order digest of these samples."""
     data: dict[str, Any] | None = None
+    """Fingerprint and number of samples of the training set."""
 
 
 def is_model(path: Path) -> bool:
-    """Whether `load_model` finds something there."""
+    """Return whether a path holds something that `load_model` loads."""
     return any((path / name).is_file() for name in (CONFIG, "job.yaml", checkpoint.MANIFEST))
 
 
 def load_model(path: Path, world: World) -> LoadedModel:
     """Load the newest checkpoint of a run, a checkpoint directory, or an OpenCLIP directory.
 
-    All processes of `world` call it, and each has the whole model on its device. Raises UserError, on every
-    process, where `path` is none of these, or a named checkpoint is damaged.
+    All processes of `world` call this function together; each gets the whole model on its device.
+
+    Args:
+        path: The directory.
+        world: The processes.
+
+    Raises:
+        UserError: On every process, if `path` is none of these, or a named checkpoint is damaged.
     """
     device = world.device
     if (path / CONFIG).is_file():
         return build_with_tokenizer(*import_openclip(path), path, device)
+
     if (path / "job.yaml").is_file():
         run = RunDirectory(path.resolve())
-        found = world.lead(lambda: checkpoint.find(run.checkpoints))
-        if found is None:
+        newest = world.lead(lambda: checkpoint.find(run.checkpoints))
+        if newest is None:
             raise UserError(f"{path} has no whole checkpoint yet; train it first")
-    elif (path / checkpoint.MANIFEST).is_file():
+        return _from_checkpoint(run, newest, device)
+
+    if (path / checkpoint.MANIFEST).is_file():
         run = RunDirectory(path.resolve().parents[1])
-        found = world.lead(lambda: _named(path))
-    else:
-        raise UserError(f"{path} is neither a run, nor a checkpoint, nor an OpenCLIP directory")
-    return _from_checkpoint(run, found, device)
+        return _from_checkpoint(run, world.lead(lambda: _read_checkpoint(path)), device)
+
+    raise UserError(
+        f"{path} is neither a run, nor a checkpoint, nor an OpenCLIP directory; name one of these"
+    )
 
 
 def build_with_tokenizer(
     spec: ModelSpec, state: StateDict, directory: Path | None, device: torch.device | str = "cpu"
 ) -> LoadedModel:
-    """The model of OpenCLIP with these weights, and its tokenizer, whose files lie in `directory`, if any."""
+    """Build a model of OpenCLIP, and load its tokenizer.
+
+    Args:
+        spec: The model's shape.
+        state: Its weights, under flipscale's names.
+        directory: The OpenCLIP directory with the files of the tokenizer, if there is one.
+        device: The device of the model.
+    """
     model = build_model(spec, device="meta").to_empty(device=device)
     model.load_state_dict(state)
+
     kind = "wordpiece" if spec.text.pool == "first" else "clip_bpe"
     vocab = str(directory) if kind == "wordpiece" and directory is not None else None
     return LoadedModel(model, load_tokenizer(kind, vocab, spec.text.context_length))
 
 
-def _named(path: Path) -> Checkpoint:
+def _read_checkpoint(path: Path) -> Checkpoint:
     try:
         return checkpoint.read(path)
     except checkpoint.DamagedCheckpoint as damage:
         raise UserError(f"the checkpoint {path} is damaged: {damage}; name an older one") from None
 
 
-def _from_checkpoint(run: RunDirectory, found: Checkpoint, device: torch.device) -> LoadedModel:
-    job = Job.model_validate(found.job)
-    source = job.data.tokenizer
-    vocab = str(run.tokenizer) if source.kind == "wordpiece" else None
-    tokenizer = load_tokenizer(source.kind, vocab, source.context_length)
-    spec = checkpoint_spec(model_spec(job, tokenizer), job, found.progress.samples_seen)
+def _from_checkpoint(run: RunDirectory, source: Checkpoint, device: torch.device) -> LoadedModel:
+    job = Job.model_validate(source.job)
+    tokenizer_source = job.data.tokenizer
+    vocab = str(run.tokenizer) if tokenizer_source.kind == "wordpiece" else None
+    tokenizer = load_tokenizer(tokenizer_source.kind, vocab, tokenizer_source.context_length)
+
+    # The weights are read in the precision that they were trained in, and then made fp32.
+    spec = checkpoint_spec(model_spec(job, tokenizer), job, source.progress.samples_seen)
     model = build_model(spec, device="meta").to_empty(device=device)
     if job.sharding.precision == "fp64":
         model.double()
-    found.load({f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()})
+    source.load({f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()})
+
     identity = json.loads(run.index.read_text())
     return LoadedModel(
         model.float(),
         tokenizer,
         job,
-        found.progress.samples_seen,
-        found.progress.digest,
+        source.progress.samples_seen,
+        source.progress.digest,
         {"fingerprint": identity["fingerprint"], "samples": identity["samples"]},
     )

@@ -1,14 +1,14 @@
-"""flipscale's model in OpenCLIP's terms, and back: configuration and state dict.
+"""flipscale's models in OpenCLIP's terms and back: configurations and state dicts.
 
-Two things differ. OpenCLIP's patch convolution has no bias: it is added to the position of every patch
-instead, which is where the sum ends up anyway. And fixed sin-cos positions are a tensor of the state dict.
+Two things differ. OpenCLIP's patch convolution has no bias: the bias is added to the position of every patch
+instead, which gives the same sum. And fixed sin-cos positions are a tensor of OpenCLIP's state dict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ StateDict = dict[str, Tensor]
 _BIAS = "visual.conv1.bias"
 _POSITIONS = "visual.positional_embedding"
 
-# Every key that can be imported, with what OpenCLIP takes where it is absent (CLIPVisionCfg, CLIPTextCfg).
+# Every key that can be imported, with OpenCLIP's default (CLIPVisionCfg, CLIPTextCfg).
 _TOWER_DEFAULTS: dict[str, Any] = {"mlp_ratio": 4.0, "norm_kwargs": None, "act_kwargs": None}
 _VISION_DEFAULTS: dict[str, Any] = {
     **_TOWER_DEFAULTS,
@@ -55,7 +55,7 @@ _MODEL_DEFAULTS: dict[str, Any] = {
     "embed_dim": 512,
     "quick_gelu": False,
     "custom_text": False,
-    "init_logit_scale": None,  # an initial value alone: what was trained is in the weights
+    "init_logit_scale": None,  # only an initial value: the trained one is in the weights
     "init_logit_bias": None,
 }
 
@@ -63,14 +63,16 @@ _VISION_POOLS = {"patch_mean": "avg", "class_token": "tok"}
 
 
 def open_clip_model_cfg(spec: ModelSpec) -> dict[str, Any]:
-    """The `model_cfg` block that makes stock OpenCLIP (>= 2.23) build this model."""
-    vision, text = spec.vision, spec.text
-    quick = vision.gelu == "quick"  # OpenCLIP knows it for both towers alone
+    """Return the `model_cfg` block from which stock OpenCLIP (>= 2.23) builds a model."""
+    vision = spec.vision
+    text = spec.text
+    quick = vision.gelu == "quick"  # OpenCLIP has one such setting for both towers
     assert quick == (text.gelu == "quick")
+
     return {
         "embed_dim": spec.embed_dim,
         **({"quick_gelu": True} if quick else {}),
-        # OpenCLIP makes the parameter only where it is told an initial value.
+        # OpenCLIP makes the parameter only if it is given an initial value.
         **({"init_logit_bias": SIGMOID_BIAS} if spec.logit_bias else {}),
         "vision_cfg": {
             "image_size": vision.image_size,
@@ -100,22 +102,31 @@ def open_clip_model_cfg(spec: ModelSpec) -> dict[str, Any]:
 
 
 def open_clip_state(state: Mapping[str, Tensor], spec: ModelSpec) -> StateDict:
-    """A flipscale state dict as OpenCLIP's CLIP class expects it: fp32 on the CPU, contiguous.
+    """Convert a state dict of flipscale to one that OpenCLIP's CLIP class expects.
 
     The logit scale is clipped as in the forward pass, since OpenCLIP uses it as it is. The decoder of the
-    reconstruction loss has done its work and is left out.
+    reconstruction loss is left out: only training needs it.
+
+    Args:
+        state: Tensors under flipscale's names.
+        spec: The model's shape.
+
+    Returns:
+        Contiguous fp32 tensors on the CPU.
     """
     tensors = {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
         for name, tensor in state.items()
         if not name.startswith("reconstruction.")
     }
+
     if spec.vision.positions == "sincos":
         tensors[_POSITIONS] = sincos_positions(spec.vision.width, spec.vision.grid)
     if spec.vision.patch_bias:
         positions = tensors[_POSITIONS].clone()
         positions[1:] += tensors.pop(_BIAS)
         tensors[_POSITIONS] = positions
+
     tensors["logit_scale"] = tensors["logit_scale"].reshape(()).clamp(0.0, MAX_LOG_SCALE)
     if spec.logit_bias:
         tensors["logit_bias"] = tensors["logit_bias"].reshape(())
@@ -123,13 +134,21 @@ def open_clip_state(state: Mapping[str, Tensor], spec: ModelSpec) -> StateDict:
 
 
 def flipscale_state(tensors: Mapping[str, Tensor], spec: ModelSpec, patch_bias: Tensor | None) -> StateDict:
-    """The inverse of `open_clip_state`, exact, given the patch bias that was added to the positions; without
-    it, within a rounding.
+    """Convert a state dict of OpenCLIP to one of flipscale: the inverse of `open_clip_state`.
+
+    The inverse is exact with the patch bias that was added to the positions, and within a rounding without
+    it.
+
+    Args:
+        tensors: Tensors under OpenCLIP's names.
+        spec: The model's shape.
+        patch_bias: The bias (width,) of the patch convolution, if it was stored.
 
     Raises:
-        UserError: a tensor is missing, unknown, or of another shape than the spec says.
+        UserError: If a tensor is missing, unknown, or has another shape than the spec says.
     """
     state = dict(tensors)
+
     if spec.vision.positions == "sincos":
         positions = state.pop(_POSITIONS)
         if spec.vision.patch_bias:
@@ -137,75 +156,52 @@ def flipscale_state(tensors: Mapping[str, Tensor], spec: ModelSpec, patch_bias: 
     for name in ("logit_scale", "logit_bias"):
         if name in state and state[name].numel() == 1:
             state[name] = state[name].reshape(1)
-    expected = build_model(spec, device="meta").state_dict()
-    wrong: list[str] = []
-    for name in expected | state:
-        found = tuple(state[name].shape) if name in state else "missing"
-        wanted = tuple(expected[name].shape) if name in expected else "unknown"
-        if found != wanted:
-            wrong.append(f"{name!r} is {found} in the file, {wanted} by the configuration")
-    if wrong:
-        more = f", and {len(wrong) - 3} more tensors differ" if len(wrong) > 3 else ""
-        raise UserError(
-            f"the weights do not fit the model: {'; '.join(wrong[:3])}{more}; "
-            "name the model that they were trained as, or weights of this one"
-        )
+
+    _check_shapes(state, spec)
     return state
 
 
 def spec_of_open_clip(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None, patch_bias: Tensor | None, name: str
 ) -> ModelSpec:
-    """The spec of an OpenCLIP model (CLIP class, native towers).
+    """Return the spec of a model of OpenCLIP (CLIP class, native towers).
 
-    Positions that are the sin-cos table plus the patch bias become that again, where the configuration calls
-    them fixed with any one bias, which may be zero; all others are learned ones.
+    Positions are fixed ones if they equal the sin-cos table plus the patch bias. Without a stored patch bias,
+    this is tried only if the configuration calls the positions fixed; the bias, which may be zero, is then
+    taken from them. All other positions are learned ones.
 
     Args:
-        config: the parsed `open_clip_config.json`.
-        tensors: its weights; None for initial ones.
-        patch_bias: (width,) where it was kept beside the weights.
-        name: for the spec.
+        config: The parsed `open_clip_config.json`.
+        tensors: The model's weights; None for initial ones.
+        patch_bias: The bias (width,) of the patch convolution, if it was stored next to the weights.
+        name: The name for the spec.
 
     Raises:
-        UserError: the model has a feature that flipscale's towers lack.
+        UserError: If the model has a feature that flipscale's towers lack.
     """
     model = _settings(config["model_cfg"], {**_MODEL_DEFAULTS, "vision_cfg": {}, "text_cfg": {}}, "model_cfg")
     vision = _settings(model["vision_cfg"], _VISION_DEFAULTS, "vision_cfg")
     text = _settings(model["text_cfg"], _TEXT_DEFAULTS, "text_cfg")
     preprocess = config.get("preprocess_cfg", {})
+    _check_features(model, vision, text, preprocess)
+
     pools = {pool: ours for ours, pool in _VISION_POOLS.items()}
-    for value, allowed, key in (
-        (vision["pool_type"], tuple(pools), "vision_cfg.pool_type"),
-        (text["pool_type"], ("first", "argmax"), "text_cfg.pool_type"),
-        (
-            vision["final_ln_after_pool"] and vision["pool_type"] == "avg",
-            (False,),
-            "vision_cfg.final_ln_after_pool",
-        ),
-        (bool(model["quick_gelu"] and (vision["act_kwargs"] or text["act_kwargs"])), (False,), "act_kwargs"),
-        (model["custom_text"], (False,), "custom_text"),
-        (vision["mlp_ratio"], (4,), "vision_cfg.mlp_ratio"),
-        (text["mlp_ratio"], (4,), "text_cfg.mlp_ratio"),
-        (preprocess.get("resize_mode", "shortest"), ("shortest",), "preprocess_cfg.resize_mode"),
-        (preprocess.get("interpolation", "bicubic"), ("bicubic",), "preprocess_cfg.interpolation"),
-    ):
-        if value not in allowed:
-            raise UserError(f"{key} {value!r} cannot be imported; what can: {', '.join(map(str, allowed))}")
-    bare = VisionSpec(
+    learned = VisionSpec(
         **_tower(vision, vision["width"] // vision["head_width"], model["quick_gelu"]),
         image_size=vision["image_size"],
         patch_size=vision["patch_size"],
-        pool=pools[vision["pool_type"]],  # type: ignore[arg-type]
+        pool=cast("Any", pools[vision["pool_type"]]),
         positions="learned",
         patch_bias=False,
         norm_before=not vision["no_ln_pre"],
     )
+    fixed = vision["pos_embed_type"] == "sin_cos_2d"
+
     return ModelSpec(
         name=name,
         family="flip" if text["pool_type"] == "first" else "clip",
         embed_dim=model["embed_dim"],
-        vision=_with_fixed_positions(bare, vision["pos_embed_type"] == "sin_cos_2d", tensors, patch_bias),
+        vision=_with_fixed_positions(learned, fixed, tensors, patch_bias),
         text=TextSpec(
             **_tower(text, text["heads"], model["quick_gelu"]),
             context_length=text["context_length"],
@@ -219,13 +215,59 @@ def spec_of_open_clip(
     )
 
 
+def _check_shapes(state: Mapping[str, Tensor], spec: ModelSpec) -> None:
+    """Raise UserError unless a state dict has the tensors of the spec, by name and shape."""
+    expected = build_model(spec, device="meta").state_dict()
+
+    wrong: list[str] = []
+    for name in expected | dict(state):
+        actual = tuple(state[name].shape) if name in state else "missing"
+        wanted = tuple(expected[name].shape) if name in expected else "unknown"
+        if actual != wanted:
+            wrong.append(f"{name!r} is {actual} in the file, {wanted} by the configuration")
+
+    if wrong:
+        more = f", and {len(wrong) - 3} more tensors differ" if len(wrong) > 3 else ""
+        raise UserError(
+            f"the weights do not fit the model: {'; '.join(wrong[:3])}{more}; "
+            "name the model that they were trained as, or weights of this one"
+        )
+
+
+def _check_features(
+    model: Mapping[str, Any],
+    vision: Mapping[str, Any],
+    text: Mapping[str, Any],
+    preprocess: Mapping[str, Any],
+) -> None:
+    """Raise UserError for a setting of OpenCLIP that flipscale's towers or its preprocessing lack."""
+    both_gelus = bool(model["quick_gelu"] and (vision["act_kwargs"] or text["act_kwargs"]))
+    norm_after_mean = vision["final_ln_after_pool"] and vision["pool_type"] == "avg"
+
+    for value, allowed, key in (
+        (vision["pool_type"], tuple(_VISION_POOLS.values()), "vision_cfg.pool_type"),
+        (text["pool_type"], ("first", "argmax"), "text_cfg.pool_type"),
+        (norm_after_mean, (False,), "vision_cfg.final_ln_after_pool"),
+        (both_gelus, (False,), "act_kwargs"),
+        (model["custom_text"], (False,), "custom_text"),
+        (vision["mlp_ratio"], (4,), "vision_cfg.mlp_ratio"),
+        (text["mlp_ratio"], (4,), "text_cfg.mlp_ratio"),
+        (preprocess.get("resize_mode", "shortest"), ("shortest",), "preprocess_cfg.resize_mode"),
+        (preprocess.get("interpolation", "bicubic"), ("bicubic",), "preprocess_cfg.interpolation"),
+    ):
+        if value not in allowed:
+            raise UserError(f"{key} {value!r} cannot be imported; what can: {', '.join(map(str, allowed))}")
+
+
 def _with_fixed_positions(
     vision: VisionSpec, fixed: bool, tensors: Mapping[str, Tensor] | None, patch_bias: Tensor | None
 ) -> VisionSpec:
+    """Return the spec with sin-cos positions if the weights hold those, else as it is."""
     if vision.width % 4:
         return vision
     if tensors is None:
         return replace(vision, positions="sincos", patch_bias=True) if fixed else vision
+
     positions = tensors.get(_POSITIONS)
     if positions is None or positions.shape != (1 + vision.patches, vision.width):
         return vision
@@ -233,39 +275,47 @@ def _with_fixed_positions(
         patch_bias = _folded_bias(positions)
     if patch_bias is not None and patch_bias.shape != (vision.width,):
         return vision
+
     table = sincos_positions(vision.width, vision.grid)
     if patch_bias is not None:
         table[1:] += patch_bias
-    # Sines differ by a last bit between machines; a trained table differs by far more.
+    # Sines differ in the last bit between machines; a trained table differs by far more.
     if not torch.allclose(positions.float(), table, rtol=0.0, atol=1e-6):
         return vision
     return replace(vision, positions="sincos", patch_bias=patch_bias is not None)
 
 
 def _folded_bias(positions: Tensor) -> Tensor:
-    """The patch bias (width,) within fixed positions (1 + patches, width).
+    """Return the patch bias (width,) within fixed positions (1 + patches, width).
 
-    Taken at the origin, where the table is zeros and ones on any machine: every process finds the same bits,
-    and of a table without bias zeros.
+    It is taken at the origin, where the table is zeros and ones on any machine: every process gets the same
+    bits, and zeros from a table without bias.
     """
     return positions[1].float() - sincos_positions(positions.shape[1], 1)[1]
 
 
 def _tower(settings: Mapping[str, Any], heads: int, quick_gelu: bool) -> dict[str, Any]:
+    norm: Mapping[str, Any] = settings["norm_kwargs"] or {}
+    activation: Mapping[str, Any] = settings["act_kwargs"] or {}
     return {
         "width": settings["width"],
         "layers": settings["layers"],
         "heads": heads,
-        "norm_eps": (settings["norm_kwargs"] or {}).get("eps", 1e-5),
-        "gelu": "quick" if quick_gelu else (settings["act_kwargs"] or {}).get("approximate", "none"),
+        "norm_eps": norm.get("eps", 1e-5),
+        "gelu": "quick" if quick_gelu else activation.get("approximate", "none"),
     }
 
 
-def _settings(given: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The given settings over the defaults; an unknown key or a number of another type is refused."""
-    for key, value in given.items():
+def _settings(block: Mapping[str, Any], defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the settings of a block over the defaults.
+
+    Raises:
+        UserError: If a key is unknown, or a number has another type than its default.
+    """
+    for key, value in block.items():
         if key not in defaults:
-            raise UserError(f"{where}.{key} is a feature of OpenCLIP that flipscale's towers do not have")
+            raise UserError(f"{name}.{key} is a feature of OpenCLIP that flipscale's towers do not have")
         if type(defaults[key]) is int and type(value) is not int:
-            raise UserError(f"{where}.{key} is {value!r}, and flipscale's towers need a whole number there")
-    return {**defaults, **given}
+            raise UserError(f"{name}.{key} is {value!r}, but flipscale's towers need a whole number there")
+
+    return {**defaults, **block}

@@ -55,7 +55,12 @@ _FAMILIES = {
 
 
 def model_card(spec: ModelSpec, provenance: Mapping[str, Any]) -> str:
-    """Markdown: how to load the model, its shape, and where it comes from."""
+    """Return a model card in Markdown: how to load the model, its shape, and its provenance.
+
+    Args:
+        spec: The model's shape.
+        provenance: JSON values for the table of where the model comes from.
+    """
     return _CARD.format(
         name=spec.name,
         family=spec.family,

@@ -1,9 +1,10 @@
-"""Stock open_clip as the judge of a model: run as `python -m flipscale.interop.stock_features WORK`.
+"""Compute features with stock open_clip: run as `python -m flipscale.interop.stock_features WORK`.
 
-A process of its own, since only a fresh one is sure to be offline (the hub library reads HF_HUB_OFFLINE
-once, when it is imported) and to see nothing of the trainer. WORK/question.json names the model (a builtin
-name or local-dir:PATH), its pretrained weights and captions; WORK/inputs.safetensors holds `images` (bytes)
-and `texts` (ids); the answer is WORK/answers.safetensors.
+It runs in a process of its own. Only a fresh process is sure to be offline (the hub library reads
+HF_HUB_OFFLINE once, on import) and to share nothing with the trainer.
+
+WORK/question.json names the model (a builtin name or local-dir:PATH), its pretrained weights and captions.
+WORK/inputs.safetensors holds `images` (bytes) and `texts` (ids). The answer is WORK/answers.safetensors.
 """
 
 from __future__ import annotations
@@ -11,22 +12,28 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
+from flipscale.interop.tensor_files import load_tensors, save_tensors
 from flipscale.third_party import import_open_clip
 
 
 def write_stock_features(work: Path) -> None:
-    """Load the model as any user would, and write its features of the inputs and ids of the captions."""
-    open_clip = import_open_clip()
+    """Load a model as any user would, and write its features of the inputs and its ids of the captions.
+
+    Args:
+        work: The directory with the question and the inputs; the answers go there as well.
+    """
+    open_clip: Any = import_open_clip()
     question = json.loads((work / "question.json").read_text(encoding="utf-8"))
-    name, captions = question["model"], question["captions"]
+    name = question["model"]
     model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=question["pretrained"])
     model.eval()
-    inputs = load_file(work / "inputs.safetensors")
+
+    inputs = load_tensors(work / "inputs.safetensors")
     images = [preprocess(Image.fromarray(pixels.permute(1, 2, 0).numpy())) for pixels in inputs["images"]]
     with torch.inference_mode():
         answers = {
@@ -36,9 +43,11 @@ def write_stock_features(work: Path) -> None:
         }
     if getattr(model, "logit_bias", None) is not None:
         answers["logit_bias"] = model.logit_bias.detach()
-    if captions:
-        answers["token_ids"] = open_clip.get_tokenizer(name)(captions)
-    save_file({name: tensor.contiguous() for name, tensor in answers.items()}, work / "answers.safetensors")
+    if question["captions"]:
+        answers["token_ids"] = open_clip.get_tokenizer(name)(question["captions"])
+
+    contiguous = {key: tensor.contiguous() for key, tensor in answers.items()}
+    save_tensors(contiguous, work / "answers.safetensors")
 
 
 if __name__ == "__main__":

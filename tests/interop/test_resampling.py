@@ -1,4 +1,4 @@
-"""Weights at another image or patch size, against OpenCLIP's resizing, a fresh model, and resized images."""
+"""Weights at another image or patch size, against OpenCLIP's resizing, fresh models, and resized images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def loaded(spec: ModelSpec, state: dict[str, Tensor]) -> FLIP:
 
 
 def scenes(count: int, size: int) -> Tensor:
-    """Normalised pixels (count, 3, size, size) of the synthetic set."""
+    """Return normalised pixels (count, 3, size, size) of the synthetic set."""
     jpegs = [make_sample(0, "train", number, size)[2] for number in range(count)]
     pixels = np.stack([np.array(Image.open(io.BytesIO(jpeg)).convert("RGB")) for jpeg in jpegs])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
@@ -53,16 +53,18 @@ def resize(images: Tensor, size: int) -> Tensor:
 def test_learned_positions_are_resized_as_open_clip_does(
     before: tuple[int, int], after: tuple[int, int]
 ) -> None:
-    old, new = sized("clip_micro_p8", *before), sized("clip_micro_p8", *after)
+    old = sized("clip_micro_p8", *before)
+    new = sized("clip_micro_p8", *after)
     state = build_model(old, seed=3).state_dict()
-    judged = {POSITIONS: state[POSITIONS].clone()}
-    judge = SimpleNamespace(visual=SimpleNamespace(grid_size=(new.vision.grid, new.vision.grid)))
-    import_open_clip().model.resize_pos_embed(judged, judge)
-    assert torch.equal(resample_state(state, old, new)[POSITIONS], judged[POSITIONS])
+    resized_by_stock = {POSITIONS: state[POSITIONS].clone()}
+    stock = SimpleNamespace(visual=SimpleNamespace(grid_size=(new.vision.grid, new.vision.grid)))
+    import_open_clip().model.resize_pos_embed(resized_by_stock, stock)
+    assert torch.equal(resample_state(state, old, new)[POSITIONS], resized_by_stock[POSITIONS])
 
 
 def test_fixed_positions_are_those_of_a_fresh_model() -> None:
-    old, new = sized("vit_micro_p8", 32, 8), sized("vit_micro_p8", 64, 8)
+    old = sized("vit_micro_p8", 32, 8)
+    new = sized("vit_micro_p8", 64, 8)
     state = build_model(old).state_dict()
     resampled = resample_state(state, old, new)
     assert torch.equal(loaded(new, resampled).visual.positional_embedding, sincos_positions(64, 8))
@@ -71,9 +73,10 @@ def test_fixed_positions_are_those_of_a_fresh_model() -> None:
     assert all(tensor is state[name] for name, tensor in resampled.items())
 
 
-def test_a_larger_kernel_answers_to_enlarged_patches_as_before() -> None:
-    """Exact but for rounding: no pixel of a patch is lost when it is enlarged (measured: 7e-7)."""
-    old, new = sized("vit_micro_p8", 32, 8), sized("vit_micro_p8", 56, 14)
+def test_larger_kernel_answers_to_enlarged_patches_as_before() -> None:
+    """It does so but for rounding (measured: 7e-7): no pixel of a patch is lost when it is enlarged."""
+    old = sized("vit_micro_p8", 32, 8)
+    new = sized("vit_micro_p8", 56, 14)
     model = build_model(old, seed=1)
     larger = loaded(new, resample_state(model.state_dict(), old, new))
     images = scenes(8, 32)
@@ -87,9 +90,13 @@ def test_a_larger_kernel_answers_to_enlarged_patches_as_before() -> None:
 
 @pytest.mark.parametrize("name", ["vit_micro_p8", "clip_micro_p8"])
 def test_patch_14_for_16_keeps_the_features_of_resized_images(name: str) -> None:
-    """Measured on kernels of pure noise, the hardest there are: smallest cosine 0.9994 (vit) and 0.99992
-    (clip), where a kernel resized as an image gives 0.972 and 0.9994, and a random one about 0."""
-    old, new = sized(name, 64, 16), sized(name, 56, 14)
+    """Compare the features by their smallest cosine, on kernels of pure noise, which are the hardest.
+
+    Measured: 0.9994 (vit) and 0.99992 (clip). A kernel that is resized as an image gives 0.972 and 0.9994,
+    and a random one about 0.
+    """
+    old = sized(name, 64, 16)
+    new = sized(name, 56, 14)
     model = build_model(old, seed=1)
     state = resample_state(model.state_dict(), old, new)
     plain = {**state, KERNEL: resize(model.state_dict()[KERNEL], 14)}
@@ -104,7 +111,7 @@ def test_patch_14_for_16_keeps_the_features_of_resized_images(name: str) -> None
     assert lost < lost_by_plain / 5
 
 
-def test_a_decoder_paints_what_it_painted_resized() -> None:
+def test_resized_decoder_paints_the_old_patches_resized() -> None:
     layer = torch.nn.Linear(10, 3 * 8 * 8)
     other = torch.nn.Linear(10, 3 * 12 * 12)
     other.load_state_dict({name: _resized_painting(t, 12) for name, t in layer.state_dict().items()})
@@ -114,7 +121,7 @@ def test_a_decoder_paints_what_it_painted_resized() -> None:
         assert (other(tokens) - wanted).abs().max() < 1e-5
 
 
-def test_nothing_to_do() -> None:
+def test_same_shape_changes_nothing() -> None:
     spec = sized("clip_micro_p8", 32, 8)
     state = build_model(spec).state_dict()
     assert resized_names(spec, spec) == []
@@ -122,16 +129,17 @@ def test_nothing_to_do() -> None:
 
 
 def test_part_of_a_state_can_be_resampled() -> None:
-    old, new = sized("clip_micro_p8", 32, 8), sized("clip_micro_p8", 64, 16)
+    old = sized("clip_micro_p8", 32, 8)
+    new = sized("clip_micro_p8", 64, 16)
     assert resized_names(old, new) == [KERNEL]
     kernel = build_model(old).state_dict()[KERNEL]
     assert resample_state({KERNEL: kernel}, old, new)[KERNEL].shape == (64, 3, 16, 16)
 
 
-def test_another_model_is_refused() -> None:
+def test_resampling_to_another_model_is_refused() -> None:
     old = sized("vit_micro_p8", 32, 8)
     state = build_model(old).state_dict()
-    with pytest.raises(UserError, match="image and patch size alone can change"):
+    with pytest.raises(UserError, match="only image and patch size can change"):
         resample_state(state, old, replace(old, embed_dim=32))
     with pytest.raises(UserError, match="has no place"):
         resample_state(state, old, sized("clip_micro_p8", 32, 8))

@@ -187,7 +187,7 @@ def _relabelled(entrant: Entrant, label: str) -> Entrant:
 
 def _load_stock(entrant: Entrant, world: World) -> tuple[Contestant, Encoder]:
     stock = load_stock(entrant.source, world.device)
-    found = stock.published
+    found = stock.source
     known = next(
         (m for m in published_models() if (m.model, m.weights) == (found.stock, found.pretrained)), None
     )

@@ -1,4 +1,4 @@
-"""Models whose every weight counts, and how far their features lie from those of stock OpenCLIP."""
+"""Small models whose every weight counts, and how far their features are from those of stock OpenCLIP."""
 
 from __future__ import annotations
 
@@ -8,11 +8,30 @@ import torch
 from torch import Tensor
 
 from flipscale.models.flip import FLIP, build_model
-from flipscale.models.presets import ModelSpec
+from flipscale.models.presets import ModelSpec, preset
+
+PIECES = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "red",
+    "blue",
+    "star",
+    "circle",
+    "##s",
+    "of",
+    "left",
+]
+FLIP_SPEC = preset("vit_tiny_p8", vocab_size=len(PIECES))
+CLIP_SPEC = preset("clip_tiny_p8")
+SIGMOID_SPEC = preset("vit_tiny_p8", vocab_size=len(PIECES), logit_bias=True)
 
 
 def perturbed(spec: ModelSpec) -> FLIP:
-    """A model with no weight at its initial value: biases and norms are all in play."""
+    """Return a model without a weight at its initial value, so that biases and norms matter, too."""
     model = build_model(spec)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -37,12 +56,21 @@ def normalized(images: Tensor, mean: Any, std: Any) -> Tensor:
 
 
 def stock_differences(stock: torch.nn.Module, model: FLIP) -> tuple[float, float]:
-    """Largest differences of image and text features, ours from bytes, stock OpenCLIP's from floats."""
+    """Return the largest differences of image and text features.
+
+    Ours are computed from bytes, those of stock OpenCLIP from floats.
+    """
     spec = model.spec
-    images, texts = some_images(spec), some_texts(spec)
+    images = some_images(spec)
+    texts = some_texts(spec)
     visual: Any = stock.visual
     floats = normalized(images, visual.preprocess_cfg["mean"], visual.preprocess_cfg["std"])
     with torch.no_grad():
-        theirs = stock.encode_image(floats, normalize=True), stock.encode_text(texts, normalize=True)  # type: ignore[operator]
-        ours = model.encode_image(images), model.encode_text(texts)
-    return tuple((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True))  # type: ignore[return-value]
+        their_images = stock.encode_image(floats, normalize=True)  # type: ignore[operator]
+        their_texts = stock.encode_text(texts, normalize=True)  # type: ignore[operator]
+        our_images = model.encode_image(images)
+        our_texts = model.encode_text(texts)
+
+    image_difference = (our_images - their_images).abs().max().item()
+    text_difference = (our_texts - their_texts).abs().max().item()
+    return image_difference, text_difference
