@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flipscale.models.blocks import Transformer
 from flipscale.models.initialization import initial_value
+from flipscale.models.inputs import Inputs
 from flipscale.models.masking import hidden_patches
 from flipscale.models.presets import ModelSpec
 from flipscale.models.reconstruction import Reconstruction
@@ -64,25 +65,15 @@ class FLIP(TextTransformer):
         for name, parameter in self.named_parameters():
             parameter.copy_(initial_value(name, parameter.shape, self.spec, seed))
 
-    def forward(
-        self,
-        images: Tensor | None = None,
-        texts: Tensor | None = None,
-        keep: Tensor | None = None,
-        keep_tokens: Tensor | None = None,
-        *,
-        reconstruct: bool = False,
-    ) -> Features:
-        """Features of what is given, and what makes logits of them.
+    def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
+        """Return the features of the inputs, and the scale and bias that make logits of them.
 
         Args:
-            images: (B, 3, S, S), uint8, or floats that are normalised already.
-            texts: (B, context_length) int64 token ids.
-            keep: (B, K) int64 ids of the visible patches; None for all.
-            keep_tokens: (B, K) int64 slots of the visible tokens, ascending; None for all.
-            reconstruct: also compute the decoder's loss, where the model has a decoder. Where nothing is
-                hidden that loss is zero, with gradients of zero.
+            inputs: Images, texts or both, with the masks of their patches and tokens.
+            reconstruct: Also compute the decoder's loss, if the model has a decoder. If nothing is hidden,
+                that loss is zero, with gradients of zero.
         """
+        images, texts, keep, keep_tokens = inputs
         image_features, text_features, reconstruction = None, None, None
         if images is not None:
             tokens = self.visual.tokens(images, keep)
@@ -109,11 +100,11 @@ class FLIP(TextTransformer):
 
     def encode_image(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Normalised image features (B, embed_dim); arguments as in `forward`."""
-        return self(images=images, keep=keep).images
+        return self(Inputs(images=images, keep=keep)).images
 
     def encode_text(self, texts: Tensor, keep_tokens: Tensor | None = None) -> Tensor:
         """Normalised text features (B, embed_dim); arguments as in `forward`."""
-        return self(texts=texts, keep_tokens=keep_tokens).texts
+        return self(Inputs(texts=texts, keep_tokens=keep_tokens)).texts
 
 
 def build_model(spec: ModelSpec, seed: int = 0, device: torch.device | str = "cpu") -> FLIP:

@@ -10,25 +10,26 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from flipscale.config import Job
+from flipscale.config import Optimizer, Sharding
 from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
-from flipscale.sharding.in_place_adamw import AdamWHeld
+from flipscale.models.inputs import Inputs
+from flipscale.sharding.in_place_adamw import InPlaceAdamW
 from flipscale.sharding.optimizer import build_optimizer
 
 
-class DataParallel(AdamWHeld):
+class DdpModel(InPlaceAdamW):
     """`ddp`: gradients are averaged while the backward runs. One process needs no wrapper."""
 
-    def __init__(self, model: FLIP, job: Job, world: World) -> None:
+    def __init__(self, model: FLIP, sharding: Sharding, optimizer: Optimizer, world: World) -> None:
         self._world = world
-        self._precision = job.sharding.precision
+        self._precision = sharding.precision
         self._device = world.device
         self._module = model.to(world.device)
         if self._precision == "fp64":
             self._module.double()
         parameters = dict(self._module.named_parameters())
-        super().__init__(parameters, build_optimizer(parameters.items(), job.optimizer))
+        super().__init__(parameters, build_optimizer(parameters.items(), optimizer))
         self._wrapped = self._module
         if world.size > 1:
             with warnings.catch_warnings():
@@ -41,17 +42,9 @@ class DataParallel(AdamWHeld):
                     gradient_as_bucket_view=True,
                 )
 
-    def forward(
-        self,
-        images: Tensor | None = None,
-        texts: Tensor | None = None,
-        keep: Tensor | None = None,
-        keep_tokens: Tensor | None = None,
-        *,
-        reconstruct: bool = False,
-    ) -> Features:
+    def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16"):
-            return self._wrapped(images, texts, keep, keep_tokens, reconstruct=reconstruct)
+            return self._wrapped(inputs, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:

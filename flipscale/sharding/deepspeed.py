@@ -16,9 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from flipscale.config import Job
+from flipscale.config import Optimizer, Sharding
 from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
+from flipscale.models.inputs import Inputs
 from flipscale.sharding import optimizer as adamw
 from flipscale.sharding.wrapping import (
     Autocast,
@@ -31,42 +32,34 @@ from flipscale.sharding.wrapping import (
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class ZeroSharded:
+class ZeroModel:
     """`zero1` shares out the moments, `zero2` also the gradients, `zero3` also the weights.
 
     The engine runs in fp32 and bf16 comes from autocast, as under `ddp`: an engine in bf16 would round the
     norms' weights and the logit scale to 8 bits.
     """
 
-    def __init__(self, model: FLIP, job: Job, world: World) -> None:
+    def __init__(self, model: FLIP, sharding: Sharding, optimizer: Optimizer, world: World) -> None:
         ensure_process_group(world)
         self._world = world
-        self._stage = int(job.sharding.strategy.removeprefix("zero"))
+        self._stage = int(sharding.strategy.removeprefix("zero"))
         model = model.to(world.device)
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._shapes = {name: p.shape for name, p in self._parameters.items()}  # zero3 empties the parameters
-        self._optimizer = adamw.build_optimizer(self._parameters.items(), job.optimizer)
+        self._optimizer = adamw.build_optimizer(self._parameters.items(), optimizer)
         self._optimizer.state.clear()  # of whole parameters; the engine's optimizer works on flat shares
         self._deepspeed = _quiet_deepspeed(world)
         self._engine: Any = self._deepspeed.initialize(
-            model=Autocast(model, world.device, enabled=job.sharding.precision == "bf16"),
+            model=Autocast(model, world.device, enabled=sharding.precision == "bf16"),
             optimizer=self._optimizer,
-            config=_engine_config(self._stage, job.sharding.offload_optimizer),
+            config=_engine_config(self._stage, sharding.offload_optimizer),
             dist_init_required=False,
         )[0]
         self._zero: Any = self._engine.optimizer
         self._create_moments()
 
-    def forward(
-        self,
-        images: Tensor | None = None,
-        texts: Tensor | None = None,
-        keep: Tensor | None = None,
-        keep_tokens: Tensor | None = None,
-        *,
-        reconstruct: bool = False,
-    ) -> Features:
-        return self._engine(images, texts, keep, keep_tokens, reconstruct=reconstruct)
+    def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
+        return self._engine(inputs, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:

@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from flipscale.config import Job
+from flipscale.config import Optimizer, Sharding
 from flipscale.distributed.ranks import Ranks
 from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
+from flipscale.models.inputs import Inputs
 from flipscale.sharding import optimizer as adamw
-from flipscale.sharding.in_place_adamw import AdamWHeld
+from flipscale.sharding.in_place_adamw import InPlaceAdamW
 from flipscale.sharding.strategy import ShardedModel
 from flipscale.sharding.wrapping import (
     Autocast,
@@ -30,34 +31,34 @@ from flipscale.sharding.wrapping import (
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def fairscale_sharded(model: FLIP, job: Job, world: World) -> ShardedModel:
+def fairscale_sharded(model: FLIP, sharding: Sharding, optimizer: Optimizer, world: World) -> ShardedModel:
     ensure_process_group(world)
-    if job.sharding.strategy == "fairscale_oss":
-        return OptimizerStateSharded(model, job, world)
-    return FairscaleFullySharded(model, job, world)
+    if sharding.strategy == "fairscale_oss":
+        return FairscaleOssModel(model, sharding, optimizer, world)
+    return FairscaleFsdpModel(model, sharding, optimizer, world)
 
 
-class OptimizerStateSharded:
+class FairscaleOssModel:
     """`fairscale_oss`: every parameter has an owner, which alone keeps its moments and its reduced gradient.
 
     Between the backward and the update the other processes hold gradients that were never reduced: only the
     owner's are read here.
     """
 
-    def __init__(self, model: FLIP, job: Job, world: World) -> None:
+    def __init__(self, model: FLIP, sharding: Sharding, optimizer: Optimizer, world: World) -> None:
         from fairscale.nn.data_parallel import ShardedDataParallel
         from fairscale.optim.oss import OSS
 
         self._leads = world.leads
         model = model.to(world.device)
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        groups = adamw.build_optimizer(self._parameters.items(), job.optimizer).param_groups
+        groups = adamw.build_optimizer(self._parameters.items(), optimizer).param_groups
         self._optimizer = OSS(groups, optim=torch.optim.AdamW)
         adamw.reset_moments(self._optimizer.optim)
         self._owned = [p for group in self._optimizer.optim.param_groups for p in group["params"]]
         with _without_remarks():
             self._wrapped = ShardedDataParallel(
-                Autocast(model, world.device, enabled=job.sharding.precision == "bf16"),
+                Autocast(model, world.device, enabled=sharding.precision == "bf16"),
                 self._optimizer,
                 broadcast_buffers=False,
                 sync_models_at_startup=False,  # the same seed, or the same checkpoint, made them
@@ -65,16 +66,8 @@ class OptimizerStateSharded:
             )
         self._wrapped.refresh_trainable()  # else it waits for the first forward, which may be without a graph
 
-    def forward(
-        self,
-        images: Tensor | None = None,
-        texts: Tensor | None = None,
-        keep: Tensor | None = None,
-        keep_tokens: Tensor | None = None,
-        *,
-        reconstruct: bool = False,
-    ) -> Features:
-        return self._wrapped(images, texts, keep, keep_tokens, reconstruct=reconstruct)
+    def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
+        return self._wrapped(inputs, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
@@ -146,27 +139,19 @@ class _Joined(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self,
-        images: Tensor | None = None,
-        texts: Tensor | None = None,
-        keep: Tensor | None = None,
-        keep_tokens: Tensor | None = None,
-        *,
-        reconstruct: bool = False,
-    ) -> Tensor:
-        parts = self.model(images, texts, keep, keep_tokens, reconstruct=reconstruct)
+    def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Tensor:
+        parts = self.model(inputs, reconstruct=reconstruct)
         return torch.cat([part.flatten() for part in parts if part is not None])
 
 
-class FairscaleFullySharded(AdamWHeld):
+class FairscaleFsdpModel(InPlaceAdamW):
     """`fairscale_fsdp`: every parameter's weights, gradient and moments in one share per process.
 
     Parameters are not joined into flat ones, so that each keeps its name and its weight decay. bf16 comes
     from autocast, as under `ddp`. CUDA only: see strategy.check_sharding.
     """
 
-    def __init__(self, model: FLIP, job: Job, world: World) -> None:
+    def __init__(self, model: FLIP, sharding: Sharding, optimizer: Optimizer, world: World) -> None:
         ignore_old_names()
         warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
         from fairscale.nn.data_parallel import FullyShardedDataParallel
@@ -175,7 +160,7 @@ class FairscaleFullySharded(AdamWHeld):
             return FullyShardedDataParallel(
                 module,
                 flatten_parameters=False,
-                reshard_after_forward=job.sharding.reshard_after_forward,
+                reshard_after_forward=sharding.reshard_after_forward,
                 disable_reshard_on_root=False,  # else a forward without a graph leaves stale weights behind
                 clear_autocast_cache=True,
                 compute_device=world.device,
@@ -189,27 +174,19 @@ class FairscaleFullySharded(AdamWHeld):
         for transformer in model.transformers:
             for number, block in enumerate(transformer.resblocks):
                 transformer.resblocks[number] = wrapped(block)
-        bf16 = job.sharding.precision == "bf16"
+        bf16 = sharding.precision == "bf16"
         self._wrapped = wrapped(_Joined(Autocast(model, world.device, enabled=bf16)))
         self._spec = model.spec
-        super().__init__(parameters, adamw.build_optimizer(parameters.items(), job.optimizer))
+        super().__init__(parameters, adamw.build_optimizer(parameters.items(), optimizer))
 
-    def forward(
-        self,
-        images: Tensor | None = None,
-        texts: Tensor | None = None,
-        keep: Tensor | None = None,
-        keep_tokens: Tensor | None = None,
-        *,
-        reconstruct: bool = False,
-    ) -> Features:
-        sizes = [0 if given is None else len(given) * self._spec.embed_dim for given in (images, texts)]
-        joined: Tensor = self._wrapped(images, texts, keep, keep_tokens, reconstruct=reconstruct)
+    def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
+        sizes = [0 if given is None else len(given) * self._spec.embed_dim for given in inputs[:2]]
+        joined: Tensor = self._wrapped(inputs, reconstruct=reconstruct)
         image_features, text_features, head = joined.split([*sizes, len(joined) - sum(sizes)])
         rest = iter(head.unbind())
         return Features(
-            None if images is None else image_features.view(-1, self._spec.embed_dim),
-            None if texts is None else text_features.view(-1, self._spec.embed_dim),
+            None if inputs.images is None else image_features.view(-1, self._spec.embed_dim),
+            None if inputs.texts is None else text_features.view(-1, self._spec.embed_dim),
             next(rest),
             next(rest) if self._spec.logit_bias else None,
             next(rest, None),

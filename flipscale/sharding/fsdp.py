@@ -12,16 +12,17 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from flipscale.config import Job
+from flipscale.config import Optimizer, Sharding
 from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
 from flipscale.models.initialization import initial_value
-from flipscale.sharding.in_place_adamw import AdamWHeld
+from flipscale.models.inputs import Inputs
+from flipscale.sharding.in_place_adamw import InPlaceAdamW
 from flipscale.sharding.optimizer import build_optimizer
 from flipscale.sharding.wrapping import ensure_process_group, write_whole
 
 
-class FullySharded(AdamWHeld):
+class FsdpModel(InPlaceAdamW):
     """`fsdp` shares over all processes; `hsdp` over groups of `sharding.shard_size` ranks that follow each
     other, and every group has a whole copy.
 
@@ -31,34 +32,28 @@ class FullySharded(AdamWHeld):
     under the same autocast as `ddp`.
     """
 
-    def __init__(self, model: FLIP, job: Job, world: World) -> None:
+    def __init__(
+        self, model: FLIP, sharding: Sharding, optimizer: Optimizer, seed: int, world: World
+    ) -> None:
         """Take a `model` on the device "meta" and give it the initial weights of `job.seed`, parameter by
         parameter: no process ever holds more than its share and one whole parameter."""
         ensure_process_group(world)
-        self._bf16 = job.sharding.precision == "bf16"
+        self._bf16 = sharding.precision == "bf16"
         self._device = world.device
-        mesh = _mesh(world, job.sharding.shard_size)
+        mesh = _mesh(world, sharding.shard_size)
         self._share_group = mesh.get_group(mesh.ndim - 1)
-        if job.sharding.precision == "fp64":
+        if sharding.precision == "fp64":
             model.double()
         self._model = model
-        _shard_units(model, mesh, self._bf16, job.sharding.reshard_after_forward)
+        _shard_units(model, mesh, self._bf16, sharding.reshard_after_forward)
         model.to_empty(device=world.device)
-        _initialize(model, job.seed)
+        _initialize(model, seed)
         parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
-        super().__init__(parameters, build_optimizer(parameters.items(), job.optimizer))
+        super().__init__(parameters, build_optimizer(parameters.items(), optimizer))
 
-    def forward(
-        self,
-        images: Tensor | None = None,
-        texts: Tensor | None = None,
-        keep: Tensor | None = None,
-        keep_tokens: Tensor | None = None,
-        *,
-        reconstruct: bool = False,
-    ) -> Features:
+    def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            return self._model(images, texts, keep, keep_tokens, reconstruct=reconstruct)
+            return self._model(inputs, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:

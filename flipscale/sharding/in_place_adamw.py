@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flipscale.sharding import optimizer as adamw
 
 
-class AdamWHeld:
+class InPlaceAdamW:
     """update to restore of ShardedModel, for weights and moments that are plain tensors or DTensors.
 
     Args:

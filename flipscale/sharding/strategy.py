@@ -9,20 +9,13 @@ from typing import Protocol
 from torch import Tensor
 
 from flipscale.models.flip import Features
+from flipscale.models.inputs import Inputs
 
 
 class ShardedModel(Protocol):
     """A model with its optimizer. The mean over processes of their gradients is the gradient applied."""
 
-    def forward(
-        self,
-        images: Tensor | None = None,
-        texts: Tensor | None = None,
-        keep: Tensor | None = None,
-        keep_tokens: Tensor | None = None,
-        *,
-        reconstruct: bool = False,
-    ) -> Features:
+    def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
         """FLIP.forward in the job's precision."""
         ...
 

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
+from flipscale.models.inputs import Inputs
 
 
 class Autocast(nn.Module):
@@ -26,17 +27,9 @@ class Autocast(nn.Module):
         self.device_type = device.type
         self.enabled = enabled
 
-    def forward(
-        self,
-        images: Tensor | None = None,
-        texts: Tensor | None = None,
-        keep: Tensor | None = None,
-        keep_tokens: Tensor | None = None,
-        *,
-        reconstruct: bool = False,
-    ) -> Features:
+    def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
-            return self.model(images, texts, keep, keep_tokens, reconstruct=reconstruct)
+            return self.model(inputs, reconstruct=reconstruct)
 
 
 def ensure_process_group(world: World) -> None:

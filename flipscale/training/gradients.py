@@ -1,138 +1,173 @@
-"""The gradients of one step: in one piece, or by micro-batches with cached features (GradCache)."""
+"""The gradients of one step: of the whole batch at once, or by micro-batches (GradCache)."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from flipscale.config import Job, Phase
+from flipscale.config import Loss
 from flipscale.distributed.ranks import Ranks
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.losses.sigmoid import sigmoid_loss
 from flipscale.models.flip import Features
-from flipscale.models.masking import visible_patches, visible_tokens
-from flipscale.models.presets import ModelSpec
+from flipscale.models.inputs import Inputs
 from flipscale.sharding.strategy import ShardedModel
 
 
-class Pairs(NamedTuple):
-    """One process's image-text pairs on its device; n of them."""
+def accumulate_gradients(
+    model: ShardedModel, inputs: Inputs, loss: Loss, micro_batch: int | None
+) -> dict[str, Tensor]:
+    """Leave the gradients of the global batch in the model, and return the scalars of the loss.
 
-    images: Tensor  # uint8 (n, 3, size, size)
-    tokens: Tensor  # int64 (n, context_length)
-    keep: Tensor | None  # int64 (n, K), ids of the visible patches
-    keep_tokens: Tensor | None = None  # int64 (n, K), slots of the visible tokens
+    With a micro-batch, the activations of only so many pairs are held at a time. The features are first
+    computed without a graph, and the loss gives their gradients. Each micro-batch is then computed again and
+    sent backward from these. The result equals the whole batch's up to rounding. The reconstruction depends
+    on one image at a time, so that a micro-batch simply adds its share.
+
+    Args:
+        model: The sharded model; its gradients are clear.
+        inputs: The image-text pairs of this process.
+        loss: The `loss` block of the job.
+        micro_batch: Pairs that this process works on at a time; None for all.
+
+    Returns:
+        0-d detached tensors by name: `loss`, `logit_scale` and, if the model has one, `logit_bias`. If hidden
+        patches are reconstructed, also `reconstruction`, which `loss` then includes times its weight.
+    """
+    if micro_batch is None or micro_batch >= inputs.size:
+        return _in_one_piece(model, inputs, loss)
+    return _in_parts(model, inputs, loss, micro_batch)
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """The reconstruction loss of a job: whether it is computed, and its weight in the sum."""
+
+    wanted: bool
+    weight: float
 
     @classmethod
-    def masked(
-        cls,
-        images: Tensor,
-        tokens: Tensor,
-        positions: Tensor,
-        phase: Phase,
-        spec: ModelSpec,
-        padding_id: int,
-        seed: int,
-    ) -> Pairs:
-        """The pairs at these global sample positions, int64 (n,), with the masks that `phase` draws for them.
-
-        Args:
-            spec: the model's shape in this phase.
-            padding_id: of the tokenizer.
-            seed: of the run.
-        """
-        keep = visible_patches(positions, spec.vision.patches, phase.mask_ratio, seed)
-        ratio, kind = phase.text_mask_ratio, phase.text_mask
-        keep_tokens = visible_tokens(tokens, positions, ratio, seed, kind, spec.text.pool, padding_id)
-        return cls(images, tokens, keep, keep_tokens)
-
-    def split(self, size: int) -> list[Pairs]:
-        """Consecutive parts of at most `size` pairs."""
-        images, tokens = self.images.split(size), self.tokens.split(size)
-        masks = [
-            [None] * len(images) if mask is None else mask.split(size)
-            for mask in (self.keep, self.keep_tokens)
-        ]
-        return [Pairs(*part) for part in zip(images, tokens, *masks, strict=True)]
+    def of(cls, loss: Loss) -> _Weighted:
+        block = loss.reconstruction
+        return cls(False, 0.0) if block is None else cls(True, block.weight)
 
 
-def accumulate_gradients(model: ShardedModel, pairs: Pairs, job: Job) -> dict[str, Tensor]:
-    """Leave the global batch's gradients in `model`; return its `loss`, `logit_scale` and, where the model
-    has one, `logit_bias` (0-d, detached). Where hidden patches are reconstructed, also `reconstruction`, of
-    which `loss` then holds `loss.reconstruction.weight` times as much.
+def _in_one_piece(model: ShardedModel, inputs: Inputs, loss: Loss) -> dict[str, Tensor]:
+    reconstruction = _Weighted.of(loss)
 
-    With `sharding.micro_batch` the activations of only so many pairs are held at a time: features are first
-    computed without a graph, the loss gives their gradients, and each micro-batch is then computed again
-    and sent backward from these. The result equals the whole batch's up to rounding. The reconstruction is
-    each image's own affair, so that a micro-batch just adds its share.
-    """
-    size = job.sharding.micro_batch
-    settings = job.loss.reconstruction
-    weight, reconstruct = (0.0, False) if settings is None else (settings.weight, True)
-    if size is None or size >= len(pairs.images):
-        with model.micro_step(last=True):
-            whole = model.forward(*pairs, reconstruct=reconstruct)
-            loss = _loss(_given(whole.images), _given(whole.texts), _head(whole), job)
-            model.backward(loss if whole.reconstruction is None else loss + weight * whole.reconstruction)
-        return _scalars(loss, _head(whole), None if pairs.keep is None else whole.reconstruction, weight)
+    with model.micro_step(last=True):
+        features = model.forward(inputs, reconstruct=reconstruction.wanted)
+        head = _head(features)
+        value = _pair_loss(*_both(features), head, loss)
 
-    parts = pairs.split(size)
+        total = value
+        if features.reconstruction is not None:
+            total = value + reconstruction.weight * features.reconstruction
+        model.backward(total)
+
+    reported = None if inputs.keep is None else features.reconstruction
+    return _scalars(value, head, reported, reconstruction.weight)
+
+
+def _in_parts(model: ShardedModel, inputs: Inputs, loss: Loss, micro_batch: int) -> dict[str, Tensor]:
+    reconstruction = _Weighted.of(loss)
+    parts = inputs.split(micro_batch)
+
+    # Compute all features without a graph, and the gradients of the loss by these.
     with torch.no_grad():
-        features = [model.forward(*part) for part in parts]
-    images = torch.cat([_given(part.images) for part in features]).requires_grad_()
-    texts = torch.cat([_given(part.texts) for part in features]).requires_grad_()
+        features = [model.forward(part) for part in parts]
+    images, texts = (
+        torch.cat(list(side)).requires_grad_() for side in zip(*map(_both, features), strict=True)
+    )
     head = [value.detach().requires_grad_() for value in _head(features[0])]
-    loss = _loss(images, texts, head, job)
-    image_gradients, text_gradients, *head_gradients = torch.autograd.grad(loss, (images, texts, *head))
-    gradients = zip(image_gradients.split(size), text_gradients.split(size), strict=True)
-    reconstruction: Tensor | None = None
-    for number, (part, (image_gradient, text_gradient)) in enumerate(zip(parts, gradients, strict=True)):
+    value = _pair_loss(images, texts, head, loss)
+    image_gradients, text_gradients, *head_gradients = torch.autograd.grad(value, (images, texts, *head))
+
+    # Compute each part again with a graph, and send it backward from the gradients of its features.
+    gradients = zip(image_gradients.split(micro_batch), text_gradients.split(micro_batch), strict=True)
+    reconstructed: Tensor | None = None
+    for number, (part, feature_gradients) in enumerate(zip(parts, gradients, strict=True)):
         last = number == len(parts) - 1
         with model.micro_step(last):
-            again = model.forward(*part, reconstruct=reconstruct)
-            surrogate = (_given(again.images) * image_gradient).sum() + (
-                _given(again.texts) * text_gradient
-            ).sum()
-            for value, gradient in zip(_head(again), head_gradients, strict=True):
-                # Every part has them in its graph, as the sharding libraries expect of each parameter.
-                surrogate = surrogate + value * (gradient if last else 0.0)
+            again = model.forward(part, reconstruct=reconstruction.wanted)
+            surrogate = _surrogate(again, feature_gradients, head_gradients, counts_head=last)
+
             if again.reconstruction is not None:
-                share = again.reconstruction * (len(part.images) / len(pairs.images))
-                surrogate = surrogate + weight * share
-                before = 0.0 if reconstruction is None else reconstruction
-                reconstruction = before + share.detach()
+                share = again.reconstruction * (part.size / inputs.size)
+                surrogate = surrogate + reconstruction.weight * share
+                before = 0.0 if reconstructed is None else reconstructed
+                reconstructed = before + share.detach()
+
             model.backward(surrogate)
-    return _scalars(loss, head, None if pairs.keep is None else reconstruction, weight)
+
+    reported = None if inputs.keep is None else reconstructed
+    return _scalars(value, head, reported, reconstruction.weight)
+
+
+def _surrogate(
+    features: Features,
+    feature_gradients: tuple[Tensor, Tensor],
+    head_gradients: list[Tensor],
+    *,
+    counts_head: bool,
+) -> Tensor:
+    """Return a 0-d value whose gradients are those of the loss, by the features of one part.
+
+    Args:
+        features: The features of the part, with their graph.
+        feature_gradients: Gradients of the loss by the image and text features of the part.
+        head_gradients: Gradients of the loss by the scale and the bias.
+        counts_head: Whether the gradients of scale and bias count; they do in one part of the batch.
+    """
+    images, texts = _both(features)
+    image_gradient, text_gradient = feature_gradients
+    surrogate = (images * image_gradient).sum() + (texts * text_gradient).sum()
+
+    for value, gradient in zip(_head(features), head_gradients, strict=True):
+        # Every part has scale and bias in its graph, as the sharding libraries expect of each parameter.
+        surrogate = surrogate + value * (gradient if counts_head else 0.0)
+    return surrogate
+
+
+def _both(features: Features) -> tuple[Tensor, Tensor]:
+    assert features.images is not None
+    assert features.texts is not None
+    return features.images, features.texts
 
 
 def _head(features: Features) -> list[Tensor]:
-    """What makes logits of the features: the scale and, for the sigmoid loss, the bias."""
+    """Return what makes logits of the features: the scale and, for the sigmoid loss, the bias."""
     return [features.scale] if features.bias is None else [features.scale, features.bias]
 
 
-def _loss(images: Tensor, texts: Tensor, head: list[Tensor], job: Job) -> Tensor:
-    if job.loss.kind == "sigmoid":
+def _pair_loss(images: Tensor, texts: Tensor, head: list[Tensor], loss: Loss) -> Tensor:
+    if loss.kind == "sigmoid":
         scale, bias = head
-        return sigmoid_loss(images, texts, scale, bias, tile=job.loss.tile)
+        return sigmoid_loss(images, texts, scale, bias, tile=loss.tile)
+
     (scale,) = head
-    return contrastive_loss(images, texts, scale, tile=job.loss.tile)
+    return contrastive_loss(images, texts, scale, tile=loss.tile)
 
 
 def _scalars(
     loss: Tensor, head: list[Tensor], reconstruction: Tensor | None, weight: float
 ) -> dict[str, Tensor]:
-    """`loss` is the global batch's already; `reconstruction` is of this process's pairs alone."""
+    """Return the scalars to log.
+
+    Args:
+        loss: The loss of the global batch.
+        head: The scale and, for the sigmoid loss, the bias.
+        reconstruction: The reconstruction loss of this process's pairs only, if any.
+        weight: The weight of the reconstruction loss.
+    """
     scalars = dict(zip(("loss", "logit_scale", "logit_bias"), (loss, *head), strict=False))
+
     if reconstruction is not None:
         ranks = Ranks.of()
         # Every process has equally many pairs, and every image equally many hidden patches.
         mean = ranks.sum_(reconstruction.detach().clone()) / ranks.size
         scalars |= {"loss": loss + weight * mean, "reconstruction": mean}
+
     return {name: value.detach() for name, value in scalars.items()}
-
-
-def _given(features: Tensor | None) -> Tensor:
-    assert features is not None
-    return features

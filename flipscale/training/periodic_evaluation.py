@@ -15,6 +15,7 @@ from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import check_sets, evaluate
 from flipscale.evaluation.features import Encoder
+from flipscale.models.inputs import Inputs
 from flipscale.runs.metrics import MetricsLog
 from flipscale.sharding.strategy import ShardedModel
 
@@ -95,11 +96,11 @@ class _Live:
         self._model = model
 
     def encode_image(self, images: Tensor) -> Tensor:
-        features = self._model.forward(images).images
+        features = self._model.forward(Inputs(images=images)).images
         assert features is not None
         return features
 
     def encode_text(self, texts: Tensor) -> Tensor:
-        features = self._model.forward(texts=texts).texts
+        features = self._model.forward(Inputs(texts=texts)).texts
         assert features is not None
         return features

@@ -79,7 +79,13 @@ class Stage:
 
     def _build(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self.model = shard(build_model(spec, device="meta"), self._job, self._world)
+        self.model = shard(
+            build_model(spec, device="meta"),
+            self._job.sharding,
+            self._job.optimizer,
+            self._job.seed,
+            self._world,
+        )
         self.evaluation = PeriodicEvaluation(
             self._job.evaluation,
             self._budget,

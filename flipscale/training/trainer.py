@@ -15,6 +15,7 @@ from flipscale.config import Job
 from flipscale.data.quarantine import Quarantine
 from flipscale.data.samples.stream import Batch
 from flipscale.errors import RunError, StoppedEarly
+from flipscale.models.inputs import Inputs
 from flipscale.orchestration.segments.segment import Segment
 from flipscale.orchestration.segments.stop_requests import REASONS, agreed_reason
 from flipscale.order_digest import OrderDigest
@@ -24,7 +25,7 @@ from flipscale.runs.checkpoint_writer import CheckpointWriter
 from flipscale.runs.directory import check_identity, prepare
 from flipscale.runs.metrics import MetricsLog
 from flipscale.sharding.strategy import ShardedModel
-from flipscale.training.gradients import Pairs, accumulate_gradients
+from flipscale.training.gradients import accumulate_gradients
 from flipscale.training.setup import TrainingData, open_data, slow_in_bf16
 from flipscale.training.stage import Stage
 from flipscale.training.step_log import StepLog
@@ -169,8 +170,10 @@ class _Trainer:
         images = batch.images.to(device, non_blocking=True)
         tokens = batch.tokens.to(device, non_blocking=True)
         padding, seed = self.data.tokenizer.padding_id, self.job.seed
-        pairs = Pairs.masked(images, tokens, positions, span.phase, self.stage.spec, padding, seed)
-        scalars = accumulate_gradients(self.model, pairs, self.job)
+        inputs = Inputs(images, tokens).masked(
+            positions, span.phase, self.stage.spec, padding_id=padding, seed=seed
+        )
+        scalars = accumulate_gradients(self.model, inputs, self.job.loss, self.job.sharding.micro_batch)
         norm = self.model.gradient_norm(self.job.optimizer.clip_grad_norm)
         finite = torch.isfinite(scalars["loss"]) & torch.isfinite(norm)
         self.model.update(step.lr, finite)

@@ -30,6 +30,7 @@ from flipscale.interop.openclip_import import import_openclip
 from flipscale.interop.verification import ODD_CAPTIONS, ExportMismatch, verify_export
 from flipscale.interop.weights import WEIGHTS
 from flipscale.models.flip import build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.third_party import import_open_clip
 
@@ -48,7 +49,7 @@ def test_stock_open_clip_computes_the_features_of_the_model(spec: ModelSpec, tmp
     export_openclip(model, spec, tmp_path)
     stock = open_clip.create_model(f"local-dir:{tmp_path}").eval()
     assert max(stock_differences(stock, model)) <= TOLERANCE
-    assert (stock.logit_scale.exp() / model()[2]).item() == pytest.approx(1.0, abs=1e-6)
+    assert (stock.logit_scale.exp() / model(Inputs())[2]).item() == pytest.approx(1.0, abs=1e-6)
     assert tuple(stock.visual.preprocess_cfg["mean"]) == spec.mean
     assert stock.visual.preprocess_cfg["resize_mode"] == "shortest"
 
@@ -74,7 +75,7 @@ def test_stock_open_clip_computes_the_logits_of_a_sigmoid_model(tmp_path: Path) 
     floats = normalized(images, visual.preprocess_cfg["mean"], visual.preprocess_cfg["std"])
     with torch.no_grad():
         theirs, _ = stock.get_logits(floats, texts)  # type: ignore[operator]
-        image_features, text_features, scale, bias, _ = model(images, texts)
+        image_features, text_features, scale, bias, _ = model(Inputs(images, texts))
     ours = scale * image_features @ text_features.T + bias
     assert bias.item() < -9
     assert (theirs - ours).abs().max() <= TOLERANCE * float(scale)

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from flipscale.models.flip import FLIP, build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.masking import visible_patches
 from flipscale.models.presets import preset
 
@@ -15,22 +15,22 @@ def micro(name: str = "vit_micro_p8") -> FLIP:
     return build_model(preset(name, vocab_size=100))
 
 
-def inputs(model: FLIP, batch: int = 4) -> dict[str, Tensor]:
+def make_inputs(model: FLIP, batch: int = 4) -> Inputs:
     generator = torch.Generator().manual_seed(0)
     side, length = model.spec.vision.image_size, model.spec.text.context_length
     keep = visible_patches(torch.arange(batch), model.spec.vision.patches, 0.5, seed=0)
     assert keep is not None
-    return {
-        "images": torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=generator),
-        "texts": torch.randint(100, (batch, length), generator=generator),
-        "keep": keep,
-    }
+    return Inputs(
+        torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=generator),
+        torch.randint(100, (batch, length), generator=generator),
+        keep,
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_forward_gives_unit_features_and_the_scale(name: str) -> None:
     model = micro(name)
-    images, texts, scale, *_ = model(**inputs(model))
+    images, texts, scale, *_ = model(make_inputs(model))
     assert images.shape == texts.shape == (4, 64)
     assert torch.allclose(images.norm(dim=1), torch.ones(4))
     assert torch.allclose(texts.norm(dim=1), torch.ones(4))
@@ -41,7 +41,7 @@ def test_forward_gives_unit_features_and_the_scale(name: str) -> None:
 def test_a_model_for_the_sigmoid_loss_also_gives_the_bias() -> None:
     """It begins as in SigLIP: scale 10, bias -10."""
     model = build_model(preset("vit_micro_p8", vocab_size=100, logit_bias=True))
-    images, texts, scale, bias, _ = model(**inputs(model))
+    images, texts, scale, bias, _ = model(make_inputs(model))
     assert images.shape == texts.shape
     assert scale.shape == bias.shape == ()
     assert (scale.item(), bias.item()) == (pytest.approx(10), -10)
@@ -51,12 +51,12 @@ def test_a_model_for_the_sigmoid_loss_also_gives_the_bias() -> None:
 
 def test_either_input_may_be_missing() -> None:
     model = micro()
-    given = inputs(model)
-    images, texts, *_ = model(**given)
-    assert torch.equal(model.encode_image(given["images"], given["keep"]), images)
-    assert torch.equal(model.encode_text(given["texts"]), texts)
-    assert model(texts=given["texts"])[0] is None
-    assert model(images=given["images"])[1] is None
+    both = make_inputs(model)
+    images, texts, *_ = model(both)
+    assert torch.equal(model.encode_image(both.images, both.keep), images)
+    assert torch.equal(model.encode_text(both.texts), texts)
+    assert model(Inputs(texts=both.texts))[0] is None
+    assert model(Inputs(images=both.images))[1] is None
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_the_scale_is_clipped_in_the_forward_pass(stored: float, scale: float, g
     model = micro()
     with torch.no_grad():
         model.logit_scale.fill_(stored)
-    actual = model().scale
+    actual = model(Inputs()).scale
     actual.backward()
     assert model.logit_scale.grad is not None
     assert actual.item() == pytest.approx(scale)
@@ -77,8 +77,8 @@ def test_the_scale_is_clipped_in_the_forward_pass(stored: float, scale: float, g
 @pytest.mark.parametrize("name", FAMILIES)
 def test_double_precision_stays_double(name: str) -> None:
     model = micro(name)
-    single = model(**inputs(model))
-    double = model.double()(**inputs(model))
+    single = model(make_inputs(model))
+    double = model.double()(make_inputs(model))
     for low, high in zip(single[:3], double[:3], strict=True):
         assert high.dtype == torch.float64
         assert (low - high).abs().max() <= 1e-5
@@ -88,9 +88,9 @@ def test_double_precision_stays_double(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_bf16_autocast_trains_and_gives_fp32_features(name: str) -> None:
     model = micro(name)
-    exact = model(**inputs(model))
+    exact = model(make_inputs(model))
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = model(**inputs(model))
+        rounded = model(make_inputs(model))
         (rounded[0] @ rounded[1].T * rounded[2]).logsumexp(dim=1).sum().backward()
     for low, high in zip(rounded[:2], exact[:2], strict=True):
         assert low.dtype == torch.float32
@@ -101,7 +101,7 @@ def test_bf16_autocast_trains_and_gives_fp32_features(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_parameter_takes_part(name: str) -> None:
     model = micro(name)
-    images, texts, scale, *_ = model(**inputs(model))
+    images, texts, scale, *_ = model(make_inputs(model))
     (images @ texts.T * scale).logsumexp(dim=1).sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -110,9 +110,11 @@ def test_shapes_can_be_had_without_memory() -> None:
     model = build_model(preset("vit_h14"), device="meta")
     with torch.device("meta"):
         images, texts, *_ = model(
-            torch.zeros(2, 3, 224, 224, dtype=torch.uint8),
-            torch.zeros(2, 32, dtype=torch.int64),
-            torch.zeros(2, 64, dtype=torch.int64),
+            Inputs(
+                torch.zeros(2, 3, 224, 224, dtype=torch.uint8),
+                torch.zeros(2, 32, dtype=torch.int64),
+                torch.zeros(2, 64, dtype=torch.int64),
+            )
         )
     assert images.shape == texts.shape == (2, 1024)
     assert images.is_meta
@@ -126,7 +128,7 @@ def test_blocks_can_be_recomputed_without_changing_a_bit() -> None:
         forward = block.forward
         block.forward = lambda x, forward=forward: checkpoint(forward, x, use_reentrant=False)
     for model in (plain, recomputed):
-        images, texts, scale, *_ = model(**inputs(model))
+        images, texts, scale, *_ = model(make_inputs(model))
         (images @ texts.T * scale).logsumexp(dim=1).sum().backward()
     for (name, one), two in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
         assert one.grad is not None
@@ -137,10 +139,10 @@ def test_blocks_can_be_recomputed_without_changing_a_bit() -> None:
 @pytest.mark.slow
 def test_blocks_are_one_graph_each() -> None:
     model = micro()
-    eager = model(**inputs(model))
+    eager = model(make_inputs(model))
     for block in (*model.visual.transformer.resblocks, *model.transformer.resblocks):
         block.compile(fullgraph=True, backend="aot_eager")  # needs no C++ compiler
-    compiled = model(**inputs(model))
+    compiled = model(make_inputs(model))
     compiled[0].sum().backward()
     for ours, theirs in zip(compiled[:3], eager[:3], strict=True):
         assert (ours - theirs).abs().max() <= 1e-5

@@ -10,6 +10,7 @@ from support.reference_blocks import run_blocks
 from torch import Tensor, nn
 
 from flipscale.models.flip import FLIP, build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.masking import hidden_patches, visible_patches
 from flipscale.models.presets import preset
 from flipscale.models.reconstruction import Reconstruction
@@ -90,7 +91,7 @@ def test_the_loss_is_that_of_a_loop_over_patches(name: str, ratio: float) -> Non
     model = model_of(name)
     images, keep = inputs(ratio)
     with torch.no_grad():
-        loss = model(images=images, keep=keep, reconstruct=True).reconstruction
+        loss = model(Inputs(images=images, keep=keep), reconstruct=True).reconstruction
         tokens = model.visual.tokens(images, keep)
         errors = []
         for image, visible, row in zip(images, keep.tolist(), tokens, strict=True):
@@ -148,7 +149,7 @@ def test_the_decoder_is_that_of_another_library() -> None:
         targets = torch.tensor(np.array([slow_targets(image, model) for image in images]))
         errors = (painted - targets).square().mean(dim=2)
         expected = errors.gather(1, hidden).mean()
-        loss = model(images=images, keep=keep, reconstruct=True).reconstruction
+        loss = model(Inputs(images=images, keep=keep), reconstruct=True).reconstruction
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -172,22 +173,22 @@ def test_features_do_not_change_by_it_and_it_is_made_on_request_alone() -> None:
     images, keep = inputs()
     model, bare = model_of(), build_model(preset("vit_micro_p8", vocab_size=50))
     bare.load_state_dict({n: p for n, p in model.state_dict().items() if not n.startswith("reconstruction.")})
-    features = model(images=images, keep=keep)
+    features = model(Inputs(images=images, keep=keep))
     assert features.reconstruction is None
-    assert bare(images=images, keep=keep, reconstruct=True).reconstruction is None
+    assert bare(Inputs(images=images, keep=keep), reconstruct=True).reconstruction is None
     assert torch.equal(features.images, bare.encode_image(images, keep))
-    assert model(texts=torch.zeros(2, 32, dtype=torch.int64), reconstruct=True).reconstruction is None
+    assert model(Inputs(texts=torch.zeros(2, 32, dtype=torch.int64)), reconstruct=True).reconstruction is None
 
 
 def test_every_parameter_of_the_decoder_gets_a_gradient_and_a_zero_one_where_nothing_is_hidden() -> None:
     images, keep = inputs()
     model = model_of()
-    model(images=images, keep=keep, reconstruct=True).reconstruction.backward()
+    model(Inputs(images=images, keep=keep), reconstruct=True).reconstruction.backward()
     decoder = dict(decoder_of(model).named_parameters())
     assert [name for name, p in decoder.items() if p.grad is None or not p.grad.any()] == []
     assert model.visual.class_embedding.grad is not None  # and so does the tower
     model.zero_grad()
-    nothing = model(images=images, reconstruct=True).reconstruction
+    nothing = model(Inputs(images=images), reconstruct=True).reconstruction
     assert float(nothing.detach()) == 0.0
     nothing.backward()
     assert all(p.grad is not None and not p.grad.any() for p in decoder.values())
@@ -198,12 +199,12 @@ def test_every_parameter_of_the_decoder_gets_a_gradient_and_a_zero_one_where_not
 def test_other_precisions(dtype: torch.dtype) -> None:
     images, keep = inputs()
     with torch.no_grad():
-        exact = model_of()(images=images, keep=keep, reconstruct=True).reconstruction
+        exact = model_of()(Inputs(images=images, keep=keep), reconstruct=True).reconstruction
     model = model_of()
     if dtype is torch.float64:
         model.double()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
-        loss = model(images=images, keep=keep, reconstruct=True).reconstruction
+        loss = model(Inputs(images=images, keep=keep), reconstruct=True).reconstruction
     assert loss.dtype == (torch.float64 if dtype is torch.float64 else torch.float32)
     assert float(loss.detach()) == pytest.approx(float(exact), rel=1e-5 if dtype is torch.float64 else 1e-2)
 
@@ -214,7 +215,9 @@ def test_bytes_and_normalised_floats_have_the_same_loss() -> None:
     mean, std = (torch.tensor(part)[:, None, None] for part in (model.spec.mean, model.spec.std))
     floats = (images / 255.0 - mean) / std
     with torch.no_grad():
-        losses = [model(images=i, keep=keep, reconstruct=True).reconstruction for i in (images, floats)]
+        losses = [
+            model(Inputs(images=i, keep=keep), reconstruct=True).reconstruction for i in (images, floats)
+        ]
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-6)
 
 
@@ -230,5 +233,5 @@ def test_it_begins_at_the_variance_of_its_targets_and_as_maes_weights() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8, generator=generator)
     keep = visible_patches(torch.arange(4), 64, 0.75, seed=0)
-    loss = model(images=images, keep=keep, reconstruct=True).reconstruction
+    loss = model(Inputs(images=images, keep=keep), reconstruct=True).reconstruction
     assert 0.99 <= float(loss.detach()) < 2.5

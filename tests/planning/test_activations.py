@@ -8,6 +8,7 @@ from support.live_bytes import LiveBytes
 
 from flipscale.config import Sharding
 from flipscale.models.flip import build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.masking import visible_count, visible_patches, visible_tokens
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.planning.activations import (
@@ -34,11 +35,12 @@ def kept(
     keep = visible_patches(torch.arange(pairs), spec.vision.patches, mask_ratio, 0)
     keep_tokens = visible_tokens(texts, torch.arange(pairs), text_mask_ratio, 0, "random", spec.text.pool, 0)
 
+    inputs = Inputs(images, texts, keep, keep_tokens)
     bf16 = sharding.precision == "bf16"
     with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        outputs = model(images, texts, keep, keep_tokens, reconstruct=True)
+        outputs = model(inputs, reconstruct=True)
 
-    batch = [part for part in (images, texts, keep, keep_tokens) if part is not None]
+    batch = [part for part in inputs if part is not None]
     held = live.held(without=(*model.parameters(), *model.buffers(), *batch))
     del outputs
     return held

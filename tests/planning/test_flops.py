@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flipscale.models.flip import build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.masking import visible_count
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.planning.flops import forward_macs, parameter_count, training_flops
@@ -26,13 +27,13 @@ def measured_flops(spec: ModelSpec, mask_ratio: float, text_mask_ratio: float = 
     side = spec.vision.image_size
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        model(
+        inputs = Inputs(
             torch.zeros(1, 3, side, side, dtype=torch.uint8),
             torch.zeros(1, spec.text.context_length, dtype=torch.int64),
             torch.zeros(1, kept, dtype=torch.int64) if mask_ratio else None,
             torch.zeros(1, tokens, dtype=torch.int64) if text_mask_ratio else None,
-            reconstruct=True,
         )
+        model(inputs, reconstruct=True)
 
     return counter.get_total_flops()
 

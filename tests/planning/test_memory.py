@@ -92,24 +92,26 @@ def test_estimate_covers_two_processes_of_every_strategy() -> None:
 def test_estimate_covers_the_peak_of_a_gpu(mode: str) -> None:
     """The estimate is near torch's own peak: GPUs have other rules, and memory comes in pieces of 2 MiB."""
     from flipscale.models.flip import build_model
+    from flipscale.models.inputs import Inputs
     from flipscale.sharding.shard import shard
-    from flipscale.training.gradients import Pairs, accumulate_gradients
+    from flipscale.training.gradients import accumulate_gradients
 
     spec = preset("vit_b16")
     count = 64
     device = torch.device("cuda")
+    world = World(0, 1, 0, 1, device)
     job = paper_job({"strategy": "ddp", "precision": "bf16", "activation_checkpointing": mode}, batch=count)
     torch.cuda.reset_peak_memory_stats()
-    model = shard(build_model(spec, device="meta"), job, World(0, 1, 0, 1, device))
+    model = shard(build_model(spec, device="meta"), job.sharding, job.optimizer, job.seed, world)
     side = spec.vision.image_size
     patches = spec.vision.patches
-    pairs = Pairs(
+    pairs = Inputs(
         torch.randint(256, (count, 3, side, side), dtype=torch.uint8, device=device),
         torch.randint(1000, (count, spec.text.context_length), device=device),
         torch.arange(patches // 2, device=device).expand(count, -1).contiguous(),
     )
     for _ in range(2):
-        loss = accumulate_gradients(model, pairs, job)["loss"]
+        loss = accumulate_gradients(model, pairs, job.loss, job.sharding.micro_batch)["loss"]
         model.update(1e-6, torch.isfinite(loss))
     (estimated,) = estimate_memory(job, spec, 1)
     assert 0.75 * estimated.total <= torch.cuda.max_memory_allocated() <= 1.05 * estimated.total

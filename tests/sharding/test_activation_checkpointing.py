@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.models.flip import FLIP, build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.presets import preset
 from flipscale.sharding.activation_checkpointing import apply_activation_checkpointing
 
@@ -30,16 +31,16 @@ def tiny_model(mode: str) -> FLIP:
     return model
 
 
-def pairs(count: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+def pairs(count: int = 6) -> Inputs:
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, 3, 64, 64), dtype=torch.uint8, generator=random)
     texts = torch.randint(50, (count, 16), generator=random)
     keep = torch.rand(count, 64, generator=random).argsort(dim=1)[:, :32]
-    return images, texts, keep
+    return Inputs(images, texts, keep)
 
 
 def loss_of(model: FLIP) -> Tensor:
-    images, texts, scale, *_ = model(*pairs())
+    images, texts, scale, *_ = model(pairs())
     assert images is not None
     assert texts is not None
     return contrastive_loss(images, texts, scale)

@@ -14,10 +14,11 @@ from torch import Tensor
 from flipscale.config import Job
 from flipscale.distributed.world import World, leave_world
 from flipscale.models.flip import build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.presets import preset
 from flipscale.sharding.shard import shard
 from flipscale.sharding.strategy import ShardedModel
-from flipscale.training.gradients import Pairs, accumulate_gradients
+from flipscale.training.gradients import accumulate_gradients
 
 MakeRun = Callable[..., TinyRun]
 SPEC = preset("vit_micro_p8", vocab_size=50, context_length=16)
@@ -49,21 +50,21 @@ def job_of(world: World, **sharding: Any) -> Job:
 
 def sharded(world: World, **sharding: Any) -> tuple[ShardedModel, Job]:
     job = job_of(world, **sharding)
-    return shard(build_model(SPEC, device="meta"), job, world), job
+    return shard(build_model(SPEC, device="meta"), job.sharding, job.optimizer, job.seed, world), job
 
 
-def pairs(device: torch.device, count: int = 8) -> Pairs:
+def pairs(device: torch.device, count: int = 8) -> Inputs:
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=random)
     texts = torch.randint(50, (count, 16), generator=random)
     keep = torch.rand(count, 16, generator=random).argsort(dim=1)[:, :8]
-    return Pairs(images.to(device), texts.to(device), keep.to(device))
+    return Inputs(images.to(device), texts.to(device), keep.to(device))
 
 
 def train_steps(model: ShardedModel, job: Job, world: World, steps: int) -> list[float]:
     losses: list[float] = []
     for _ in range(steps):
-        loss = accumulate_gradients(model, pairs(world.device), job)["loss"]
+        loss = accumulate_gradients(model, pairs(world.device), job.loss, job.sharding.micro_batch)["loss"]
         norm = model.gradient_norm(job.optimizer.clip_grad_norm)
         model.update(1e-3, torch.isfinite(norm))
         losses.append(float(loss))
@@ -95,7 +96,7 @@ def test_one_process_trains_as_ddp(alone: World, reshard: bool, micro_batch: int
 
 def test_the_gradient_is_clipped_to_its_norm(alone: World) -> None:
     model, job = sharded(alone, strategy="fsdp")
-    accumulate_gradients(model, pairs(alone.device), job)
+    accumulate_gradients(model, pairs(alone.device), job.loss, job.sharding.micro_batch)
     norm = model.gradient_norm(None)
     assert type(norm) is Tensor
     assert norm.shape == ()
@@ -110,7 +111,7 @@ def test_a_step_that_is_not_finite_changes_nothing(alone: World) -> None:
     model, job = sharded(alone, strategy="fsdp")
     train_steps(model, job, alone, 2)
     before = {name: whole(tensor).clone() for name, tensor in model.state()}
-    accumulate_gradients(model, pairs(alone.device), job)
+    accumulate_gradients(model, pairs(alone.device), job.loss, job.sharding.micro_batch)
     model.update(1e-3, torch.tensor(False))
     assert model.updates() == 2
     assert all(torch.equal(whole(tensor), before[name]) for name, tensor in model.state())
@@ -125,7 +126,7 @@ def test_bf16_differs_from_ddp_by_the_rounding_of_the_norms_alone(alone: World) 
     theirs, _ = sharded(alone, strategy="ddp", precision="bf16")
     exact, _ = sharded(alone, strategy="ddp")
     with torch.no_grad():
-        features = [model.forward(*pairs(alone.device)) for model in (ours, theirs)]
+        features = [model.forward(pairs(alone.device)) for model in (ours, theirs)]
         for mine, yours in zip(*(found[:3] for found in features), strict=True):
             assert mine is not None
             assert mine.dtype is torch.float32
@@ -143,8 +144,8 @@ def test_the_state_is_good_after_forwards_without_gradients(alone: World) -> Non
     train_steps(model, job, alone, 1)
     before = {name: whole(tensor).clone() for name, tensor in model.state()}
     with torch.no_grad():
-        model.forward(pairs(alone.device).images, None, None)
-        model.forward(None, pairs(alone.device).tokens, None)
+        model.forward(Inputs(images=pairs(alone.device).images))
+        model.forward(Inputs(texts=pairs(alone.device).texts))
     assert all(torch.equal(whole(tensor), before[name]) for name, tensor in model.state())
     train_steps(model, job, alone, 1)
     assert model.updates() == 2

@@ -12,9 +12,10 @@ from support.tiny_run import TinyRun
 from flipscale.config import Job
 from flipscale.distributed.world import World, leave_world
 from flipscale.models.flip import build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.presets import preset
 from flipscale.sharding.shard import shard
-from flipscale.training.gradients import Pairs, accumulate_gradients
+from flipscale.training.gradients import accumulate_gradients
 
 MakeRun = Callable[..., TinyRun]
 DECODER = {"weight": 0.5, "width": 32, "layers": 2, "heads": 2}
@@ -50,7 +51,7 @@ def curve(world: World, **sharding: Any) -> list[dict[str, float]]:
         }
     )
     spec = preset("vit_micro_p8", vocab_size=50, context_length=16, decoder=job.loss.decoder)
-    model = shard(build_model(spec, device="meta"), job, world)
+    model = shard(build_model(spec, device="meta"), job.sharding, job.optimizer, job.seed, world)
     found: list[dict[str, float]] = []
     for step in range(6):
         phase, positions = job.phases[step // 2], torch.arange(8) + 8 * step
@@ -58,8 +59,8 @@ def curve(world: World, **sharding: Any) -> list[dict[str, float]]:
         tokens = torch.randint(50, (8, 16), generator=generator)
         images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=generator)
         images, tokens, positions = (x.to(world.device) for x in (images, tokens, positions))
-        pairs = Pairs.masked(images, tokens, positions, phase, spec, 0, seed=0)
-        scalars = accumulate_gradients(model, pairs, job)
+        pairs = Inputs(images, tokens).masked(positions, phase, spec, padding_id=0, seed=0)
+        scalars = accumulate_gradients(model, pairs, job.loss, job.sharding.micro_batch)
         norm = model.gradient_norm(1.0)
         model.update(1e-3, torch.isfinite(norm))
         found.append({**{name: float(value) for name, value in scalars.items()}, "norm": float(norm)})

@@ -21,11 +21,12 @@ from flipscale.config import Job
 from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import World, join_world, leave_world
 from flipscale.models.flip import build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.masking import visible_patches, visible_tokens
 from flipscale.models.presets import preset
 from flipscale.planning.memory import estimate_memory
 from flipscale.sharding.shard import shard
-from flipscale.training.gradients import Pairs, accumulate_gradients
+from flipscale.training.gradients import accumulate_gradients
 
 PAIRS = 16  # of each process
 SPEC = preset("vit_tiny_p8", vocab_size=1000)
@@ -66,19 +67,19 @@ def measure(world: World, sharding: dict[str, Any], *, ablations: bool = False) 
     side = SPEC.vision.image_size
 
     with LiveBytes() as live:
-        model = shard(build_model(spec, device="meta"), job, world)
+        model = shard(build_model(spec, device="meta"), job.sharding, job.optimizer, job.seed, world)
         live.peak = 0
         for _ in range(2):
             positions = torch.arange(PAIRS)
             texts = torch.randint(1000, (PAIRS, spec.text.context_length))
             ratio = job.phases[0].text_mask_ratio
-            pairs = Pairs(
+            pairs = Inputs(
                 torch.randint(256, (PAIRS, 3, side, side), dtype=torch.uint8),
                 texts,
                 visible_patches(positions, patches, 0.5, job.seed),
                 visible_tokens(texts, positions, ratio, job.seed, "random", "first", 0),
             )
-            loss = accumulate_gradients(model, pairs, job)["loss"]
+            loss = accumulate_gradients(model, pairs, job.loss, job.sharding.micro_batch)["loss"]
             model.gradient_norm(None)
             model.update(1e-6, torch.isfinite(loss))
 

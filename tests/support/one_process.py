@@ -10,19 +10,20 @@ from torch import Tensor
 from flipscale.config import Job
 from flipscale.distributed.world import World
 from flipscale.models.flip import build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.presets import preset
 from flipscale.sharding.shard import shard
 from flipscale.sharding.strategy import ShardedModel
-from flipscale.training.gradients import Pairs, accumulate_gradients
+from flipscale.training.gradients import accumulate_gradients
 
 SPEC = preset("vit_micro_p8", vocab_size=40, context_length=16)
 
 
-def make_pairs(step: int, count: int = 8) -> Pairs:
+def make_pairs(step: int, count: int = 8) -> Inputs:
     generator = torch.Generator().manual_seed(step)
     size, patches = SPEC.vision.image_size, SPEC.vision.patches
     keep = [torch.randperm(patches, generator=generator)[: patches // 2] for _ in range(count)]
-    return Pairs(
+    return Inputs(
         torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator),
         torch.randint(40, (count, 16), generator=generator),
         torch.stack(keep),
@@ -51,14 +52,17 @@ class OneProcess:
             }
         )
         world = World(0, 1, 0, 1, torch.device(device))
-        return cls(job, shard(build_model(SPEC, device="meta"), job, world), world.device)
+        return cls(
+            job,
+            shard(build_model(SPEC, device="meta"), job.sharding, job.optimizer, job.seed, world),
+            world.device,
+        )
 
     def step(self, number: int, *, clip: float | None = None, finite: bool = True) -> tuple[float, float]:
         """One update; its loss and gradient norm."""
-        images, tokens, *masks = make_pairs(number)
-        masks = [None if mask is None else mask.to(self.device) for mask in masks]
-        pairs = Pairs(images.to(self.device), tokens.to(self.device), *masks)
-        loss = accumulate_gradients(self.model, pairs, self.job)["loss"]
+        on_host = make_pairs(number)
+        pairs = Inputs(*(None if part is None else part.to(self.device) for part in on_host))
+        loss = accumulate_gradients(self.model, pairs, self.job.loss, self.job.sharding.micro_batch)["loss"]
         norm = self.model.gradient_norm(clip)
         self.model.update(1e-3, torch.tensor(finite, device=self.device))
         return float(loss), float(norm)

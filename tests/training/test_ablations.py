@@ -16,6 +16,7 @@ from flipscale.distributed.world import World
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.interop.load_model import load_model
 from flipscale.interop.openclip_export import export_openclip
+from flipscale.models.inputs import Inputs
 from flipscale.orchestration.segments.segment import Segment
 from flipscale.orchestration.segments.stop_requests import StopRequests
 from flipscale.runs.directory import RunDirectory, run_directory
@@ -86,7 +87,7 @@ def test_it_learns_both_resumes_to_the_bit_and_exports_without_the_decoder(
     floats = torch.randn(4, 3, 32, 32)
     texts = torch.randint(trained.tokenizer.vocab_size, (4, 16))
     with torch.no_grad():
-        ours = trained.model(images=floats, texts=texts)
+        ours = trained.model(Inputs(floats, texts))
         assert (stock.encode_image(floats, normalize=True) - ours.images).abs().max() <= 1e-5
         assert (stock.encode_text(texts, normalize=True) - ours.texts).abs().max() <= 1e-5
     assert_the_decoder_had_no_gradient_in_the_unmasked_phase(straight)
@@ -129,9 +130,9 @@ def test_the_text_mask_is_that_of_its_kind(tiny_run: MakeRun, monkeypatch: pytes
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     gradients = trainer.accumulate_gradients
 
-    def spy(model: Any, pairs: Any, job: Any) -> dict[str, torch.Tensor]:
-        seen.append((pairs.tokens, pairs.keep_tokens))
-        return gradients(model, pairs, job)
+    def spy(model: Any, inputs: Any, *rest: Any) -> dict[str, torch.Tensor]:
+        seen.append((inputs.texts, inputs.keep_tokens))
+        return gradients(model, inputs, *rest)
 
     monkeypatch.setattr(trainer, "accumulate_gradients", spy)
     for kind in ("prioritised", "random"):

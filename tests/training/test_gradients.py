@@ -11,10 +11,11 @@ from flipscale.config import Job
 from flipscale.distributed.world import World
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.models.flip import build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.masking import visible_patches, visible_tokens
 from flipscale.models.presets import preset
-from flipscale.sharding.ddp import DataParallel
-from flipscale.training.gradients import Pairs, accumulate_gradients
+from flipscale.sharding.ddp import DdpModel
+from flipscale.training.gradients import accumulate_gradients
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
@@ -35,13 +36,13 @@ def job(micro_batch: int | None, loss: str, *, reconstruct: bool = False) -> Job
     )
 
 
-def make_pairs(mask_ratio: float, text_mask_ratio: float = 0.0) -> Pairs:
+def make_pairs(mask_ratio: float, text_mask_ratio: float = 0.0) -> Inputs:
     generator = torch.Generator().manual_seed(0)
     positions = torch.arange(32)
     images = torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
     tokens = torch.randint(90, (32, 12), generator=generator)
     keep = visible_patches(positions, 16, mask_ratio, seed=1)
-    return Pairs(
+    return Inputs(
         images, tokens, keep, visible_tokens(tokens, positions, text_mask_ratio, 1, "random", "first", 0)
     )
 
@@ -50,9 +51,10 @@ def gradients(
     micro_batch: int | None, mask_ratio: float, loss: str = "contrastive"
 ) -> tuple[float, dict[str, torch.Tensor]]:
     spec = preset("vit_micro_p8", vocab_size=90, context_length=12, logit_bias=loss == "sigmoid")
+    settings = job(micro_batch, loss)
     model = build_model(spec, seed=3)
-    sharded = DataParallel(model, job(micro_batch, loss), ALONE)
-    scalars = accumulate_gradients(sharded, make_pairs(mask_ratio), job(micro_batch, loss))
+    sharded = DdpModel(model, settings.sharding, settings.optimizer, ALONE)
+    scalars = accumulate_gradients(sharded, make_pairs(mask_ratio), settings.loss, micro_batch)
     assert ("logit_bias" in scalars) == (loss == "sigmoid")
     return float(scalars["loss"]), {
         name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
@@ -87,9 +89,8 @@ def with_ablations(
     settings = job(micro_batch, "contrastive", reconstruct=True)
     spec = preset("vit_micro_p8", vocab_size=90, context_length=12, decoder=settings.loss.decoder)
     model = build_model(spec, seed=3)
-    scalars = accumulate_gradients(
-        DataParallel(model, settings, ALONE), make_pairs(mask_ratio, 0.5), settings
-    )
+    sharded = DdpModel(model, settings.sharding, settings.optimizer, ALONE)
+    scalars = accumulate_gradients(sharded, make_pairs(mask_ratio, 0.5), settings.loss, micro_batch)
     return scalars, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -115,7 +116,7 @@ def test_micro_batches_give_the_same_with_masked_texts_and_reconstruction(
 def test_the_losses_are_added_with_the_weight() -> None:
     scalars, found = with_ablations(None, 0.75)
     model = build_model(preset("vit_micro_p8", vocab_size=90, context_length=12, decoder=(32, 2, 2)), seed=3)
-    features = model(*make_pairs(0.75, 0.5), reconstruct=True)
+    features = model(make_pairs(0.75, 0.5), reconstruct=True)
     contrastive = contrastive_loss(features.images, features.texts, features.scale)
     (contrastive + 0.5 * features.reconstruction).backward()
     assert float(scalars["reconstruction"]) == float(features.reconstruction.detach())

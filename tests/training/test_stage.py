@@ -4,7 +4,6 @@ sees, and what its checkpoints hold."""
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 import sys
 import weakref
@@ -25,6 +24,7 @@ from flipscale.interop.openclip_export import export_openclip
 from flipscale.interop.resampling import KERNEL, resample_state
 from flipscale.interop.verification import verify_export
 from flipscale.models.flip import FLIP
+from flipscale.models.inputs import Inputs
 from flipscale.models.of_job import model_spec
 from flipscale.models.presets import resized
 from flipscale.orchestration.segments.segment import Segment
@@ -34,7 +34,7 @@ from flipscale.runs.directory import run_directory
 from flipscale.runs.metrics import read_evaluations
 from flipscale.training import stage as stages
 from flipscale.training import trainer
-from flipscale.training.gradients import Pairs, accumulate_gradients
+from flipscale.training.gradients import accumulate_gradients
 from flipscale.training.setup import check_job, job_tokenizer
 from flipscale.training.stage import Stage
 
@@ -192,7 +192,7 @@ def _step_in_vain(stage: Stage, job: Job) -> None:
     """All that a step does, so that the library holds what it comes to hold, but the update."""
     side, texts = stage.spec.vision.image_size, torch.zeros(4, 16, dtype=torch.int64)
     images = torch.zeros(4, 3, side, side, dtype=torch.uint8)
-    accumulate_gradients(stage.model, Pairs(images, texts, None), job)
+    accumulate_gradients(stage.model, Inputs(images, texts, None), job.loss, job.sharding.micro_batch)
     stage.model.gradient_norm(None)
     stage.model.update(0.0, torch.tensor(False))
 
@@ -207,14 +207,12 @@ def test_what_a_phase_sees(tiny_run: MakeRun, data_set: Path, monkeypatch: pytes
     seen: list[tuple[int, int | None]] = []
     forward = FLIP.forward
 
-    def noted(*given: Any, **named: Any) -> Any:
-        arguments = inspect.signature(forward).bind(*given, **named).arguments
-        images, keep = arguments.get("images"), arguments.get("keep")
-        if images is not None:
-            seen.append((images.shape[-1], None if keep is None else keep.shape[1]))
-        return forward(*given, **named)
+    def recording_forward(model: FLIP, inputs: Inputs, *, reconstruct: bool = False) -> Any:
+        if inputs.images is not None:
+            seen.append((inputs.images.shape[-1], None if inputs.keep is None else inputs.keep.shape[1]))
+        return forward(model, inputs, reconstruct=reconstruct)
 
-    monkeypatch.setattr(FLIP, "forward", noted)
+    monkeypatch.setattr(FLIP, "forward", recording_forward)
     evaluation = {"every": "1000 steps", "retrieval": {"captions": str(data_set / "val/00000.tar")}}
     run = tiny_run(**SETTINGS | {"evaluation": evaluation})
     stopped(run, 3)

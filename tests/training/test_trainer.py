@@ -27,6 +27,7 @@ from flipscale.distributed.world import World
 from flipscale.errors import RunError, StoppedEarly, UserError
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.models.flip import FLIP, build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.presets import preset
 from flipscale.orchestration.checks import node as node_check
 from flipscale.orchestration.segments.segment import Segment
@@ -117,7 +118,7 @@ def test_the_loss_begins_at_the_log_of_the_batch() -> None:
     tokenizer = WordPieceTokenizer([*SPECIAL_TOKENS, *words])
     with torch.no_grad():
         image_features, text_features, scale, *_ = model(
-            images, tokenizer([caption for _, caption, _ in samples])
+            Inputs(images, tokenizer([caption for _, caption, _ in samples]))
         )
         assert abs(float(contrastive_loss(image_features, text_features, scale)) - math.log(batch)) < 0.05
 

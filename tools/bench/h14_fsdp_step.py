@@ -32,13 +32,14 @@ from flipscale.distributed.world import join_world, leave_world
 from flipscale.interop.openclip_export import export_openclip
 from flipscale.interop.weights import WEIGHTS
 from flipscale.models.flip import build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.masking import visible_patches
 from flipscale.models.presets import preset
 from flipscale.progress import Progress
 from flipscale.runs.checkpoint import Checkpoint
 from flipscale.runs.checkpoint_writer import file_numbers
 from flipscale.sharding.shard import shard
-from flipscale.training.gradients import Pairs, accumulate_gradients
+from flipscale.training.gradients import accumulate_gradients
 
 PROCESSES, BATCH = 2, 2  # BATCH: pairs of each process
 
@@ -93,19 +94,21 @@ def step(model_name: str, work: Path) -> None:
     world = join_world(read_placement())
     torch.set_num_threads(1)
     job, spec = job_of(model_name), preset(model_name)
-    model, build_s = timed(lambda: shard(build_model(spec, device="meta"), job, world))
+    model, build_s = timed(
+        lambda: shard(build_model(spec, device="meta"), job.sharding, job.optimizer, job.seed, world)
+    )
     measured: dict[str, Any] = {"rank": world.rank, "build_s": build_s, "built_gib": memory_gib("VmHWM")}
 
     random = torch.Generator().manual_seed(world.rank)
     side = spec.vision.image_size
-    pairs = Pairs(
+    pairs = Inputs(
         torch.randint(256, (BATCH, 3, side, side), dtype=torch.uint8, generator=random),
         torch.randint(spec.text.vocab_size, (BATCH, spec.text.context_length), generator=random),
         visible_patches(torch.arange(BATCH) + BATCH * world.rank, spec.vision.patches, 0.5, job.seed),
     )
 
     def train() -> tuple[float, float]:
-        loss = accumulate_gradients(model, pairs, job)["loss"]
+        loss = accumulate_gradients(model, pairs, job.loss, job.sharding.micro_batch)["loss"]
         norm = model.gradient_norm(None)
         model.update(1e-6, torch.isfinite(loss) & torch.isfinite(norm))
         return float(loss), float(norm)

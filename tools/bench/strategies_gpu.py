@@ -29,12 +29,13 @@ from flipscale.distributed.placement import read_placement
 from flipscale.distributed.world import World, join_world, leave_world
 from flipscale.errors import UserError
 from flipscale.models.flip import build_model
+from flipscale.models.inputs import Inputs
 from flipscale.models.masking import visible_patches
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.planning.flops import training_flops
 from flipscale.sharding.limits import check_sharding
 from flipscale.sharding.shard import shard
-from flipscale.training.gradients import Pairs, accumulate_gradients
+from flipscale.training.gradients import accumulate_gradients
 
 STRATEGIES: tuple[str, ...] = get_args(Sharding.model_fields["strategy"].annotation)
 MASK_RATIO = 0.5
@@ -73,14 +74,14 @@ def job_of(options: argparse.Namespace, world: World) -> Job:
     )
 
 
-def random_pairs(spec: ModelSpec, batch: int, world: World) -> Pairs:
+def random_pairs(spec: ModelSpec, batch: int, world: World) -> Inputs:
     random = torch.Generator().manual_seed(world.rank)
     side = spec.vision.image_size
     images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=random)
     texts = torch.randint(spec.text.vocab_size, (batch, spec.text.context_length), generator=random)
     positions = (torch.arange(batch) + batch * world.rank).to(world.device)
     keep = visible_patches(positions, spec.vision.patches, MASK_RATIO, seed=0)
-    return Pairs(images.to(world.device), texts.to(world.device), keep)
+    return Inputs(images.to(world.device), texts.to(world.device), keep)
 
 
 def one(options: argparse.Namespace) -> None:
@@ -97,7 +98,7 @@ def one(options: argparse.Namespace) -> None:
 def measure(options: argparse.Namespace, world: World) -> dict[str, Any]:
     job, spec = job_of(options, world), preset(options.model)
     check_sharding(job.sharding, world.size, world.device.type)
-    model = shard(build_model(spec, device="meta"), job, world)
+    model = shard(build_model(spec, device="meta"), job.sharding, job.optimizer, job.seed, world)
     pairs = random_pairs(spec, options.batch, world)
     seconds: list[float] = []
     loss = torch.zeros(())
@@ -105,7 +106,7 @@ def measure(options: argparse.Namespace, world: World) -> dict[str, Any]:
         if number == WARM_UP and world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
-        loss = accumulate_gradients(model, pairs, job)["loss"]
+        loss = accumulate_gradients(model, pairs, job.loss, job.sharding.micro_batch)["loss"]
         norm = model.gradient_norm(1.0)
         model.update(1e-6, torch.isfinite(loss) & torch.isfinite(norm))
         if world.device.type == "cuda":
