@@ -1,4 +1,4 @@
-"""quarantine.jsonl: every sample or shard that could not be used, and why; one line each, never twice."""
+"""quarantine.jsonl: every sample or shard that could not be used, and the reason; one line each."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from pathlib import Path
 from flipscale import jsonl
 from flipscale.errors import UserError
 
-_FIRST_JUDGED = 1000  # samples before which a share says nothing
+_FEWEST_JUDGED = 1000  # samples; a share of fewer is not significant
 
 
 class BadSample(Exception):
-    """A sample that training cannot use; the message is the reason that goes to quarantine."""
+    """A sample that training cannot use. The message is the reason that the quarantine list records."""
 
 
 @dataclass(frozen=True)
 class BadRecord:
-    """One unusable sample. `shard` is its number in the index, `ordinal` its number in the shard.
+    """The record of one unusable sample.
 
     A shard that is cut short is recorded under the ordinal of the first sample that it lost.
+
+    Attributes:
+        shard: Number of the shard in the index.
+        ordinal: Number of the sample in the shard.
+        path: Path of the shard.
+        key: Key of the sample in the shard.
+        reason: Why the sample cannot be used.
     """
 
     shard: int
@@ -33,26 +40,43 @@ class BadRecord:
 
 
 def kind(reason: str) -> str:
-    """The reason without its numbers, which differ from image to image."""
+    """Return a reason without its numbers, which differ from image to image."""
     return re.sub(r"\d+", "N", reason)
 
 
 class Quarantine:
-    """The list of a run's unusable samples, appended to by rank 0 alone."""
+    """The list of a run's unusable samples, without repeats. Only rank 0 appends to it.
+
+    Args:
+        path: The file, which may not exist yet.
+
+    Raises:
+        UserError: If the file holds other records.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        jsonl.keep(path)  # a sample in a line that a crash cut is found again when the step is replayed
+        # Drop a line that a crash cut: the replay of its step finds the sample again.
+        jsonl.keep(path)
         self._known = {(record.shard, record.ordinal) for record in read_quarantine(path)}
 
     def __len__(self) -> int:
         return len(self._known)
 
     def judge(self, samples: int, limit: float | None) -> None:
-        """Raise UserError where more than `limit` of the first `samples` samples cannot be used."""
-        judged = max(samples, _FIRST_JUDGED)
+        """Check the share of unusable samples.
+
+        Args:
+            samples: Samples seen so far.
+            limit: Largest share that may be unusable, in [0, 1]; None for any.
+
+        Raises:
+            UserError: If the share is above the limit.
+        """
+        judged = max(samples, _FEWEST_JUDGED)
         if limit is None or len(self._known) <= limit * judged:
             return
+
         reasons = Counter(kind(record.reason) for record in read_quarantine(self._path)).most_common()
         counted = ", ".join(f"{reason}: {count}" for reason, count in reasons)
         raise UserError(
@@ -62,20 +86,26 @@ class Quarantine:
         )
 
     def add(self, records: Iterable[BadRecord]) -> int:
-        """Append the records that are new, durably, and return how many these are."""
+        """Append the new records durably, and return their number."""
         fresh: dict[tuple[int, int], BadRecord] = {}
         for record in records:
             if (record.shard, record.ordinal) not in self._known:
                 fresh.setdefault((record.shard, record.ordinal), record)
+
         if fresh:
             jsonl.append(self._path, (asdict(record) for record in fresh.values()), durable=True)
             self._known.update(fresh)
+
         return len(fresh)
 
 
 def read_quarantine(path: Path) -> list[BadRecord]:
-    """Return the records in `path`; none where it does not exist. Raises UserError for other records."""
+    """Return the records of a quarantine list; none if the file does not exist.
+
+    Raises:
+        UserError: If the file holds other records.
+    """
     try:
         return [BadRecord(**record) for record in jsonl.read(path)]
     except TypeError as error:
-        raise UserError(f"{path} is no quarantine list ({error}); restore it") from None
+        raise UserError(f"{path} is not a quarantine list ({error}); restore it") from None

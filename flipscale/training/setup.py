@@ -16,7 +16,7 @@ from flipscale.config import Job
 from flipscale.data.order.mixture import Mixture, job_sources, shards_by_source
 from flipscale.data.quarantine import BadRecord
 from flipscale.data.samples.reader import ReaderSettings, SampleReader
-from flipscale.data.samples.stream import Stream, default_workers
+from flipscale.data.samples.stream import LaneShare, Stream, default_workers
 from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index, expand_shards, is_current, load_index, shard_name
 from flipscale.data.shards.indexing import build_index
@@ -95,7 +95,9 @@ def open_data(job: Job, run: RunDirectory, budget: Budget, world: World) -> Trai
     cache = BlockCache(Path(job.data.cache.directory), job.data.cache.size) if job.data.cache else None
     reader = SampleReader(ShardSource(index, storage, cache), order, tokenizer, settings)
     sizes = [shape.vision.image_size for shape in phase_specs(spec, job)]
-    stream = Stream(reader, budget, job.data.lanes, world.rank, world.size, workers, world.device, sizes)
+    stream = Stream(
+        reader, budget, LaneShare(job.data.lanes, world.rank, world.size), workers, world.device, sizes
+    )
     return TrainingData(index, tokenizer, stream, sources)
 
 

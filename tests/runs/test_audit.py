@@ -24,7 +24,7 @@ from flipscale.config import Job, load_job
 from flipscale.data.order.lanes import digest
 from flipscale.data.order.mixture import Mixture
 from flipscale.data.quarantine import Quarantine
-from flipscale.data.samples.stream import Batch, Stream
+from flipscale.data.samples.stream import Batch, LaneShare, Stream
 from flipscale.data.shards.indexing import build_index
 from flipscale.errors import UserError
 from flipscale.order_digest import OrderDigest
@@ -66,7 +66,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     job = load_job(root / "job.yaml")
     index = build_index(pattern, root / "index")
     reader, order = open_reader(index, 8, window=5, seed=11, size=8)
-    batches = list(Stream(reader, Budget.of(job.phases, 8), 8, 0, 1, 0).batches(0))
+    batches = list(Stream(reader, Budget.of(job.phases, 8), LaneShare(8), 0).batches(0))
     shards = [[Path(shard.path).name, shard.samples] for shard in index.shards]
     identity = {"fingerprint": index.fingerprint, "tokenizer": "t", "samples": 97, "shards": shards}
     return Recorded(job, order, batches, identity)
@@ -216,7 +216,7 @@ def test_a_changed_checkpoint_index_or_seed_is_noticed(run):
             "at 161 samples, where no step",
         ),
         ("ledger", '{"samples_to": 5000, "segment": 0, "reason": "", "digest": ""}\n', "at 5000 samples"),
-        ("quarantine", '{"shard": 0}\n', "is no quarantine list"),
+        ("quarantine", '{"shard": 0}\n', "is not a quarantine list"),
         ("quarantine", "\x00\x00\n", "line 1 is damaged"),
         ("index", "{", "is damaged"),
         ("index", '{"shards": [["a", "b"]]}', "is damaged"),

@@ -42,7 +42,7 @@ from flipscale.data.order.mixture import Mixture
 from flipscale.data.samples import decode
 from flipscale.data.samples.augment import DRAWS, random_views
 from flipscale.data.samples.reader import ReaderSettings, SampleReader
-from flipscale.data.samples.stream import Stream
+from flipscale.data.samples.stream import LaneShare, Stream
 from flipscale.data.shards.index import Index, load_index
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
@@ -158,7 +158,7 @@ def open_reader(source: ShardSource, lanes: int, vocab: Path) -> SampleReader:
 
 def stream(reader: SampleReader, lanes: int, samples: int) -> Stream:
     phase = Phase(name="bench", samples=samples, mask_ratio=0.0, batch_size=BATCH, base_lr=1.0)
-    return Stream(reader, Budget.of([phase], lanes), lanes, 0, 1, workers=0)
+    return Stream(reader, Budget.of([phase], lanes), LaneShare(lanes), workers=0)
 
 
 def use(libraries: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from flipscale.config import Augmentation, Phase, parse_count
 from flipscale.data.order.mixture import Mixture
 from flipscale.data.quarantine import Quarantine, read_quarantine
 from flipscale.data.samples.reader import ReaderSettings, SampleReader
-from flipscale.data.samples.stream import Stream
+from flipscale.data.samples.stream import LaneShare, Stream
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.order_digest import OrderDigest
@@ -64,7 +64,7 @@ def soak(directory: Path, samples: int, share: float, workers: int) -> str:
     digest = OrderDigest()
     memory: list[int] = []
     began = time.monotonic()
-    for batch in Stream(reader, Budget.of([phase], LANES), LANES, 0, 1, workers).batches(0):
+    for batch in Stream(reader, Budget.of([phase], LANES), LaneShare(LANES), workers).batches(0):
         quarantine.add(batch.bad)
         digest += batch.digest
         memory.append(resident())

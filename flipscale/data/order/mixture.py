@@ -1,11 +1,13 @@
-"""Several sources with weights in one sample order: which source stands at which position.
+"""Several sources with weights in one sample order: which source is read at which position.
 
-Position p belongs to lane l = p mod L, as in a training set of one source. Every source has a lane l of its
-own, and lane l of the mixture takes from them in turn: before its position number n = p div L it has taken
-floor(n w_0 + phase_l) samples of the first source, and of the n' that remain floor(n' w_1 / (1 - w_0) +
-phase_l) of the second, and so on. Counts are therefore those of the weights, to within a few samples, in each
-lane and over all; as the phases of the lanes are spread evenly, also in each batch. All of it is integer
-arithmetic, so that sample number k of a source's lane has its position in closed form, which the audit needs.
+Position p belongs to lane l = p mod L, as in a training set of one source. Every source has its own lane l,
+and lane l of the mixture takes from these in turn. Before its position number n = p div L, it has taken
+floor(n w_0 + phase_l) samples of the first source. Of the n' samples that remain, it has taken
+floor(n' w_1 / (1 - w_0) + phase_l) of the second source, and so on.
+
+The counts therefore follow the weights, to within a few samples, in each lane and in total. The phases of
+the lanes are spread evenly, so that each batch follows the weights as well. All of this is integer
+arithmetic: the position of sample number k of a source's lane has a closed form, which the audit needs.
 """
 
 from __future__ import annotations
@@ -28,36 +30,46 @@ _LARGEST_SUM = 1 << 24  # of integer weights, so that positions below 2**38 time
 
 @dataclass(frozen=True)
 class Source:
-    """A stretch of the index's shards, and its share of the samples seen."""
+    """A source: a range of the index's shards, and its share of the samples seen."""
 
     shards: int
+    """Number of shards."""
     weight: float
+    """Share of the samples seen, relative to the weights of the other sources."""
 
 
 @dataclass(frozen=True)
 class Strand:
-    """What one lane takes from one source: its samples number first..stop, and the lane they stand in."""
+    """The samples that one lane of the mixture takes from one source: those number first..stop."""
 
     order: Lanes
+    """Sample order of the source."""
     lane: int
     first: int
+    """Number of the first sample in the source's lane."""
     stop: int
+    """Number of the sample behind the last one."""
     mixture: Mixture
     source: int
+    """Number of the source in the mixture."""
 
     def positions(self, numbers: Int64s) -> Int64s:
-        """Positions of the run that the source's samples `numbers` of this lane stand at."""
+        """Return the positions of the run at which the source's samples `numbers` of this lane are read."""
         return self.mixture.positions(self.source, self.lane, numbers)
 
 
 class Mixture:
-    """The sample order over sources; of a single one it is the order of its Lanes.
+    """The sample order over several sources. With a single source, it is the order of its `Lanes`.
 
     Args:
-        counts, lanes, window, seed: as Lanes takes them; every source is dealt to all lanes.
-        sources: cover the shards in order; one source by default.
+        counts: Samples of each shard, in index order.
+        lanes: Number of lanes; every source is divided among all of them.
+        window: Consecutive samples of a source's lane that are shuffled together.
+        seed: The job's seed.
+        sources: Sources that cover the shards in order; default: one source of all shards.
 
-    Raises UserError where a source has fewer samples than lanes, or weights cannot be kept exactly.
+    Raises:
+        UserError: If a source has fewer samples than lanes, or the weights cannot be kept exactly.
     """
 
     def __init__(
@@ -73,6 +85,7 @@ class Mixture:
         stops = np.cumsum([source.shards for source in sources])
         if stops[-1] != len(counts):
             raise ValueError(f"the sources have {stops[-1]} shards and not {len(counts)}")
+
         shards = np.arange(len(counts))
         self.lanes = lanes
         self.seed = seed
@@ -86,48 +99,70 @@ class Mixture:
                 )
             # The other sources' shards count as empty, so that shards keep their numbers.
             self.orders.append(Lanes(own, lanes, window, seed))
+
         self.samples = sum(order.samples for order in self.orders)
         self._weights = integer_weights([Fraction(repr(source.weight)) for source in sources])
+
         self._phases = np.empty(lanes, dtype=np.int64)
         spread = permutation(hash64(seed, _MIXTURE, np.arange(lanes, dtype=np.int64)))
         self._phases[spread] = np.arange(lanes, dtype=np.int64)
 
     def locate(self, positions: Int64s, attempt: int = 0) -> Samples:
-        """Return the samples at `positions`; attempt k > 0 is the k-th replacement within the window."""
+        """Return the samples at some positions.
+
+        Args:
+            positions: int64 (n,), positions of the run.
+            attempt: 0 for the samples themselves, k > 0 for their k-th replacements within the window.
+        """
         if len(self.orders) == 1:
             return self.orders[0].locate(positions, attempt)
+
         which, own = self.sources_at(positions)
-        shards, ordinals = np.empty_like(positions), np.empty_like(positions)
+        shards = np.empty_like(positions)
+        ordinals = np.empty_like(positions)
         for number, order in enumerate(self.orders):
             at = which == number
             if at.any():
                 shards[at], ordinals[at] = order.locate(own[at], attempt)
+
         return Samples(shards, ordinals)
 
     def window_size(self, position: int) -> int:
-        """Samples in the window that `position` falls in; it has as many candidates."""
+        """Return the number of samples in the window of `position`; as many samples can stand in for it."""
         if len(self.orders) == 1:
             return self.orders[0].window_size(position)
+
         which, own = self.sources_at(np.array([position], dtype=np.int64))
         return self.orders[int(which[0])].window_size(int(own[0]))
 
     def sources_at(self, positions: Int64s) -> tuple[Int64s, Int64s]:
-        """Return the source of each position, and its position in that source's own order."""
+        """Return the source that is read at each position, and the position in that source's own order.
+
+        Args:
+            positions: int64 (n,), positions of the run.
+
+        Returns:
+            Two int64 arrays of shape (n,).
+        """
         lanes, left = positions % self.lanes, positions // self.lanes
         which = np.full(len(positions), len(self.orders) - 1, dtype=np.int64)
         number = np.zeros(len(positions), dtype=np.int64)
         open_ = np.ones(len(positions), dtype=bool)
+
         for source in range(len(self.orders) - 1):
-            before, after = self._taken(source, left, lanes), self._taken(source, left + 1, lanes)
+            before = self._taken(source, left, lanes)
+            after = self._taken(source, left + 1, lanes)
             here = open_ & (after > before)
-            which[here], number[here] = source, before[here]
+            which[here] = source
+            number[here] = before[here]
             open_ &= ~here
             left = left - before
+
         number[open_] = left[open_]
         return which, number * self.lanes + lanes
 
     def strands(self, lane: int, first: int, stop: int) -> Iterator[Strand]:
-        """What lane number `lane` takes from each source at its positions number first..stop."""
+        """Yield the samples that a lane takes from each source at its positions number first..stop."""
         ends = np.array([first, stop], dtype=np.int64)
         lanes = np.full(2, lane, dtype=np.int64)
         for source, order in enumerate(self.orders):
@@ -136,46 +171,66 @@ class Mixture:
             ends = ends - taken
 
     def positions(self, source: int, lane: int, numbers: Int64s) -> Int64s:
-        """Positions at which samples `numbers` of a source's lane stand."""
+        """Return the positions at which samples `numbers` of a source's lane are read.
+
+        Args:
+            source: Number of the source.
+            lane: Number of the lane.
+            numbers: int64 (n,), sample numbers in the source's lane.
+
+        Returns:
+            int64 array of shape (n,), positions of the run.
+        """
         phase = int(self._phases[lane])
+
         if source < len(self.orders) - 1:
             # Sample k is taken at the last n with floor(n w + phase) = k.
             own, rest = self._share(source)
             numbers = -(-((numbers + 1) * self.lanes - phase) * rest // (own * self.lanes)) - 1
         for earlier in range(min(source, len(self.orders) - 1) - 1, -1, -1):
-            # Number m of what an earlier source left: n is m and the samples taken by then.
+            # Number m of the samples that an earlier source left: n is m plus the samples taken until then.
             own, rest = self._share(earlier)
             others = rest - own
             taken = (numbers * own * self.lanes + phase * rest) // (others * self.lanes)
             numbers = numbers + taken
+
         return numbers * self.lanes + lane
 
     def _share(self, source: int) -> tuple[int, int]:
-        """The source's weight, and that of it and all later ones."""
+        """Return the source's weight, and the sum of its weight and those of all later sources."""
         return self._weights[source], sum(self._weights[source:])
 
     def _taken(self, source: int, numbers: Int64s, lanes: Int64s) -> Int64s:
-        """Samples taken from a source before the numbers-th of those that the earlier ones left."""
+        """Return how many samples of a source come before the numbers-th that the earlier sources left."""
         own, rest = self._share(source)
         return (numbers * (own * self.lanes) + self._phases[lanes] * rest) // (rest * self.lanes)
 
 
 def shards_by_source(data: Data) -> list[int] | None:
-    """Shards of each of the patterns that data.train joins, where these have weights."""
+    """Return the number of shards of each pattern in data.train, or None if the patterns have no weights."""
     if data.weights is None:
         return None
     return [len(expand_shards(pattern)) for pattern in data.train.split("::")]
 
 
 def job_sources(data: Data, shards: Sequence[int] | None) -> list[Source]:
-    """The sources of a training set whose patterns have `shards` shards each; none without weights."""
+    """Return the sources of a training set; none if its patterns have no weights.
+
+    Args:
+        data: The job's data block.
+        shards: Number of shards of each pattern, or None (see `shards_by_source`).
+    """
     if shards is None or data.weights is None:
         return []
     return [Source(int(count), weight) for count, weight in zip(shards, data.weights, strict=True)]
 
 
 def integer_weights(weights: Sequence[Fraction]) -> list[int]:
-    """The weights as integers in the same proportion. Raises UserError where these would be too large."""
+    """Return the weights as integers in the same proportion.
+
+    Raises:
+        UserError: If their sum would be above 2**24.
+    """
     whole = [int(weight * lcm(*(w.denominator for w in weights))) for weight in weights]
     common = np.gcd.reduce(whole)
     if sum(whole) // int(common) > _LARGEST_SUM:
@@ -183,4 +238,5 @@ def integer_weights(weights: Sequence[Fraction]) -> list[int]:
             f"data.weights ({', '.join(str(float(weight)) for weight in weights)}) have too many digits "
             "to be kept exactly; round them"
         )
+
     return [number // int(common) for number in whole]

@@ -1,4 +1,4 @@
-"""A sample's caption, drawn from one of several fields by the position that the sample stands at."""
+"""A sample's caption: drawn from one of several fields, by the position at which the sample is read."""
 
 from __future__ import annotations
 
@@ -13,28 +13,38 @@ from flipscale.data.samples.decode import decode_caption
 from flipscale.data.shards.source import ShardSource
 
 _CAPTION = 5  # word of the hash that draws the field; those of lanes.py and mixture.py are 1 to 4
-_JSON = "json."  # begins the name of a field that is an entry of the json member
+_JSON = "json."  # prefix of a field that is an entry of the json member
 
 
 class Captions:
-    """Reads captions.
+    """The reader of captions.
 
-    A field that is missing, blank or not UTF-8 gives way to the next one, in the order given and from its
-    beginning again. So a sample is usable or not whatever was drawn, and at every position.
+    If the drawn field is missing, blank or not UTF-8, the next one in the order of `fields` is used, and the
+    first after the last. Whether a sample is usable therefore depends neither on the draw nor on the
+    position.
+
+    Args:
+        fields: Name and weight of each field, as in `data.captions`.
+        source: The shards.
+        seed: The job's seed.
     """
 
     def __init__(self, fields: Mapping[str, float], source: ShardSource, seed: int) -> None:
-        """`fields` as `data.captions` has them: name -> weight."""
         self._names = list(fields)
         self._bounds = np.cumsum(list(fields.values())) / sum(fields.values())
         self._source = source
         self._seed = seed
 
     def caption(self, shard: int, ordinal: int, position: int) -> str:
-        """Return the caption of a sample at a position. Raises BadSample where no field holds one."""
+        """Return the caption of a sample at a position.
+
+        Raises:
+            BadSample: If no field holds a caption.
+        """
         if self._names == ["txt"]:
             row = self._source.member(shard, ordinal)
             return decode_caption(self._source.bytes(shard, int(row["text"]), int(row["text_bytes"])))
+
         members = self._source.members(shard, ordinal)
         first = self._drawn(position)
         reasons: dict[str, str] = {}
@@ -43,6 +53,7 @@ class Captions:
                 return decode_caption(_content(members, name))
             except BadSample as error:
                 reasons[name] = str(error)
+
         raise BadSample("; ".join(f"{name}: {reasons[name]}" for name in self._names))
 
     def _drawn(self, position: int) -> int:
@@ -53,8 +64,10 @@ class Captions:
 def _content(members: Mapping[str, bytes], name: str) -> bytes:
     if not name.startswith(_JSON):
         return members.get(name, b"")
+
     try:
         field = json.loads(members.get("json", b"{}"))[name.removeprefix(_JSON)]
     except (ValueError, KeyError, TypeError, RecursionError):
         return b""
+
     return field.encode("utf-8", errors="surrogatepass") if isinstance(field, str) else b""

@@ -1,4 +1,4 @@
-"""The stream of a process's batches from any number of samples seen, decoded by loader workers."""
+"""The stream of a process's batches, from any number of samples seen, decoded by loader workers."""
 
 from __future__ import annotations
 
@@ -15,53 +15,69 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from flipscale.budget import Budget, Step
-from flipscale.data.order.lanes import rank_positions
+from flipscale.data.order.lanes import Int64s, rank_positions
 from flipscale.data.quarantine import BadRecord
 from flipscale.data.samples.reader import Chunk, SampleReader
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.order_digest import OrderDigest
 
-CHUNK = 64  # samples that a worker hands over at once
+CHUNK = 64
+"""Samples that a loader worker hands over at once."""
+
 _CPU = torch.device("cpu")
-_LEFT_AFTER_TERM = 120  # seconds that a worker lives after SIGTERM, unless the training ends it before
+_LIFETIME_AFTER_TERM = 120  # seconds that a worker survives SIGTERM, unless training ends it earlier
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of a step's global batch, on its device; n = step.size / world size."""
+    """One process's share of a step's global batch, on its device.
+
+    The number of samples n is the step's size divided by the world size.
+    """
 
     step: Step
     images: Tensor  # uint8 (n, 3, size, size)
     tokens: Tensor  # int64 (n, context_length)
     positions: Tensor  # int64 (n,)
     digest: OrderDigest
-    bad: list[BadRecord]
+    bad: list[BadRecord]  # samples that were found unusable and replaced
+
+
+class LaneShare(NamedTuple):
+    """The lanes that one process reads: those of its rank."""
+
+    lanes: int  # number of lanes; a multiple of world_size
+    rank: int = 0
+    world_size: int = 1
 
 
 class Stream:
-    """Reads the budget's batches in order for one process of `world_size`.
+    """The reader of one process's batches, in the order of the budget.
+
+    A batch reaches a GPU from pinned memory, on a CUDA stream of its own. Training does not wait for the
+    device between two log steps, so the copy runs while the GPU computes the previous step.
 
     Args:
-        image_sizes: side of the images in pixels, for each phase; by default the reader's, for all.
-
-    A batch comes to a GPU from pinned memory on a stream of its own. Training never waits for the device
-    between two log steps, so that this happens while the GPU is still at the step before.
+        reader: Reads samples by position; every worker has its own copy.
+        budget: The steps of the job.
+        share: The lanes of this process.
+        workers: Loader worker processes; 0 reads in this process.
+        device: Device of the batches.
+        image_sizes: Side of the images in pixels, per phase; default: the reader's size in every phase.
     """
 
     def __init__(
         self,
         reader: SampleReader,
         budget: Budget,
-        lanes: int,
-        rank: int,
-        world_size: int,
+        share: LaneShare,
         workers: int,
         device: torch.device = _CPU,
         image_sizes: Sequence[int] | None = None,
     ) -> None:
         self._reader = reader
         self._budget = budget
-        self._share = (lanes, rank, world_size)
+        self._share = share
         self._workers = workers
         self._device = device
         self._image_sizes = image_sizes
@@ -70,25 +86,44 @@ class Stream:
     def batches(self, samples_seen: int) -> Generator[Batch]:
         """Yield the batch of every step from `samples_seen` to the end of the budget.
 
-        Close the generator where it is left before its end: that ends the loader workers.
+        Close the generator if you leave it before its end: that ends the loader workers.
+
+        Raises:
+            DataReadError: If a shard cannot be read.
+            UserError: If a shard changed, or a window holds no usable sample.
         """
-        # Workers share this process's heap until someone writes to it, and a full garbage collection writes
-        # to every object that is not frozen: each worker would come to hold a copy of its own.
+        # Workers share this process's heap until a process writes to it. A full garbage collection writes to
+        # every object that is not frozen, so that each worker would end up with its own copy.
         gc.freeze()
+
         chunks = iter(self._loader(samples_seen))
         try:
             for step in self._budget.steps_from(samples_seen):
-                parts = [_whole(next(chunks)) for _ in self.chunks(step)]
+                parts = [_raise_errors(next(chunks)) for _ in self._step_requests(step)]
                 images, tokens, positions = self._on_device(parts)
+
                 digest = sum((part.digest for part in parts), OrderDigest())
                 bad = [record for part in parts for record in part.bad]
                 yield Batch(step, images, tokens, positions, digest, bad)
         finally:
-            del chunks  # ends the workers here, also where a traceback keeps this frame
+            del chunks  # ends the workers here, even if a traceback keeps this frame alive
             gc.unfreeze()
 
+    def requests(self, samples_seen: int) -> Iterator[ChunkRequest]:
+        """Yield all requests to loader workers from `samples_seen` on, in the order of the batches."""
+        for step in self._budget.steps_from(samples_seen):
+            yield from self._step_requests(step)
+
+    def _step_requests(self, step: Step) -> list[ChunkRequest]:
+        """Return the requests to loader workers for this process's part of one step, in order."""
+        positions = rank_positions(step.start, step.size, *self._share)
+        size = self._image_sizes[step.phase] if self._image_sizes else None
+        parts = np.array_split(positions, -(-len(positions) // CHUNK))
+
+        return [ChunkRequest(part, size) for part in parts]
+
     def _on_device(self, parts: list[Chunk]) -> list[Tensor]:
-        """The chunks' images, tokens and positions, each in one piece."""
+        """Return the chunks' images, tokens and positions, each as one tensor on the device."""
         columns = [
             [part.images for part in parts],
             [part.tokens for part in parts],
@@ -96,94 +131,95 @@ class Stream:
         ]
         if self._copies is None:
             return [torch.cat(tensors) for tensors in columns]
+
         with torch.cuda.stream(self._copies):
             whole = [torch.cat([t.to(self._device, non_blocking=True) for t in ts]) for ts in columns]
+
+        # Training waits for the copies; the allocator must not reuse their memory while training reads it.
         training = torch.cuda.current_stream(self._device)
         training.wait_stream(self._copies)
         for tensor in whole:
             tensor.record_stream(training)
+
         return whole
 
-    def chunks(self, step: Step) -> list[_Wanted]:
-        """What loader workers read of a step, for this process, in order."""
-        positions = rank_positions(step.start, step.size, *self._share)
-        size = self._image_sizes[step.phase] if self._image_sizes else None
-        return [_Wanted(part, size) for part in np.array_split(positions, -(-len(positions) // CHUNK))]
-
     def _loader(self, samples_seen: int) -> DataLoader[Chunk | Exception]:
-        parallel = (
-            {"prefetch_factor": self._prefetch(), "worker_init_fn": _start_worker} if self._workers else {}
-        )
         return DataLoader(
             _Chunks(self._reader),
             batch_size=None,
             sampler=_ChunkSampler(self, samples_seen),
             num_workers=self._workers,
             pin_memory=self._copies is not None,
-            **parallel,
+            prefetch_factor=self._prefetch() if self._workers else None,
+            worker_init_fn=_start_worker,
         )
 
     def _prefetch(self) -> int:
-        """Chunks that each worker holds ready: enough for one batch ahead of the one in use."""
-        world_size = self._share[2]
-        largest = max(span.phase.batch_size for span in self._budget.spans) // world_size
+        """Return the number of chunks that each worker holds ready: one batch ahead of the current one."""
+        largest = max(span.phase.batch_size for span in self._budget.spans) // self._share.world_size
         return max(2, -(-2 * largest // (CHUNK * self._workers)))
 
 
-class _Wanted(NamedTuple):
-    """What a chunk is asked for by."""
+class ChunkRequest(NamedTuple):
+    """A request to a loader worker for one chunk."""
 
-    positions: np.ndarray  # int64 (n,)
-    image_size: int | None  # pixels; the reader's by default
+    positions: Int64s  # (n,)
+    image_size: int | None  # pixels; None for the reader's size
 
 
 class _Chunks(Dataset[Chunk | Exception]):
-    """Chunks by their positions; what stops the run is handed over as a value.
+    """The chunks, by request. Errors that end the run are returned as values.
 
-    An exception that is raised in a loader worker reaches the training process with the worker's traceback
+    If a loader worker raised such an error, it would reach the training process with the worker's traceback
     as its message.
     """
 
     def __init__(self, reader: SampleReader) -> None:
         self._reader = reader
 
-    def __getitem__(self, wanted: _Wanted) -> Chunk | Exception:
+    def __getitem__(self, request: ChunkRequest) -> Chunk | Exception:
         try:
-            return self._reader.read(*wanted)
+            return self._reader.read(*request)
         except (UserError, StoppedEarly) as error:
             return error
 
 
-def _whole(chunk: Chunk | Exception) -> Chunk:
+def _raise_errors(chunk: Chunk | Exception) -> Chunk:
     if isinstance(chunk, Exception):
         raise chunk
+
     return chunk
 
 
-class _ChunkSampler(Sampler[_Wanted]):
-    """Names the positions of every chunk in order; loader workers take them in turn."""
+class _ChunkSampler(Sampler[ChunkRequest]):
+    """The requests for all chunks in order; loader workers take turns."""
 
     def __init__(self, stream: Stream, samples_seen: int) -> None:
         self._stream = stream
         self._samples_seen = samples_seen
 
-    def __iter__(self) -> Iterator[_Wanted]:
-        for step in self._stream._budget.steps_from(self._samples_seen):
-            yield from self._stream.chunks(step)
+    def __iter__(self) -> Iterator[ChunkRequest]:
+        return self._stream.requests(self._samples_seen)
 
 
 def default_workers(local_world_size: int) -> int:
-    """Loader workers for each of `local_world_size` processes: an even share of the cores, at most 16."""
+    """Return the number of loader workers per process: an even share of the cores, 1 to 16.
+
+    Args:
+        local_world_size: Number of training processes on this node.
+    """
     cores = len(os.sched_getaffinity(0))
     return max(1, min(16, cores // local_world_size - 1))
 
 
 def _start_worker(_: int) -> None:
-    """Workers leave stop signals to the training process, which ends them in order."""
+    """Prepare a loader worker: it leaves stop signals to the training process, which ends it in order."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    # Slurm sends TERM to every process of a step, and a training step must still be fed. But Python ends
-    # forgotten workers with TERM, too, so that it cannot be ignored for good.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_LEFT_AFTER_TERM))
+
+    # Slurm sends TERM to every process of a step, but the training step in progress still needs its data.
+    # Python ends forgotten workers with TERM as well, so the worker must not ignore it permanently.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_LIFETIME_AFTER_TERM))
+
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)

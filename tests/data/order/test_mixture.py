@@ -16,7 +16,7 @@ from flipscale.config import Augmentation, Phase
 from flipscale.data.order.lanes import Lanes, digest, rank_positions
 from flipscale.data.order.mixture import Mixture, Source, integer_weights
 from flipscale.data.samples.reader import ReaderSettings, SampleReader
-from flipscale.data.samples.stream import Stream
+from flipscale.data.samples.stream import LaneShare, Stream
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.errors import UserError
@@ -179,7 +179,7 @@ def test_a_stream_of_a_mixture_reads_it(tmp_path, tokenizer):
 
     def read(rank: int, world_size: int, start: int = 0) -> list:
         reader = SampleReader(ShardSource(index), order, tokenizer, ReaderSettings(8, Augmentation(), 10**8))
-        return list(Stream(reader, budget, 4, rank, world_size, 0).batches(start))
+        return list(Stream(reader, budget, LaneShare(4, rank, world_size), 0).batches(start))
 
     whole = read(0, 1)
     records = {(record.shard, record.ordinal) for batch in whole for record in batch.bad}

@@ -16,7 +16,7 @@ from flipscale.budget import Budget
 from flipscale.config import Augmentation, Phase
 from flipscale.data.order.mixture import Mixture
 from flipscale.data.samples.reader import ReaderSettings, SampleReader
-from flipscale.data.samples.stream import Stream
+from flipscale.data.samples.stream import LaneShare, Stream
 from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index
 from flipscale.data.shards.indexing import build_index
@@ -64,7 +64,7 @@ def read(index: Index, cache: BlockCache | None, world_size: int, workers: int) 
         source = ShardSource(index, Storage(patience=PATIENT), cache)
         order = Mixture(index.counts, LANES, 5, 0)
         reader = SampleReader(source, order, tiny_tokenizer(), ReaderSettings(8, Augmentation(), MAX_PIXELS))
-        for batch in Stream(reader, BUDGET, LANES, rank, world_size, workers).batches(0):
+        for batch in Stream(reader, BUDGET, LaneShare(LANES, rank, world_size), workers).batches(0):
             digest += batch.digest
             bad |= {(record.shard, record.ordinal, record.key, record.reason) for record in batch.bad}
             for position, image in zip(batch.positions.tolist(), batch.images, strict=True):

@@ -19,7 +19,7 @@ from flipscale.budget import Budget
 from flipscale.config import Augmentation, Phase
 from flipscale.data.order.mixture import Mixture
 from flipscale.data.samples.reader import ReaderSettings, SampleReader
-from flipscale.data.samples.stream import CHUNK, Batch, Stream, default_workers
+from flipscale.data.samples.stream import CHUNK, Batch, LaneShare, Stream, default_workers
 from flipscale.data.shards.index import Index, load_index
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
@@ -46,7 +46,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 def stream(index: Index, rank: int = 0, world_size: int = 1, workers: int = 0) -> Stream:
     reader, _ = open_reader(index, LANES, window=5, size=8, storage=hasty())
-    return Stream(reader, BUDGET, LANES, rank, world_size, workers)
+    return Stream(reader, BUDGET, LaneShare(LANES, rank, world_size), workers)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_the_stream_goes_on_from_any_step(index, straight):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_every_phase_has_images_of_its_own_size(index, straight, workers):
     reader, _ = open_reader(index, LANES, window=5, size=8, storage=hasty())
-    sized = Stream(reader, BUDGET, LANES, 0, 1, workers, image_sizes=[8, 12, 8])
+    sized = Stream(reader, BUDGET, LaneShare(LANES), workers, image_sizes=[8, 12, 8])
     for batch, same in zip(sized.batches(0), straight, strict=True):
         assert batch.images.shape[-1] == (12 if batch.step.phase == 1 else 8)
         assert batch.step.phase == 1 or batch.images.equal(same.images)
@@ -152,7 +152,7 @@ def test_batches_come_to_the_gpu_whole(index, straight, workers):
     device = torch.device("cuda")
     reader, _ = open_reader(index, LANES, window=5, size=8)
     for batch, wanted in zip(
-        Stream(reader, BUDGET, LANES, 0, 1, workers, device).batches(0), straight, strict=True
+        Stream(reader, BUDGET, LaneShare(LANES), workers, device).batches(0), straight, strict=True
     ):
         assert {batch.images.device.type, batch.tokens.device.type, batch.positions.device.type} == {"cuda"}
         assert batch.images.cpu().equal(wanted.images)
@@ -207,7 +207,7 @@ def test_resuming_in_the_middle_of_an_epoch_reads_no_more_than_starting(tmp_path
             index = load_index(tmp_path / "index")
             source, order = CountingSource(index), Mixture(index.counts, lanes, 128, 0)
             reader = SampleReader(source, order, tokenizer, ReaderSettings(32, Augmentation(), 10**6))
-            batches = Stream(reader, budget, lanes, 0, 1, 0).batches(start)
+            batches = Stream(reader, budget, LaneShare(lanes), 0).batches(start)
             assert next(batches).positions.tolist() == list(range(start, start + size))
             seconds[start].append(time.process_time() - began)
             batches.close()
