@@ -74,13 +74,6 @@ def slurm_conf(directory: Path, name: str, settings: Settings, ports: Ports, har
     host = " ".join(field for field in hardware.split() if field.startswith(keys))
     user = user_name()
 
-    accounting = f"""\
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=localhost
-AccountingStoragePort={ports.accounting}
-AccountingStoragePass={directory}/munge/socket
-JobAcctGatherType=jobacct_gather/linux
-"""
     nodes = "".join(
         f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} {host} State=UNKNOWN\n"
         for node, port in zip(settings.node_names, ports.nodes, strict=True)
@@ -116,11 +109,21 @@ PreemptMode=REQUEUE
 KillWait={settings.kill_wait}
 SlurmdTimeout={settings.slurmd_timeout}
 MinJobAge=86400
-{accounting if settings.accounting else ""}{nodes}\
+{_accounting(directory, ports) if settings.accounting else ""}{nodes}\
 PartitionName=low Nodes={members} Default=YES MaxTime=INFINITE State=UP {low_priority}
 PartitionName=short Nodes={members} MaxTime=5 State=UP {low_priority}
 PartitionName=high Nodes={members} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """ + "".join(f"{line}\n" for line in settings.conf)
+
+
+def _accounting(directory: Path, ports: Ports) -> str:
+    return f"""\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=localhost
+AccountingStoragePort={ports.accounting}
+AccountingStoragePass={directory}/munge/socket
+JobAcctGatherType=jobacct_gather/linux
+"""
 
 
 def slurmdbd_conf(directory: Path, ports: Ports, password: str) -> str:

@@ -169,10 +169,10 @@ def test_down_ends_tasks_that_will_not_end_and_frees_the_ports(own_cluster: Clus
     everyone = own_cluster.status()["processes"]
     assert {pid for task in tasks for pid in task} <= {*everyone}  # tasks and step daemons
 
-    held = ports(own_cluster)
+    taken = ports(own_cluster)
     own_cluster.down()
     assert alive(everyone) == []
-    assert not any(map(listens, held))
+    assert not any(map(listens, taken))
     assert own_cluster.command("status", check=False).returncode == 1
     assert own_cluster.command("down").stdout == "it was not up\n"
 

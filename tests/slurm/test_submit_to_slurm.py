@@ -39,7 +39,7 @@ def make(tiny_run: Callable[..., TinyRun]) -> Callable[..., TinyRun]:
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> Path:
+def held_site(tmp_path: Path) -> Path:
     """The site of the development cluster, with jobs that wait until they are released."""
     path = tmp_path / "held.yaml"
     path.write_text(yaml.safe_dump({"extends": str(SITE), "sbatch": {"exclusive": True, "hold": True}}))
@@ -61,19 +61,19 @@ def test_a_job_on_two_nodes_spends_its_budget(cluster: Cluster, make: Callable[.
 
 
 def test_a_waiting_run_is_refused_and_a_cancelled_one_resumes(
-    cluster: Cluster, make: Callable[..., TinyRun], held: Path
+    cluster: Cluster, make: Callable[..., TinyRun], held_site: Path
 ):
     run = make()
-    submit(cluster, run.job, site=held)
+    submit(cluster, run.job, site=held_site)
     first = last(run).job_id
 
-    again = submit(cluster, run.job, site=held, check=False)
+    again = submit(cluster, run.job, site=held_site, check=False)
     assert again.returncode == 2
     assert f"error: job {first} of {run.output} is queued or running already" in again.stderr
 
     cluster.run("scancel", first)
     cluster.wait_for(first, "CANCELLED")
-    submit(cluster, run.job, site=held)
+    submit(cluster, run.job, site=held_site)
     assert last(run).job_id != first
     cluster.run("scancel", last(run).job_id)
     cluster.wait_for(last(run).job_id, "CANCELLED")
@@ -94,10 +94,10 @@ def test_an_array_keeps_its_runs_apart_and_its_limit(cluster: Cluster, make: Cal
 
 
 def test_a_node_that_does_not_see_the_run_ends_the_job_with_a_message(
-    cluster: Cluster, make: Callable[..., TinyRun], held: Path
+    cluster: Cluster, make: Callable[..., TinyRun], held_site: Path
 ):
     run = make(nodes=2)
-    submit(cluster, run.job, site=held)
+    submit(cluster, run.job, site=held_site)
     job = last(run).job_id
 
     (run.output / "token").unlink()  # all emulated nodes share one file system

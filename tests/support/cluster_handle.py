@@ -35,6 +35,7 @@ class Cluster:
         return cluster
 
     def down(self) -> None:
+        """End the cluster."""
         self.command("down")
 
     def run(self, *argv: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:

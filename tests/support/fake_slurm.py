@@ -1,4 +1,4 @@
-"""Slurm's commands as scripts of a few lines: what they answer is in files, what they were told too."""
+"""Slurm's commands as short scripts, whose answers and inputs are in files."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ _ANSWERS = {
 
 @dataclass(frozen=True)
 class FakeSlurm:
-    """A PATH with these commands, the shell's own, and nothing else."""
+    """A PATH with these commands and those of the shell, and nothing else."""
 
     root: Path
 
     @classmethod
     def make(cls, root: Path, *, installed: bool = True) -> FakeSlurm:
+        """Write the commands below `root`; without `installed`, only those of the shell."""
         (root / "bin").mkdir(parents=True)
         for tool in _TOOLS:
             (root / "bin" / tool).symlink_to(shutil.which(tool) or "")
@@ -49,19 +50,22 @@ class FakeSlurm:
             script = root / "bin" / name
             script.write_text(f"#!/bin/sh\n{body.format(root=root)}\n")
             script.chmod(0o755)
+
         fake = cls(root)
         fake.answers(config=CONFIG, partition=PARTITIONS, queue="", refusal="", nodes="", nodes_exit="0")
         return fake
 
     @property
     def path(self) -> str:
+        """The value of PATH."""
         return str(self.root / "bin")
 
     def answers(self, **texts: str) -> None:
+        """Change what the commands answer, by the names of the files in `root`."""
         for name, text in texts.items():
             (self.root / name).write_text(text)
 
     def submitted(self) -> str:
-        """All scripts that sbatch was given."""
+        """Return all scripts that sbatch got."""
         path = self.root / "submitted"
         return path.read_text() if path.exists() else ""
