@@ -6,7 +6,7 @@ Tables go to stdout: no cell is cut short or taken for markup. Progress goes to 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -65,7 +65,7 @@ class ProgressBar:
 
 
 @contextmanager
-def progress_bar(description: str, total: float | None = None) -> Iterator[ProgressBar]:
+def progress_bar(description: str, total: float | None = None) -> Generator[ProgressBar]:
     """Show one bar while the block runs.
 
     Args:
@@ -77,7 +77,7 @@ def progress_bar(description: str, total: float | None = None) -> Iterator[Progr
 
 
 @contextmanager
-def task_bars(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+def task_bars(*, shown: bool) -> Generator[Callable[[str, int, int], None]]:
     """Show a bar per task while the block runs.
 
     Args:
@@ -105,7 +105,7 @@ def task_bars(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def image_counts(sets: Iterable[str], *, shown: bool) -> Iterator[Callable[[str, int], None]]:
+def image_counts(sets: Iterable[str], *, shown: bool) -> Generator[Callable[[str, int], None]]:
     """Count the images of several evaluation sets while the block runs.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -14,6 +14,16 @@ from flipscale.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from flipscale.orchestration.checks.finding import Finding
+
+
+class _Record(TypedDict):
+    """A finding with the keys of `doctor --json`, which stay as scripts know them."""
+
+    name: str
+    outcome: str
+    found: str
+    mend: str
+    node: str
 
 
 def doctor(
@@ -75,15 +85,14 @@ def _print(checks: Sequence[Finding], as_json: bool) -> None:
     print_table(headings, rows)
 
 
-def _record(finding: Finding) -> dict[str, str]:
-    """Return a finding by the keys of `doctor --json`."""
-    return {
-        "name": finding.name,
-        "outcome": _outcome(finding),
-        "found": finding.text,
-        "mend": finding.fix,
-        "node": finding.node,
-    }
+def _record(finding: Finding) -> _Record:
+    return _Record(
+        name=finding.name,
+        outcome=_outcome(finding),
+        found=finding.text,
+        mend=finding.fix,
+        node=finding.node,
+    )
 
 
 def _outcome(finding: Finding) -> str:

@@ -35,7 +35,7 @@ def export(
     job = trained.job
     if job is None:
         raise UserError(
-            f"{checkpoint} is an OpenCLIP directory already; name a run or one of its checkpoints"
+            f"{checkpoint} is already an OpenCLIP directory; give a run or one of its checkpoints"
         )
 
     if not verify:

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: fast help, one-sentence errors, exit codes."""
+"""The command line as a user sees it: fast help, errors of one sentence, exit codes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def flipscale(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedP
     )
 
 
-# The least that a program with two commands can be; its help costs what Python and typer cost.
+# The smallest program with two commands; its help takes as long as Python and typer need.
 BARE = """
 import typer
 app = typer.Typer()
@@ -42,11 +42,12 @@ app()
 """
 
 
-def test_help_answers_at_once_and_without_torch(tmp_path: Path) -> None:
-    """As a multiple of a program that does nothing, since seconds differ from machine to machine."""
+def test_help_is_fast_and_does_not_import_torch(tmp_path: Path) -> None:
+    """Compare with a program that does nothing, since seconds differ from machine to machine."""
     (tmp_path / "bare.py").write_text(BARE)
     programs = {"flipscale": ["-m", "flipscale"], "bare": [tmp_path / "bare.py"]}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
+
     for _ in range(5):
         for name, program in programs.items():
             before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
@@ -55,7 +56,9 @@ def test_help_answers_at_once_and_without_torch(tmp_path: Path) -> None:
             )
             seconds[name].append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
             assert "train" in done.stdout
+
     assert min(seconds["flipscale"]) <= 2 * min(seconds["bare"]), seconds
+
     imported = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "flipscale", "--help"],
         capture_output=True,
@@ -97,7 +100,9 @@ phases:
 def test_wrong_input_gets_one_sentence_and_exit_2(tmp_path: Path, override: str, message: str) -> None:
     (tmp_path / "job.yaml").write_text(JOB)
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\na\n")
+
     done = flipscale("train", "job.yaml", override, cwd=tmp_path)
+
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ")
@@ -105,7 +110,7 @@ def test_wrong_input_gets_one_sentence_and_exit_2(tmp_path: Path, override: str,
     assert "Traceback" not in done.stderr
 
 
-def test_more_processes_than_lanes_allow_is_said_before_they_meet(tmp_path: Path) -> None:
+def test_too_many_processes_for_the_lanes_are_refused_before_the_rendezvous(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(JOB)
     done = subprocess.run(
         [sys.executable, "-m", "flipscale", "train", "job.yaml"],
@@ -133,30 +138,31 @@ def test_more_processes_than_lanes_allow_is_said_before_they_meet(tmp_path: Path
         ("finetune", "--batch-size 1"),
     ],
 )
-def test_numbers_out_of_range_are_refused_by_their_option(command: str, wrong: str) -> None:
-    """Before anything is looked at: nothing of what these commands name exists."""
+def test_number_out_of_range_is_refused_by_its_option(command: str, wrong: str) -> None:
+    """The options are checked first: no file that these commands name exists."""
     sets = [] if command in ("eval", "compare") else ["--train", "a.tar", "--test", "b.tar"]
     out = [] if command in ("eval", "probe") else ["--out", "out"]
+
     done = CliRunner().invoke(app, [command, "nowhere", *sets, *out, *wrong.split()], env={"COLUMNS": "200"})
     assert done.exit_code == 2
     assert f"Invalid value for '{wrong.split()[0]}'" in done.stderr
 
 
-def test_the_help_names_every_metric() -> None:
+def test_help_names_every_metric() -> None:
     option = get_args(Metric)[1]
     named = re.findall(r"\w+", option.help)
     assert [name for name in named if name != "or"] == list(get_args(ZeroShotMetric))
 
 
 @pytest.mark.parametrize("command", ["eval", "export"])
-def test_what_is_no_checkpoint_is_named(tmp_path: Path, command: str) -> None:
+def test_missing_checkpoint_is_named(tmp_path: Path, command: str) -> None:
     more = [str(tmp_path / "out")] if command == "export" else []
     done = flipscale(command, str(tmp_path), *more)
     assert done.returncode == 2
     assert "neither a run, nor a checkpoint, nor an OpenCLIP directory" in done.stderr
 
 
-def test_the_version_of_the_readme_job_plans(tmp_path: Path) -> None:
+def test_job_of_the_readme_can_be_planned(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     job = readme.split("```yaml\n")[1].split("```")[0]
     (tmp_path / "job.yaml").write_text(job)

@@ -1,4 +1,4 @@
-"""`flipscale bench loader`, and the plan that uses its figure."""
+"""`flipscale bench loader`, and the plan that uses its rate."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from flipscale.cli.plan import PlanOptions, plan
 from flipscale.errors import UserError
 
 
-def test_the_loader_is_measured_on_a_jobs_data(tiny_run):
+def test_loader_is_measured_on_the_data_of_a_job(tiny_run):
     run = tiny_run()
     command = [sys.executable, "-m", "flipscale", "bench", "loader", str(run.job)]
     command += ["--seconds", "0.3", "--workers", "1", "--json"]
+
     done = subprocess.run(command, capture_output=True, text=True, check=True)
+
     rate = json.loads(done.stdout)
     assert rate["seconds"] >= 0.3
     assert rate["images"] % 64 == 0
@@ -27,23 +29,25 @@ def test_the_loader_is_measured_on_a_jobs_data(tiny_run):
     assert not Path(run.output).exists(), "only `train` writes into a run directory"
 
 
-def test_a_person_is_told_what_to_do_with_the_rate(tiny_run, capsys):
+def test_command_says_how_to_use_the_rate(tiny_run, capsys):
     job = tiny_run().job
     bench_loader(job, [], 0.1, 0, as_json=False)
-    told = capsys.readouterr().out
-    assert "by this process; 0 samples could not be used" in told
-    rate = told.split(" images/s per core", 1)[0]
-    assert told.endswith(f"flipscale plan {job} --images-per-core {rate}\n")
+
+    printed = capsys.readouterr().out
+    assert "by this process; 0 samples could not be used" in printed
+    rate = printed.split(" images/s per core", 1)[0]
+    assert printed.endswith(f"flipscale plan {job} --images-per-core {rate}\n")
 
 
-def test_the_plan_says_how_many_cores_feed_a_gpu(tiny_run, capsys):
+def test_plan_says_how_many_cores_feed_a_gpu(tiny_run, capsys):
     job = tiny_run().job
     plan(PlanOptions(job=job, as_json=True, images_per_core=250.0))
     planned = json.loads(capsys.readouterr().out)
     masked, unmasked = planned["phases"]
-    a_gpu = masked["samples"] / masked["seconds"] / planned["speed"]["gpus"]
-    assert masked["loader_cores"] == pytest.approx(a_gpu / 250)
+    per_gpu = masked["samples"] / masked["seconds"] / planned["speed"]["gpus"]
+    assert masked["loader_cores"] == pytest.approx(per_gpu / 250)
     assert masked["loader_cores"] > unmasked["loader_cores"]
+
     plan(PlanOptions(job=job, as_json=False))
     assert "450 images/s per core (--images-per-core; measure it with" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""`flipscale data ...`, `plan` and `schema` as a person meets them: exit codes and what is said."""
+"""`flipscale data ...`, `plan` and `schema` as a user sees them: exit codes and what is printed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def done(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*arguments: object, cwd: Path) -> str:
-    """The one sentence on stderr with which wrong input is refused."""
+    """Run a command with wrong input, and return its error: one sentence on stderr."""
     finished = flipscale(*arguments, cwd=cwd)
     assert (finished.returncode, finished.stdout) == (2, "")
     (sentence,) = finished.stderr.splitlines()
@@ -65,15 +65,16 @@ def test_index(tmp_path):
     assert finished.stderr == ("warning: data/00001.tar is damaged: unexpected end of data after 1 samples\n")
 
 
-def test_wrong_shards_and_directories(tmp_path):
+def test_wrong_shards_and_directories_are_refused(tmp_path):
     pattern = write_shards(tmp_path, [2])
     (tmp_path / "zipped.tar").write_bytes(gzip.compress((tmp_path / "00000.tar").read_bytes()))
-    for shards, out, said in [
+    for shards, out, message in [
         ("{00000..00002}.tar", "out", "the shard 00001.tar and 1 more of the pattern"),
         ("zipped.tar", "out", "zipped.tar is not an uncompressed tar file"),
         (pattern, ".", "is not empty and holds no index"),
     ]:
-        assert said in refused("data", "index", shards, out, cwd=tmp_path)
+        assert message in refused("data", "index", shards, out, cwd=tmp_path)
+
     wrong = refused("data", "index", pattern, "out", "--workers", 0, cwd=tmp_path)
     assert wrong == "error: --workers is 0; give at least 1"
 
@@ -90,19 +91,18 @@ def test_check_reports_every_damage(tmp_path):
     assert report["shorter_side_pixels"] == {"smallest": 30, "median": 30, "largest": 30}
     assert report["caption_words"] == {"smallest": 4, "median": 4, "largest": 4}
 
-    nearby = os.path.relpath(
-        pattern, tmp_path
-    )  # whatever the length of tmp_path, a line of the table has room
+    # A relative path fits into a line of the table, whatever the length of tmp_path.
+    nearby = os.path.relpath(pattern, tmp_path)
     text = done("data", "check", nearby, cwd=tmp_path).stdout
     assert f"{len(BAD) + 3} samples in 2 shards: {len(BAD)} cannot be used" in text
     assert "00001.tar is damaged: unexpected end of data after 1 samples" in text
-    # Whole paths, brackets included, and one line for reasons that differ in their numbers alone.
+    # Whole paths, brackets included, and one line for reasons that differ only in their numbers.
     assert "in a [red] cat/00000.tar" in text
     assert "│ the image has only N x N pixels" in text
     assert "…" not in text
 
 
-def test_check_with_a_wrong_limit(tmp_path):
+def test_wrong_pixel_limit_is_refused(tmp_path):
     for limit in ("0", "12.8Q"):
         wrong = refused("data", "check", "x.tar", f"--max-image-pixels={limit}", cwd=tmp_path)
         assert wrong.startswith("error: --max-image-pixels")
@@ -118,7 +118,7 @@ def test_vocab(tmp_path):
     assert tokenizer(["a red cat"])[0, 1:4].tolist() == [pieces.index(word) for word in ("a", "red", "cat")]
 
 
-def test_vocab_from_nothing(tmp_path):
+def test_vocab_without_text_or_room_is_refused(tmp_path):
     pattern = write_shards(tmp_path, [2], {(0, 0): "missing caption", (0, 1): "blank caption"})
     assert "must end in .txt" in refused("data", "vocab", pattern, "vocab.json", cwd=tmp_path)
     assert "hold no text" in refused("data", "vocab", pattern, "vocab.txt", cwd=tmp_path)
@@ -144,8 +144,9 @@ def job(tmp_path: Path) -> Path:
 
 
 def test_audit(tmp_path, job):
-    """A directory as a run of 736 samples leaves it; test_audit.py has the streams behind it."""
+    """Audit a directory as a run of 736 samples leaves it; test_audit.py reads the streams themselves."""
     assert "is no run directory" in refused("data", "audit", "none", cwd=tmp_path)
+
     run = RunDirectory(tmp_path / "run")
     prepare(run, load_job(job), 0)
     shards = [["0.tar", 100], ["1.tar", 60]]
@@ -167,13 +168,14 @@ def test_audit(tmp_path, job):
     assert finished.returncode == 1
     assert "DIFFERENT" in finished.stdout
     assert finished.stderr.startswith("error: run did not read the samples that its order prescribes")
+
     finished = flipscale("data", "audit", "run", "--json", cwd=tmp_path)
     assert finished.returncode == 1
     (mark,) = json.loads(finished.stdout)["marks"]
     assert mark["recorded"] == line["digest"] != mark["expected"]
 
 
-@pytest.mark.slow  # imports torch, twice
+@pytest.mark.slow  # imports torch twice
 def test_plan(tmp_path, job):
     text = done("plan", "job.yaml", "phases.0.samples=1280", cwd=tmp_path).stdout
     for shown in ("1.28k", "20", "64", "50%", "0.00025", "1.376k samples, 22 steps"):
@@ -188,16 +190,16 @@ def test_schema(tmp_path):
     assert "phases" in schema["properties"]
 
 
-def test_shards_that_cannot_be_reached(tmp_path):
+def test_unreachable_shards_are_refused(tmp_path):
     write_tar(tmp_path / "0.tar", good(0))
-    for shards, said in [
+    for shards, message in [
         ("pipe:cat 0.tar", "would run the command 'cat', which is not allowed"),
         ("nowhere://bucket/0.tar", "lies in no storage that is known"),
         ("0.tar", "_stats.json does not exist; make the index without --from-stats"),
     ]:
-        assert said in refused(
-            "data", "index", shards, "out", "--from-stats" if shards == "0.tar" else "--members", cwd=tmp_path
-        )
+        option = "--from-stats" if shards == "0.tar" else "--members"
+        assert message in refused("data", "index", shards, "out", option, cwd=tmp_path)
+
     finished = done("data", "index", "pipe:cat 0.tar", "piped", "--allow-pipe", "cat", cwd=tmp_path)
     assert finished.stdout.startswith("piped: 1 samples in 1 shards")
 
@@ -206,15 +208,18 @@ def test_check_writes_clean_shards_and_pictures(tmp_path):
     bad_at = {(0, 1): "half a jpeg", (1, 0): "blank caption"}
     pattern = write_shards(tmp_path / "data", [3, 2], bad_at)
     before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+
     text = done("data", "check", pattern, "--fix", "clean", "--report", "report", cwd=tmp_path).stdout
     assert "clean: 3 samples in clean/{000000..000001}.tar" in text
     assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert (report["samples"], report["good"], report["clean"]["samples"]) == (5, 3, 3)
+
     for name in ("image_sizes.png", "caption_lengths.png"):
         with Image.open(tmp_path / "report" / name) as picture:
             assert picture.size == (800, 450)
             assert len(picture.convert("L").getcolors() or []) > 10
+
     again = json.loads(done("data", "check", "clean/{000000..000001}.tar", "--json", cwd=tmp_path).stdout)
     assert (again["samples"], again["bad"], again["damaged_shards"]) == (3, [], [])
     assert "--fix: clean is not empty" in refused("data", "check", pattern, "--fix", "clean", cwd=tmp_path)
