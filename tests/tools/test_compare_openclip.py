@@ -1,4 +1,4 @@
-"""The script that puts a run beside the nearest published model."""
+"""The script that compares a run with the nearest published model."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def script() -> Any:
         ("vit_h14", 25_600_000_000, {"ViT-H-14"}),
     ],
 )
-def test_size_goes_before_samples(script: Any, shape: str, samples: int, expected: set[str]) -> None:
+def test_size_counts_more_than_samples(script: Any, shape: str, samples: int, expected: set[str]) -> None:
     found = script.nearest(parameter_count(preset(shape)).total, samples)[0]
     assert found.model in expected
     assert 0.5 < found.samples_seen / samples < 2
 
 
-def test_the_nearest_weights_that_are_there_are_compared(
+def test_run_is_compared_with_the_nearest_weights_on_this_machine(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunInFiles.new(tmp_path / "run").path
@@ -51,12 +51,14 @@ def test_the_nearest_weights_that_are_there_are_compared(
     monkeypatch.setattr(script, "on_this_machine", lambda model: False)
     with pytest.raises(UserError, match="no published weights are on this machine; the nearest are"):
         script.compare_nearest(given)
+
     asked: list[list[str]] = []
     monkeypatch.setattr(script, "on_this_machine", lambda model: model.model == "ViT-L-14")
     monkeypatch.setattr(script, "compare", lambda options: asked.append(options.models))
     script.compare_nearest(given)
     assert asked[0][0] == str(run)
     assert asked[0][1].startswith("ViT-L-14:")
+
     given.weights = tmp_path / "weights.pt"
     script.compare_nearest(given)
     assert asked[1][1].endswith(f":{tmp_path / 'weights.pt'}")

@@ -1,4 +1,4 @@
-"""The cells of the reproduced tables: the paper's, on jobs that say what each says, with equal budgets."""
+"""The cells of the reproduced tables: the paper's figures, jobs with the cells' settings, equal budgets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from reproduction.cells import Experiment, pairs
+from reproduction.cells import Experiment, compared_pairs
 from reproduction.experiments import EXPERIMENTS, FIGURE1, TABLE1, TABLE8
 from reproduction.planned import PlannedRun, Workplace
 
@@ -16,7 +16,7 @@ IMAGENET = ["evaluation.zero_shot.imagenet={data: /imagenet, classnames: imagene
 
 def planned(experiment: Experiment, scale: str) -> dict[str, PlannedRun]:
     workplace = Workplace(experiment, scale, Path("/nowhere"))
-    runs = workplace.planned(1, IMAGENET if scale == "paper" else [])
+    runs = workplace.plan_runs(1, IMAGENET if scale == "paper" else [])
     return {run.training.name: run for run in runs}
 
 
@@ -35,8 +35,8 @@ def test_every_cell_has_a_run_and_every_run_a_cell(experiment: Experiment, scale
     assert len({run.job.name for run in runs.values()}) == len(runs)
 
 
-def test_table_1_is_the_papers() -> None:
-    # Arrays of the paper's table 1, row by row.
+def test_table_1_has_the_papers_figures() -> None:
+    # The figures of the paper's table 1, row by row.
     expected = {
         "1a": [68.6, 69.6, 68.2],
         "1b": [68.5, 69.6, 70.4, 65.8, 67.3, 68.2],
@@ -47,7 +47,7 @@ def test_table_1_is_the_papers() -> None:
     }
     for table, values in expected.items():
         assert [cell.paper for cell in TABLE1.cells if cell.table == table] == values
-    # What is one model in the paper is trained once: the masked cells of 1a stand in other tables too.
+    # A model of the paper is trained once: the masked cells of 1a are in other tables, too.
     plain = [cell for cell in TABLE1.cells if cell.phase == "masked" and not cell.view.mask_ratio]
     assert Counter(cell.run for cell in plain) == {
         "m50_32k": 5, "m75_64k": 6, "m00_16k": 1, "m50_16k": 1, "m50_64k": 1, "m75_16k": 1, "m75_32k": 1,
@@ -56,7 +56,7 @@ def test_table_1_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize(("scale", "samples"), [("toy", 32_000), ("paper", 2_560_000_000)])
-def test_the_runs_of_table_1_differ_in_what_their_cells_say(scale: str, samples: int) -> None:
+def test_runs_of_table_1_have_the_settings_of_their_cells(scale: str, samples: int) -> None:
     batches = {"16k": (32, 16_384), "32k": (64, 32_768), "64k": (128, 65_536)}
     runs = planned(TABLE1, scale)
     for name, run in runs.items():
@@ -79,7 +79,7 @@ def test_the_runs_of_table_1_differ_in_what_their_cells_say(scale: str, samples:
         assert reconstructing.phases[0] == runs[name].job.phases[0]
 
 
-def test_what_1d_shows_is_what_the_model_was_trained_with() -> None:
+def test_masks_of_table_1d_are_those_of_training() -> None:
     runs = planned(TABLE1, "toy")
     masked = [cell for cell in TABLE1.cells if cell.view.mask_ratio]
     assert len(masked) == 4
@@ -88,7 +88,7 @@ def test_what_1d_shows_is_what_the_model_was_trained_with() -> None:
         assert cell.view.ensemble == ("ensemble" in cell.row)
 
 
-def test_the_curves_of_figure_1_are_evaluated_on_the_way() -> None:
+def test_runs_of_figure_1_are_evaluated_during_training() -> None:
     for scale in ("toy", "paper"):
         runs = planned(FIGURE1, scale)
         assert FIGURE1.curve == tuple(runs)
@@ -119,16 +119,16 @@ def test_table_8_scales_one_thing_after_another() -> None:
     ]  # fmt: skip
 
 
-def test_pairs_share_a_row_or_a_column_and_name_the_papers_better_one_first() -> None:
-    found = pairs(TABLE1.cells)
-    counts = Counter(better.table for better, _ in found)
+def test_pairs_share_a_row_or_column_and_begin_with_the_papers_better_cell() -> None:
+    pairs = compared_pairs(TABLE1.cells)
+    counts = Counter(better.table for better, _ in pairs)
     # 1b: 2 rows of 3 pairs and 3 columns; 1d: 2 columns of 3 pairs and 3 rows; 1e and 1f: 2 and 2.
     assert counts == {"1a": 3, "1b": 9, "1c": 3, "1d": 9, "1e": 4, "1f": 4}
-    assert all(better.paper > worse.paper for better, worse in found)
-    assert all(better.row == worse.row or better.column == worse.column for better, worse in found)
+    assert all(better.paper > worse.paper for better, worse in pairs)
+    assert all(better.row == worse.row or better.column == worse.column for better, worse in pairs)
 
 
-def test_seeds_come_one_after_another() -> None:
-    runs = Workplace(TABLE8, "toy", Path("/nowhere")).planned(2)
+def test_seeds_are_run_one_after_another() -> None:
+    runs = Workplace(TABLE8, "toy", Path("/nowhere")).plan_runs(2)
     assert [run.seed for run in runs] == [0] * 6 + [1] * 6
     assert [run.job.seed for run in runs] == [run.seed for run in runs]

@@ -1,4 +1,4 @@
-"""Verdicts and times of the reproduction, from figures that are given."""
+"""Verdicts and ratios of times of the reproduction, from made-up figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 from reproduction.cells import Cell
-from reproduction.curves import common_target, crossing, ratio_of, time_ratio
+from reproduction.curves import common_target, crossing, summarize_ratios, time_ratio
 from reproduction.order import Measured, compare, spread
 from scipy import stats
 
@@ -20,7 +20,7 @@ def verdict(measured: Measured) -> str:
     return comparison.verdict
 
 
-def test_the_order_holds_only_beyond_the_error() -> None:
+def test_order_holds_only_beyond_the_error() -> None:
     assert verdict({BETTER: [60.0, 61.0], WORSE: [50.0, 51.0]}) == "holds"
     assert verdict({BETTER: [50.0, 51.0], WORSE: [60.0, 61.0]}) == "does not hold"
     assert verdict({BETTER: [50.0, 60.0], WORSE: [49.0, 61.0]}) == "within error"
@@ -28,7 +28,7 @@ def test_the_order_holds_only_beyond_the_error() -> None:
     assert verdict({BETTER: [60.0, 61.0]}) == "not measured"
 
 
-def test_the_error_is_that_of_students_test_of_two_samples() -> None:
+def test_error_is_that_of_students_test_of_two_samples() -> None:
     ours, theirs = [52.0, 55.0, 53.5], [50.0, 49.0, 51.5]
     (comparison,) = compare([BETTER, WORSE], {BETTER: ours, WORSE: theirs})
     judge = stats.ttest_ind(ours, theirs).confidence_interval(0.95)
@@ -44,7 +44,7 @@ def test_cells_of_one_run_are_compared_seed_by_seed() -> None:
     assert comparison.error == pytest.approx((judge.high - judge.low) / 2)
 
 
-def test_a_model_in_several_tables_counts_once_in_the_spread() -> None:
+def test_model_in_several_tables_counts_once_in_the_spread() -> None:
     again = Cell("1b", "masked", "batch 32k", 70.0, "masked", "end")
     values = {BETTER: [50.0, 52.0], WORSE: [40.0, 40.0]}
     pooled = spread({**values, again: values[BETTER]})
@@ -52,7 +52,7 @@ def test_a_model_in_several_tables_counts_once_in_the_spread() -> None:
     assert (pooled.deviation, pooled.freedom) == (pytest.approx(1.0), 2)
 
 
-def test_crossings_lie_on_the_line_between_two_points() -> None:
+def test_crossing_is_on_the_line_between_two_points() -> None:
     curve = [(10.0, 0.2), (20.0, 0.4), (30.0, 0.3), (40.0, 0.5)]
     assert crossing(curve, 0.1) == pytest.approx(5.0)
     assert crossing(curve, 0.3) == pytest.approx(15.0)  # the first time, though it falls back
@@ -61,7 +61,7 @@ def test_crossings_lie_on_the_line_between_two_points() -> None:
     assert crossing(curve, 0.51) is None
 
 
-def test_times_are_compared_where_every_run_gets() -> None:
+def test_times_are_compared_at_an_accuracy_that_every_run_reaches() -> None:
     slow = [[(10.0, 0.2), (20.0, 0.4)], [(12.0, 0.2), (24.0, 0.4)]]
     fast = [[(5.0, 0.2), (10.0, 0.4)], [(4.0, 0.2), (8.0, 0.6)]]
     target = common_target([*slow, *fast])
@@ -75,4 +75,4 @@ def test_times_are_compared_where_every_run_gets() -> None:
         pytest.approx(math.exp(judge.low)),
         pytest.approx(math.exp(judge.high)),
     )
-    assert ratio_of([2.0]).low is None
+    assert summarize_ratios([2.0]).low is None

@@ -107,7 +107,7 @@ def overrides(data: Path, output: Path, ratio: float, seed: int, samples: int, e
         f"output={output}",
         "data.workers=1",
         f"checkpoint={{every: [{every} samples], keep_every: {every}, keep_last: 2}}",
-        *toy.overrides_here(data, toy.SHARDS),
+        *toy.local_overrides(data, toy.SHARDS),
         f"evaluation.zero_shot.seen_pairs.data={data}/test/00000.tar",  # half of it, for half the time
     ]
 

@@ -1,4 +1,4 @@
-"""Tables 1 and 8 and figure 1 of the paper (arXiv 2212.00794) at both scales; all figures are the paper's."""
+"""Tables 1 and 8 and figure 1 of the paper (arXiv 2212.00794) at both scales, with the paper's figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reproduction.cells import Cell, Experiment, Scale, TrainingRun, View
 
 PAPER_PROTOCOL = "The jobs of `jobs/`, as they are: {}. Zero-shot top-1 on ImageNet, 7 prompts."
 _TRAINED = {"mask 50 %": ("m50_32k", 0.5), "mask 75 %": ("m75_64k", 0.75)}
-"""The two models of tables 1d to 1f, and the mask that they were trained with."""
+"""The runs of the two models of tables 1d to 1f, and the mask that they are trained with."""
 
 
 def _table1_cells() -> tuple[Cell, ...]:
@@ -27,6 +27,7 @@ def _table1_cells() -> tuple[Cell, ...]:
         Cell("1c", "random 50 %", top1, 66.0, "text_random", "masked", time=0.92),
         Cell("1c", "prioritised 50 %", top1, 67.8, "text_prioritised", "masked", time=0.92),
     ]
+
     for column, papers in (("mask 50 %", (66.4, 68.1, 69.6)), ("mask 75 %", (60.9, 65.1, 68.2))):
         run, ratio = _TRAINED[column]
         views = {
@@ -36,6 +37,7 @@ def _table1_cells() -> tuple[Cell, ...]:
         }
         for (row, view), paper in zip(views.items(), papers, strict=True):
             cells.append(Cell("1d", row, column, paper, run, "masked", view))
+
     for column, plain, tuned, reconstruction in (
         ("mask 50 %", 69.6, 70.1, 69.4),
         ("mask 75 %", 68.2, 69.5, 67.9),
@@ -44,9 +46,10 @@ def _table1_cells() -> tuple[Cell, ...]:
         cells += [
             Cell("1e", "no tuning", column, plain, run, "masked"),
             Cell("1e", "unmasked tuning", column, tuned, run, "unmasked"),
-            Cell("1f", "contrastive loss alone", column, plain, run, "masked"),
+            Cell("1f", "contrastive loss only", column, plain, run, "masked"),
             Cell("1f", "with reconstruction", column, reconstruction, f"{run}_reconstruction", "masked"),
         ]
+
     order = sorted({cell.table for cell in cells})
     return tuple(sorted(cells, key=lambda cell: order.index(cell.table)))
 
@@ -72,17 +75,17 @@ TABLE1 = Experiment(
     toy=Scale(
         _by_name(
             [
-                toy.masked("m00_16k", 0.0, "16k"),
-                toy.masked("m50_32k", 0.5, "32k", tuned=True),
-                toy.masked("m75_64k", 0.75, "64k", tuned=True),
-                toy.masked("m50_16k", 0.5, "16k"),
-                toy.masked("m50_64k", 0.5, "64k"),
-                toy.masked("m75_16k", 0.75, "16k"),
-                toy.masked("m75_32k", 0.75, "32k"),
-                toy.masked("text_random", 0.75, "64k", text=(0.5, "random")),
-                toy.masked("text_prioritised", 0.75, "64k", text=(0.5, "prioritised")),
-                toy.masked("m50_32k_reconstruction", 0.5, "32k", _SMALL_DECODER),
-                toy.masked("m75_64k_reconstruction", 0.75, "64k", _SMALL_DECODER),
+                toy.masked_run("m00_16k", 0.0, "16k"),
+                toy.masked_run("m50_32k", 0.5, "32k", tuned=True),
+                toy.masked_run("m75_64k", 0.75, "64k", tuned=True),
+                toy.masked_run("m50_16k", 0.5, "16k"),
+                toy.masked_run("m50_64k", 0.5, "64k"),
+                toy.masked_run("m75_16k", 0.75, "16k"),
+                toy.masked_run("m75_32k", 0.75, "32k"),
+                toy.masked_run("text_random", 0.75, "64k", text=(0.5, "random")),
+                toy.masked_run("text_prioritised", 0.75, "64k", text=(0.5, "prioritised")),
+                toy.masked_run("m50_32k_reconstruction", 0.5, "32k", _SMALL_DECODER),
+                toy.masked_run("m75_64k_reconstruction", 0.75, "64k", _SMALL_DECODER),
             ]
         ),
         seeds=3,
@@ -125,7 +128,7 @@ FIGURE1 = Experiment(
     cells=tuple(Cell("figure 1", row, "top-1", paper, run, None) for run, (row, paper) in _CURVES.items()),
     toy=Scale(
         _by_name(
-            toy.masked(
+            toy.masked_run(
                 run,
                 ratio,
                 batch,
@@ -143,7 +146,7 @@ FIGURE1 = Experiment(
         _by_name(
             [
                 TrainingRun("mask00", "clip/reproduction_l16.yaml", ("evaluation.every=640M samples",)),
-                # At the batch of table 1a, as the runs beside it; that of table 2 would be 65,536.
+                # At the batch of table 1a, like the other runs of the figure; the batch of table 2 is 65,536.
                 TrainingRun(
                     "mask50",
                     "table2/flip_l16.yaml",
@@ -165,7 +168,7 @@ FIGURE1 = Experiment(
 
 def _scaled(name: str, model: str, shards: int, samples: int) -> TrainingRun:
     shape = f"model={{preset: {model}, image_size: {toy.IMAGE_SIZE}}}"
-    return toy.masked(name, 0.5, "64k", shape, samples=samples, tuned=True, shards=shards)
+    return toy.masked_run(name, 0.5, "64k", shape, samples=samples, tuned=True, shards=shards)
 
 
 _CASES = {

@@ -1,4 +1,4 @@
-"""This machine, as results name it."""
+"""This machine: its cores, its processor, and the precision of toy runs on it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def precision() -> str:
-    """The precision of toy runs: bf16, 1.6 times as fast as fp32 on a CPU with AVX-512, where it is fast."""
+    """Return the precision of toy runs: bf16 if the CPU is fast in it, else fp32.
+
+    On a CPU with AVX-512, bf16 is 1.6 times as fast as fp32.
+    """
     import torch
 
     from flipscale.training.setup import slow_in_bf16
@@ -22,10 +25,11 @@ def precision() -> str:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
+
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()

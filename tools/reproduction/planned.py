@@ -1,9 +1,9 @@
-"""The runs of an experiment in its directory: each training with each seed, and how far it has come.
+"""The runs of an experiment in its directory: each training with each seed, and how far it is.
 
 OUT/data/                     the toy data set, which all experiments share
 OUT/table1_toy/runs/RUN_s0/   run directories
-OUT/table1_toy/scores/        what was scored of each run
-OUT/table1_toy/results.json, table.md and, of a figure, figure.svg
+OUT/table1_toy/scores/        the scores of each run
+OUT/table1_toy/results.json, table.md and, for a figure, figure.svg
 """
 
 from __future__ import annotations
@@ -36,31 +36,39 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
+        """The name of the run within its experiment."""
         return f"{self.training.name}_s{self.seed}"
 
     @property
     def directory(self) -> RunDirectory:
+        """The run directory, which may not exist yet."""
         return run_directory(self.job)
 
     @cached_property
     def budget(self) -> Budget:
+        """The samples and steps of the run."""
         return Budget.of(self.job.phases, self.job.data.lanes)
 
     @property
     def done(self) -> bool:
+        """Whether a committed checkpoint holds the whole budget."""
         return committed_samples(self.directory) >= self.budget.total
 
     def checkpoint_of(self, cell: Cell) -> Path:
-        """Where the model of `cell` lies, or will lie: a run keeps what it was at the end of each phase."""
+        """Return the checkpoint of a cell's model: a run keeps the one at the end of each phase."""
         spans = {span.phase.name: span for span in self.budget.spans}
         return self.directory.checkpoints / checkpoint.directory_name(spans[self.phase_of(cell)].stop)
 
     def phase_of(self, cell: Cell) -> str:
-        """The phase at whose end the model of `cell` is taken."""
+        """Return the phase at whose end the model of a cell is taken."""
         return cell.phase or self.job.phases[-1].name
 
     def check(self) -> None:
-        """Raise UserError where the overrides leave nothing that the cells could be read from."""
+        """Check that the cells can be scored with the overrides.
+
+        Raises:
+            UserError: If a phase that a cell needs is missing, or the job has not exactly one zero-shot set.
+        """
         phases = [phase.name for phase in self.job.phases]
         missing = {self.phase_of(cell) for cell in self.cells} - {*phases}
         if missing:
@@ -68,11 +76,12 @@ class PlannedRun:
                 f"{self.name} has no phase {', '.join(sorted(missing))} (it has {', '.join(phases)}), but a "
                 "cell is scored at its end; keep the names of the phases"
             )
+
         sets = list(self.job.evaluation.zero_shot)
         if len(sets) != 1:
-            told = ", ".join(sets) or "none"
+            names = ", ".join(sets) or "none"
             raise UserError(
-                f"{self.name} is scored on one zero-shot set, and has {told}; leave the others out"
+                f"{self.name} is scored on one zero-shot set, and has {names}; leave the others out"
             )
 
 
@@ -82,51 +91,63 @@ class Workplace:
 
     experiment: Experiment
     scale: str  # toy or paper
-    out: Path  # that of all experiments
+    out: Path  # directory of all experiments
 
     @property
     def root(self) -> Path:
+        """The directory of the experiment at this scale."""
         return self.out / f"{self.experiment.name}_{self.scale}"
 
     @property
     def data(self) -> Path:
+        """The toy data set."""
         return self.out / "data"
 
     @property
     def results(self) -> Path:
+        """The JSON document of the experiment."""
         return self.root / "results.json"
 
-    def planned(self, seeds: int | None, overrides: Sequence[str] = ()) -> list[PlannedRun]:
-        """The runs, those of one seed after those of another, so that an early end leaves whole tables.
+    def plan_runs(self, seeds: int | None, overrides: Sequence[str] = ()) -> list[PlannedRun]:
+        """Return the runs, seed after seed, so that an early end leaves whole tables.
 
         Args:
-            overrides: of every job, after its own.
+            seeds: Seeds of every run; None for those of the scale.
+            overrides: Overrides of every job, after the job's own.
 
-        Raises UserError for fewer than one seed.
+        Raises:
+            UserError: If there is less than one seed, or an override sets what each run has of its own.
         """
         scale = self.experiment.scale(self.scale)
         count = scale.seeds if seeds is None else seeds
         if count < 1:
             raise UserError(f"--seeds is {count}; give at least 1")
+
         return [
-            self._planned(training, seed, overrides)
+            self._plan_run(training, seed, overrides)
             for seed in range(count)
             for training in scale.runs.values()
         ]
 
-    def _planned(self, training: TrainingRun, seed: int, overrides: Sequence[str]) -> PlannedRun:
+    def _plan_run(self, training: TrainingRun, seed: int, overrides: Sequence[str]) -> PlannedRun:
         for override in overrides:
             if (key := override.partition("=")[0].strip()) in _OF_THE_RUN:
                 raise UserError(f"{override} cannot be given here: every run has a {key} of its own")
+
         own = [f"seed={seed}", f"name={self.experiment.name}_{training.name}_s{seed}"]
         own.append(f"output={self.root / 'runs' / f'{training.name}_s{seed}'}")
         if training.toy_shards is not None:
-            own += toy.overrides_here(self.data, training.toy_shards)
+            own += toy.local_overrides(self.data, training.toy_shards)
+
         job = load_job(JOBS / training.job, [*training.overrides, *own, *overrides])
         return PlannedRun(training, seed, job, tuple(self.experiment.cells_of(training.name)))
 
     def prepare(self) -> None:
-        """Make the directories. Raises UserError where that cannot be."""
+        """Make the directories.
+
+        Raises:
+            UserError: If they cannot be made.
+        """
         try:
             for folder in ("runs", "scores"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)

@@ -11,27 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from reproduction.cells import Cell, Experiment
-from reproduction.curves import Curve, Ratio, common_target, ratio_of, time_ratio
+from reproduction.curves import Curve, Ratio, common_target, summarize_ratios, time_ratio
 from reproduction.machine import cores, processor
 from reproduction.order import Comparison, Measured, Spread, compare, spread
 from reproduction.planned import PlannedRun
-from reproduction.scores import Scores, key_of
+from reproduction.scores import Scores, score_key
 
 Scored = Sequence[tuple[PlannedRun, Scores]]
 
 
-def document_of(
+def make_document(
     experiment: Experiment,
     scale: str,
     planned: Sequence[PlannedRun],
     scored: Scored,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """All that is told of an experiment, ready for JSON.
+    """Return the document of an experiment, ready for JSON.
 
     Args:
-        scored: those of the `planned` runs that are done, with what they scored.
-        overrides: of every job, given for this call.
+        experiment: The experiment.
+        scale: "toy" or "paper".
+        planned: All runs.
+        scored: The runs that are done, with their scores.
+        overrides: Overrides of every job, from the command line.
     """
     measured = measurements(experiment.cells, scored)
     pooled = spread(measured)
@@ -49,20 +52,21 @@ def document_of(
         "runs": {"planned": len(planned), "done": len(scored)},
         "deviation": pooled.deviation if pooled.freedom else None,
         "cells": [_cell(cell, measured, pooled, scored) for cell in experiment.cells],
-        "order": [_told(comparison) for comparison in compare(experiment.cells, measured)],
+        "order": [_pair(comparison) for comparison in compare(experiment.cells, measured)],
         "speed": _speed(experiment, scored),
     }
 
 
 def measurements(cells: Sequence[Cell], scored: Scored) -> Measured:
-    """Per cent for every cell that is scored, by seed."""
-    found: dict[Cell, list[float]] = {}
+    """Return the accuracies in per cent of every cell that is scored, in the order of the seeds."""
+    measured: dict[Cell, list[float]] = {}
     for run, scores in sorted(scored, key=lambda pair: pair[0].seed):
         for cell in run.cells:
-            accuracy = scores.of(key_of(run, cell))
+            accuracy = scores.of(score_key(run, cell))
             if accuracy is not None and cell in cells:
-                found.setdefault(cell, []).append(100 * accuracy)
-    return found
+                measured.setdefault(cell, []).append(100 * accuracy)
+
+    return measured
 
 
 def _cell(cell: Cell, measured: Measured, pooled: Spread, scored: Scored) -> dict[str, Any]:
@@ -82,7 +86,7 @@ def _cell(cell: Cell, measured: Measured, pooled: Spread, scored: Scored) -> dic
     }
 
 
-def _told(comparison: Comparison) -> dict[str, Any]:
+def _pair(comparison: Comparison) -> dict[str, Any]:
     return {
         "better": _place(comparison.better),
         "worse": _place(comparison.worse),
@@ -98,17 +102,20 @@ def _place(cell: Cell) -> dict[str, str]:
 
 
 def _speed(experiment: Experiment, scored: Scored) -> dict[str, Any] | None:
-    """How much sooner the other runs of a curve reach an accuracy, and end, than the first."""
+    """Compare the runs of a curve with its first: how much sooner they reach an accuracy, and end."""
     curves = {name: _curves(name, scored) for name in experiment.curve}
     if not curves or not all(curves.values()):
         return None
+
     seeds = set.intersection(*(set(of_seed) for of_seed in curves.values()))
     if not seeds:
         return None
+
     series = {name: [of_seed[seed] for seed in sorted(seeds)] for name, of_seed in curves.items()}
     target = common_target([curve for group in series.values() for curve in group])
     if target <= 0:  # a run that never scored reaches nothing
         return None
+
     first, *others = experiment.curve
     rows = {cell.run: cell.row for cell in experiment.cells}
     return {
@@ -121,8 +128,8 @@ def _speed(experiment: Experiment, scored: Scored) -> dict[str, Any] | None:
 
 
 def _shorter(slower: Sequence[Curve], faster: Sequence[Curve]) -> Ratio:
-    """Of the times of whole runs, which end with an evaluation."""
-    return ratio_of([one[-1][0] / other[-1][0] for one, other in zip(slower, faster, strict=True)])
+    """Return the ratio of the times of whole runs, which end with an evaluation."""
+    return summarize_ratios([one[-1][0] / other[-1][0] for one, other in zip(slower, faster, strict=True)])
 
 
 def _curves(name: str, scored: Scored) -> dict[int, list[tuple[float, float]]]:
@@ -134,11 +141,12 @@ def _curves(name: str, scored: Scored) -> dict[int, list[tuple[float, float]]]:
 
 
 def _commit() -> str | None:
-    """Of the source that this program is part of; None outside of a repository."""
+    """Return the commit of the source of this program; None outside of a repository."""
     here = Path(__file__).parent
     try:
         command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
         done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+
     return done.stdout.strip()

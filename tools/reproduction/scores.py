@@ -1,4 +1,4 @@
-"""What is known of a finished run: the accuracy of its cells, and its accuracy over its training time."""
+"""The scores of a finished run: the accuracy of its cells, and its accuracy over its training time."""
 
 from __future__ import annotations
 
@@ -26,52 +26,58 @@ from reproduction.planned import PlannedRun
 
 @dataclass(frozen=True)
 class Point:
-    """The accuracy at a place of a run."""
+    """The accuracy at one point of a run."""
 
     samples: int
     seconds: float
-    """Of training until there; evaluations, saves and start-ups are left out."""
+    """Seconds of training until there, without evaluations, saves and start-ups."""
     accuracy: float
     """Zero-shot top-1, a share of 1."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one run."""
+    """The scores of one run. The field names are the keys of its file."""
 
     run: str
     seed: int
     seconds: dict[str, float]
-    """Of training until the end of each phase."""
+    """Seconds of training until the end of each phase, by its name."""
     accuracies: dict[str, float]
-    """By `key_of`: zero-shot top-1, a share of 1."""
+    """Zero-shot top-1 as a share of 1, by `score_key`."""
     curve: tuple[Point, ...]
     of_what: str = ""
-    """The hash of what was scored: checkpoints, and the set they were scored on."""
+    """Hash of what was scored: the checkpoints, and the set that they were scored on."""
 
     def of(self, key: str) -> float | None:
+        """Return the accuracy of a key; None if it is not scored."""
         return self.accuracies.get(key)
 
 
-def key_of(run: PlannedRun, cell: Cell) -> str:
-    """Names the model and the view that a cell is scored with; equal keys are scored once."""
-    return f"{run.checkpoint_of(cell).name}, {_words(cell.view)}"
+def score_key(run: PlannedRun, cell: Cell) -> str:
+    """Return a key for the model and the view of a cell; cells with equal keys are scored once."""
+    return f"{run.checkpoint_of(cell).name}, {_describe(cell.view)}"
 
 
-def _words(view: View) -> str:
+def _describe(view: View) -> str:
     if not view.mask_ratio:
         return "whole images"
     return f"{view.mask_ratio:.0%} masked" + (", ensemble" if view.ensemble else "")
 
 
 def score_run(run: PlannedRun, file: Path, world: World) -> Scores:
-    """Score what of the run's cells is not in `file` yet, and keep it there. Raises UserError; see `load`."""
-    known = load(file)
+    """Score the cells of a run that are not in its file yet, and write the file.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    known = read_scores(file)
     of_what = _of_what(run)
     accuracies = dict(known.accuracies) if known and known.of_what == of_what else {}
     for cell in run.cells:
-        if (key := key_of(run, cell)) not in accuracies:
+        if (key := score_key(run, cell)) not in accuracies:
             accuracies[key] = _accuracy(run, cell, world)
+
     clock = training_clock(read_metrics(run.directory.path))
     scores = Scores(
         run=run.training.name,
@@ -83,6 +89,7 @@ def score_run(run: PlannedRun, file: Path, world: World) -> Scores:
     )
     if scores != known:
         write_durably(file, json.dumps(asdict(scores), indent=1) + "\n")
+
     return scores
 
 
@@ -92,8 +99,12 @@ def _of_what(run: PlannedRun) -> str:
     return hashlib.sha256("\n".join([run.job.evaluation.model_dump_json(), *manifests]).encode()).hexdigest()
 
 
-def load(file: Path) -> Scores | None:
-    """The scores of a file; None where there is none. Raises UserError for one that is damaged."""
+def read_scores(file: Path) -> Scores | None:
+    """Return the scores of a file; None if it does not exist.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
     try:
         document = json.loads(file.read_text())
         curve = tuple(Point(**point) for point in document.pop("curve"))
@@ -105,20 +116,26 @@ def load(file: Path) -> Scores | None:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"{file} is damaged; delete it, and the run is scored again") from None
+
     return scores
 
 
 def training_clock(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """(samples, seconds of training until there) at every line of the metrics, from (0, 0) on."""
+    """Return the training time at every line of the metrics.
+
+    Returns:
+        Pairs of (samples, seconds of training until there), from (0, 0) on.
+    """
     clock = [(0, 0.0)]
     for line in metrics:
         samples, seconds = clock[-1]
         clock.append((line["samples"], seconds + (line["samples"] - samples) / line["images_per_second"]))
+
     return clock
 
 
 def seconds_at(clock: Sequence[tuple[int, float]], samples: int) -> float:
-    """Seconds of training until `samples`, between two lines in proportion."""
+    """Return the seconds of training until `samples`, interpolated between two lines."""
     places, seconds = zip(*clock, strict=True)
     return float(np.interp(samples, places, seconds))
 
@@ -130,15 +147,18 @@ def _curve(evaluations: Sequence[Mapping[str, Any]], clock: Sequence[tuple[int, 
             (result,) = document["zero_shot"].values()
             samples = document["samples_seen"]
             points.append(Point(samples, seconds_at(clock, samples), result["top1"]))
+
     return tuple(points)
 
 
 def _accuracy(run: PlannedRun, cell: Cell, world: World) -> float:
     trained = load_model(run.checkpoint_of(cell), world)
-    vision, view = trained.model.spec.vision, cell.view
+    vision = trained.model.spec.vision
+    view = cell.view
     views = None
     if view.mask_ratio:
         views = MaskedEncoder(trained.model.encode_image, view.mask_ratio, vision.patches, view.ensemble)
+
     encoder = Encoder(trained.model, trained.tokenizer, vision.image_size, world, views)
     (result,) = evaluate(encoder, run.job.evaluation, batch_size=256)["zero_shot"].values()
     assert result["top1"] is not None, "single labels have a top-1"

@@ -1,4 +1,4 @@
-"""One call of the program: what is left to do, doing it, and writing down what is known then."""
+"""One call of the program: find what is left, train and score it, and write the results so far."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from reproduction.cells import Experiment
 from reproduction.machine import cores
 from reproduction.page import draw_curves, markdown, order_sentence
 from reproduction.planned import PlannedRun, Workplace
-from reproduction.results import document_of
+from reproduction.results import make_document
 from reproduction.scores import Scores, score_run
 from reproduction.training import submit_to_slurm, threads_for, train_here
 
 FLOPS_PER_CORE = 75e9
-"""Of the toy model in bf16 on one core of an AMD EPYC with AVX-512, start-ups and scoring included."""
+"""FLOP/s of the toy model in bf16 on a core of an AMD EPYC with AVX-512, with start-ups and scoring."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line said; see `tools/reproduce.py`."""
+    """The options of the command line; see `tools/reproduce.py`."""
 
     scale: str
     out: Path
@@ -47,26 +47,39 @@ class Options:
 
 
 class Session:
-    """An experiment at a scale, as asked for. Raises UserError for what cannot be."""
+    """An experiment at one scale, with the options of a call.
+
+    Raises:
+        UserError: If the options are wrong, or the cells cannot be scored with the overrides.
+    """
 
     def __init__(self, experiment: Experiment, options: Options) -> None:
         if options.jobs is not None and options.jobs < 1:
             raise UserError(f"--jobs is {options.jobs}; give at least 1")
+
         self.experiment = experiment
         self.options = options
         self.workplace = Workplace(experiment, options.scale, options.out.resolve())
-        self.planned = self.workplace.planned(options.seeds, self._overrides())
+        self.planned = self.workplace.plan_runs(options.seeds, self._overrides())
         for run in self.planned:
             run.check()
+
         self.jobs = self._jobs()
         self._scoring = threading.Lock()
         self._scores: dict[str, Scores] = {}  # by the run's name
 
     def run(self) -> None:
-        """Do it. Raises RunError where a run failed, after everything else is done."""
+        """Train and score what is left, and write the results; with --dry-run, only show what is left.
+
+        Raises:
+            UserError: If runs or their scores are refused, after everything else is done.
+            RunError: If a run failed, after everything else is done.
+            StoppedEarly: After Ctrl-C.
+        """
         if self.options.dry_run:
             self._show()
             return
+
         self.workplace.prepare()
         site = load_site(self.options.site)
         if self.options.scale == "paper":
@@ -75,7 +88,9 @@ class Session:
             problems += self._score_all([run for run in self.planned if run.done])
         else:
             toy.make_data(self.workplace.data, workers=cores())
-            problems = train_here(self.planned, self.jobs, site, self._scored)
+            problems = train_here(self.planned, self.jobs, site, self._score)
+
+        # Write the results before problems are raised: what is done counts.
         self._write()
         if problems:
             kind = UserError if all(isinstance(problem, UserError) for problem in problems) else RunError
@@ -84,12 +99,13 @@ class Session:
     def _overrides(self) -> list[str]:
         if self.options.scale == "toy":
             return list(self.options.overrides)
-        data = json.dumps(str(self.options.imagenet))  # a path may hold what YAML would read otherwise
+
+        data = json.dumps(str(self.options.imagenet))  # quoted: a path may hold what means something in YAML
         imagenet = f"{{data: {data}, classnames: imagenet, templates: openai7}}"
         return [f"evaluation.zero_shot.imagenet={imagenet}", *self.options.overrides]
 
     def _jobs(self) -> int:
-        """Runs at once on this machine: one a core, and one alone where its time is the result."""
+        """Return how many runs are trained at once here: one per core, or one run if time is measured."""
         if self.options.scale == "toy" and self.experiment.curve:
             if (self.options.jobs or 1) > 1:
                 raise UserError(
@@ -97,16 +113,19 @@ class Session:
                     "leave out --jobs"
                 )
             return 1
+
         return self.options.jobs or cores()
 
-    def _scored(self, run: PlannedRun) -> None:
-        """Score a run that is done; one at a time, since they share torch's settings.
+    def _score(self, run: PlannedRun) -> None:
+        """Score a run that is done. Runs are scored one at a time, since they share torch's settings.
 
-        Raises UserError where it was trained by another definition.
+        Raises:
+            UserError: If the run was trained by another job.
         """
         prepare(run.directory, run.job, committed_samples(run.directory))
         with self._scoring:
             scores = score_run(run, self.workplace.root / "scores" / f"{run.name}.json", self._world())
+
         self._scores[run.name] = scores
         accuracies = ", ".join(f"{key}: {share:.1%}" for key, share in scores.accuracies.items())
         print(f"{run.name}: {accuracies}", file=sys.stderr, flush=True)
@@ -115,9 +134,10 @@ class Session:
         problems: list[UserError | RunError] = []
         for run in runs:
             try:
-                self._scored(run)
+                self._score(run)
             except UserError as error:
                 problems.append(error)
+
         return problems
 
     def _world(self) -> World:
@@ -128,22 +148,26 @@ class Session:
 
     def _write(self) -> None:
         scored = [(run, self._scores[run.name]) for run in self.planned if run.name in self._scores]
-        document = document_of(
+        document = make_document(
             self.experiment, self.options.scale, self.planned, scored, self.options.overrides
         )
+
         figure = None
         if document["speed"] is not None:
             figure = "figure.svg"
             draw_curves(document["speed"], self.workplace.root / figure)
+
         page = self.workplace.root / "table.md"
         write_durably(self.workplace.results, json.dumps(document, indent=1) + "\n")
         write_durably(page, markdown(document, figure))
-        print(f"{order_sentence(document['order'])}\n{page} and, beside it, results.json")
+        print(f"{order_sentence(document['order'])}\n{page} and results.json next to it")
 
     def _show(self) -> None:
-        """What would be done, and about how long it takes."""
+        """Print the runs, and about how long the rest of them takes."""
         rows: list[tuple[str, ...]] = []
-        seconds = gpu_hours = 0.0
+        seconds = 0.0
+        gpu_hours = 0.0
+
         for run in self.planned:
             plan = plan_job(run.job)
             seen = committed_samples(run.directory) if run.directory.path.is_dir() else 0
@@ -153,17 +177,19 @@ class Session:
                 expected = plan.flops / FLOPS_PER_CORE / (cores() / self.jobs)
             seconds += left * expected
             gpu_hours += left * plan.gpu_hours
-            state = "done" if not left else f"{seen:,} samples" if seen else "to do"
-            rows.append(
-                (run.name, run.training.job, *_budget(run.budget), state, format_hours(left * expected))
-            )
+
+            state = f"{seen:,} samples" if seen else "to do"
+            state = state if left else "done"
+            time = format_hours(left * expected)
+            rows.append((run.name, run.training.job, *_budget(run.budget), state, time))
+
         print_table(("run", "job", "samples", "batch", "mask", "steps", "state", "left"), rows)
         cells = len(self.experiment.cells)
         if self.options.scale == "toy":
-            told = f"about {format_hours(seconds / self.jobs)} on {cores()} cores, {self.jobs} at once"
+            rest = f"about {format_hours(seconds / self.jobs)} on {cores()} cores, {self.jobs} at once"
         else:
-            told = f"{gpu_hours:,.0f} GPU-hours, as `flipscale plan` computes them"
-        print(f"{len(rows)} runs for {cells} cells; left: {told}")
+            rest = f"{gpu_hours:,.0f} GPU-hours, as `flipscale plan` computes them"
+        print(f"{len(rows)} runs for {cells} cells; left: {rest}")
 
 
 def _budget(budget: Budget) -> tuple[str, str, str, str]:

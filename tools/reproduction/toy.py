@@ -1,4 +1,4 @@
-"""The toy scale: how a run differs from `jobs/toy.yaml`, and the data set that all of them share."""
+"""The toy scale: how a run differs from `jobs/toy.yaml`, and the data set that all runs share."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from reproduction.machine import precision
 JOB = "toy.yaml"
 SAMPLES = 32_000
 BATCHES = {"16k": 32, "32k": 64, "64k": 128}
-"""The paper's batch, and the toy's in its place."""
-SHARDS, SHARD = 16, 1_000
-IMAGE_SIZE, TEST_IMAGES, VOCABULARY = 64, 2_000, 1_000
+"""The batch of the toy for each batch of the paper."""
+SHARDS = 16
+SHARD = 1_000  # samples
+IMAGE_SIZE = 64  # pixels
+TEST_IMAGES = 2_000
+VOCABULARY = 1_000  # word pieces
 
 PROTOCOL = (
     f"Rendered scenes of coloured shapes (`flipscale data synth`, {IMAGE_SIZE} px): {SHARDS * SHARD:,} "
@@ -27,7 +30,7 @@ PROTOCOL = (
 )
 
 
-def masked(
+def masked_run(
     name: str,
     mask_ratio: float,
     batch: str,
@@ -37,28 +40,35 @@ def masked(
     text: tuple[float, str] | None = None,
     shards: int = SHARDS,
 ) -> TrainingRun:
-    """A run of `jobs/toy.yaml` with this mask and the paper's `batch`.
+    """Return a run of `jobs/toy.yaml` with a mask.
 
     Args:
-        tuned: followed by unmasked tuning: a tenth of the samples at a tenth of the learning rate.
-        text: share of the text tokens masked, and how.
-        shards: of the training set that it reads.
+        name: Name of the run.
+        mask_ratio: Share of the patches that is hidden.
+        batch: The paper's batch, a key of `BATCHES`.
+        overrides: More overrides of the job.
+        samples: Samples of the masked phase.
+        tuned: Whether unmasked tuning follows: a tenth of the samples at a tenth of the learning rate.
+        text: Share of the text tokens that is masked, and how.
+        shards: Shards of the training set that the run reads.
     """
     size = BATCHES[batch]
     phase = f"samples: {samples}, mask_ratio: {mask_ratio}, batch_size: {size}, base_lr: 4.0e-3"
     if text is not None:
         phase += f", text_mask_ratio: {text[0]}, text_mask: {text[1]}"
+
     phases = [f"{{name: masked, {phase}, warmup: {samples // 10}}}"]
     if tuned:
         phases.append(
             f"{{name: unmasked, samples: {samples // 10}, mask_ratio: 0.0, batch_size: {BATCHES['32k']}, "
             f"base_lr: 4.0e-4, warmup: {samples // 100 // 32 * 32}, fresh_optimizer: true}}"
         )
+
     return TrainingRun(name, JOB, (f"phases=[{', '.join(phases)}]", *overrides), shards)
 
 
-def overrides_here(data: Path, shards: int) -> tuple[str, ...]:
-    """Where the data of a toy run lies, and the precision in which this machine is fast."""
+def local_overrides(data: Path, shards: int) -> tuple[str, ...]:
+    """Return the overrides for this machine: the paths of the data, and the precision in which it is fast."""
     seen = "evaluation.zero_shot.seen_pairs"
     return (
         f"sharding.precision={precision()}",
@@ -71,8 +81,8 @@ def overrides_here(data: Path, shards: int) -> tuple[str, ...]:
 
 
 def make_data(data: Path, *, workers: int) -> None:
-    """Make the data set, with a vocabulary, where it is not there whole."""
-    if not (data / "README.md").exists():  # written last
+    """Make the data set and its vocabulary, if they are not complete."""
+    if not (data / "README.md").exists():  # written last, so that it marks a complete set
         shutil.rmtree(data, ignore_errors=True)
         synthesize(
             data,
@@ -83,5 +93,6 @@ def make_data(data: Path, *, workers: int) -> None:
             shard_size=SHARD,
             workers=workers,
         )
+
     if not (data / "vocab.txt").exists():
         vocab(f"{data}/train/{{00000..{SHARDS - 1:05d}}}.tar", data / "vocab.txt", VOCABULARY)

@@ -1,4 +1,4 @@
-"""Train the runs through the orchestrator: here, so many at once, or on Slurm."""
+"""Training of the runs by the orchestrator: several at once on this machine, or on Slurm."""
 
 from __future__ import annotations
 
@@ -19,21 +19,31 @@ _LOOK_EVERY = 0.3  # seconds
 
 
 def threads_for(jobs: int) -> int:
-    """Threads of each of so many runs at once on this machine."""
+    """Return the number of threads per run if `jobs` runs share this machine."""
     return max(1, cores() // jobs)
 
 
 def train_here(
     runs: Sequence[PlannedRun], jobs: int, site: Site, done: Callable[[PlannedRun], None]
 ) -> list[UserError | RunError]:
-    """Train what is not done yet, `jobs` at once, and call `done` for every run that is, in its own thread.
+    """Train the runs that are not done yet.
 
-    Returns the error of each run that failed; the others are not kept from training by it. Raises
-    StoppedEarly after Ctrl-C, with every run stopped and saved.
+    Args:
+        runs: All runs.
+        jobs: How many of them are trained at once.
+        site: The site, whose environment the runs get.
+        done: Called for every run that is done, in the thread of the run.
+
+    Returns:
+        The error of each run that failed; it does not keep the others from training.
+
+    Raises:
+        StoppedEarly: After Ctrl-C; every run saves and stops.
     """
     threads = str(threads_for(jobs))
     environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"} | site.environment
     here = site.model_copy(update={"environment": environment})
+
     problems: list[UserError | RunError] = []
     with ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(_complete, run, here, done) for run in runs}
@@ -48,7 +58,8 @@ def train_here(
             for run in runs:
                 if not run.done and run.directory.path.is_dir() and living_submissions(run.directory):
                     run.directory.stop_file.touch()
-            raise StoppedEarly("stopped on request; give the same command again to go on") from None
+            raise StoppedEarly("stopped on request; run the same command again to resume") from None
+
     return problems
 
 
@@ -60,36 +71,49 @@ def _complete(run: PlannedRun, site: Site, done: Callable[[PlannedRun], None]) -
         time.sleep(_LOOK_EVERY)
     if not run.done:
         segments = read_ledger(directory.path)
-        why = f"{segments[-1]['reason']}: {segments[-1]['detail']}" if segments else "it never began"
-        raise RunError(f"{run.name} ended before its budget was spent ({why}); see {logs(directory)}")
+        reason = f"{segments[-1]['reason']}: {segments[-1]['detail']}" if segments else "it never began"
+        raise RunError(f"{run.name} ended before its budget was spent ({reason}); see {logs(directory)}")
+
     done(run)
 
 
 def _problem(future: Future[None]) -> UserError | RunError | None:
-    """What a person must hear of; anything but a user's or a run's error is a fault of this program."""
+    """Return the error of a user or of a run; any other error is a bug of this program, and is raised."""
     try:
         future.result()
     except (UserError, RunError) as error:
         return error
+
     return None
 
 
 def submit_to_slurm(
     runs: Sequence[PlannedRun], jobs: int | None, site: Site
 ) -> tuple[list[str], list[str], list[UserError | RunError]]:
-    """Submit what is neither done nor queued nor running, so that at most `jobs` are.
+    """Submit the runs that are neither done nor queued nor running.
 
-    Returns the names of the runs submitted now, of those that were queued or running before, and the errors
-    of those that were refused. Raises UserError without Slurm where a run is left.
+    Args:
+        runs: All runs.
+        jobs: How many runs may be queued or running; None for all.
+        site: The site of the cluster.
+
+    Returns:
+        The names of the runs submitted now, the names of those that were queued or running before, and the
+        errors of those that were refused.
+
+    Raises:
+        UserError: If a run is left and there is no Slurm.
     """
     left = [run for run in runs if not run.done]
     if not left:
         return [], [], []
+
     require_slurm()
     alive = [run for run in left if run.directory.path.is_dir() and living_submissions(run.directory)]
     names = {run.name for run in alive}
     room = len(left) if jobs is None else max(0, jobs - len(alive))
     chosen = [run for run in left if run.name not in names][:room]
+
     submitted: list[str] = []
     problems: list[UserError | RunError] = []
     for run in chosen:
@@ -98,4 +122,5 @@ def submit_to_slurm(
             submitted.append(run.name)
         except UserError as error:
             problems.append(UserError(f"{run.name}: {error}"))
+
     return submitted, [run.name for run in alive], problems
