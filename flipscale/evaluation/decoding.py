@@ -94,7 +94,7 @@ class Reader(Generic[Target]):
                 places.append(sample.place)
 
             if images:
-                yield DecodedBatch(number, torch.from_numpy(np.stack(images)), targets, places)
+                yield DecodedBatch(number, torch.as_tensor(np.stack(images)), targets, places)
 
     def _batch_number(self, sample: _Decoded[Target]) -> int:
         return sample.place // self.decoding.batch_size
@@ -135,8 +135,7 @@ class Reader(Generic[Target]):
 
 
 def square_view(image: Image.Image, size: int) -> Image.Image:
-    """Return the image as RGB, with its shorter side resized to `size` (bicubic, antialiased), cropped to its
-    centre.
+    """Return the centre of the image as RGB, with its shorter side resized to `size` (bicubic, antialiased).
 
     The pixels equal those of OpenCLIP's evaluation transform ('shortest') for RGB and grey images.
     """

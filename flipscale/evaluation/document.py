@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-FORMAT = 1  # raised when a field changes its meaning or goes; fields may be added without
-SMALL = 50_000  # a bootstrap is made for figures over at most this many images
+FORMAT = 1
+"""Number of the format; it rises if a field changes its meaning or is removed, not if one is added."""
+SMALL = 50_000
+"""Largest number of images for which intervals are computed, by bootstrap."""
 
-Interval = list[float] | None  # lowest and highest of the middle 95 %; None where the set is not small
+Interval = list[float] | None
+"""Lowest and highest value of the middle 95 %; None if the set is not small."""
 
 
 class ZeroShotScores(TypedDict):
-    """Shares of 1. What needs one label an image is None for a set with several."""
+    """Scores of a classification set, as shares of 1.
+
+    Fields that need one label per image are None for a set with several labels per image.
+    """
 
     metric: str
     value: float
@@ -45,7 +49,7 @@ DirectionScores = TypedDict(
 
 
 class RetrievalScores(TypedDict):
-    """Recalls as shares of 1, ranks from 1."""
+    """Scores of an image-caption set: recalls as shares of 1, ranks from 1."""
 
     image_to_text: DirectionScores
     text_to_image: DirectionScores
@@ -57,7 +61,7 @@ class RetrievalScores(TypedDict):
 
 
 class MaskedViews(TypedDict):
-    """With which part of their patches hidden the images were scored."""
+    """How much of their patches was hidden when the images were scored."""
 
     mask_ratio: float
     ensemble: bool
@@ -65,7 +69,7 @@ class MaskedViews(TypedDict):
 
 
 class EvaluationDocument(TypedDict):
-    """Scores of one model on the sets of a job, by their names."""
+    """Scores of one model on the sets of a job, by the names of the sets."""
 
     format: int
     samples_seen: int | None
@@ -75,6 +79,6 @@ class EvaluationDocument(TypedDict):
     retrieval: dict[str, RetrievalScores]
 
 
-def evaluation_schema() -> dict[str, Any]:
-    """The JSON Schema of the document."""
+def evaluation_schema() -> dict[str, object]:
+    """Return the JSON Schema of the document."""
     return TypeAdapter(EvaluationDocument).json_schema()

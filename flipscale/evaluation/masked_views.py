@@ -14,30 +14,42 @@ from flipscale.models.masking import complementary_views, visible_count, visible
 
 @dataclass(frozen=True)
 class MaskedEncoder:
-    """What of an image is shown: a function of the seed and of the image's place in its set.
+    """An image encoder that sees only part of the patches.
 
-    Raises UserError for a ratio outside [0, 1).
+    Which patches it sees depends on the seed and on the image's place in its set.
+
+    Raises:
+        UserError: If the ratio is outside [0, 1).
     """
 
     encode: Callable[[Tensor, Tensor | None], Tensor]
-    """L2-normalised features of images, given the ids of their visible patches, (B, K); None for all."""
+    """Returns L2-normalised features of images, given the ids of their visible patches, (B, K).
+
+    None in place of the ids shows all patches.
+    """
     mask_ratio: float
-    patches: int  # of an image
-    ensemble: bool = False  # all views that together show every patch, instead of the first one alone
+    """Share of the patches that one view hides."""
+    patches: int
+    """Patches per image."""
+    ensemble: bool = False
+    """Whether all views that together show every patch are encoded, instead of only the first one."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         visible_count(self.patches, self.mask_ratio)
 
     def features(self, images: Tensor, places: Tensor) -> Tensor:
-        """L2-normalised features (B, D); of an ensemble, the mean over the views, normalised again.
+        """Return L2-normalised features (B, D).
+
+        Those of an ensemble are the mean over the views, normalised again.
 
         Args:
             images: (B, 3, S, S).
-            places: (B,) int64, of the images in their set.
+            places: (B,) int64, places of the images in their set.
         """
         if not self.ensemble:
             return self.encode(images, visible_patches(places, self.patches, self.mask_ratio, self.seed))
+
         views = complementary_views(places, self.patches, self.mask_ratio, self.seed)
-        seen = torch.stack([self.encode(images, keep).float() for keep in views.unbind(dim=1)])
-        return functional.normalize(seen.mean(dim=0), dim=1)
+        features = torch.stack([self.encode(images, keep).float() for keep in views.unbind(dim=1)])
+        return functional.normalize(features.mean(dim=0), dim=1)

@@ -16,11 +16,13 @@ _SCORES_AT_ONCE = 2**20  # 4 MiB of fp32: the full image x text matrix is never 
 
 @dataclass(frozen=True)
 class RankSummary:
-    """Ranks of the right answers, from 1, in one direction."""
+    """Ranks of the right answers in one direction, from 1."""
 
-    recall: dict[int, float]  # k -> share of the queries answered within the first k
+    recall: dict[int, float]
+    """Share of the queries that are answered within the first k, by k."""
     mean_rank: float
-    median_rank: float  # rounded down where two ranks are averaged, as OpenCLIP does
+    median_rank: float
+    """Rounded down if it is the mean of two ranks, as OpenCLIP does."""
 
 
 def rank(
@@ -28,31 +30,39 @@ def rank(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rank all texts for each image and all images for each text, by dot product.
 
-    Args: image_features (N, D), text_features (M, D), image_of_text (M,) int64: the image that each text
-    describes; every image has at least one. Ties count against the model (OpenCLIP leaves them to an unstable
-    sort), so a model that maps everything to one point scores 0, not a lucky number.
+    Ties count against the model (OpenCLIP leaves them to an unstable sort). So a model that maps everything
+    to one point scores 0 instead of a lucky number.
 
-    Returns (N,) and (M,) int64: of each image the texts of others at or above the best of its own, and of
-    each text the images at or above its own.
+    Args:
+        image_features: (N, D).
+        text_features: (M, D).
+        image_of_text: (M,) int64, the image that each text describes; every image has at least one text.
+
+    Returns:
+        (N,) int64: per image, the texts of other images at or above the best of its own.
+        (M,) int64: per text, the other images at or above its own.
     """
     image_of_text = image_of_text.to(image_features.device)
     # Filled in place: small results kept between large temporaries would fragment the heap by gigabytes.
     to_text = torch.empty(len(image_features), dtype=torch.int64, device=image_features.device)
     to_image = torch.empty(len(text_features), dtype=torch.int64, device=image_features.device)
+
     for start, scores in _score_rows(image_features, text_features):
         image = torch.arange(start, start + len(scores), device=scores.device)
         own = image_of_text[None, :] == image[:, None]
         best = scores.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
         to_text[start : start + len(scores)] = ((scores >= best) & ~own).sum(dim=1)
+
     for start, scores in _score_rows(text_features, image_features):
         # Taken from the same matrix: a product computed otherwise could differ from itself by rounding.
         right = scores.gather(1, image_of_text[start : start + len(scores), None])
         to_image[start : start + len(scores)] = (scores >= right).sum(dim=1) - 1
+
     return to_text, to_image
 
 
 def summarise(better: Integers) -> RankSummary:
-    """From the number of wrong answers at or above the right one, (Q,)."""
+    """Return recalls and ranks, from the number of wrong answers at or above the right one, (Q,)."""
     return RankSummary(
         recall={k: float((better < k).mean()) for k in RECALLS},
         mean_rank=float(better.mean()) + 1,
@@ -61,7 +71,7 @@ def summarise(better: Integers) -> RankSummary:
 
 
 def _score_rows(queries: torch.Tensor, answers: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first query, scores (rows, len(answers))) until all queries are through."""
+    """Yield the number of the first query and scores (rows, len(answers)), until all queries are scored."""
     rows = max(1, _SCORES_AT_ONCE // len(answers))
     for start in range(0, len(queries), rows):
         yield start, queries[start : start + rows] @ answers.T

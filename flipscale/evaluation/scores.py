@@ -1,27 +1,11 @@
-"""The scores in a document of `flipscale.evaluation.evaluate`, one by one."""
+"""The single scores of an evaluation document, with what guessing would score."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-
-@dataclass(frozen=True)
-class Score:
-    kind: Literal["zero_shot", "retrieval"]
-    set: str
-    measure: str
-    value: float  # share of 1
-    chance: float | None
-    """What guessing would score."""
-    images: int
-    samples: int | None
-    """Samples seen in training."""
-    leading: bool
-    """Whether it stands for its set where there is room for few."""
-
+from typing import Literal, cast
 
 NAMES = {
     "top1": "top-1",
@@ -33,48 +17,101 @@ NAMES = {
     "image_to_text_R@1": "image to text R@1",
     "text_to_image_R@1": "text to image R@1",
 }
-_BESIDE = ("top1", "top5", "mean_per_class")  # of every set with one label an image
+"""What metrics are called in pages and tables."""
+
+_ALWAYS = ("top1", "top5", "mean_per_class")  # metrics of every set with one label per image
 _DIRECTIONS = (("image to text", "image_to_text"), ("text to image", "text_to_image"))
 
+_Fields = Mapping[str, object]
 
-def scores_of(document: Mapping[str, Any]) -> list[Score]:
-    """All scores of a document, set by set; of older or damaged documents what they hold."""
-    samples = document.get("samples_seen")
+
+@dataclass(frozen=True)
+class Score:
+    """One score of one set."""
+
+    kind: Literal["zero_shot", "retrieval"]
+    set: str
+    measure: str
+    """What is measured, as people write it."""
+    value: float
+    """Share of 1."""
+    chance: float | None
+    """What guessing would score; None if it is not known."""
+    images: int
+    samples: int | None
+    """Samples that the model has seen in training."""
+    leading: bool
+    """Whether the score stands for its set if there is room for only a few."""
+
+
+def scores_of(document: Mapping[str, object]) -> list[Score]:
+    """Return all scores of a document, set by set.
+
+    Older and damaged documents give the scores that they have.
+    """
+    samples = _integer(document, "samples_seen")
     scores: list[Score] = []
     for name, results in _sets(document, "zero_shot"):
-        classes, images = results.get("classes"), results.get("samples", 0)
-        own = str(results.get("metric", "top1"))  # documents of before it had a name hold top-1 alone
-        for metric in dict.fromkeys((own, *_BESIDE)):
-            value = results.get("value", results.get("top1")) if metric == own else results.get(metric)
-            if not isinstance(value, (int, float)):
-                continue
-            guessed = {"top1": 1, "mean_per_class": 1, "top5": min(5, classes or 5)}.get(metric)
-            chance = guessed / classes if classes and guessed else None
-            measure, leads = NAMES.get(metric, metric), metric == own
-            scores.append(Score("zero_shot", name, measure, value, chance, images, samples, leads))
+        scores += _zero_shot_scores(name, results, samples)
     for name, results in _sets(document, "retrieval"):
-        images, texts = results.get("images", 0), results.get("texts", 0)
-        for direction, key in _DIRECTIONS:
-            for k in (1, 5, 10):
-                value = results.get(key, {}).get(f"R@{k}")
-                if not isinstance(value, (int, float)):
-                    continue
-                chance = _chance_of_recall(key, k, images, texts) if images and texts else None
-                measure = f"{direction} R@{k}"
-                scores.append(Score("retrieval", name, measure, value, chance, images, samples, k in (1, 5)))
+        scores += _retrieval_scores(name, results, samples)
     return scores
 
 
+def _zero_shot_scores(name: str, results: _Fields, samples: int | None) -> Iterator[Score]:
+    classes = _integer(results, "classes")
+    images = _integer(results, "samples") or 0
+    # Documents from before the metric had a field hold only top-1.
+    own = str(results.get("metric", "top1"))
+
+    for metric in dict.fromkeys((own, *_ALWAYS)):
+        value = results.get("value", results.get("top1")) if metric == own else results.get(metric)
+        if isinstance(value, (int, float)):
+            chance = _chance_of_metric(metric, classes)
+            measure = NAMES.get(metric, metric)
+            yield Score("zero_shot", name, measure, value, chance, images, samples, metric == own)
+
+
+def _retrieval_scores(name: str, results: _Fields, samples: int | None) -> Iterator[Score]:
+    images = _integer(results, "images") or 0
+    texts = _integer(results, "texts") or 0
+
+    for direction, key in _DIRECTIONS:
+        recalls = _fields(results.get(key))
+        for k in (1, 5, 10):
+            value = recalls.get(f"R@{k}")
+            if isinstance(value, (int, float)):
+                chance = _chance_of_recall(key, k, images, texts) if images and texts else None
+                measure = f"{direction} R@{k}"
+                yield Score("retrieval", name, measure, value, chance, images, samples, k in (1, 5))
+
+
+def _chance_of_metric(metric: str, classes: int | None) -> float | None:
+    if not classes:
+        return None
+    guesses = {"top1": 1, "mean_per_class": 1, "top5": min(5, classes)}
+    return guesses[metric] / classes if metric in guesses else None
+
+
 def _chance_of_recall(direction: str, k: int, images: int, texts: int) -> float:
-    """Of a guess: any of an image's own texts counts, here as many for each image."""
+    """Return the recall of a guess; all images are taken to have the same number of texts."""
     if direction == "text_to_image":
         return min(1.0, k / images)
     own = round(texts / images)
     return 1 - math.comb(texts - own, min(k, texts)) / math.comb(texts, min(k, texts))
 
 
-def _sets(document: Mapping[str, Any], kind: str) -> list[tuple[str, Mapping[str, Any]]]:
-    sets = document.get(kind)
-    if not isinstance(sets, Mapping):
-        return []
-    return [(str(name), results) for name, results in sets.items() if isinstance(results, Mapping)]
+def _sets(document: _Fields, kind: str) -> Iterator[tuple[str, _Fields]]:
+    for name, results in _fields(document.get(kind)).items():
+        if isinstance(results, Mapping):
+            yield name, _fields(cast("object", results))
+
+
+def _fields(value: object) -> _Fields:
+    """Return a JSON object; an empty one in place of anything else."""
+    return cast("_Fields", value) if isinstance(value, Mapping) else {}
+
+
+def _integer(fields: _Fields, name: str) -> int | None:
+    value = fields.get(name)
+    return value if isinstance(value, int) else None

@@ -1,6 +1,6 @@
 """Which of ImageNet's classes a set has, and how the folders of such sets are named.
 
-The tables are those that timm and ObjectNet ship; ImageNet's class names are OpenCLIP's.
+The tables come with timm and ObjectNet; ImageNet's class names are OpenCLIP's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import cast
 from flipscale.errors import UserError
 
 SUBSETS = {"imagenet_a": "imagenet_a_indices.txt", "imagenet_r": "imagenet_r_indices.txt"}
+"""The subsets that have a name, and timm's tables of them."""
+
 _WNIDS = "imagenet_synsets.txt"
 _WNID = re.compile(r"n\d{8}")
 _OBJECTNET_LABELS = "folder_to_objectnet_label.json"
@@ -21,9 +23,14 @@ _OBJECTNET_OVERLAP = "objectnet_to_imagenet_1k.json"
 
 
 def load_subset(source: str, classes: int) -> list[int]:
-    """The class numbers of a subset, ascending: of imagenet_a, imagenet_r, or a file with one a line.
+    """Return the class numbers of a subset, ascending.
 
-    Raises UserError for a missing file, a line that is no number in [0, classes), or one given twice.
+    Args:
+        source: `imagenet_a`, `imagenet_r`, or a file with one number per line.
+        classes: Number of classes in the full list.
+
+    Raises:
+        UserError: If the file is missing or empty, or a line is repeated or not a number in [0, classes).
     """
     if source in SUBSETS:
         lines = _timm_table(SUBSETS[source])
@@ -31,32 +38,37 @@ def load_subset(source: str, classes: int) -> list[int]:
         lines = Path(source).read_text(encoding="utf-8", errors="replace").split()
     else:
         raise UserError(
-            f"subset: there is no file {source}; name one with a number a line, or {' or '.join(SUBSETS)}"
+            f"subset: there is no file {source}; name one with a number per line, or {' or '.join(SUBSETS)}"
         )
+
     for line in lines:
         if not line.isdecimal() or int(line) >= classes:
-            raise UserError(f"subset {source}: {line[:40]!r} is no class number from 0 to {classes - 1}")
+            raise UserError(f"subset {source}: {line[:40]!r} is not a class number from 0 to {classes - 1}")
+
     numbers = sorted({int(line) for line in lines})
     if len(numbers) < len(lines) or not numbers:
-        raise UserError(f"subset {source} names a class twice or none at all; give each one line")
+        raise UserError(f"subset {source} has a class twice or none at all; give each one line")
     return numbers
 
 
 def are_wnids(names: list[str]) -> bool:
-    """Whether all names are WordNet ids, such as n01440764, as ImageNet's folders are called."""
+    """Return whether all names are WordNet ids, such as n01440764, the names of ImageNet's folders."""
     return all(_WNID.fullmatch(name) for name in names)
 
 
 def imagenet_wnids() -> list[str]:
-    """WordNet ids of ImageNet's classes, in the order of their numbers."""
+    """Return the WordNet ids of ImageNet's classes, in the order of their numbers."""
     return _timm_table(_WNIDS)
 
 
 def objectnet_names(mappings: Path) -> dict[str, str]:
-    """Class names, by the folders in their order, of the ObjectNet classes that ImageNet has too.
+    """Return the names of the ObjectNet classes that ImageNet has too, by folder name, sorted by folder.
 
-    `mappings` is the folder of that name that comes with ObjectNet. Raises UserError where its files are
-    missing or at odds.
+    Args:
+        mappings: The folder `mappings` that comes with ObjectNet.
+
+    Raises:
+        UserError: If its files are missing or contradict each other.
     """
     folder_of = {label: folder for folder, label in _table(mappings / _OBJECTNET_LABELS).items()}
     shared = _table(mappings / _OBJECTNET_OVERLAP)
@@ -77,13 +89,15 @@ def _table(path: Path) -> dict[str, str]:
             f"{path} cannot be read ({error}); as class names give a file, or the folder `mappings` that "
             "comes with ObjectNet"
         ) from None
+
     if not isinstance(table, dict):
         raise UserError(f"{path} holds no table of names; restore it from ObjectNet")
     return {str(key): str(value) for key, value in cast("dict[object, object]", table).items()}
 
 
 def _timm_table(name: str) -> list[str]:
-    spec = find_spec("timm")  # not imported: it would import torchvision
+    spec = find_spec("timm")  # timm itself is not imported: it would import torchvision
     if spec is None or not spec.submodule_search_locations:
         raise UserError("ImageNet's class tables come with timm, which is not installed; pip install timm")
+
     return Path(spec.submodule_search_locations[0], "data", "_info", name).read_text().split()

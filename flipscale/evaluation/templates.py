@@ -1,4 +1,4 @@
-"""Class names and prompt templates: by name from OpenCLIP, or from a file with one a line."""
+"""Class names and prompt templates: by name from OpenCLIP, or from a file with one per line."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from flipscale.errors import UserError
 
 _TEMPLATES = {"openai7": "SIMPLE_IMAGENET_TEMPLATES", "openai80": "OPENAI_IMAGENET_TEMPLATES"}
 BARE_NAME = "name"
+"""As `templates`: the prompt is the class name itself."""
 _CLASS_NAMES = {"imagenet": "IMAGENET_CLASSNAMES"}
 
 
 def load_templates(source: str) -> list[str]:
-    """Prompt templates, each with one `{}` for the class name.
+    """Return prompt templates, each with one `{}` for the class name.
 
-    `source` is 'openai7' (the paper's choice, A.2), 'openai80', 'name' for the bare class name, or a file;
-    `{c}` is read as `{}`, since CLIP_benchmark's files have it. Raises UserError for a missing file, an empty
-    line, or a template without `{}`.
+    Args:
+        source: `openai7` (the paper's choice, A.2), `openai80`, `name` for the bare class name, or a file. In
+            a file, `{c}` is read as `{}`, since CLIP_benchmark writes it so.
+
+    Raises:
+        UserError: If the file is missing, a line is empty, or a template does not have `{}` once.
     """
     if source == BARE_NAME:
         return ["{}"]
@@ -24,24 +28,30 @@ def load_templates(source: str) -> list[str]:
         from flipscale.third_party import import_open_clip
 
         return [template("{}") for template in getattr(import_open_clip(), _TEMPLATES[source])]
+
     templates = [line.replace("{c}", "{}") for line in _lines(source, "templates", [*_TEMPLATES, BARE_NAME])]
     for number, template in enumerate(templates, start=1):
         if template.count("{}") != 1:
             raise UserError(
-                f"templates {source}, line {number} ({template!r}) needs {{}} once, where the class name goes"
+                f"templates {source}, line {number} ({template!r}) needs {{}} once, for the class name"
             )
     return templates
 
 
 def load_class_names(source: str) -> list[str]:
-    """Class names in the order of their labels. `source` is 'imagenet' or a file.
+    """Return class names in the order of their labels.
 
-    Raises UserError for a missing file or an empty name.
+    Args:
+        source: `imagenet`, or a file with one name per line.
+
+    Raises:
+        UserError: If the file is missing or a name is empty.
     """
     if source in _CLASS_NAMES:
         from flipscale.third_party import import_open_clip
 
         return list(getattr(import_open_clip(), _CLASS_NAMES[source]))
+
     return _lines(source, "class names", list(_CLASS_NAMES))
 
 
@@ -51,14 +61,16 @@ def _lines(source: str, noun: str, known: list[str]) -> list[str]:
         raise UserError(
             f"{noun}: there is no file {source}; name one with a line each, or {' or '.join(known)}"
         )
+
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         raise UserError(f"{noun} {source} is not UTF-8 (byte {error.start}); convert it") from error
+
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
-        raise UserError(f"{noun} {source} is empty; write one entry a line")
+        raise UserError(f"{noun} {source} is empty; write one entry per line")
     if "" in lines:
-        raise UserError(f"{noun} {source}, line {lines.index('') + 1} is empty; write one entry a line")
+        raise UserError(f"{noun} {source}, line {lines.index('') + 1} is empty; write one entry per line")
     return lines

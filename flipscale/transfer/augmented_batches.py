@@ -126,7 +126,7 @@ class _Views(Dataset[Piece | UserError]):
             return error
 
         pixels, labels = zip(*views, strict=True)
-        return torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
+        return torch.as_tensor(np.stack(pixels)), torch.tensor(labels)
 
     def _usable(self, epoch: int, place: int) -> tuple[NDArray[np.uint8], int]:
         """Return view and label of an image, or of the next one that can be used."""

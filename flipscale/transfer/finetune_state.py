@@ -11,18 +11,21 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flipscale.distributed.world import World
 from flipscale.errors import RunError, UserError
 from flipscale.files import check_writable, write_durably
+from flipscale.interop.tensor_files import read_header, save_tensors
 from flipscale.transfer.finetune_recipe import FinetuneRecipe
 from flipscale.transfer.results import ClassifierResults
+
+_open_tensors: Any = safe_open  # it has no types
 
 _SETTINGS = "settings.json"
 _CHECKPOINT = "checkpoint.safetensors"
@@ -120,7 +123,7 @@ class FinetuneState:
         try:
             # Create the file with the usual rights: safetensors would make it readable only for its owner.
             partial.touch()
-            save_file(_tensors(model, optimizer), partial, {"epochs": str(epochs)})
+            save_tensors(_tensors(model, optimizer), partial, {"epochs": str(epochs)})
             with open(partial, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(partial, path)
@@ -166,13 +169,14 @@ class FinetuneState:
             return 0
 
         try:
-            with safe_open(path, "pt") as file:
-                epochs = int(file.metadata()["epochs"])
-                for parameter in _trained(optimizer):
-                    optimizer.state[parameter] = {
-                        "step": torch.tensor(float(epochs * steps)),
-                        **{moment: torch.zeros_like(parameter) for moment in _MOMENTS},
-                    }
+            epochs = int(read_header(path)["epochs"])
+            for parameter in _trained(optimizer):
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(float(epochs * steps)),
+                    **{moment: torch.zeros_like(parameter) for moment in _MOMENTS},
+                }
+            # One tensor after the other: the whole checkpoint is three times as large as the model.
+            with _open_tensors(path, "pt") as file:
                 for name, tensor in _tensors(model, optimizer).items():
                     tensor.copy_(file.get_tensor(name))
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

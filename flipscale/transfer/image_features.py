@@ -104,7 +104,7 @@ def encode_set(
     outputs, targets, skipped = encoder.images(reader, report)
 
     labels = torch.tensor([label for _, label in targets], dtype=torch.int64)
-    absent = set(range(images.classes)) - set(labels.tolist())
+    absent = set(range(images.classes)) - {label for _, label in targets}
     if absent:
         raise UserError(
             f"{images.data} holds no usable image of {len(absent):,} of its {images.classes:,} classes, the "

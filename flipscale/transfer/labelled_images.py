@@ -68,7 +68,7 @@ def list_train_test(train: str, test: str, world: World) -> TrainTestSets:
 
 
 def labelled_images(data: str) -> LabelledImages:
-    """List the images of a set; its classes are those that it names, or the labels that occur in it.
+    """List the images of a set; it has the classes that it names, or the labels that occur.
 
     Args:
         data: Shards with .cls labels, a folder of class folders, or another registered type.
@@ -89,7 +89,7 @@ def check_same_classes(train: LabelledImages, test: LabelledImages) -> None:
     """Check that two sets have the same classes.
 
     Raises:
-        UserError: If they differ; the message names a class that only one of them has.
+        UserError: If they differ; the message gives one class that only one of them has.
     """
     ours = set(train.names)
     theirs = set(test.names)

@@ -90,7 +90,7 @@ def train_lars_head(
         loss = F.cross_entropy(head(inputs), labels)
 
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # pyright: ignore[reportUnknownMemberType] # untyped in torch
         optimizer.step()
 
         progress("training the probe", step + 1, total)

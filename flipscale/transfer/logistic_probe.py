@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def fit(
 
     c = recipe.c
     if c is None:
-        held = torch.from_numpy(held_out(labels.numpy(), recipe.seed))
+        held = torch.as_tensor(held_out(labels.numpy(), recipe.seed))
         rows = held.to(train.device)
 
         def accuracy(c: float) -> float:
@@ -163,15 +164,13 @@ def held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
 
 
 def _fit(train: Tensor, labels: Tensor, test: Tensor, *, c: float, max_iter: int) -> FittedRegression:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
+    convergence_warning = _scikit_learn("exceptions").ConvergenceWarning
     with warnings.catch_warnings(), _on_device(train):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # `fit` reports it once, about the last fit
-        model = LogisticRegression(C=c, max_iter=max_iter)
+        warnings.simplefilter("ignore", convergence_warning)  # `fit` reports it once, about the last fit
+        model = _scikit_learn("linear_model").LogisticRegression(C=c, max_iter=max_iter)
         if _stays_on_device(train):
             model.fit(train, labels.to(train.device))
-            logits: Any = model.decision_function(test)
+            logits = model.decision_function(test)
         else:
             model.fit(train.cpu().numpy(), labels.numpy())
             logits = model.decision_function(test.cpu().numpy())
@@ -183,14 +182,17 @@ def _fit(train: Tensor, labels: Tensor, test: Tensor, *, c: float, max_iter: int
     return FittedRegression(scores, c, iterations, iterations < max_iter)
 
 
-def _on_device(features: Tensor) -> AbstractContextManager[Any]:
-    import sklearn
-
-    return sklearn.config_context(array_api_dispatch=True) if _stays_on_device(features) else nullcontext()
+def _on_device(features: Tensor) -> AbstractContextManager[None]:
+    if not _stays_on_device(features):
+        return nullcontext()
+    return _scikit_learn().config_context(array_api_dispatch=True)
 
 
 def _stays_on_device(features: Tensor) -> bool:
-    import sklearn
-
-    version = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
+    version = tuple(int(part) for part in _scikit_learn().__version__.split(".")[:2])
     return features.device.type == "cuda" and version >= (1, 9) and os.environ.get("SCIPY_ARRAY_API") == "1"
+
+
+def _scikit_learn(module: str = "") -> Any:
+    """Import scikit-learn, or one of its modules; it has no types, and its import takes a second."""
+    return import_module(f"sklearn.{module}" if module else "sklearn")

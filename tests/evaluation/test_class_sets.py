@@ -224,7 +224,7 @@ def test_a_directory_named_like_a_choice_does_not_take_its_place(tmp_path, monke
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("1\nx\n", "'x' is no class number"), ("1000\n", "'1000' is no"), ("1 1", "twice"), ("", "none at all")],
+    [("1\nx\n", "'x' is not a class number"), ("1000\n", "'1000' is not"), ("1 1", "twice"), ("", "none at all")],
 )
 def test_a_bad_subset_is_one_clear_sentence(tmp_path, content, message):
     (tmp_path / "subset.txt").write_text(content)
