@@ -1,4 +1,4 @@
-"""Whole evaluations: real shards and folders in, one JSON document out."""
+"""Whole evaluations: from real shards and folders to one JSON document."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ LABELLED = [("red", 0), ("red", 0), ("green", 2), ("blue", 2)]
 
 @pytest.fixture
 def sets(tmp_path) -> Path:
-    """zero.tar with a broken image, pairs.tar, folder/, names.txt, templates.txt."""
+    """A directory with zero.tar (which has a broken image), pairs.tar, folder, names.txt, templates.txt."""
     members = [("x.jpg", b"broken"), ("x.cls", b"0")]
     for n, (colour, label) in enumerate(LABELLED):
         members += [(f"{n}.jpg", swatch(colour)), (f"{n}.cls", b"%d" % label)]
@@ -126,7 +126,7 @@ def test_the_document_of_a_known_model(sets, colour_model, words):
     assert seen == [("swatches", 2), ("swatches", 4), ("pairs", 3), ("pairs", 4)]
 
 
-def test_a_folder_with_names_from_a_file_or_from_itself(sets, words, colour_model):
+def test_folder_takes_names_from_a_file_or_from_its_folders(sets, words, colour_model):
     # Sorted, the folders a, b, c hold the images of blue, of nothing usable, and of red.
     (sets / "folder" / "b").mkdir()
     (sets / "folder" / "b" / "notes.txt").write_text("no image")
@@ -141,7 +141,7 @@ def test_a_folder_with_names_from_a_file_or_from_itself(sets, words, colour_mode
     assert result["per_class"] == [0.5, 1.0, None]
 
 
-def test_a_flip_model_is_evaluated_and_batching_changes_nothing(sets, words):
+def test_batching_does_not_change_the_scores_of_a_flip_model(sets, words):
     spec = preset("vit_micro_p8", vocab_size=words.vocab_size, context_length=words.context_length)
     model = build_model(spec)
     config = Evaluation(zero_shot={"zero": zero_shot(sets)}, retrieval={"pairs": str(sets / "pairs.tar")})
@@ -153,7 +153,7 @@ def test_a_flip_model_is_evaluated_and_batching_changes_nothing(sets, words):
     assert documents[0]["zero_shot"]["zero"]["samples"] == 4
 
 
-def test_nothing_to_evaluate_is_an_empty_document(words, colour_model):
+def test_no_sets_give_an_empty_document(words, colour_model):
     assert evaluate(encoder_of(colour_model, words), Evaluation()) == {
         "format": 1,
         "samples_seen": None,
@@ -201,12 +201,12 @@ def broken(sets: Path, case: str) -> Evaluation:
         ("bad template", "needs {} once"),
     ],
 )
-def test_bad_input_is_one_clear_sentence(sets, words, colour_model, case, message):
+def test_unusable_input_is_reported(sets, words, colour_model, case, message):
     with pytest.raises(UserError, match=message):
         evaluate(encoder_of(colour_model, words), broken(sets, case))
 
 
-def test_a_diverged_model_is_refused(sets, words, colour_model):
+def test_diverged_model_is_refused(sets, words, colour_model):
     with torch.no_grad():
         colour_model.table.fill_(torch.nan)
     with pytest.raises(UserError, match="features are NaN or infinite"):

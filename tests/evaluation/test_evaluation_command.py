@@ -1,4 +1,4 @@
-"""`flipscale eval` on a small model that is not trained: sets from a file, masks, tables, the schema."""
+"""`flipscale eval` on a small, untrained model: sets from a file, masks, tables, the schema."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from flipscale.models.presets import preset
 
 @pytest.fixture
 def command(tmp_path, words, monkeypatch):
-    """Runs `flipscale eval` in `tmp_path`, where sets.yaml names two sets under `data`."""
+    """A function that runs `flipscale eval` in `tmp_path`, where sets.yaml names two sets under `data`."""
     spec = preset("vit_micro_p8", vocab_size=words.vocab_size, context_length=words.context_length)
     trained = LoadedModel(build_model(spec, seed=1), words)
     monkeypatch.setattr(load_model, "load_model", lambda path, world: trained)
@@ -56,7 +56,7 @@ def test_sets_from_a_file_with_a_root_give_a_document_of_the_schema(command):
     assert document["zero_shot"]["colours"]["samples"] == document["retrieval"]["colours"]["images"] == 12
 
 
-def test_masks_and_ensembles_give_other_scores_and_say_so(command):
+def test_masks_and_ensembles_change_the_scores_and_are_reported(command):
     documents = []
     for options in ([], ["--mask-ratio", "0.5"], ["--mask-ratio", "0.5", "--ensemble"]):
         done = command("--retrieval", "data/a.tar", "--json", *options)
@@ -99,13 +99,13 @@ def test_tables_show_value_and_interval(command):
         (["--retrieval", "data/a.tar", "--classnames", "names.txt"], "--classnames names.txt belongs to"),
     ],
 )
-def test_bad_options_are_one_clear_sentence(command, options, message):
+def test_wrong_options_are_reported(command, options, message):
     done = command(*options)
     assert isinstance(done.exception, UserError)
     assert message in str(done.exception)
 
 
-def test_what_cannot_be_written_is_said_before_the_model_is_loaded(command, monkeypatch):
+def test_unwritable_results_are_reported_before_the_model_is_loaded(command, monkeypatch):
     monkeypatch.setattr(load_model, "load_model", lambda path, world: pytest.fail("loaded"))
     done = command("--retrieval", "data/a.tar", "--out", "names.txt/a/out.json")
     assert isinstance(done.exception, UserError)
@@ -122,7 +122,7 @@ def test_results_go_into_a_new_directory_and_replace_older_ones(command):
         assert json.loads(Path("new/results/out.json").read_text()) == json.loads(done.stdout)
 
 
-def test_scores_are_shown_where_the_disk_turns_out_full(command):
+def test_scores_are_shown_if_the_disk_turns_out_to_be_full(command):
     done = command("--retrieval", "data/a.tar", "--json", "--out", "/dev/full")
     assert isinstance(done.exception, RunError)
     assert "/dev/full could not be written (No space left on device)" in str(done.exception)

@@ -1,4 +1,4 @@
-"""Evaluation shards that are damaged, hostile or of another tar dialect: no half sets, nothing followed."""
+"""Evaluation shards that are damaged, hostile or of another tar dialect: no half sets, no links followed."""
 
 import io
 import tarfile
@@ -19,13 +19,13 @@ def whole(tmp_path_factory) -> bytes:
 
 
 def member_ends(data: bytes) -> list[int]:
-    """Where each member's blocks end."""
+    """The offsets at which the blocks of the members end."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         return [m.offset_data + -(-m.size // 512) * 512 for m in tar]
 
 
-def test_a_shard_cut_anywhere_is_noticed(tmp_path, whole):
-    """Between members too, where tarfile itself takes the cut for the end."""
+def test_truncated_shard_is_reported_wherever_it_is_cut(tmp_path, whole):
+    """A cut between two members is reported too, which tarfile itself takes for the end."""
     end = member_ends(whole)[-1]
     cuts = sorted({*range(0, end, 97), *range(0, end + 1, 512), end - 1})
     path = tmp_path / "a.tar"
@@ -35,7 +35,7 @@ def test_a_shard_cut_anywhere_is_noticed(tmp_path, whole):
             list(read_shards(str(path)))
 
 
-def test_a_damaged_header_is_noticed(tmp_path, whole):
+def test_damaged_header_is_reported(tmp_path, whole):
     path = tmp_path / "a.tar"
     for start in [0, *member_ends(whole)[:-1]]:
         data = bytearray(whole)
@@ -45,7 +45,7 @@ def test_a_damaged_header_is_noticed(tmp_path, whole):
             list(read_shards(str(path)))
 
 
-def test_a_member_that_claims_a_terabyte_is_refused_before_it_is_read(tmp_path):
+def test_member_that_claims_a_terabyte_is_refused_before_it_is_read(tmp_path):
     info = tarfile.TarInfo("1.png")
     info.size = 2**40
     (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
@@ -53,7 +53,7 @@ def test_a_member_that_claims_a_terabyte_is_refused_before_it_is_read(tmp_path):
         list(read_shards(str(tmp_path / "a.tar")))
 
 
-def test_what_is_no_tar_is_one_clear_sentence(tmp_path):
+def test_file_that_cannot_be_a_shard_is_reported(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"hello " * 1000)
     with tarfile.open(tmp_path / "b.tar", "w:gz"):
         pass
@@ -70,7 +70,7 @@ def test_what_is_no_tar_is_one_clear_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
-def test_other_tar_dialects_and_folders_in_them_are_read(tmp_path, format):
+def test_other_tar_dialects_and_folders_in_tars_are_read(tmp_path, format):
     with tarfile.open(tmp_path / "a.tar", "w", format=format) as tar:
         folder = tarfile.TarInfo("folder.png")
         folder.type = tarfile.DIRTYPE

@@ -1,4 +1,4 @@
-"""Features of a set: gradient-free, in fp32, of every sample once, nothing that is not finite."""
+"""Features of a set: without gradients, in fp32, once per sample, and always finite."""
 
 import pytest
 import torch
@@ -40,13 +40,13 @@ def test_text_features_follow_the_captions_with_repeats(stock, bpe):
     assert torch.equal(features[1], features[-1])
 
 
-def test_an_autocast_around_it_changes_nothing(stock, bpe):
+def test_surrounding_autocast_does_not_change_features(stock, bpe):
     with torch.autocast("cpu", torch.bfloat16):
         features, _, _ = encoder_of(stock, bpe, 32).images(reader(2, 2), ignore)
     assert torch.equal(features, encoder_of(stock, bpe, 32).images(reader(2, 2), ignore)[0])
 
 
-def test_features_that_are_not_finite_are_refused(colour_model, words):
+def test_infinite_features_are_refused(colour_model, words):
     with torch.no_grad():
         colour_model.table[1, 2] = torch.nan
     green = (images(32).float().mean(dim=(2, 3)).argmax(dim=1) == 1).sum()

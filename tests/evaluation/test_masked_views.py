@@ -1,4 +1,4 @@
-"""Masked inference and ensembles of views, against features made one image and one view at a time."""
+"""Masked inference and ensembles of views, against features computed per image and per view."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def seen(model: FLIP, place: int, patches: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
 @pytest.mark.parametrize("seed", [0, 11])
-def test_one_view_hides_the_patches_of_its_seed_and_place(model, words, ratio, seed):
+def test_single_view_hides_the_patches_of_its_seed_and_place(model, words, ratio, seed):
     """The unusable image keeps its place: a mask does not depend on what others decode to."""
     kept = round(PATCHES * (1 - ratio))
     expected = [seen(model, place, order(place, seed)[:kept]) for place in range(7) if place != BROKEN]
@@ -67,7 +67,7 @@ def test_one_view_hides_the_patches_of_its_seed_and_place(model, words, ratio, s
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
-def test_an_ensemble_is_the_normalised_mean_of_views_that_show_everything(model, words, ratio):
+def test_ensemble_is_the_normalised_mean_of_views_that_show_everything(model, words, ratio):
     kept = round(PATCHES * (1 - ratio))
     expected = []
     for place in range(7):
@@ -82,7 +82,7 @@ def test_an_ensemble_is_the_normalised_mean_of_views_that_show_everything(model,
     torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=2e-6)
 
 
-def test_nothing_hidden_is_the_plain_evaluation_and_batches_change_nothing(model, words):
+def test_nothing_hidden_equals_the_plain_evaluation_in_all_batch_sizes(model, words):
     plain = features(model, words, None)
     assert torch.equal(features(model, words, MaskedEncoder(model.encode_image, 0.0, PATCHES)), plain)
     masked = MaskedEncoder(model.encode_image, 0.5, PATCHES)
@@ -92,6 +92,6 @@ def test_nothing_hidden_is_the_plain_evaluation_and_batches_change_nothing(model
 
 
 @pytest.mark.parametrize("ratio", [1.0, -0.1])
-def test_a_ratio_that_leaves_nothing_is_refused(model, ratio):
+def test_ratio_outside_its_range_is_refused(model, ratio):
     with pytest.raises(UserError, match="outside"):
         MaskedEncoder(model.encode_image, ratio, PATCHES)

@@ -18,7 +18,7 @@ def names(count: int) -> tuple[str, ...]:
 
 
 def random_scores(samples: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of which every class has one, and scores that lean to them."""
+    """Labels in which every class occurs, and scores that favour them."""
     generator = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(classes), generator.integers(0, classes, samples - classes)])
     scores = generator.normal(size=(samples, classes)) + 1.2 * np.eye(classes)[labels]
@@ -33,7 +33,7 @@ def classified(labels: np.ndarray, scores: np.ndarray) -> Classified:
 
 
 def labelled(samples: int, classes: int, seed: int, step: float = 0.0) -> Labelled:
-    """Scores in multiples of `step`, where it is given, so that many are equal."""
+    """Random outcome; `step` rounds the scores to its multiples, so that many are equal."""
     generator = np.random.default_rng(seed)
     labels = generator.random((samples, classes)) < 0.3
     labels[0] = True
@@ -70,7 +70,7 @@ def test_roc_auc_is_scikit_learns_with_ties(samples, seed, decimals):
 
 
 def slow_average_precision(scores: list[float], shown: list[bool]) -> float:
-    """From the definition: for each recall, the best precision of all thresholds that reach it."""
+    """The definition: for each recall, the best precision of all thresholds that reach it."""
     reached = []
     for threshold in sorted(set(scores)):
         found = [s for score, s in zip(scores, shown, strict=True) if score >= threshold]
@@ -92,19 +92,19 @@ def slow_map(outcome: Labelled, drawn: np.ndarray) -> float:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(0, 10**6), st.sampled_from([0.0, 0.5]))
-def test_the_11_point_map_is_that_of_a_slow_loop(samples, classes, seed, step):
+def test_11_point_map_equals_a_slow_loop(samples, classes, seed, step):
     outcome = labelled(samples, classes, seed, step)
     assert measure(outcome, "map_11_point") == pytest.approx(slow_map(outcome, np.arange(samples)), abs=1e-12)
 
 
-def test_a_class_that_nothing_shows_does_not_count_in_the_map():
+def test_class_without_images_does_not_count_in_the_map():
     outcome = labelled(20, 3, 1)
     outcome.labels[:, 1] = False
     others = Labelled(outcome.samples, outcome.labels[:, ::2], outcome.scores[:, ::2])
     assert measure(outcome, "map_11_point") == measure(others, "map_11_point")
 
 
-def test_per_class_accuracies_are_counted_and_absent_classes_have_none():
+def test_per_class_accuracies_are_none_for_absent_classes():
     labels, places = np.array([0, 0, 3, 3, 3]), np.array([0, 1, 0, 0, 5])
     outcome = Classified(names(5), labels, places, 5)
     assert per_class(outcome) == [1 / 2, None, None, 2 / 3, None]
@@ -115,8 +115,8 @@ def drawn_sets(queries: int, resamples: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, queries, (resamples, queries))
 
 
-def slow_figures(outcome: Outcome, metric: str, resamples: int, seed: int) -> list[float]:
-    """Each set drawn and measured by itself."""
+def slow_values(outcome: Outcome, metric: str, resamples: int, seed: int) -> list[float]:
+    """The values of sets that are drawn and measured one by one."""
     figures = []
     if isinstance(outcome, Ranked):
         direction, k = metric.split("_R@")[0], int(metric.split("@")[1])
@@ -155,9 +155,9 @@ def outcome_for(metric: str, seed: int) -> Outcome:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_intervals_are_those_of_a_loop_over_drawn_sets(metric, monkeypatch):
+def test_intervals_equal_a_loop_over_drawn_sets(metric, monkeypatch):
     outcome = outcome_for(metric, 3)
-    expected = np.nanquantile(slow_figures(outcome, metric, 60, 5), [0.05, 0.95])
+    expected = np.nanquantile(slow_values(outcome, metric, 60, 5), [0.05, 0.95])
     found = interval(outcome, metric, resamples=60, seed=5, level=0.9)
     assert found == pytest.approx(tuple(expected), abs=1e-12)
     assert found[0] < measure(outcome, metric) < found[1] or measure(outcome, metric) == 1.0
@@ -182,15 +182,15 @@ def test_differences_are_drawn_in_pairs(metric):
         labels, scores = random_scores(40, 2 if metric == "roc_auc" else 9, 3)
         noise = np.random.default_rng(9).normal(size=scores.shape)
         ours, theirs = classified(labels, scores), classified(labels, scores + noise)
-    apart = np.array(slow_figures(ours, metric, 60, 5)) - np.array(slow_figures(theirs, metric, 60, 5))
+    apart = np.array(slow_values(ours, metric, 60, 5)) - np.array(slow_values(theirs, metric, 60, 5))
     found = difference(ours, theirs, metric, resamples=60, seed=5)
     assert found.value == measure(ours, metric) - measure(theirs, metric)
     assert (found.low, found.high) == pytest.approx(tuple(np.nanquantile(apart, [0.025, 0.975])), abs=1e-12)
     assert difference(ours, ours, metric, resamples=20) == bootstrap.Difference(0.0, 0.0, 0.0)
 
 
-def test_an_interval_covers_the_truth_as_often_as_it_says():
-    """200 sets of 150 coin throws that come up right 7 times of 10."""
+def test_intervals_cover_the_truth_as_often_as_their_level():
+    """There are 200 sets of 150 coin throws, which come up right 7 times out of 10."""
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
@@ -221,7 +221,7 @@ def test_several_metrics_share_their_draws():
         (classified(np.zeros(4, int), np.ones((4, 2))), "roc_auc", "are all of one kind"),
     ],
 )
-def test_a_metric_that_does_not_fit_is_refused(outcome, metric, message):
+def test_metric_that_does_not_fit_is_refused(outcome, metric, message):
     with pytest.raises(UserError, match=message):
         measure(outcome, metric)
 

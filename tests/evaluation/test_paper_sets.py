@@ -13,7 +13,7 @@ OTHERS = {"kinetics700": "top1_top5_mean", "hateful_memes": "roc_auc", "voc2007"
 ROBUSTNESS = {"imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "objectnet"}
 
 
-def test_metrics_and_prompts_are_the_papers():
+def test_metrics_and_prompts_are_those_of_the_paper():
     sets = load_evaluation(FILE).zero_shot
     assert len(sets) == 25 + 1 + len(ROBUSTNESS)
     assert {name for name, chosen in sets.items() if chosen.metric == "mean_per_class"} == MEAN_PER_CLASS
@@ -27,8 +27,8 @@ def test_metrics_and_prompts_are_the_papers():
         assert sets[name].templates == "openai7"
 
 
-def test_a_tiny_copy_of_every_set_is_scored(tmp_path, colour_model, words):
-    """In CLIP_benchmark's layout, three images a set; ImageNet's own names come from open_clip."""
+def test_tiny_copy_of_every_set_is_scored(tmp_path, colour_model, words):
+    """In CLIP_benchmark's layout, three images per set; ImageNet's own names come from open_clip."""
     sets = load_evaluation(FILE)
     sets = sets.model_copy(update={"root": str(tmp_path)})
     for name, chosen in sets.zero_shot.items():

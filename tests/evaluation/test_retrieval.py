@@ -49,7 +49,7 @@ def test_pairs_score_as_open_clips_metrics(rows):
             assert summary.recall[k] == pytest.approx(float(theirs[f"{name}_R@{k}"]), abs=1e-12)
         assert summary.mean_rank == pytest.approx(float(theirs[f"{name}_mean_rank"]), abs=1e-9)
         assert summary.median_rank == float(theirs[f"{name}_median_rank"])
-    if rows == 257:  # the numbers tell models apart
+    if rows == 257:  # the recalls are neither all 0 nor all 1
         assert 0.1 < ours[0].recall[1] < ours[0].recall[10] < 1
 
 
@@ -69,8 +69,8 @@ def direct(images: torch.Tensor, texts: torch.Tensor, image_of_text: list[int]):
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=9), st.integers(0, 10**6), st.integers(1, 60))
-def test_several_captions_and_ties_are_as_counted_one_by_one(captions, seed, at_once):
-    """Features are small whole numbers, so that products are exact and ties many."""
+def test_several_captions_and_ties_equal_a_count_one_by_one(captions, seed, at_once):
+    """Features are small whole numbers, so that products are exact and ties are many."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(-2, 3, (len(captions), 3), generator=generator).float()
     image_of_text = torch.repeat_interleave(torch.tensor(captions))
@@ -104,7 +104,7 @@ def test_recalls_of_several_captions_are_those_of_the_best_ranked_lists(seed):
     assert 0 < to_image.recall[1] < to_image.recall[10] < 1
 
 
-def test_a_collapsed_model_scores_nothing():
+def test_collapsed_model_scores_zero():
     same = torch.ones(20, 4) / 2
     result = retrieve(same, same, torch.arange(20))
     for summary in result:
@@ -112,7 +112,7 @@ def test_a_collapsed_model_scores_nothing():
         assert summary.mean_rank == summary.median_rank == 20
 
 
-def test_a_perfect_model_scores_all(monkeypatch):
+def test_perfect_model_scores_one(monkeypatch):
     """In pieces of a few rows, so that equal products may come out of different kernels."""
     monkeypatch.setattr(retrieval, "_SCORES_AT_ONCE", 1000)
     features = unit(300, 0, width=97)
@@ -136,6 +136,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_the_score_matrix_is_never_held_whole():
-    """Peak memory, in KiB, beside the 250,000 of the 8,000 x 8,000 matrix in fp32."""
+    """Peak memory, in KiB, compared with the 250,000 of the 8,000 x 8,000 matrix in fp32."""
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 125_000

@@ -1,4 +1,4 @@
-"""Captions from JSON files score as the same captions in shards; files that hold none are named."""
+"""Captions from JSON files score like the same captions in shards; files without captions are named."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def documents(extra: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("folder", ["", "images"])
 @pytest.mark.parametrize("file", ["captions_val.json", "dataset_colours.json"])
-def test_files_of_captions_score_as_shards(tmp_path: Path, colour_model, words, folder, file):
+def test_caption_files_score_like_shards(tmp_path: Path, colour_model, words, folder, file):
     (tmp_path / folder).mkdir(exist_ok=True)
     members = []
     for colour, texts in CAPTIONS.items():
@@ -56,7 +56,7 @@ def test_files_of_captions_score_as_shards(tmp_path: Path, colour_model, words, 
     assert scored.document["retrieval"]["file"]["texts"] == 5
 
 
-def test_an_image_that_is_missing_is_skipped_and_named(tmp_path, colour_model, words):
+def test_missing_image_is_skipped_and_named(tmp_path, colour_model, words):
     (tmp_path / "captions_val.json").write_text(json.dumps(documents({})["captions_val.json"]))
     for colour in ("red", "blue"):
         (tmp_path / f"{colour}.jpg").write_bytes(swatch(colour))
@@ -76,7 +76,7 @@ def test_an_image_that_is_missing_is_skipped_and_named(tmp_path, colour_model, w
         ('{"images": [], "annotations": [{"image_id": 1, "caption": "a"}]}', "neither COCO's nor Karpathy's"),
     ],
 )
-def test_a_file_without_captions_is_named(tmp_path, content, message):
+def test_file_without_captions_is_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / "captions.json").write_text(content)
     with pytest.raises(UserError, match=message):

@@ -14,7 +14,7 @@ def found(document: dict[str, Any]) -> dict[str, tuple[float, float | None, bool
     return {f"{s.set}, {s.measure}": (s.value, s.chance, s.leading) for s in scores_of(document)}
 
 
-def test_a_set_is_led_by_its_own_metric() -> None:
+def test_leading_score_of_a_set_is_its_own_metric() -> None:
     voc = {"metric": "map_11_point", "value": 0.7, "top1": None, "top5": None, "classes": 20, "samples": 9}
     pets = {"metric": "mean_per_class", "value": 0.5, "mean_per_class": 0.5, "top1": 0.6, "classes": 4}
     assert found({"zero_shot": {"voc": voc, "pets": pets}}) == {
@@ -24,7 +24,7 @@ def test_a_set_is_led_by_its_own_metric() -> None:
     }
 
 
-def test_a_document_without_a_metric_is_led_by_top_1() -> None:
+def test_leading_score_without_a_metric_is_top_1() -> None:
     old = {"top1": 0.25, "top5": 1.0, "classes": 3, "samples": 8}
     assert found({"zero_shot": {"a": old}}) == {
         "a, top-1": (0.25, 1 / 3, True),
@@ -32,7 +32,7 @@ def test_a_document_without_a_metric_is_led_by_top_1() -> None:
     }
 
 
-def test_chance_of_a_recall_is_its_share_of_what_competes() -> None:
+def test_chance_of_a_recall_follows_from_the_number_of_candidates() -> None:
     recalls = {"R@1": 0.5, "R@5": 0.75, "R@10": 1.0}
     set_ = {"image_to_text": recalls, "text_to_image": recalls, "images": 8, "texts": 40}
     scores = found({"samples_seen": 1, "retrieval": {"c": set_}})
@@ -46,7 +46,7 @@ def test_chance_of_a_recall_is_its_share_of_what_competes() -> None:
     assert scores["c, text to image R@10"] == (1.0, 1.0, False)
 
 
-def test_damaged_documents_give_what_they_hold() -> None:
+def test_damaged_documents_give_the_scores_that_they_have() -> None:
     assert scores_of({}) == []
     assert scores_of({"zero_shot": 3, "retrieval": {"a": None}}) == []
     assert found({"retrieval": {"a": {"image_to_text": {"R@1": 0.5}, "text_to_image": {}}}}) == {

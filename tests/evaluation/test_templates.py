@@ -1,4 +1,4 @@
-"""Class names and templates: OpenCLIP's by name, files otherwise, one clear sentence for bad ones."""
+"""Class names and templates: OpenCLIP's by name, or from files; unusable files are reported."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_files_are_read_line_by_line(tmp_path):
         (b"\xff {}", "not UTF-8"),
     ],
 )
-def test_bad_files_are_one_clear_sentence(tmp_path, load, content, message):
+def test_unusable_files_are_reported(tmp_path, load, content, message):
     path = tmp_path / "lines.txt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -50,7 +50,7 @@ def test_bad_files_are_one_clear_sentence(tmp_path, load, content, message):
 
 
 @pytest.mark.parametrize("line", ["a photo", "{} and {}", "{name}", "{0}"])
-def test_a_template_names_the_class_once(tmp_path, line):
+def test_template_has_the_class_name_once(tmp_path, line):
     path = tmp_path / "templates.txt"
     path.write_text(f"a {{}}\n{line}\n")
     with pytest.raises(UserError, match=r"line 2 .* needs \{\} once"):
@@ -58,6 +58,6 @@ def test_a_template_names_the_class_once(tmp_path, line):
 
 
 @pytest.mark.parametrize(("load", "known"), [(load_templates, "openai80"), (load_class_names, "imagenet")])
-def test_a_missing_file_names_the_alternatives(load, known):
+def test_missing_file_lists_the_alternatives(load, known):
     with pytest.raises(UserError, match=f"no file openai9.*{known}"):
         load("openai9")

@@ -84,7 +84,7 @@ def test_accuracies_are_those_of_a_direct_count(samples, classes, seed):
 
 
 @pytest.mark.parametrize("classes", [2, 9])
-def test_logits_in_pieces_give_the_same_result(monkeypatch, classes):
+def test_splitting_the_logits_does_not_change_the_result(monkeypatch, classes):
     features, weights = torch.randn(50, 6), torch.randn(6, classes)
     labels = torch.randint(0, classes, (50,))
     shown = torch.rand(50, classes).numpy() < 0.5
@@ -97,8 +97,8 @@ def test_logits_in_pieces_give_the_same_result(monkeypatch, classes):
     assert np.allclose(score_labels(features, weights, shown, names(50)).scores, scores, rtol=0, atol=1e-6)
 
 
-def test_every_prompt_counts_alike_whatever_its_class(colour_model, words):
-    """Averaged over templates of which one says nothing, the classes are still told apart."""
+def test_all_prompts_of_a_class_have_the_same_weight(colour_model, words):
+    """Averaged over templates of which one says nothing, the classes are still distinguished."""
     weights = classifier_weights(
         encoder_of(colour_model, words), ["red", "green", "blue"], ["a {}.", "the photo {}"]
     )

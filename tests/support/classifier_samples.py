@@ -1,4 +1,4 @@
-"""Labelled images that a random tower can tell apart in part, and a model in an OpenCLIP directory."""
+"""Labelled images that a random tower can partly classify, and a model in an OpenCLIP directory."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def picture(label: int, number: int, classes: int) -> bytes:
 
 
 def labelled_tar(path: Path, classes: int, each: int, first: int = 0) -> str:
-    """A shard of pictures number `first` and on of each class, the classes taking turns."""
+    """A shard with `each` pictures per class, from number `first` on; the classes take turns."""
     members: list[tuple[str, bytes]] = []
     for number in range(first, first + each):
         for label in range(classes):

@@ -1,8 +1,10 @@
-"""What the evaluation tests are made of: real images and tars, and models whose answers are known."""
+"""Material of the evaluation tests: real images and tars, and models whose answers are known."""
 
 import io
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,14 +13,35 @@ from torch.nn import functional
 
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.distributed.world import World
+from flipscale.evaluation.decoding import Decoding, Reader
 from flipscale.evaluation.features import DualEncoder, Encoder
+from flipscale.evaluation.labels import label_of
+from flipscale.evaluation.samples import RawSample
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 
 
 def encoder_of(model: DualEncoder, tokenizer: Tokenizer, image_size: int = 16) -> Encoder:
-    """The model in this process alone."""
+    """The model in a single process."""
     return Encoder(model, tokenizer, image_size, World(0, 1, 0, 1, torch.device("cpu")))
+
+
+def read_set(
+    samples: Iterable[RawSample], target: Any = None, **options: Any
+) -> tuple[torch.Tensor, list[Any], Reader[Any]]:
+    """All images and all targets of a set, and the reader with the samples that it skipped."""
+    reader = Reader(samples, target or label_of(10), Decoding(**{"image_size": 16, **options}))
+    batches = list(reader.batches())
+    images = torch.cat([batch.inputs for batch in batches]) if batches else torch.empty(0, 3, 16, 16)
+    return images, [target for batch in batches for target in batch.targets], reader
+
+
+def make_class_folders(root: Path, names: list[str]) -> Path:
+    """A folder of class folders, each with one file."""
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / "0.jpg").write_bytes(b"x")
+    return root
 
 
 def encoded(image: np.ndarray | Image.Image, kind: str = "PNG") -> bytes:

@@ -1,4 +1,4 @@
-"""Views for training: every image once an epoch, the same whoever makes them, none that cannot be used."""
+"""Views for training: once per image and epoch, the same on any number of processes, only usable images."""
 
 from dataclasses import replace
 
@@ -39,7 +39,7 @@ def same(ours, theirs) -> bool:
     return all(torch.equal(a, b) for a, b in zip(ours[:2], theirs[:2], strict=True))
 
 
-def test_an_epoch_shows_each_image_once_in_batches_and_pieces(images):
+def test_epoch_shows_each_image_once_in_batches_and_pieces(images):
     seen = list(batches(images, replace(PASSES, batch_size=10)))
     assert [sizes for *_, sizes in seen] == [[3, 3, 3, 1]] * 4
     pixels, labels, _ = seen[0]
@@ -53,19 +53,19 @@ def test_an_epoch_shows_each_image_once_in_batches_and_pieces(images):
 
 
 def test_neither_processes_nor_workers_nor_an_interruption_change_a_view(images):
-    alone = list(batches(images))
+    single = list(batches(images))
     for number, shares in enumerate(
         zip(batches(images, place=(0, 2)), batches(images, place=(1, 2)), strict=True)
     ):
         first, second = shares
         together = torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]])
-        assert same(together, alone[number])
-    for other, rest in ((batches(images, workers=2), alone), (batches(images, epoch=1), alone[2:])):
+        assert same(together, single[number])
+    for other, rest in ((batches(images, workers=2), single), (batches(images, epoch=1), single[2:])):
         assert all(same(ours, theirs) for ours, theirs in zip(other, rest, strict=True))
-    assert not same(next(batches(images, replace(PASSES, seed=1))), alone[0])
+    assert not same(next(batches(images, replace(PASSES, seed=1))), single[0])
 
 
-def test_a_change_draws_the_same_whatever_was_drawn_before(images):
+def test_transform_draws_do_not_depend_on_earlier_draws(images):
     def brighter(image):
         return image.point(lambda value: min(255, value + int(np.random.randint(1, 100))))
 
@@ -75,7 +75,7 @@ def test_a_change_draws_the_same_whatever_was_drawn_before(images):
     assert not same(first[0], next(batches(images)))
 
 
-def test_an_image_that_cannot_be_used_is_replaced_by_the_next(tmp_path, caplog):
+def test_unusable_image_is_replaced_by_the_next(tmp_path, caplog):
     members = [("0.png", b"broken"), ("0.cls", b"0"), ("1.png", picture(0, 1, 2)), ("1.cls", b"0")]
     members += [("2.png", picture(1, 2, 2)), ("2.cls", b"1"), ("3.png", picture(1, 3, 2))]
     found = labelled_images(str(write_tar(tmp_path / "a.tar", members)))
@@ -89,7 +89,7 @@ def test_an_image_that_cannot_be_used_is_replaced_by_the_next(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_set_that_vanishes_is_one_sentence(tmp_path, workers):
+def test_set_that_disappears_is_reported(tmp_path, workers):
     found = labelled_images(labelled_tar(tmp_path / "a.tar", 2, 2))
     (tmp_path / "a.tar").unlink()
     with pytest.raises(UserError, match=r"^the evaluation shard .*a\.tar cannot be read whole"):
@@ -119,6 +119,6 @@ def test_a_set_that_vanishes_is_one_sentence(tmp_path, workers):
         (Passes(1, 1), 1, 1, "the batch 2 or more"),
     ],
 )
-def test_batches_that_cannot_be_made_are_refused(passes, processes, multiple, message):
+def test_batches_that_cannot_be_shared_are_refused(passes, processes, multiple, message):
     with pytest.raises(UserError, match=message):
         passes.check(20, processes, multiple)

@@ -1,4 +1,4 @@
-"""Probes and fine-tuning by two real processes."""
+"""Probes and fine-tuning in two real processes."""
 
 import json
 import os
@@ -47,7 +47,7 @@ LARS = ("--method", "lars", "--epochs", "3", "--batch-size", "16", "--base-lr", 
 @pytest.mark.parametrize(
     "options", [pytest.param((), id="lbfgs", marks=pytest.mark.long), pytest.param(LARS, id="lars")]
 )
-def test_two_processes_probe_as_one_does(model: Path, sets: list[str], tmp_path: Path, options) -> None:
+def test_two_processes_probe_like_one(model: Path, sets: list[str], tmp_path: Path, options) -> None:
     arguments = ["probe", str(model), *sets, *options, "--out"]
     in_two_processes(*arguments, str(tmp_path / "two.json"))
     in_this_one(*arguments, str(tmp_path / "one.json"))
@@ -55,7 +55,7 @@ def test_two_processes_probe_as_one_does(model: Path, sets: list[str], tmp_path:
     assert one == two
 
 
-def test_what_two_processes_tuned_one_goes_on_with(model: Path, sets: list[str], tmp_path: Path) -> None:
+def test_one_process_resumes_what_two_processes_tuned(model: Path, sets: list[str], tmp_path: Path) -> None:
     arguments = ["finetune", str(model), *sets, "--out", str(tmp_path / "out")]
     arguments += ["--epochs", "2", "--batch-size", "16", "--base-lr", "0.01"]
     in_two_processes(*arguments)

@@ -1,4 +1,4 @@
-"""Fine-tuning: the recipe's parts against their definitions, and resuming to the bit."""
+"""Fine-tuning: the parts of the recipe against their definitions, and resuming to the bit."""
 
 import json
 import random
@@ -33,7 +33,7 @@ def classifier(spec=SPEC, drop_path: float = 0.2) -> TowerClassifier:
 
 
 def test_each_layer_has_its_rate_and_only_matrices_decay():
-    """As in MAE's code: 0.75^(L - i) for block i of L, one power more before them, and none after them."""
+    """MAE's code: 0.75^(L - i) for block i of L, one power more before the blocks, and none after them."""
     model = classifier(DEEP)
     optimizer = layer_decayed(model, FinetuneRecipe())
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -57,7 +57,7 @@ def test_learned_positions_do_not_decay():
     assert (group["weight_decay"], group["lr_scale"]) == (0.0, 0.75 ** (spec.vision.layers + 1))
 
 
-def test_a_fresh_classifier_leaves_the_tower_alone():
+def test_fresh_classifier_does_not_change_the_tower():
     tower = build_model(SPEC, seed=1)
     names = {f"visual.{name}" for name in tower.visual.state_dict()}
     model = classifier()
@@ -70,8 +70,8 @@ def test_a_fresh_classifier_leaves_the_tower_alone():
     assert model.head.weight.std().item() == pytest.approx(2e-5, rel=0.2)
 
 
-def test_branches_are_dropped_as_often_as_they_should_be():
-    """0, 1/3, 2/3 and 1 times the last block's chance, image by image, the kept ones scaled up for it."""
+def test_branches_are_dropped_with_their_chance():
+    """Chances are 0, 1/3, 2/3 and 1 times the last block's, per image; kept branches are scaled up."""
     model = classifier(DEEP, drop_path=0.6)
     torch.manual_seed(0)
     tokens = torch.randn(1, 5, SPEC.vision.width).expand(4000, -1, -1)
@@ -88,7 +88,7 @@ def test_branches_are_dropped_as_often_as_they_should_be():
 
 
 def test_random_augmentation_never_fails():
-    """Though Pillow 12 refuses the strongest posterizing, which a few in 1,000 images draw."""
+    """Pillow 12 refuses the strongest posterizing, which a few in 1,000 images draw."""
     change = rand_augment(FinetuneRecipe().rand_augment, build_model(SPEC, device="meta"))
     image = Image.effect_noise((32, 32), 90).convert("RGB")
     random.seed(0)
@@ -98,8 +98,8 @@ def test_random_augmentation_never_fails():
     assert sum(view.tobytes() != image.tobytes() for view in changed) > 1500  # 2033 on average, +- 26
 
 
-def test_random_augmentation_is_that_of_maes_code():
-    """Which asks timm for the transform of training, bicubic; the same draws give the same pixels."""
+def test_random_augmentation_equals_that_of_maes_code():
+    """MAE's code takes timm's transform of training, bicubic; the same draws give the same pixels."""
     recipe = FinetuneRecipe()
     change = rand_augment(recipe.rand_augment, build_model(SPEC, device="meta"))
     whole = import_timm("timm.data").create_transform(
@@ -139,7 +139,7 @@ def tuned(model, sets, out, **changes) -> dict:
     return json.loads((out / "results.json").read_text())
 
 
-def test_an_interruption_changes_nothing(model, sets, tmp_path, monkeypatch):
+def test_interruption_does_not_change_the_result(model, sets, tmp_path, monkeypatch):
     whole = tuned(model, sets, tmp_path / "whole")
     assert whole["settings"]["mixup"] == 0.8
     assert (whole["test"]["samples"], whole["test"]["classes"]) == (12, 3)
@@ -168,7 +168,7 @@ def test_an_interruption_changes_nothing(model, sets, tmp_path, monkeypatch):
     assert (tmp_path / "parts" / "checkpoint.safetensors").stat().st_mtime_ns == written
 
 
-def test_what_cannot_be_done_is_one_sentence(model, sets, tmp_path):
+def test_wrong_settings_and_directories_are_reported(model, sets, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -192,7 +192,7 @@ def test_what_cannot_be_done_is_one_sentence(model, sets, tmp_path):
         tuned(model, (one_class, one_class), out)
 
 
-def test_a_directory_of_another_run_or_a_damaged_one_is_refused(model, sets, tmp_path):
+def test_directory_of_another_run_or_a_damaged_one_is_refused(model, sets, tmp_path):
     out = tmp_path / "out"
     first = tuned(model, sets, out, epochs=1)
     with pytest.raises(UserError, match=r"holds another fine-tuning: its base_lr is 0\.02, not 0\.1; give"):
@@ -206,13 +206,13 @@ def test_a_directory_of_another_run_or_a_damaged_one_is_refused(model, sets, tmp
 
 
 class OtherNode(World):
-    """Alone, but told of a second process, which finds nothing on its node."""
+    """A single process that gathers from a second one, which finds nothing on its node."""
 
     def gather(self, value: Any, group: Any = None) -> list[Any]:
         return [value, 0]
 
 
-def test_nodes_that_do_not_share_the_directory_are_told(model, sets, tmp_path, monkeypatch):
+def test_nodes_that_do_not_share_the_directory_are_reported(model, sets, tmp_path, monkeypatch):
     out = tmp_path / "out"
     tuned(model, sets, out, epochs=1)
     world = OtherNode(0, 1, 0, 1, torch.device("cpu"))
@@ -221,8 +221,8 @@ def test_nodes_that_do_not_share_the_directory_are_told(model, sets, tmp_path, m
         tuned(model, sets, out, epochs=1)
 
 
-def test_a_full_disk_ends_it_with_one_sentence(model, sets, tmp_path):
-    """Files that may not grow stand for a disk that is full: both fail inside of the write."""
+def test_full_disk_is_reported(model, sets, tmp_path):
+    """A limit on file sizes stands for a full disk: both fail inside the write."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
@@ -233,6 +233,6 @@ def test_a_full_disk_ends_it_with_one_sentence(model, sets, tmp_path):
     assert tuned(model, sets, tmp_path / "out", epochs=1)["test"]["samples"] == 12
 
 
-def test_divergence_is_one_sentence(model, sets, tmp_path):
+def test_divergence_is_reported(model, sets, tmp_path):
     with pytest.raises(UserError, match="it diverged; give a smaller --base-lr"):
         tuned(model, sets, tmp_path / "out", base_lr=1e30)

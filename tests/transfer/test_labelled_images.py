@@ -1,4 +1,4 @@
-"""Labelled sets: what their classes are, and what is wrong with some."""
+"""Labelled sets: their classes, and the sets that are refused."""
 
 import pytest
 from support.classifier_samples import labelled_folder, labelled_tar, picture
@@ -29,7 +29,7 @@ def test_the_classes_of_a_folder_are_its_folders(tmp_path):
     ]
 
 
-def test_sets_that_classify_nothing_are_refused(tmp_path):
+def test_sets_without_two_labelled_classes_are_refused(tmp_path):
     labelled_folder(tmp_path / "gap", ["a", "b", "d"], 1)
     (tmp_path / "gap" / "c").mkdir()
     labelled_folder(tmp_path / "one", ["a"], 3)
@@ -55,8 +55,8 @@ def test_sets_that_classify_nothing_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("counted", [True, False])
-def test_directories_of_shards_are_no_classes(tmp_path, counted):
-    """As CLIP_benchmark's converter leaves them, and without its counts."""
+def test_directories_of_shards_are_refused(tmp_path, counted):
+    """CLIP_benchmark's converter writes them; its counts may be missing."""
     for split in ("test", "train"):
         (tmp_path / "set" / split).mkdir(parents=True)
         labelled_tar(tmp_path / "set" / split / "0.tar", 2, 1)
@@ -69,7 +69,7 @@ def test_directories_of_shards_are_no_classes(tmp_path, counted):
             labelled_images(str(tmp_path / "set" / "train"))
 
 
-def test_an_archive_beside_the_images_of_a_class_makes_no_shards(tmp_path):
+def test_archive_among_images_does_not_make_a_folder_of_shards(tmp_path):
     data = labelled_folder(tmp_path / "set", ["a", "b"], 2)
     labelled_tar(tmp_path / "set" / "a" / "a.tar", 2, 1)
     assert labelled_images(data).names == ("a", "b")

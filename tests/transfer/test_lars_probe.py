@@ -1,4 +1,4 @@
-"""The paper's linear probe: LARS against its definition, the schedule against its formula, and the whole."""
+"""The paper's linear probe: LARS against its definition, the schedule against its formula, and a training."""
 
 import math
 
@@ -17,11 +17,11 @@ from flipscale.transfer.labelled_images import labelled_images
 from flipscale.transfer.lars_probe import LarsRecipe, lars, lars_head, train_lars_head
 from flipscale.transfer.passes import Passes
 
-ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+ONE_PROCESS = World(0, 1, 0, 1, torch.device("cpu"))
 
 
-def test_an_update_is_that_of_lars():
-    """Three steps, by hand: a matrix's gradient is made 0.001 as long as the matrix; a bias's is not."""
+def test_updates_are_those_of_lars():
+    """Three steps by hand: a matrix's gradient is scaled to 0.001 of its length, a bias's is not."""
     head = nn.Linear(3, 2).double()
     matrix, bias = head.weight.tolist(), head.bias.tolist()
     momentum = [[0.0] * 3 for _ in range(2)], [0.0] * 2
@@ -51,8 +51,8 @@ def test_an_update_is_that_of_lars():
         )
 
 
-def test_the_rate_follows_the_paper():
-    """Table 11 over 7 updates an epoch, and a layer's own scale."""
+def test_learning_rate_follows_the_paper():
+    """Table 11 over 7 steps per epoch, with a layer's own scale."""
     recipe = LarsRecipe()
     parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": parameters[:1]}, {"params": parameters[1:], "lr_scale": 0.25}])
@@ -69,7 +69,7 @@ def test_the_rate_follows_the_paper():
         )
 
 
-def test_a_fresh_head_normalises_and_knows_nothing():
+def test_fresh_head_normalises_and_has_small_weights():
     head = lars_head(64, 5, seed=3)
     norm, linear = head
     assert isinstance(norm, nn.BatchNorm1d)
@@ -97,16 +97,16 @@ def sets(model):
     return train, labelled_tar(model.parent / "test.tar", 4, 6, first=16)
 
 
-def test_it_trains_on_views_and_leaves_the_tower_as_it_was(model, sets):
+def test_training_uses_views_and_does_not_change_the_tower(model, sets):
     """Its updates are those of a direct loop over the same views in whole batches."""
-    trained = load_model(model, ALONE).model
+    trained = load_model(model, ONE_PROCESS).model
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     features = ImageFeatures(trained, "pooled")
     train = labelled_images(sets[0])
     # One update moves a matrix by rate x 0.001 of its length: a rate for so few of them.
     recipe = LarsRecipe(Passes(epochs=3, batch_size=32, micro_batch=16), base_lr=80.0)
-    views = AugmentedBatches(train, recipe.passes, 32, ALONE, workers=0)
-    head = train_lars_head(features, views, 4, recipe, ALONE)
+    views = AugmentedBatches(train, recipe.passes, 32, ONE_PROCESS, workers=0)
+    head = train_lars_head(features, views, 4, recipe, ONE_PROCESS)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.state_dict().items())
     assert not any(parameter.requires_grad for parameter in trained.parameters())
 
@@ -125,8 +125,8 @@ def test_it_trains_on_views_and_leaves_the_tower_as_it_was(model, sets):
         torch.testing.assert_close(tensor, direct.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
-def test_divergence_is_one_sentence():
-    log = EpochLog(Passes(2, 8), 2, ALONE)
+def test_divergence_is_reported():
+    log = EpochLog(Passes(2, 8), 2, ONE_PROCESS)
     log.add(0, torch.tensor(1.0))
     with pytest.raises(UserError, match="the loss is nan in epoch 1: it diverged; give a smaller --base-lr"):
         log.add(1, torch.tensor(torch.nan))

@@ -45,7 +45,7 @@ def probed(model: Path, sets: tuple[str, str], out: Path, **changes) -> dict:
 
 
 def stock_features(model: Path, shard: str, features: str) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels of a shard by open_clip alone, its own preprocessing included."""
+    """Features and labels of a shard by open_clip with its own preprocessing."""
     open_clip = import_open_clip()
     clip, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{model}")
     clip.eval()
@@ -68,7 +68,7 @@ def stock_features(model: Path, shard: str, features: str) -> tuple[np.ndarray, 
 
 
 @pytest.mark.parametrize(("features", "c"), [("pooled", None), ("embedding", "10")])
-def test_the_counts_are_those_of_scikit_learn_on_open_clips_features(model, sets, tmp_path, features, c):
+def test_accuracies_are_those_of_scikit_learn_on_open_clips_features(model, sets, tmp_path, features, c):
     document = probed(model, sets, tmp_path / "out.json", features=features, c=c)
     (train, known), (test, wanted) = (stock_features(model, shard, features) for shard in sets)
     judge = LogisticRegression(C=0.316 if c is None else float(c), max_iter=1000).fit(train, known)
@@ -93,7 +93,7 @@ def test_the_counts_are_those_of_scikit_learn_on_open_clips_features(model, sets
     }
 
 
-def test_two_classes_are_scored_as_scikit_learn_does(tmp_path):
+def test_two_classes_are_scored_like_scikit_learn(tmp_path):
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 80)
     features = (random.normal(0, 1, (80, 5)) + 0.7 * labels[:, None]).astype(np.float32)
@@ -105,7 +105,7 @@ def test_two_classes_are_scored_as_scikit_learn_does(tmp_path):
     assert found.converged
 
 
-def test_what_has_not_converged_is_said(caplog):
+def test_missing_convergence_is_logged(caplog):
     features = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
     found = fit(features, torch.arange(40) % 4, features, LogisticRecipe(c=1e4, max_iter=3))
     assert (found.iterations, found.converged) == (3, False)
@@ -131,15 +131,15 @@ torch.testing.assert_close(numpy.logits, tensor.logits, rtol=0, atol=1e-3)
 
 
 @pytest.mark.slow
-def test_the_way_that_gpus_take_gives_the_same(tmp_path):
-    """scikit-learn on torch tensors: fp32 sums in another order, hence 1e-3 of logits of about 5.
+def test_fits_on_tensors_equal_fits_on_arrays(tmp_path):
+    """GPUs fit tensors: fp32 sums in another order, hence a tolerance of 1e-3 for logits of about 5.
 
-    In a process of its own, since scipy looks once whether that is wanted.
+    It runs in a process of its own, since scipy reads the setting only once.
     """
     import sklearn
 
     if tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9):
-        pytest.skip("this scikit-learn fits NumPy arrays alone")
+        pytest.skip("this scikit-learn fits only NumPy arrays")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", ON_TENSORS],
@@ -153,8 +153,8 @@ def test_the_way_that_gpus_take_gives_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("peak", [-6.0, -5.9, -1.3, 0.0, 2.05, 6.0])
-def test_the_search_ends_at_the_best_of_all_strengths(peak):
-    """Of 97, an eighth of a decade apart, where accuracy falls on both sides of one peak."""
+def test_search_finds_the_best_of_all_strengths(peak):
+    """There are 97 strengths, an eighth of a decade apart; accuracy falls on both sides of one peak."""
     tried: list[float] = []
 
     def accuracy(c: float) -> float:
@@ -166,11 +166,11 @@ def test_the_search_ends_at_the_best_of_all_strengths(peak):
     assert len(tried) == len(set(tried)) <= LogisticRecipe(c=None).most_fits == 15
 
 
-def test_among_equals_the_strongest_penalty_wins():
+def test_strongest_penalty_wins_among_equals():
     assert best_strength(lambda c: 0.5) == pytest.approx(1e-6)
 
 
-def test_a_tenth_of_each_class_is_held_out():
+def test_tenth_of_each_class_is_held_out():
     labels = np.repeat([0, 1, 2, 3], [40, 2, 19, 7])[np.random.default_rng(0).permutation(68)]
     held = held_out(labels, 0)
     assert np.bincount(labels[held]).tolist() == [4, 1, 1, 1]
@@ -180,14 +180,14 @@ def test_a_tenth_of_each_class_is_held_out():
         held_out(np.array([0, 0, 1]), 0)
 
 
-def test_a_sweep_fits_all_images_with_the_strength_that_it_found(model, sets, tmp_path):
+def test_sweep_fits_all_images_with_the_best_strength(model, sets, tmp_path):
     document = probed(model, sets, tmp_path / "a.json", c="sweep")
     assert document["settings"]["swept"]
     again = probed(model, sets, tmp_path / "b.json", c=str(document["settings"]["c"]))
     assert again["test"] == document["test"]
 
 
-def test_options_and_sets_that_do_not_fit_are_one_sentence(model, sets, tmp_path):
+def test_options_and_sets_that_do_not_fit_are_reported(model, sets, tmp_path):
     train = sets[0]
     other = labelled_tar(tmp_path / "other.tar", CLASSES + 1, 1)
     folder = labelled_folder(tmp_path / "folder", ["a", "b"], 1)
@@ -217,19 +217,19 @@ def test_options_and_sets_that_do_not_fit_are_one_sentence(model, sets, tmp_path
 
 
 @pytest.mark.parametrize("c", ["0", "-1", "nan", "inf"])
-def test_a_strength_that_is_none_is_said_before_anything_is_read(tmp_path, c):
+def test_invalid_strength_is_reported_before_anything_is_read(tmp_path, c):
     with pytest.raises(UserError, match=f"--c is {c}; give a number above 0, such as 0.316, or `sweep`"):
         probed(tmp_path / "no model", ("no.tar", "no.tar"), tmp_path / "out.json", c=c)
 
 
-def test_what_cannot_be_written_is_said_before_anything_is_read(tmp_path):
+def test_unwritable_results_are_reported_before_anything_is_read(tmp_path):
     (tmp_path / "file").write_text("mine")
     for out, reason in ((tmp_path, "Is a directory"), (tmp_path / "file" / "out.json", "Not a directory")):
         with pytest.raises(UserError, match=rf"{out} cannot be written \({reason}\)"):
             probed(tmp_path / "no model", ("no.tar", "no.tar"), out)
 
 
-def test_features_that_are_not_finite_are_refused(model, sets, tmp_path):
+def test_infinite_features_are_refused(model, sets, tmp_path):
     weights = "open_clip_model.safetensors"
     tensors = load_file(model / weights)
     tensors["visual.ln_post.bias"][0] = torch.nan
