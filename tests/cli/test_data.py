@@ -194,7 +194,7 @@ def test_unreachable_shards_are_refused(tmp_path):
     write_tar(tmp_path / "0.tar", good(0))
     for shards, message in [
         ("pipe:cat 0.tar", "would run the command 'cat', which is not allowed"),
-        ("nowhere://bucket/0.tar", "lies in no storage that is known"),
+        ("nowhere://bucket/0.tar", "the storage of nowhere://bucket/0.tar is not known"),
         ("0.tar", "_stats.json does not exist; make the index without --from-stats"),
     ]:
         option = "--from-stats" if shards == "0.tar" else "--members"

@@ -1,8 +1,8 @@
-"""The index of a training set: every shard's samples, and where each sample's members lie in the tar.
+"""The index of a training set: every shard's samples, and the offsets of each sample's members in the tar.
 
-An index is a directory: `index.json` (a column each of paths, sample counts, sizes and versions; written
-last) and `members.bin` (one MEMBER row a sample), so that any sample is one read at a known offset. An index
-without `members.bin` stays small; the members of a shard are found when it is first read.
+An index is a directory. `index.json` holds the shards' paths, sample counts, sizes and versions, one column
+each; it is written last. `members.bin` holds one MEMBER row per sample, so that any sample is one read at a
+known offset. An index without `members.bin` stays small: the members of a shard are found on its first read.
 """
 
 from __future__ import annotations
@@ -28,24 +28,27 @@ from flipscale.errors import UserError
 from flipscale.files import write_durably
 
 VERSION = 2
-_VERIFIED_AT_ONCE = 32  # shards whose size and version are asked for at the same time
-_VERIFIED_REMOTE = 1000  # remote shards looked at before a start; the others show it when they are read
+_VERIFIED_AT_ONCE = 32  # shards whose size and version are requested at the same time
+_VERIFIED_REMOTE = 1000  # remote shards that are checked before a start; reading checks the others
 
 
 class Shard(NamedTuple):
+    """The entry of one shard in the index."""
+
     path: str
     samples: int
     bytes: int
-    version: str  # modification time in ns, or what the storage says instead (an ETag)
+    version: str  # modification time in ns, or the ETag of remote storage
 
     @property
     def status(self) -> Status:
+        """The size and version that the storage should report."""
         return Status(self.bytes, self.version)
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A shard that ends before its last sample does; the samples before that point are in the index."""
+    """A shard that ends before its last sample does. The index has the samples before that point."""
 
     path: str
     samples: int
@@ -54,39 +57,46 @@ class Damage:
 
 @dataclass(frozen=True)
 class Index:
-    """Shards in order, and the directory that holds their members table, if they have one."""
+    """The index of a training set, as stored in its directory."""
 
     directory: Path
     shards: tuple[Shard, ...]
     damaged: tuple[Damage, ...]
     has_members: bool = True
+    """Whether the directory holds the members table."""
 
     @cached_property
     def counts(self) -> np.ndarray:
+        """The samples of each shard, int64 (shards,)."""
         return np.array([shard.samples for shard in self.shards], dtype=np.int64)
 
     @cached_property
     def samples(self) -> int:
+        """The samples of all shards."""
         return int(self.counts.sum())
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the data: names, sizes and sample counts of the shards, wherever they lie."""
+        """The identity of the data: SHA-256 over names (without folders), sizes and counts of the shards."""
         identity = [[shard_name(s.path), s.bytes, s.samples] for s in self.shards]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     @cached_property
     def members(self) -> np.memmap:
-        """The table, (samples,) of MEMBER; only where `has_members`."""
+        """The members table, (samples,) of MEMBER; only if `has_members`."""
         return np.memmap(self.directory / "members.bin", dtype=MEMBER, mode="r", shape=(self.samples,))
 
     @cached_property
     def first_rows(self) -> np.ndarray:
-        """Number of each shard's first sample in the set; its row in `members`."""
+        """The number of each shard's first sample in the set, (shards,); also its row in `members`."""
         return np.concatenate([[0], np.cumsum(self.counts)[:-1]])
 
     def check_paths(self, paths: list[str], pattern: str) -> None:
-        """Raise UserError where the index is not of the shards at `paths`, which `pattern` names."""
+        """Check that this is the index of the shards at `paths`, which `pattern` names.
+
+        Raises:
+            UserError: If it is an index of other shards.
+        """
         if [shard.path for shard in self.shards] != paths:
             raise UserError(
                 f"the index in {self.directory} is of {len(self.shards)} shards from {self.shards[0].path} "
@@ -94,16 +104,25 @@ class Index:
             )
 
     def find(self, number: int) -> tuple[Shard, int]:
-        """Sample `number` of the set: its shard, and its ordinal there."""
+        """Return the shard of sample `number` of the set, and its ordinal there.
+
+        Raises:
+            IndexError: If the set has fewer samples.
+        """
         if not 0 <= number < self.samples:
             raise IndexError(f"there is no sample {number}; the set has {self.samples}")
+
         shard = int(np.searchsorted(self.first_rows, number, side="right")) - 1
         return self.shards[shard], number - int(self.first_rows[shard])
 
     def verify(self, storage: Storage | None = None) -> None:
-        """Raise UserError naming a shard that is missing or changed since the index was made.
+        """Check that the shards exist and did not change since they were indexed.
 
-        Of many remote shards an even choice is looked at; `storage` refuses the others when it reads them.
+        If there are many remote shards, only an evenly spaced choice is checked. `Storage.read` rejects the
+        others when they are read.
+
+        Raises:
+            UserError: If a shard is missing or changed; the message names it.
         """
         storage = storage or Storage()
 
@@ -117,8 +136,10 @@ class Index:
         remote = [shard for shard in self.shards if is_remote(shard.path) and not is_command(shard.path)]
         chosen = remote[:: -(-len(remote) // _VERIFIED_REMOTE) or 1]
         local = [shard for shard in self.shards if not is_remote(shard.path)]
+
         with ThreadPoolExecutor(_VERIFIED_AT_ONCE) as pool:
             problems = [p for p in pool.map(problem, [*local, *chosen]) if p]
+
         if problems:
             more = f" (and {len(problems) - 1} more shards)" if len(problems) > 1 else ""
             raise UserError(
@@ -128,12 +149,16 @@ class Index:
 
 
 def shard_name(path: str) -> str:
-    """The last part of a path or address, without what signs an address."""
+    """Return the last part of a path or address, without the signature of an address."""
     return os.path.basename(urlsplit(path).path if is_remote(path) and not is_command(path) else path)
 
 
 def expand_shards(pattern: str) -> list[str]:
-    """Expand braces and `::` to shard paths, in order. Raises UserError for bad braces and repeats."""
+    """Expand braces and `::` to shard paths, in order.
+
+    Raises:
+        UserError: If braces are unbalanced, or a path occurs twice.
+    """
     paths: list[str] = []
     for part in pattern.split("::"):
         try:
@@ -143,14 +168,16 @@ def expand_shards(pattern: str) -> list[str]:
                 f"the shard pattern {part!r} has unbalanced braces; give every {{ its }}, as in "
                 "{0000..0099}.tar"
             ) from None
+
     repeated = [path for path, times in Counter(paths).items() if times > 1]
     if repeated:
         raise UserError(f"the shard pattern {pattern!r} names {repeated[0]} more than once")
+
     return paths
 
 
 def write_index(index: Index) -> None:
-    """Write index.json, which makes what lies in the directory an index."""
+    """Write index.json, which turns the directory into an index."""
     columns = [list(column) for column in zip(*index.shards, strict=True)]
     document = {
         "version": VERSION,
@@ -159,11 +186,12 @@ def write_index(index: Index) -> None:
         **dict(zip(("paths", "samples", "bytes", "versions"), columns, strict=True)),
         "damaged": [[damage.path, damage.samples, damage.reason] for damage in index.damaged],
     }
+
     write_durably(index.directory / "index.json", json.dumps(document))
 
 
 def is_current(directory: Path) -> bool:
-    """Whether the directory holds an index of this version."""
+    """Return whether the directory holds an index of this version."""
     try:
         return json.loads((directory / "index.json").read_text())["version"] == VERSION
     except (OSError, ValueError, KeyError, TypeError):
@@ -171,13 +199,18 @@ def is_current(directory: Path) -> bool:
 
 
 def load_index(directory: Path) -> Index:
-    """Load the index in `directory`. Raises UserError where there is none, or not one of this version."""
+    """Load the index in a directory.
+
+    Raises:
+        UserError: If there is no index, its version is another one, or it is damaged.
+    """
     try:
         document = json.loads((directory / "index.json").read_text())
         if document["version"] != VERSION:
             raise UserError(
                 f"the index in {directory} has version {document['version']}, not {VERSION}; make it again"
             )
+
         columns = (document[name] for name in ("paths", "samples", "bytes", "versions"))
         index = Index(
             directory,
@@ -191,6 +224,8 @@ def load_index(directory: Path) -> Index:
         raise UserError(f"there is no index in {directory}; make one with `flipscale data index`") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the index in {directory} cannot be read ({error}); make it again") from None
+
     if wrong_size:
         raise UserError(f"the index in {directory} is damaged: members.bin has the wrong size; make it again")
+
     return index

@@ -1,4 +1,4 @@
-"""The members of an index's samples as bytes, wherever the shards lie."""
+"""The members of an index's samples as bytes, whatever the storage of the shards."""
 
 from __future__ import annotations
 
@@ -23,16 +23,22 @@ from flipscale.data.shards.storage import Storage, is_command
 from flipscale.data.shards.tar import DAMAGE, NotATar, key_in_header, open_tar, scan, split_name
 from flipscale.errors import UserError
 
-_TABLES = 256  # shards whose members are held, of an index without a members table
-_HEADER = 512  # bytes, as is the unit in which a tar is laid out
-_BEHIND_LAST = 1 << 20  # bytes behind a shard's last image or caption where its other members are looked for
+_TABLES = 256  # shards whose members stay in memory, for an index without a members table
+_HEADER = 512  # bytes; also the unit of a tar's layout
+_BEHIND_LAST = 1 << 20  # bytes behind a shard's last image or caption that are searched for other members
 _log = logging.getLogger(__name__)
 
 
 class ShardSource:
-    """Reads any sample's members; each loader worker has its own copy.
+    """The reader of any sample's members. Each loader worker has its own copy.
 
-    Raises UserError for `pipe:` shards that are not allowed, or that no cache is there for.
+    Args:
+        index: Index of the shards.
+        storage: Reads the shards; default: without commands, with the default time limits.
+        cache: Cache on a local disk, if any.
+
+    Raises:
+        UserError: If a shard is the output of a command and there is no cache.
     """
 
     def __init__(self, index: Index, storage: Storage | None = None, cache: BlockCache | None = None) -> None:
@@ -41,6 +47,7 @@ class ShardSource:
         self._cache = cache
         self._tables: OrderedDict[int, np.ndarray] = OrderedDict()
         self._reasons: dict[int, str] = {}  # why a shard without a members table ends early
+
         for shard in index.shards:
             if is_command(shard.path) and cache is None:
                 raise UserError(
@@ -49,58 +56,73 @@ class ShardSource:
                 )
 
     def member(self, shard: int, ordinal: int) -> np.ndarray:
-        """Where the members of a sample lie: one row of MEMBER, 0-d.
+        """Return the offsets and sizes of a sample's members, as a 0-d array of MEMBER.
 
-        Raises BadSample where the shard ends before a sample that its statistics count.
+        Raises:
+            BadSample: If the shard ends before a sample that its statistics count.
         """
         if self.index.has_members:
             return self.index.members[self.index.first_rows[shard] + ordinal]
+
         table = self._table(shard)
         if ordinal >= len(table):
             reason = self._reasons.get(
                 shard, f"it holds {len(table)} samples and not {self._of(shard).samples}"
             )
             raise BadSample(f"the shard ends before this sample: {reason}")
+
         return table[ordinal]
 
     def bytes(self, shard: int, offset: int, size: int) -> bytes:
-        """Return part of a shard. Raises DataReadError after retries, UserError where the shard changed."""
+        """Return part of a shard.
+
+        Raises:
+            DataReadError: If the shard cannot be read, after retries.
+            UserError: If the shard changed since it was indexed.
+        """
         entry = self._of(shard)
         data = self._read(entry, offset, size)
         if len(data) < size:
             raise UserError(f"{entry.path} became shorter since the index was made; make the index again")
+
         return data
 
     def members(self, shard: int, ordinal: int) -> dict[str, bytes]:
-        """All members of a sample by their extension, those that the index does not know included.
+        """Return all members of a sample by their extension, including those that the index does not know.
 
-        They lie between the last known member of the sample before and the first of the sample behind.
+        They are between the last known member of the previous sample and the first one of the next sample.
         """
         row = self.member(shard, ordinal)
         entry = self._of(shard)
         start = _end(self.member(shard, ordinal - 1)) if ordinal else 0
         stop = min(entry.bytes, _end(row) + _BEHIND_LAST)
         if ordinal + 1 < entry.samples:
-            with suppress(BadSample):  # of a shard that ends before its count
+            with suppress(BadSample):  # the shard ends before its count
                 stop = _begin(self.member(shard, ordinal + 1)) - _HEADER
+
         span = io.BytesIO(self.bytes(shard, start, max(stop - start, 0)))
-        found: list[tuple[str, str, int, bytes]] = []
+        members: list[tuple[str, str, int, bytes]] = []
         with suppress(tarfile.TarError, *DAMAGE), open_tar(span) as tar:
             for member in tar:
                 if member.isreg() and not member.issparse():
                     content = span.getbuffer()[member.offset_data : member.offset_data + member.size]
-                    found.append((*split_name(member.name), start + member.offset_data, bytes(content)))
-        own = next((key for key, _, offset, _ in found if offset == _begin(row)), None)
-        return {extension: content for key, extension, _, content in reversed(found) if key == own}
+                    members.append((*split_name(member.name), start + member.offset_data, bytes(content)))
+
+        own = next((key for key, _, offset, _ in members if offset == _begin(row)), None)
+        return {extension: content for key, extension, _, content in reversed(members) if key == own}
 
     def key(self, shard: int, ordinal: int) -> str:
-        """The key of a sample, read from its member's header; "?" where it cannot be found."""
+        """Return the key of a sample, from the header of its member; "?" if it cannot be read."""
         with suppress(BadSample, UserError):
             row = self.member(shard, ordinal)
             offset = int(row["image"] or row["text"]) - _HEADER
-            found = key_in_header(self.bytes(shard, offset, _HEADER))
-            keys = _keys(self._storage, self._of(shard).path) if found is None else None
-            return found if found is not None else (keys or ["?"] * (ordinal + 1))[ordinal]
+            key = key_in_header(self.bytes(shard, offset, _HEADER))
+            if key is not None:
+                return key
+
+            keys = _keys(self._storage, self._of(shard).path)
+            return (keys or ["?"] * (ordinal + 1))[ordinal]
+
         return "?"
 
     def _of(self, shard: int) -> Shard:
@@ -109,9 +131,11 @@ class ShardSource:
     def _read(self, entry: Shard, offset: int, size: int) -> bytes:
         if self._cache is None:
             return self._storage.read(entry.path, offset, size, entry.status)
+
         name = f"{entry.path}\n{entry.bytes}\n{entry.version}"
         if is_command(entry.path):
             return self._read_output(entry, name, offset, size)
+
         return self._cache.read(
             name,
             offset,
@@ -121,12 +145,14 @@ class ShardSource:
         )
 
     def _read_output(self, entry: Shard, name: str, offset: int, size: int) -> bytes:
-        """Read from a command's output, running the command where the cache does not hold the range."""
+        """Read from a command's output; run the command if the cache does not have the range."""
         assert self._cache is not None
         lock = os.open(self._cache.directory / "commands.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not self._cache.holds(name, offset, size, entry.bytes):
                 fcntl.flock(lock, fcntl.LOCK_EX)  # so that the workers do not all run the same command
+
+            # Look again: another worker may have filled the cache while this one waited for the lock.
             if not self._cache.holds(name, offset, size, entry.bytes):
                 with self._storage.open(entry.path) as output:
                     if output.seek(0, os.SEEK_END) != entry.bytes:
@@ -138,7 +164,7 @@ class ShardSource:
         finally:
             os.close(lock)
 
-        def again(at: int, count: int) -> bytes:  # a block that was evicted between the two looks
+        def again(at: int, count: int) -> bytes:  # a block can be evicted meanwhile
             with self._storage.open(entry.path) as output:
                 output.seek(at)
                 return output.read(count)
@@ -146,45 +172,50 @@ class ShardSource:
         return self._cache.read(name, offset, size, entry.bytes, again)
 
     def _table(self, shard: int) -> np.ndarray:
-        """A shard's members, found by reading its headers; kept beside the index for all other processes."""
+        """Return a shard's members from its headers; the index directory keeps them for other processes."""
         if shard not in self._tables:
             kept = self.index.directory / "members" / f"{shard // 1000:04d}" / f"{shard:07d}.npz"
-            found = _load_table(kept)
-            if found is None:
-                found = self._scanned(shard)
-                _save_table(kept, *found)
-            self._tables[shard], reason = found
+            table = _load_table(kept)
+            if table is None:
+                table = self._scan(shard)
+                _save_table(kept, *table)
+
+            self._tables[shard], reason = table
             if reason:
                 self._reasons[shard] = reason
             if len(self._tables) > _TABLES:
                 self._reasons.pop(self._tables.popitem(last=False)[0], None)
+
         self._tables.move_to_end(shard)
         return self._tables[shard]
 
-    def _scanned(self, shard: int) -> tuple[np.ndarray, str]:
+    def _scan(self, shard: int) -> tuple[np.ndarray, str]:
+        """Return a shard's members, and why it ends early; "" if it is whole."""
         entry = self._of(shard)
         try:
             with self._storage.open(entry.path) as file:
-                found = scan(file)
+                scanned = scan(file)
         except NotATar as error:
             raise UserError(f"{entry.path} is not an uncompressed tar file ({error})") from None
-        if len(found.members) > entry.samples:
+
+        if len(scanned.members) > entry.samples:
             _log.warning(
                 "%s holds %d samples, but the index counts %d; the others are left out",
                 entry.path,
-                len(found.members),
+                len(scanned.members),
                 entry.samples,
             )
-        return found.members, found.damage or ""
+
+        return scanned.members, scanned.damage or ""
 
 
 def _begin(row: np.ndarray) -> int:
-    """Offset of the first known member of a sample."""
+    """Return the offset of the first known member of a sample."""
     return min(int(row[name]) for name in ("image", "text", "cls") if row[name])
 
 
 def _end(row: np.ndarray) -> int:
-    """Offset of the first header behind the known members of a sample."""
+    """Return the offset of the first header behind the known members of a sample."""
     ends = (int(row[name]) + int(row[f"{name}_bytes"]) for name in ("image", "text", "cls"))
     return -(-max(ends) // _HEADER) * _HEADER
 
@@ -198,14 +229,14 @@ def _load_table(path: Path) -> tuple[np.ndarray, str] | None:
 
 
 def _save_table(path: Path, members: np.ndarray, damage: str) -> None:
-    with suppress(OSError):  # an index that may only be read: every process finds the members for itself
+    with suppress(OSError):  # a read-only index: every process scans the headers for itself
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
             np.savez_compressed(file, members=members, damage=np.array(damage))
         os.replace(file.name, path)
 
 
-@lru_cache(maxsize=16)  # a shard with one bad sample has more, and reading 10,000 headers takes a second
+@lru_cache(maxsize=16)  # a shard with one bad sample has more; 10,000 headers take a second
 def _keys(storage: Storage, path: str) -> list[str]:
     with suppress(NotATar, OSError), storage.open(path) as file:
         return scan(file).keys

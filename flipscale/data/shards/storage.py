@@ -1,4 +1,4 @@
-"""Where shards lie: local files, http(s), what fsspec reaches (s3, gs, ...) and the output of commands."""
+"""The places of shards: local files, http(s), all that fsspec reaches (s3, gs, ...), output of commands."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from flipscale.data.shards.remote import Status
 from flipscale.errors import StoppedEarly
 
 _OPEN_SHARDS = 64
-_READ_AHEAD = 16 << 10  # bytes of one request for headers: more than the small members between two images
+_READ_AHEAD = 16 << 10  # bytes per request for headers; covers the small members between two images
 T = TypeVar("T")
 
 
 class DataReadError(StoppedEarly):
-    """Shards could not be read, after retries; the segment ends so that the sample order stays."""
+    """Shards could not be read, after retries. The segment ends, since skipping would change the order."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="data")
@@ -29,7 +29,7 @@ class DataReadError(StoppedEarly):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for storage; all in seconds."""
+    """The time limits of storage, in seconds."""
 
     pauses: tuple[float, ...] = (0.1, 0.5, 2.0, 8.0)  # before each further attempt
     attempt: float = 30.0  # one read from remote storage, from the request to the last byte
@@ -37,31 +37,39 @@ class Patience:
 
 
 class Place(Protocol):
-    """One kind of storage. Both methods raise OSError where another attempt may succeed."""
+    """One kind of storage. Both methods raise OSError if another attempt may succeed."""
 
-    def status(self, path: str) -> Status: ...
+    def status(self, path: str) -> Status:
+        """Return size and version of a shard."""
+        ...
 
     def read(self, path: str, offset: int, size: int, known: Status | None) -> bytes:
         """Return up to `size` bytes at `offset`; fewer at the end of the shard.
 
-        Raises UserError where the shard is seen not to be the `known` one any more.
+        Raises:
+            UserError: If the answer shows that the shard is no longer the `known` one.
         """
         ...
 
 
 def is_remote(path: str) -> bool:
+    """Return whether a shard is not a file of this machine or its mounts."""
     return "://" in path or is_command(path)
 
 
 def is_command(path: str) -> bool:
+    """Return whether a shard is the output of a command."""
     return path.startswith("pipe:")
 
 
 class Storage:
-    """Reads shards by their paths, with retries and time limits; every process has its own connections.
+    """The reader of shards by their paths, with retries and time limits.
+
+    A pickled copy, and a process after a fork, opens connections of its own.
 
     Args:
-        allow_pipe: names of the commands that `pipe:` shards may run.
+        allow_pipe: Names of the commands that `pipe:` shards may run.
+        patience: Time limits.
     """
 
     def __init__(self, allow_pipe: tuple[str, ...] = (), patience: Patience = Patience()) -> None:
@@ -74,44 +82,69 @@ class Storage:
         return Storage, (self.allow_pipe, self.patience)
 
     def status(self, path: str) -> Status:
-        """Return size and version. Raises FileNotFoundError, DataReadError after retries."""
+        """Return size and version of a shard; for a command, this runs it.
+
+        Raises:
+            FileNotFoundError: If the shard does not exist.
+            DataReadError: If the storage does not answer, after retries.
+            UserError: If the command is not allowed.
+        """
         if is_command(path):
             with self.open(path) as file:
                 return Status(file.seek(0, os.SEEK_END), "")
+
         return self._retried(path, lambda: self._place(path).status(path), missing_passes=False)
 
     def read(self, path: str, offset: int, size: int, known: Status | None = None) -> bytes:
-        """Return the bytes at `offset`; fewer than `size` only where the shard ends.
+        """Return the bytes at `offset`; fewer than `size` only at the end of the shard.
 
-        Raises DataReadError after retries, UserError where the shard is not the `known` one any more.
+        Args:
+            path: Path or address of the shard.
+            offset: First byte.
+            size: Number of bytes.
+            known: Status of the shard as indexed; remote storage compares it with what it finds.
+
+        Raises:
+            DataReadError: If the shard cannot be read, after retries.
+            UserError: If the shard is no longer the `known` one.
         """
         if size == 0:
             return b""
+
         place = self._place(path)
         return self._retried(path, lambda: place.read(path, offset, size, known), missing_passes=True)
 
     def open(self, path: str) -> BinaryIO:
-        """Open a shard for reading anywhere in it; a command's output is held in a temporary file."""
+        """Open a shard for random access; a command's output is kept in a temporary file.
+
+        Raises:
+            DataReadError: If remote storage or the command fails, after retries.
+            OSError: If a local file cannot be opened.
+            UserError: If the command is not allowed.
+        """
         if is_command(path):
             argv = remote.command(path, self.allow_pipe)
             limit = self.patience.command
             return self._retried(path, lambda: remote.run(argv, limit), missing_passes=True)
         if not is_remote(path):
             return open(path, "rb")
+
         size = self.status(path).bytes
         return io.BufferedReader(_Ranges(lambda at, count: self.read(path, at, count), size), _READ_AHEAD)
 
     def _place(self, path: str) -> Place:
         if not is_remote(path):
             return self._local
+
         if self._remote is None or self._remote[0] != os.getpid():  # connections do not survive a fork
             limit = self.patience.attempt
             self._remote = os.getpid(), remote.Http(limit), remote.Filesystems(limit)
+
         _, http, filesystems = self._remote
         return http if path.startswith(("http://", "https://")) else filesystems
 
     def _retried(self, path: str, work: Callable[[], T], *, missing_passes: bool) -> T:
-        """Do `work` until it raises no OSError; that a shard is missing may be a passing state of a mount."""
+        """Call `work` until it raises no OSError; a mount may hide a shard for a short time."""
         for pause in (*self.patience.pauses, None):
             try:
                 return work()
@@ -128,32 +161,33 @@ class Storage:
 
 
 class _LocalFiles:
-    """Files of this machine and its mounts; keeps the descriptors of the last used ones."""
+    """Files of this machine and its mounts. The descriptors of the last used files stay open."""
 
     def __init__(self) -> None:
         self._files: OrderedDict[str, int] = OrderedDict()
 
     def status(self, path: str) -> Status:
-        found = os.stat(path)
-        return Status(found.st_size, str(found.st_mtime_ns))
+        stat = os.stat(path)
+        return Status(stat.st_size, str(stat.st_mtime_ns))
 
     def read(self, path: str, offset: int, size: int, known: Status | None) -> bytes:
         if path not in self._files:
             self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             if len(self._files) > _OPEN_SHARDS:
                 os.close(self._files.popitem(last=False)[1])
+
         self._files.move_to_end(path)
         return os.pread(self._files[path], size, offset)
 
     def close(self, path: str) -> None:
         descriptor = self._files.pop(path, None)
         if descriptor is not None:
-            with suppress(OSError):  # of a handle that went stale
+            with suppress(OSError):  # a handle can be stale
                 os.close(descriptor)
 
 
 class _Ranges(io.RawIOBase):
-    """A shard in remote storage as a file that can be read anywhere."""
+    """A shard in remote storage as a file with random access."""
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
         self._read = read
@@ -178,6 +212,7 @@ class _Ranges(io.RawIOBase):
         wanted = min(len(buffer), self._size - self._at)
         if wanted <= 0:
             return 0
+
         data = self._read(self._at, wanted)
         buffer[: len(data)] = data
         self._at += len(data)

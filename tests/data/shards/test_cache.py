@@ -131,7 +131,7 @@ def test_a_directory_that_cannot_be_written(tmp_path, caplog):
         for offset in (0, 2 * BLOCK, 5):
             assert cache.read("s", offset, 10, len(DATA), shard) == DATA[offset : offset + 10]
     assert cache.failures == 1
-    assert [record.message for record in caplog.records if "reading goes on without it" in record.message]
+    assert [record.message for record in caplog.records if "reading continues without it" in record.message]
     assert len(caplog.records) == 1
     assert shard.read[1:] == [(2 * BLOCK, 10), (5, 10)]  # no more whole blocks
 

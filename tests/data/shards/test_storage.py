@@ -96,7 +96,7 @@ def test_storage_of_fsspec():
     memory.pipe_file("/set/0.bin", CONTENT + b"more")
     with pytest.raises(UserError, match="changed since the index was made"):
         hasty().read("memory://set/0.bin", 0, 4, status)
-    with pytest.raises(UserError, match="lies in no storage that is known"):
+    with pytest.raises(UserError, match="the storage of nowhere://x is not known"):
         storage.status("nowhere://x")
 
 
@@ -123,7 +123,7 @@ def test_commands_run_only_by_name_and_without_a_shell(tmp_path):
     with hasty("cat").open(pipe(path)) as file:
         assert file.read() == path.read_bytes()
     for command in (pipe(path), f"pipe:/bin/cat {path}", "pipe:", "pipe:'"):
-        with pytest.raises(UserError, match=r"is not allowed; name it in data\.allow_pipe|is no command"):
+        with pytest.raises(UserError, match=r"is not allowed; name it in data\.allow_pipe|is not a command"):
             hasty("echo").open(command)
     with pytest.raises(DataReadError, match=r"cat ended with exit code 1: .*No such file"):
         hasty("cat").open(f"pipe:cat {path} ; touch {tmp_path}/made")
