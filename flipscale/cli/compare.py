@@ -12,7 +12,7 @@ from flipscale.cli.evaluation_sets import SetOptions, chosen_sets, with_root
 from flipscale.cli.options import EncodedBatch
 
 if TYPE_CHECKING:
-    from flipscale.reporting.comparison.compare import Comparison
+    from flipscale.reporting.comparison.results import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,11 @@ def compare(options: CompareOptions) -> None:
     from flipscale.distributed.world import join_world, leave_world
     from flipscale.files import check_writable
     from flipscale.reporting.comparison.compare import compare as compare_models
-    from flipscale.reporting.comparison.compare import sets_of
-    from flipscale.reporting.comparison.models import enter
+    from flipscale.reporting.comparison.model_names import resolve_models, sets_of
     from flipscale.reporting.comparison.page import compare_document, compare_page
 
     chosen = chosen_sets(options)
-    models = enter(options.models)
+    models = resolve_models(options.models)
     sets = with_root(chosen or sets_of(models), options)
     out = options.out.resolve()
 
@@ -71,9 +70,9 @@ def _print_scores(comparison: Comparison) -> None:
 
     rows = [
         [
-            result.contestant.label,
-            *(format_percent(result.values[figure].value) for figure in comparison.figures),
+            result.model.label,
+            *(format_percent(result.scores[metric].value) for metric in comparison.metrics),
         ]
         for result in comparison.results
     ]
-    print_table(["model", *(figure.name for figure in comparison.figures)], rows)
+    print_table(["model", *(metric.name for metric in comparison.metrics)], rows)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from flipscale.errors import UserError
-from flipscale.reporting.page.blocks import Page, json_text, to_html, to_markdown
+from flipscale.reporting.page.blocks import Page
+from flipscale.reporting.page.html_renderer import to_html
+from flipscale.reporting.page.json_renderer import to_json
+from flipscale.reporting.page.markdown_renderer import to_markdown
 
 
-def write_page(directory: Path, name: str, page: Page, document: dict[str, Any]) -> None:
+def write_page(directory: Path, name: str, page: Page, document: dict[str, object]) -> None:
     """Write a page as HTML and Markdown, and its document as JSON; print the path of the HTML.
 
     Args:
@@ -21,7 +23,7 @@ def write_page(directory: Path, name: str, page: Page, document: dict[str, Any])
     Raises:
         UserError: If the directory cannot be written.
     """
-    contents = {"html": to_html(page), "md": to_markdown(page), "json": json_text(document)}
+    contents = {"html": to_html(page), "md": to_markdown(page), "json": to_json(document)}
     for ending, content in contents.items():
         try:
             (directory / f"{name}.{ending}").write_text(content, encoding="utf-8")

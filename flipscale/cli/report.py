@@ -23,7 +23,7 @@ def report(
 
     from flipscale.cli.page_files import write_page
     from flipscale.files import check_writable
-    from flipscale.reporting.run.facts import gather
+    from flipscale.reporting.run.facts import gather_facts
     from flipscale.reporting.run.report import run_document, run_page
     from flipscale.runs.directory import existing_run
 
@@ -36,7 +36,7 @@ def report(
     check_writable(directory / "report.html")
 
     with Console(stderr=True).status("reading the run") as spinner:
-        facts = gather(existing, spinner.update)
+        facts = gather_facts(existing, spinner.update)
         page = run_page(facts)
         document = run_document(facts)
     write_page(directory, "report", page, document)

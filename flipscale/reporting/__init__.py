@@ -1,1 +1,4 @@
-"""Pages for people: one run, or models beside each other; one HTML file each, that works offline."""
+"""The pages of `flipscale report` (one run) and `flipscale compare` (several models).
+
+Each page is one HTML file that works offline, with the same content as Markdown and JSON next to it.
+"""

@@ -1,13 +1,11 @@
-"""Several models on the same data by the same code: scores, paired differences, and examples."""
+"""Evaluate several models on the same data with the same code: scores, paired differences and examples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
-from flipscale import jsonl
 from flipscale.config import Evaluation
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
@@ -15,185 +13,117 @@ from flipscale.evaluation.bootstrap import difference, interval
 from flipscale.evaluation.class_sets import rooted
 from flipscale.evaluation.evaluate import EvaluationOutcomes, check_sets, evaluate_outcomes
 from flipscale.evaluation.metrics import measure
-from flipscale.evaluation.nearest_captions import ExampleImage, NearestCaptions, examples, nearest_captions
-from flipscale.evaluation.outcomes import Classified, Outcome
-from flipscale.evaluation.scores import NAMES
-from flipscale.reporting.comparison.models import Contestant, Entrant, load
-from flipscale.runs.directory import RunDirectory, recorded_job
+from flipscale.evaluation.nearest_captions import ExampleImage, examples, nearest_captions
+from flipscale.reporting.comparison.loading import load_compared_model
+from flipscale.reporting.comparison.model_names import NamedModel
+from flipscale.reporting.comparison.results import (
+    Comparison,
+    Estimate,
+    Metric,
+    PairedDifference,
+    Result,
+    outcome_of,
+)
+from flipscale.reporting.run.recorded_evaluations import read_evaluations
 
 EXAMPLES = 6
 PICTURE_SIDE = 224  # pixels
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A number that the models are compared by."""
+class _Questions:
+    """What each model is asked."""
 
-    set: str
-    metric: str
-
-    @property
-    def of_retrieval(self) -> bool:
-        return "_R@" in self.metric
-
-    @property
-    def name(self) -> str:
-        return f"{self.set}, {NAMES.get(self.metric, self.metric)}"
-
-
-@dataclass(frozen=True)
-class Value:
-    value: float
-    low: float  # of the middle 95 % of a bootstrap
-    high: float
-
-
-@dataclass(frozen=True)
-class Paired:
-    """By how much `ours` lies above `theirs` on the same samples."""
-
-    figure: Figure
-    ours: str
-    theirs: str
-    value: float
-    low: float
-    high: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True)
-class Result:
-    contestant: Contestant
-    evaluated: EvaluationOutcomes
-    values: dict[Figure, Value]
-    history: list[dict[str, Any]]
-    """Evaluations that the run recorded, oldest first."""
-    neighbours: list[NearestCaptions]
-
-    def outcome(self, figure: Figure) -> Outcome:
-        return outcome_of(self.evaluated, figure)
-
-
-@dataclass(frozen=True)
-class Comparison:
     sets: Evaluation
-    figures: list[Figure]
-    results: list[Result]
-    differences: list[Paired]
-    examples: list[ExampleImage] | str
-    """Or why there are none."""
-
-
-def outcome_of(evaluated: EvaluationOutcomes, figure: Figure) -> Outcome:
-    """What a model did on the set of a figure."""
-    return (evaluated.retrieval if figure.of_retrieval else evaluated.zero_shot)[figure.set]
-
-
-def sets_of(entrants: Sequence[Entrant]) -> Evaluation:
-    """The evaluation sets of the first run whose job names any. Raises UserError where none does."""
-    for entrant in entrants:
-        if entrant.run is not None and entrant.run.job.is_file():
-            sets = recorded_job(entrant.run).evaluation
-            if sets.zero_shot or sets.retrieval:
-                return sets
-    raise UserError(
-        "none of the models' jobs names evaluation sets; give --zero-shot, --retrieval or --sets with the "
-        "data to compare on"
-    )
+    metrics: list[Metric]
+    shards: str | None
+    """The retrieval set of the examples, or None if there are none."""
+    batch_size: int
 
 
 def compare(
-    entrants: Sequence[Entrant], sets: Evaluation, batch_size: int, world: World, say: Callable[[str], None]
+    models: Sequence[NamedModel],
+    sets: Evaluation,
+    batch_size: int,
+    world: World,
+    report: Callable[[str], None],
 ) -> Comparison:
-    """Evaluate the models one after another; `say` is told how far it is. All processes call it.
+    """Evaluate the models one after another.
 
-    Raises UserError for sets and models that cannot be used.
+    Args:
+        models: The models to compare.
+        sets: The evaluation sets.
+        batch_size: Number of images or texts that each process encodes at a time.
+        world: The processes, all of which call this function.
+        report: A function that is called with a short description of each step.
+
+    Raises:
+        UserError: If a set or a model cannot be used.
     """
     sets = rooted(sets)
     check_sets(sets)
-    figures = [Figure(name, chosen.metric) for name, chosen in sets.zero_shot.items()]
-    ways = ("image_to_text_R@1", "text_to_image_R@1")
-    figures += [Figure(name, way) for name in sets.retrieval for way in ways]
+
+    metrics = [Metric(name, chosen.metric) for name, chosen in sets.zero_shot.items()]
+    directions = ("image_to_text_R@1", "text_to_image_R@1")
+    metrics += [Metric(name, direction) for name in sets.retrieval for direction in directions]
+
     shards = next(iter(sets.retrieval.values()), None)
     shown = _examples(shards)
-    results = [
-        _result(
-            entrant, sets, figures, shards if not isinstance(shown, str) else None, batch_size, world, say
-        )
-        for entrant in entrants
-    ]
-    say("comparing")
-    differences: list[Paired] = []
-    for theirs, ours in combinations(results, 2):
-        for figure in figures:
-            found = difference(ours.outcome(figure), theirs.outcome(figure), figure.metric)
-            names = ours.contestant.label, theirs.contestant.label
-            differences.append(Paired(figure, *names, found.value, found.low, found.high))
-    return Comparison(sets, figures, results, differences, shown)
+    questions = _Questions(sets, metrics, None if isinstance(shown, str) else shards, batch_size)
+
+    results = [_result(model, questions, world, report) for model in models]
+    report("comparing")
+    return Comparison(sets, metrics, results, _differences(results, metrics), shown)
 
 
-def _result(
-    entrant: Entrant,
-    sets: Evaluation,
-    figures: Sequence[Figure],
-    shards: str | None,
-    batch_size: int,
-    world: World,
-    say: Callable[[str], None],
-) -> Result:
-    say(f"loading {entrant.label}")
-    contestant, encoder = load(entrant, world)
+def _result(named: NamedModel, questions: _Questions, world: World, report: Callable[[str], None]) -> Result:
+    """Load and evaluate one model."""
+    report(f"loading {named.label}")
+    model, encoder = load_compared_model(named, world)
+
     evaluated = evaluate_outcomes(
         encoder,
-        sets,
-        samples_seen=contestant.samples_seen,
-        batch_size=batch_size,
-        progress=lambda name, images: say(
-            f"evaluating {entrant.label} on {name}: {images * world.size} images"
+        questions.sets,
+        samples_seen=model.samples_seen,
+        batch_size=questions.batch_size,
+        progress=lambda name, images: report(
+            f"evaluating {named.label} on {name}: {images * world.size} images"
         ),
     )
-    near = nearest_captions(encoder, shards, EXAMPLES) if shards is not None else []
-    values: dict[Figure, Value] = {}
-    for figure in figures:
-        outcome = outcome_of(evaluated, figure)
-        values[figure] = Value(measure(outcome, figure.metric), *interval(outcome, figure.metric))
-    return Result(contestant, evaluated, values, _history(contestant.run), near)
+    nearest = nearest_captions(encoder, questions.shards, EXAMPLES) if questions.shards is not None else []
+
+    scores = {metric: _estimate(evaluated, metric) for metric in questions.metrics}
+    history = [] if model.run is None else read_evaluations(model.run)
+    succeeded = [evaluation for evaluation in history if evaluation.error is None]
+
+    return Result(model, evaluated, scores, succeeded, nearest)
 
 
-def _history(run: RunDirectory | None) -> list[dict[str, Any]]:
-    if run is None:
-        return []
-    records = jsonl.scan(run.path / "evaluations.jsonl")
-    return [r for r in records if isinstance(r.get("samples_seen"), int) and "error" not in r]
+def _estimate(evaluated: EvaluationOutcomes, metric: Metric) -> Estimate:
+    outcome = outcome_of(evaluated, metric)
+    low, high = interval(outcome, metric.metric)
+    return Estimate(measure(outcome, metric.metric), low, high)
+
+
+def _differences(results: Sequence[Result], metrics: Sequence[Metric]) -> list[PairedDifference]:
+    """Return the differences of every two models, the later one against the earlier one."""
+    differences: list[PairedDifference] = []
+    for theirs, ours in combinations(results, 2):
+        for metric in metrics:
+            paired = difference(ours.outcome(metric), theirs.outcome(metric), metric.metric)
+            differences.append(
+                PairedDifference(
+                    metric, ours.model.label, theirs.model.label, paired.value, paired.low, paired.high
+                )
+            )
+    return differences
 
 
 def _examples(shards: str | None) -> list[ExampleImage] | str:
+    """Return the first images of a retrieval set, or the reason why there are none."""
     if shards is None:
         return "no retrieval set was given: add --retrieval"
     try:
         return examples(shards, EXAMPLES, PICTURE_SIDE)
     except UserError as error:
         return str(error)
-
-
-def class_changes(ours: Result, theirs: Result, name: str, least: int) -> list[tuple[int, float, float, int]]:
-    """Of a classification set, (class number, our top-1, theirs, images), by our gain, largest first.
-
-    Classes with fewer than `least` images are left out.
-    """
-    a, b = ours.evaluated.zero_shot[name], theirs.evaluated.zero_shot[name]
-    if not isinstance(a, Classified) or not isinstance(b, Classified):
-        return []
-    found: list[tuple[int, float, float, int]] = []
-    for number in range(a.classes):
-        chosen = a.labels == number
-        count = int(chosen.sum())
-        if count >= least:
-            found.append(
-                (number, float((a.places[chosen] == 0).mean()), float((b.places[chosen] == 0).mean()), count)
-            )
-    return sorted(found, key=lambda change: change[2] - change[1])

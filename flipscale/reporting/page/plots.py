@@ -1,42 +1,86 @@
-"""Plotly figures in the page's manner: colours that are read on white and on black, no legend, no title."""
+"""Plotly figures in the style of the pages: readable on white and on black, without legend and title."""
 
 from __future__ import annotations
 
 import html
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Protocol, cast
 
-import plotly.graph_objects as go
+import plotly.graph_objects as go  # pyright: ignore[reportMissingTypeStubs]  # plotly has none
 
-Plot = go.Figure
+from flipscale.formatting import format_interval
+
 COLOURS = ("#3b7dd8", "#df7a2f", "#2f9e6e", "#b0569f", "#c29a1c", "#4aa3bf", "#d1495b", "#7d8690")
-PUBLISHED = "#8a94a0"  # of figures that others published
+PUBLISHED = "#8a94a0"
+"""The colour of numbers that others published."""
+
+
+class Figure(Protocol):
+    """The methods of plotly's figure that the pages use; plotly itself has no types."""
+
+    def add_trace(self, trace: object) -> object:
+        """Add a curve or a set of points."""
+        ...
+
+    def add_vline(self, x: float, **settings: object) -> object:
+        """Add a vertical line."""
+        ...
+
+    def update_layout(self, **settings: object) -> object:
+        """Change settings of the whole figure."""
+        ...
+
+    def update_xaxes(self, **settings: object) -> object:
+        """Change settings of the x axis."""
+        ...
+
+    def update_yaxes(self, **settings: object) -> object:
+        """Change settings of the y axis."""
+        ...
+
+    def to_json(self, *, engine: str) -> str | None:
+        """Return the figure as JSON text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points of one curve or group, with its name and colour."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str
+    texts: Sequence[str] = ()
+    """The texts that appear when the pointer rests on the points, one per point."""
 
 
 def label(text: str) -> str:
-    """Text for plotly, which takes some tags for formatting."""
+    """Escape a text for plotly, which interprets some HTML tags."""
     return html.escape(text, quote=False)
 
 
 def colour(number: int) -> str:
+    """Return the colour of the curve with this number; colours repeat after eight curves."""
     return COLOURS[number % len(COLOURS)]
 
 
-def figure(
+def new_figure(
     x: str, y: str, *, log_x: int | str | None = None, log_y: bool = False, percent: bool = False
-) -> go.Figure:
-    """An empty figure with the names of its axes; `log_x` is plotly's `dtick` of a logarithmic x axis."""
-    axis: dict[str, Any] = {
-        "exponentformat": "B",
-        "showline": True,
-        "zeroline": False,
-        "ticks": "",
-        "automargin": True,
-        "title": {"standoff": 8, "font": {"size": 12}},
-    }
-    plot = go.Figure()
-    plot.update_layout(
+) -> Figure:
+    """Return an empty figure.
+
+    Args:
+        x: Name of the x axis.
+        y: Name of the y axis.
+        log_x: Plotly's `dtick` of a logarithmic x axis, or None for a linear one.
+        log_y: Whether the y axis is logarithmic.
+        percent: Whether the y axis shows shares of 1 as percentages.
+    """
+    figure = cast("Figure", go.Figure())
+    figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -44,126 +88,135 @@ def figure(
         margin={"l": 52, "r": 14, "t": 10, "b": 44},
         hovermode="closest",
     )
-    plot.update_xaxes(**axis)
-    plot.update_yaxes(**axis)
-    plot.update_xaxes(
-        title_text=label(x), type="log" if log_x is not None else "linear", showgrid=False, nticks=7
-    )
-    plot.update_yaxes(title_text=label(y), type="log" if log_y else "linear", nticks=7)
+
+    common: dict[str, object] = {
+        "exponentformat": "B",
+        "showline": True,
+        "zeroline": False,
+        "ticks": "",
+        "automargin": True,
+        "title": {"standoff": 8, "font": {"size": 12}},
+        "nticks": 7,
+    }
+    figure.update_xaxes(**common)
+    figure.update_yaxes(**common)
+    figure.update_xaxes(title_text=label(x), type="log" if log_x is not None else "linear", showgrid=False)
+    figure.update_yaxes(title_text=label(y), type="log" if log_y else "linear")
+
     if log_x is not None:
-        plot.update_xaxes(type="log", dtick=log_x)
+        figure.update_xaxes(dtick=log_x)
     if log_y:
-        plot.update_yaxes(dtick="D2")
+        figure.update_yaxes(dtick="D2")
     if percent:
-        plot.update_yaxes(tickformat=".0%")
-    return plot
+        figure.update_yaxes(tickformat=".0%")
+
+    return figure
 
 
-def line(
-    plot: go.Figure,
-    name: str,
-    x: Sequence[float],
-    y: Sequence[float],
-    shade: str,
-    *,
-    hover: str,
-    markers: bool = False,
-    dash: str = "solid",
-    texts: Sequence[str] | None = None,
-) -> None:
-    """Add a curve. `hover` is plotly's template of what a point says; %{text} is its entry of `texts`."""
-    plot.add_trace(
+def add_line(figure: Figure, points: Points, *, hover: str, markers: bool = False) -> None:
+    """Add a curve.
+
+    Args:
+        figure: The figure to draw in.
+        points: The points of the curve.
+        hover: Plotly's template of the text at a point; `%{text}` is the point's entry of `texts`.
+        markers: Whether each point is marked.
+    """
+    figure.add_trace(
         go.Scatter(
-            name=label(name),
-            x=list(x),
-            y=list(y),
+            name=label(points.name),
+            x=list(points.x),
+            y=list(points.y),
             mode="lines+markers" if markers else "lines",
-            line={"color": shade, "width": 1.8, "dash": dash},
+            line={"color": points.colour, "width": 1.8, "dash": "solid"},
             marker={"size": 6},
-            text=None if texts is None else [label(text) for text in texts],
-            hovertemplate=f"{hover}<extra>{label(name)}</extra>",
+            text=[label(text) for text in points.texts] or None,
+            hovertemplate=f"{hover}<extra>{label(points.name)}</extra>",
         )
     )
 
 
-def points(
-    plot: go.Figure,
-    name: str,
-    x: Sequence[float],
-    y: Sequence[float],
-    shade: str,
-    texts: Sequence[str],
-    *,
-    hover: str,
-    symbol: str = "circle",
-    size: int = 9,
-) -> None:
-    """Add points, each with a text that it says when it is pointed at."""
-    plot.add_trace(
+def add_points(figure: Figure, points: Points, *, hover: str, symbol: str = "circle", size: int = 9) -> None:
+    """Add points that are not joined.
+
+    Args:
+        figure: The figure to draw in.
+        points: The points, each with its text.
+        hover: Plotly's template of the text at a point, which follows the point's own text.
+        symbol: Plotly's name of the marker.
+        size: Size of the marker in pixels.
+    """
+    figure.add_trace(
         go.Scatter(
-            name=label(name),
-            x=list(x),
-            y=list(y),
+            name=label(points.name),
+            x=list(points.x),
+            y=list(points.y),
             mode="markers",
-            marker={"color": shade, "size": size, "symbol": symbol, "line": {"width": 0}},
-            text=[label(text) for text in texts],
+            marker={"color": points.colour, "size": size, "symbol": symbol, "line": {"width": 0}},
+            text=[label(text) for text in points.texts],
             hovertemplate=f"%{{text}}<br>{hover}<extra></extra>",
         )
     )
 
 
-def curve(
-    plot: go.Figure,
-    name: str,
-    x: Sequence[float],
-    y: Sequence[float],
-    shade: str,
-    texts: Sequence[str],
-    *,
-    dash: str,
-    legend: bool,
-    mark: str = "",
-) -> None:
-    """Add one of several curves of one name; the `legend` shows the first of them and means them all.
+def add_grouped_curve(figure: Figure, points: Points, *, dash: str, legend: bool, mark: str = "") -> None:
+    """Add one of several curves that share a name and an entry of the legend.
 
-    `mark` is written at the curve's beginning.
+    Args:
+        figure: The figure to draw in.
+        points: The points, each with its text.
+        dash: Plotly's name of the line style.
+        legend: Whether this curve is the one that the legend shows; true for the first of the group.
+        mark: Text at the first point of the curve.
     """
-    plot.add_trace(
+    figure.add_trace(
         go.Scatter(
-            name=label(name),
-            legendgroup=label(name),
+            name=label(points.name),
+            legendgroup=label(points.name),
             showlegend=legend,
-            x=list(x),
-            y=list(y),
+            x=list(points.x),
+            y=list(points.y),
             mode="lines+markers+text" if mark else "lines+markers",
-            line={"color": shade, "width": 1.3, "dash": dash},
+            line={"color": points.colour, "width": 1.3, "dash": dash},
             marker={"size": 5},
-            text=[label(mark)] + [""] * (len(x) - 1) if mark else None,
+            text=[label(mark)] + [""] * (len(points.x) - 1) if mark else None,
             textposition="bottom right",
-            textfont={"size": 11, "color": shade},
-            customdata=[label(text) for text in texts],
+            textfont={"size": 11, "color": points.colour},
+            customdata=[label(text) for text in points.texts],
             hovertemplate="%{customdata}<br>%{y:.1%}<extra></extra>",
         )
     )
 
 
-def interval(
-    plot: go.Figure, name: str, x: float, y: str, ends: tuple[float, float], shade: str, *, hover: str
+def add_interval(
+    figure: Figure, name: str, category: str, value: float, ends: tuple[float, float], colour: str
 ) -> None:
-    """Add a point at the height of the category `y`, with a bar from one end of its interval to the other."""
-    plot.add_trace(
+    """Add a point with its interval, as a horizontal bar.
+
+    Args:
+        figure: A figure whose y axis has categories.
+        name: Name of the point.
+        category: Category of the y axis at whose height the point is drawn.
+        value: Position on the x axis, a share of 1.
+        ends: Lower and upper end of the interval.
+        colour: Colour of point and bar.
+    """
+    low, high = ends
+    hover = f"%{{x:.1%}} ({format_interval(ends)})"
+
+    figure.add_trace(
         go.Scatter(
             name=label(name),
-            x=[x],
-            y=[label(y)],
+            x=[value],
+            y=[label(category)],
             mode="markers",
-            marker={"color": shade, "size": 10},
+            marker={"color": colour, "size": 10},
             error_x={
                 "type": "data",
                 "symmetric": False,
-                "array": [ends[1] - x],
-                "arrayminus": [x - ends[0]],
-                "color": shade,
+                "array": [high - value],
+                "arrayminus": [value - low],
+                "color": colour,
                 "thickness": 2,
                 "width": 5,
             },
@@ -172,12 +225,17 @@ def interval(
     )
 
 
-def marks(plot: go.Figure, places: Sequence[tuple[float, str]]) -> None:
-    """Add dotted upright lines, (x, colour) each."""
-    for place, shade in places:
-        plot.add_vline(x=place, line={"color": shade, "width": 1, "dash": "dot"}, opacity=0.8)
+def add_marks(figure: Figure, marks: Sequence[tuple[float, str]]) -> None:
+    """Add dotted vertical lines.
+
+    Args:
+        figure: The figure to draw in.
+        marks: Position on the x axis and colour of each line.
+    """
+    for x, shade in marks:
+        figure.add_vline(x=x, line={"color": shade, "width": 1, "dash": "dot"}, opacity=0.8)
 
 
-def document(plot: go.Figure) -> dict[str, Any]:
-    """The figure as JSON values."""
-    return json.loads(plot.to_json(engine="json") or "{}")
+def to_document(figure: Figure) -> dict[str, object]:
+    """Return the figure as a JSON document."""
+    return json.loads(figure.to_json(engine="json") or "{}")

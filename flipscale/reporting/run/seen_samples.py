@@ -22,55 +22,69 @@ from flipscale.models.masking import visible_patches
 from flipscale.models.of_job import model_spec, phase_specs
 from flipscale.runs.directory import RunDirectory
 
-_PATIENCE = Patience(pauses=(0.2,), attempt=10.0)  # a report does without images rather than wait for them
+_PATIENCE = Patience(pauses=(0.2,), attempt=10.0)  # a report without images is better than a long wait
 
 
 @dataclass(frozen=True)
-class TrainingView:
-    position: int  # in the run's order of samples
+class SeenSample:
+    """A training sample with the mask under which the image encoder saw it."""
+
+    position: int
+    """The position in the run's order of samples."""
     phase: str
     mask_ratio: float
     caption: str
-    pixels: npt.NDArray[np.uint8]  # (3, S, S)
+    pixels: npt.NDArray[np.uint8]
+    """The view of the image, uint8 of shape (3, S, S)."""
     visible: tuple[int, ...] | None
-    """Numbers of the patches that the encoder saw; None where it saw all."""
-    grid: int  # patches along one side
+    """The numbers of the patches that the encoder saw, or None if it saw all."""
+    grid: int
+    """The number of patches along one side."""
 
 
-def training_views(run: RunDirectory, job: Job, samples_seen: int, each: int) -> list[TrainingView]:
-    """`each` samples of every phase that has begun, spread over what is done of it; of a new run, its first.
+def read_seen_samples(run: RunDirectory, job: Job, samples_seen: int, each: int) -> list[SeenSample]:
+    """Read samples of every phase that has begun, spread over the finished part of the phase.
 
-    Raises UserError or StoppedEarly where the data or its index cannot be read from here.
+    Args:
+        run: The run.
+        job: The job of the run.
+        samples_seen: Samples that the run has seen; of a new run, its first samples are read.
+        each: Number of samples per phase.
+
+    Raises:
+        UserError: If the data or its index cannot be read from here.
+        StoppedEarly: If a shard does not become readable in time.
     """
     source = job.data.tokenizer
     vocab = str(run.tokenizer) if source.kind == "wordpiece" else None
-    tokenizer = _Recording(load_tokenizer(source.kind, vocab, source.context_length))
+    tokenizer = _RecordingTokenizer(load_tokenizer(source.kind, vocab, source.context_length))
     specs = phase_specs(model_spec(job, tokenizer), job)
     reader = _reader(run, job, tokenizer, specs[0].vision.image_size)
-    views: list[TrainingView] = []
+
+    samples: list[SeenSample] = []
     for span in Budget.of(job.phases, job.data.lanes).spans:
         stop = min(span.stop, max(samples_seen, each)) if span.index == 0 else min(span.stop, samples_seen)
         if stop <= span.start:
             break
-        places = np.linspace(span.start, stop - 1, each).astype(np.int64)
+
+        positions = np.linspace(span.start, stop - 1, each).astype(np.int64)
         vision = specs[span.index].vision
-        chunk = reader.read(places, vision.image_size)
+        chunk = reader.read(positions, vision.image_size)
         keep = visible_patches(chunk.positions, vision.patches, span.phase.mask_ratio, job.seed)
-        for number, position in enumerate(places.tolist()):
-            visible = None if keep is None else tuple(keep[number].tolist())
-            pixels = chunk.images[number].numpy()
-            views.append(
-                TrainingView(
-                    position,
-                    span.phase.name,
-                    span.phase.mask_ratio,
-                    tokenizer.captions[number],
-                    pixels,
-                    visible,
-                    vision.grid,
+
+        for number, position in enumerate(positions.tolist()):
+            samples.append(
+                SeenSample(
+                    position=position,
+                    phase=span.phase.name,
+                    mask_ratio=span.phase.mask_ratio,
+                    caption=tokenizer.captions[number],
+                    pixels=chunk.images[number].numpy(),
+                    visible=None if keep is None else tuple(int(patch) for patch in keep[number]),
+                    grid=vision.grid,
                 )
             )
-    return views
+    return samples
 
 
 def _reader(run: RunDirectory, job: Job, tokenizer: Tokenizer, image_size: int) -> SampleReader:
@@ -78,12 +92,14 @@ def _reader(run: RunDirectory, job: Job, tokenizer: Tokenizer, image_size: int) 
     sources = job_sources(job.data, shards_by_source(job.data))
     order = Mixture(index.counts, job.data.lanes, job.data.window, job.seed, sources)
     settings = ReaderSettings(image_size, job.data.augmentation, job.data.max_image_pixels, job.data.captions)
-    # No commands are run, whatever the job allows: a report only looks.
-    return SampleReader(ShardSource(index, Storage(patience=_PATIENCE)), order, tokenizer, settings)
+
+    # A report only reads: it runs no commands of `pipe:` shards, whatever the job allows.
+    source = ShardSource(index, Storage(patience=_PATIENCE))
+    return SampleReader(source, order, tokenizer, settings)
 
 
-class _Recording:
-    """A tokenizer that remembers the captions it was last given, as the reader keeps only their ids."""
+class _RecordingTokenizer:
+    """A tokenizer that remembers the captions of its last call, since the reader keeps only their ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer

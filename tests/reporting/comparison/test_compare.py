@@ -26,11 +26,14 @@ from flipscale.interop.load_model import LoadedModel, load_model
 from flipscale.interop.openclip_export import export_openclip
 from flipscale.models.of_job import model_spec, phase_specs
 from flipscale.planning.plan import plan_job
-from flipscale.reporting.comparison.compare import Comparison, compare, sets_of
-from flipscale.reporting.comparison.models import enter, flops_at, gpu_hours_at, load
+from flipscale.reporting.comparison.compare import compare
+from flipscale.reporting.comparison.loading import load_compared_model
+from flipscale.reporting.comparison.model_names import resolve_models, sets_of
 from flipscale.reporting.comparison.page import compare_page
 from flipscale.reporting.comparison.published import imagenet_set
-from flipscale.reporting.page.blocks import to_markdown
+from flipscale.reporting.comparison.results import Comparison
+from flipscale.reporting.comparison.training_cost import flops_at, gpu_hours_at
+from flipscale.reporting.page.markdown_renderer import to_markdown
 from flipscale.runs.directory import RunDirectory, recorded_job
 
 
@@ -56,7 +59,7 @@ def page(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compared(sources: list[str]) -> Comparison:
-    entrants = enter(sources)
+    entrants = resolve_models(sources)
     return compare(entrants, sets_of(entrants), 64, ALONE, lambda what: None)
 
 
@@ -117,15 +120,15 @@ def test_scores_are_those_of_the_evaluation(models: Models, page: Path, data_set
 
 def test_a_run_its_export_and_stock_open_clip_with_it_do_not_differ(models: Models, exported: Path) -> None:
     comparison = compared([str(models.masked), str(exported), f"local-dir:{exported}"])
-    labels = [result.contestant.label for result in comparison.results]
+    labels = [result.model.label for result in comparison.results]
     assert labels == ["masked", str(exported), f"local-dir:{exported}"]
-    run, export, stock = (result.contestant for result in comparison.results)
+    run, export, stock = (result.model for result in comparison.results)
     assert (run.samples_seen, run.training_flops) == (export.samples_seen, export.training_flops)
     assert run.training_flops
     assert (stock.samples_seen, stock.training_flops) == (None, None)
     for difference in comparison.differences:
         assert (difference.value, difference.clear) == (0.0, False)
-    ranks = [[found.rank for found in result.neighbours] for result in comparison.results]
+    ranks = [[found.rank for found in result.nearest] for result in comparison.results]
     assert ranks[0] == ranks[1] == ranks[2]
 
 
@@ -222,11 +225,11 @@ def test_sets_given_on_the_command_line_replace_those_of_the_runs(
 def test_a_checkpoint_may_have_any_name(models: Models, tmp_path: Path) -> None:
     copy = tmp_path / "run" / "checkpoints" / "best"
     shutil.copytree(models.masked / "checkpoints" / "samples_000000000128", copy)
-    (entrant,) = enter([str(copy)])
+    (entrant,) = resolve_models([str(copy)])
     assert entrant.label == "run at 128"
     (copy / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="is damaged; name another checkpoint"):
-        enter([str(copy)])
+        resolve_models([str(copy)])
 
 
 def test_what_others_trained_before_is_said(models: Models, tmp_path: Path) -> None:
@@ -234,14 +237,14 @@ def test_what_others_trained_before_is_said(models: Models, tmp_path: Path) -> N
     provenance = {"samples_seen": 128, "phases": [], "weights": "out/clip"}
     out, spec = tmp_path / "tuned", trained.model.spec
     export_openclip(trained.model, spec, out, tokenizer=trained.tokenizer, provenance=provenance)
-    tuned, _ = load(enter([str(out)])[0], ALONE)
+    tuned, _ = load_compared_model(resolve_models([str(out)])[0], ALONE)
     assert tuned.from_weights
     assert tuned.remark.startswith("it started from out/clip; samples, FLOPs and GPU-hours are of its own")
-    plain, _ = load(enter([str(models.masked)])[0], ALONE)
+    plain, _ = load_compared_model(resolve_models([str(models.masked)])[0], ALONE)
     assert (plain.from_weights, plain.remark) == (False, "")
 
 
 def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:
     run = RunInFiles.new(tmp_path / "run")
     with pytest.raises(UserError, match="has no checkpoint yet"):
-        enter([str(run.path)])
+        resolve_models([str(run.path)])

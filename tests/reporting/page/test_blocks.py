@@ -14,39 +14,41 @@ from support.browser import opened
 from flipscale.reporting.page import plots
 from flipscale.reporting.page.blocks import (
     Card,
+    CardLine,
     Cell,
     Code,
     Column,
     Gallery,
     Headline,
-    Line,
     Note,
     Page,
-    Plot,
-    Plots,
+    PlotBlock,
+    PlotGrid,
     Section,
     Table,
-    json_text,
-    to_html,
-    to_markdown,
 )
-from flipscale.reporting.page.pictures import picture
+from flipscale.reporting.page.html_renderer import to_html
+from flipscale.reporting.page.json_renderer import to_json
+from flipscale.reporting.page.markdown_renderer import to_markdown
+from flipscale.reporting.page.pictures import encode_picture
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 
 
 def hostile_page() -> Page:
     """A page with the text wherever text can come from data."""
-    figure = plots.figure(HOSTILE, HOSTILE)
-    plots.line(figure, HOSTILE, [1, 2], [1, 2], plots.colour(0), hover="%{text}", texts=[HOSTILE, "b"])
-    plots.points(figure, "other", [1], [2], plots.colour(1), [HOSTILE], hover="%{y}")
-    image = picture(np.zeros((3, 8, 8), np.uint8), HOSTILE)
+    figure = plots.new_figure(HOSTILE, HOSTILE)
+    curve = plots.Points(HOSTILE, [1, 2], [1, 2], plots.colour(0), [HOSTILE, "b"])
+    plots.add_line(figure, curve, hover="%{text}")
+    point = plots.Points("other", [1], [2], plots.colour(1), [HOSTILE])
+    plots.add_points(figure, point, hover="%{y}")
+    image = encode_picture(np.zeros((3, 8, 8), np.uint8), HOSTILE)
     blocks = [
         Note(HOSTILE),
         Note(HOSTILE, missing=True),
         Table([Column(HOSTILE, hint=HOSTILE)], [[Cell(HOSTILE)]], HOSTILE),
-        Plots([Plot(HOSTILE, plots.document(figure), HOSTILE)]),
-        Gallery([Card([image], HOSTILE, [Line(HOSTILE)])]),
+        PlotGrid([PlotBlock(HOSTILE, plots.to_document(figure), HOSTILE)]),
+        Gallery([Card([image], HOSTILE, [CardLine(HOSTILE)])]),
         Code(HOSTILE, HOSTILE),
     ]
     return Page(HOSTILE, HOSTILE, [Headline(HOSTILE, HOSTILE, HOSTILE)], [Section(HOSTILE, blocks)])
@@ -70,7 +72,7 @@ def test_a_figure_in_the_page_is_the_figure_that_was_put_there() -> None:
     found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)
     assert found is not None
     block = page.sections[0].blocks[3]
-    assert isinstance(block, Plots)
+    assert isinstance(block, PlotGrid)
     assert json.loads(found[1]) == block.plots[0].figure
 
 
@@ -93,7 +95,7 @@ def test_markdown_keeps_texts_in_their_cells() -> None:
 
 def test_json_holds_no_numbers_that_json_lacks() -> None:
     document = {"a": float("nan"), "b": [float("inf"), 1.5], "c": (True, None, "x")}
-    assert json.loads(json_text(document)) == {"a": None, "b": [None, 1.5], "c": [True, None, "x"]}
+    assert json.loads(to_json(document)) == {"a": None, "b": [None, 1.5], "c": [True, None, "x"]}
 
 
 def test_what_is_typed_is_shown_as_code_and_escaped() -> None:

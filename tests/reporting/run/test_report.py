@@ -22,16 +22,18 @@ from flipscale.budget import Budget
 from flipscale.cli.report import report
 from flipscale.errors import UserError
 from flipscale.models.masking import visible_patches
-from flipscale.reporting.page.blocks import Gallery, Note, Page, to_html, to_markdown
-from flipscale.reporting.run.facts import gather
+from flipscale.reporting.page.blocks import Gallery, Note, Page
+from flipscale.reporting.page.html_renderer import to_html
+from flipscale.reporting.page.markdown_renderer import to_markdown
+from flipscale.reporting.run.facts import gather_facts
 from flipscale.reporting.run.report import run_document, run_page
-from flipscale.reporting.run.seen_samples import training_views
+from flipscale.reporting.run.seen_samples import read_seen_samples
 from flipscale.runs.directory import RunDirectory, recorded_job
 from flipscale.training.setup import open_data
 
 
 def page_of(path: Path) -> Page:
-    return run_page(gather(RunDirectory(path), lambda what: None))
+    return run_page(gather_facts(RunDirectory(path), lambda what: None))
 
 
 def missing(page: Page) -> dict[str, str]:
@@ -71,13 +73,13 @@ def test_a_finished_run_is_shown_whole(
 
 
 def test_the_document_has_what_the_page_has(models: Models) -> None:
-    material = gather(RunDirectory(models.masked), lambda what: None)
-    document = json.loads(json.dumps(run_document(material)))
+    facts = gather_facts(RunDirectory(models.masked), lambda what: None)
+    document = json.loads(json.dumps(run_document(facts)))
     assert document["status"]["samples"] == 128
     assert [record["samples_seen"] for record in document["evaluations"]] == [64, 96, 128]
     assert document["checkpoints"][-1]["samples"] == 128
     assert document["log_lines"] == 8
-    text = to_markdown(run_page(material))
+    text = to_markdown(run_page(facts))
     assert "| scenes | top-1 |" in text
     assert "samples\\_000000000128 (latest)" in text
 
@@ -85,7 +87,7 @@ def test_the_document_has_what_the_page_has(models: Models) -> None:
 def test_the_images_are_those_that_training_read_under_the_masks_that_it_drew(models: Models) -> None:
     run = RunDirectory(models.masked)
     job = recorded_job(run)
-    views = training_views(run, job, 128, each=3)
+    views = read_seen_samples(run, job, 128, each=3)
     budget = Budget.of(job.phases, job.data.lanes)
     trained = {
         position: image
@@ -105,16 +107,16 @@ def test_a_phase_of_another_resolution_is_shown_in_it(models: Models) -> None:
     run = RunDirectory(models.masked)
     job = recorded_job(run)
     larger = job.phases[1].model_copy(update={"image_size": 64, "mask_ratio": 0.75})
-    views = training_views(run, job.model_copy(update={"phases": (job.phases[0], larger)}), 128, each=1)
+    views = read_seen_samples(run, job.model_copy(update={"phases": (job.phases[0], larger)}), 128, each=1)
     assert [view.pixels.shape for view in views] == [(3, 32, 32), (3, 64, 64)]
     assert [(view.grid, len(view.visible or ())) for view in views] == [(4, 8), (8, 16)]
 
 
 def test_hidden_patches_are_not_in_the_picture(models: Models) -> None:
-    material = gather(RunDirectory(models.masked), lambda what: None)
-    (gallery,) = [b for s in run_page(material).sections[6:7] for b in s.blocks if isinstance(b, Gallery)]
-    assert not isinstance(material.views, str)
-    view, source = material.views[0], gallery.cards[0].pictures[0].source
+    facts = gather_facts(RunDirectory(models.masked), lambda what: None)
+    (gallery,) = [b for s in run_page(facts).sections[6:7] for b in s.blocks if isinstance(b, Gallery)]
+    assert not isinstance(facts.seen_samples, str)
+    view, source = facts.seen_samples[0], gallery.cards[0].pictures[0].source
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
     for patch in range(16):
         row, column = divmod(patch, 4)
