@@ -1,4 +1,4 @@
-"""What the tests of pages share: a browser, and models to write pages about."""
+"""The fixtures of the tests of pages: a browser, and models to write pages about."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    """Return a headless Chromium."""
     with launched() as browser:
         yield browser
 
 
 @pytest.fixture(scope="session")
 def models(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Return two short runs and a stock model."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("reporting")
     return Models(

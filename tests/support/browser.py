@@ -1,4 +1,4 @@
-"""A headless Chromium that opens a page from disk and tells what went wrong in it."""
+"""A headless Chromium that opens a page from disk and records what goes wrong in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INSTALL_SECONDS = 280
 
 @dataclass
 class Opened:
-    """A page that is drawn, with everything that it complained of or asked the network for."""
+    """A drawn page, with its errors, warnings and network requests."""
 
     page: Page
     complaints: list[str] = field(default_factory=list)
@@ -29,8 +29,11 @@ class Opened:
 
 
 def chromium() -> str:
-    """Chromium's path; installed with apt where this runs as root. Skips without it; in CI, fails."""
-    if not (found := _found()):
+    """Return Chromium's path.
+
+    Chromium is installed with apt if the tests run as root. Without it the test is skipped; in CI, it fails.
+    """
+    if not (path := _installed()):
         try:
             _install()
         except (OSError, subprocess.SubprocessError) as error:
@@ -38,12 +41,12 @@ def chromium() -> str:
             if os.environ.get("CI") == "true":
                 pytest.fail(reason)
             pytest.skip(reason)
-        found = _found()
-    assert found, "apt-get installed chromium, but no program of that name is there"
-    return found
+        path = _installed()
+    assert path, "apt-get installed chromium, but no program of that name is there"
+    return path
 
 
-def _found() -> str | None:
+def _installed() -> str | None:
     return next((path for name in _NAMES if (path := shutil.which(name))), None)
 
 
@@ -53,7 +56,7 @@ def _install() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with open(Path(tempfile.gettempdir(), "flipscale_chromium.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run side by side, and apt refuses a second apt
-        if _found():
+        if _installed():
             return
         for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
             subprocess.run(
@@ -67,6 +70,7 @@ def _install() -> None:
 
 @contextmanager
 def launched() -> Iterator[Browser]:
+    """Return a running browser."""
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         browser = playwright.chromium.launch(executable_path=chromium(), args=arguments)
@@ -76,7 +80,17 @@ def launched() -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, path: Path, width: int, *, dark: bool = False) -> Iterator[Opened]:
-    """The page at `path`, `width` pixels wide, when every plot is drawn (or 30 s have passed)."""
+    """Open a page, and wait until every plot is drawn.
+
+    Args:
+        browser: The browser.
+        path: The HTML file.
+        width: Width of the window in pixels.
+        dark: Whether the system has a dark colour scheme.
+
+    Raises:
+        TimeoutError: playwright's, if a plot is not drawn within 30 s.
+    """
     context = browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme="dark" if dark else "light",

@@ -25,13 +25,15 @@ ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
 @dataclass(frozen=True)
 class Models:
+    """The models to write pages about."""
+
     masked: Path  # a run of two phases
     unmasked: Path  # the same without a mask
     stock: Path  # an OpenCLIP directory with random weights
 
 
 def evaluation(data_set: Path) -> dict[str, Any]:
-    """The sets of the runs' jobs."""
+    """Return the evaluation sets of the runs' jobs."""
     shown = {"classnames": str(data_set / "classnames.txt"), "templates": str(data_set / "templates.txt")}
     return {
         "zero_shot": {"scenes": {"data": str(data_set / "test/00000.tar"), **shown}},
@@ -40,6 +42,7 @@ def evaluation(data_set: Path) -> dict[str, Any]:
 
 
 def trained_run(output: Path, data_set: Path, mask_ratio: float) -> Path:
+    """Train a run of 96 + 32 samples that evaluates every 64 samples, and return its directory."""
     phase = {"batch_size": 16, "base_lr": 0.02}
     document = {
         "name": output.name,
@@ -70,7 +73,7 @@ def trained_run(output: Path, data_set: Path, mask_ratio: float) -> Path:
 
 
 def stock_directory(out: Path) -> Path:
-    """A tiny CLIP of open_clip's own, with its own pixel statistics and tokenizer."""
+    """Write a tiny CLIP of open_clip's own, with its own pixel statistics and tokenizer."""
     out.mkdir()
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
     text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

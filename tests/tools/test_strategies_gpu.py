@@ -1,4 +1,4 @@
-"""The benchmark of strategies runs: here on a CPU with the smallest model, on a GPU with every strategy."""
+"""The benchmark of strategies: on a CPU with the smallest model, on a GPU with every strategy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def measured(out: Path, *arguments: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_on_a_cpu(tmp_path: Path) -> None:
+def test_strategies_are_measured_on_cpu(tmp_path: Path) -> None:
     out = tmp_path / "page.md"
     chosen = ("fsdp", "zero2", "fairscale_fsdp")
     results = measured(out, "--device", "cpu", "--processes", "2", "--strategies", *chosen)
@@ -44,7 +44,7 @@ def test_on_a_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_every_strategy_on_a_gpu(tmp_path: Path) -> None:
+def test_every_strategy_is_measured_on_gpu(tmp_path: Path) -> None:
     results = measured(tmp_path / "page.md", "--peak-tflops", "100")
     assert [result["strategy"] for result in results if "error" in result] == []
     assert all(result["device"] != "CPU" and 0 < result["mfu"] < 1 for result in results)

@@ -1,4 +1,4 @@
-"""The page of the time-to-accuracy benchmark says what its raw numbers say; both trainers get one setting."""
+"""The time-to-accuracy benchmark: the page shows the raw numbers, and both trainers get the same settings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-import time_to_accuracy as bench
 import torch
 from openclip_trainer import Watch
+from time_to_accuracy_page import TRAINERS, page
+from toy_trainers import ROOT, overrides, toy
 
 from flipscale.config import load_job
 
-# Accuracy rises in a line to 50 %; seconds a checkpoint by trainer and mask, and a tenth more for seed 1.
+# Accuracy rises linearly to 50 %. Seconds per checkpoint by trainer and mask; seed 1 takes a tenth more.
 PACE = {
     ("flipscale", "0%"): 8.0,
     ("flipscale", "50%"): 4.0,
@@ -22,7 +23,7 @@ PACE = {
 
 
 def raw() -> dict[str, object]:
-    curves: dict[str, dict[str, list[list[tuple[float, float]]]]] = {name: {} for name in bench.TRAINERS}
+    curves: dict[str, dict[str, list[list[tuple[float, float]]]]] = {name: {} for name in TRAINERS}
     for (trainer, mask), pace in PACE.items():
         curves[trainer][mask] = [
             [(pace * (1 + seed / 10) * step, step / 10) for step in range(1, 6)] for seed in range(2)
@@ -40,18 +41,19 @@ def raw() -> dict[str, object]:
     }
 
 
-def test_the_page_says_what_was_measured() -> None:
-    page = bench.page(raw(), "raw.json")
+def test_page_shows_measurements() -> None:
+    text = page(raw(), "raw.json")
     # 90 % of 50 %, at 4.5 checkpoints; both seeds have the same ratio, so the interval has no width.
-    assert "| flipscale | 45.0% | 37.8 | 18.9 | 2.00 (2.00 to 2.00) | 2.00 |" in page
-    assert "| open_clip | 45.0% | 56.7 | 47.2 | 1.20 (1.20 to 1.20) | 1.20 |" in page
-    assert "| 0% | 56.7 | 37.8 | 1.50 (1.50 to 1.50) |" in page
-    assert "| 50% | 47.2 | 18.9 | 2.50 (2.50 to 2.50) |" in page
-    assert "| open_clip, 50% | 10.0% after 10.5 s |" in page
+    assert "| flipscale | 45.0% | 37.8 | 18.9 | 2.00 (2.00 to 2.00) | 2.00 |" in text
+    assert "| open_clip | 45.0% | 56.7 | 47.2 | 1.20 (1.20 to 1.20) | 1.20 |" in text
+    assert "| 0% | 56.7 | 37.8 | 1.50 (1.50 to 1.50) |" in text
+    assert "| 50% | 47.2 | 18.9 | 2.50 (2.50 to 2.50) |" in text
+    assert "| open_clip, 50% | 10.0% after 10.5 s |" in text
 
 
-def test_openclips_trainer_is_watched_at_every_mark_and_at_the_end(tmp_path: Path) -> None:
-    model, seen = torch.nn.Linear(1, 1, bias=False), []
+def test_openclip_trainer_is_saved_at_every_mark_and_at_the_end(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    seen: list[int] = []
     watch = Watch(model, seen.append, tmp_path, every=2)
     for step in range(5):
         watch(step)  # the trainer asks for the rate, then takes the step
@@ -66,9 +68,9 @@ def test_openclips_trainer_is_watched_at_every_mark_and_at_the_end(tmp_path: Pat
         assert saved["weight"].item() == steps
 
 
-def test_a_run_keeps_a_checkpoint_for_every_point_of_its_curve(tmp_path: Path) -> None:
-    changes = bench.overrides(tmp_path / "data", tmp_path / "run", 0.5, 3, 1600, 320)
-    job = load_job(bench.ROOT / "jobs" / bench.toy.JOB, changes)
+def test_run_keeps_checkpoint_for_every_point_of_its_curve(tmp_path: Path) -> None:
+    changes = overrides(tmp_path / "data", tmp_path / "run", 0.5, 3, 1600, 320)
+    job = load_job(ROOT / "jobs" / toy.JOB, changes)
     (phase,) = job.phases
     assert (phase.samples, phase.mask_ratio, phase.batch_size, job.seed) == (1600, 0.5, 64, 3)
     assert job.checkpoint.keep_every == 320

@@ -1,8 +1,8 @@
-"""How long a checkpoint holds the training: the copy of an asynchronous save against a whole save.
+"""How long a checkpoint stops training: the copy of an asynchronous save compared with the whole save.
 
     python tools/bench/async_save.py --model vit_l16 --directory DIR --repeats 3 --out docs/benchmarks/PAGE.md
 
-Weights and both AdamW moments in fp32, one process, each repeat measured both ways in turn.
+The state is the weights and both AdamW moments in fp32, in one process; each save gives both times.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from flipscale.runs.checkpoint_writer import CheckpointWriter
 
 
 def main() -> None:
+    """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="vit_l16")
-    parser.add_argument("--directory", type=Path, help="where to save; a temporary directory by default")
+    parser.add_argument("--directory", type=Path, help="where to save (default: a temporary directory)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True, help="Markdown page to write")
     arguments = parser.parse_args()
@@ -38,16 +39,23 @@ def main() -> None:
 
 
 def measure(model_name: str, directory: Path, repeats: int) -> tuple[list[float], list[float], int]:
-    """Return seconds held by each save, seconds until each was committed, and the state's bytes."""
+    """Save a model's state several times.
+
+    Returns:
+        Seconds for which each save stopped training, seconds until each was committed, and the
+        bytes of the state.
+    """
     parameters = dict(build_model(preset(model_name)).named_parameters())
     state = {
         f"{kind}.{name}": parameter.detach() if kind == "model" else torch.rand_like(parameter)
         for kind in ("model", "exp_avg", "exp_avg_sq")
         for name, parameter in parameters.items()
     }
+
     world = World(0, 1, 0, 1, torch.device("cpu"))
     writer = CheckpointWriter(directory, {"name": model_name}, 2, Progress(), world)
     writer.prepare(state.items())  # as the trainer does when it starts
+
     held: list[float] = []
     whole: list[float] = []
     for repeat in range(1, repeats + 1):
@@ -58,15 +66,26 @@ def measure(model_name: str, directory: Path, repeats: int) -> tuple[list[float]
         whole.append(time.perf_counter() - began)
         print(f"save {repeat}: held {held[-1]:.2f} s of {whole[-1]:.2f} s", flush=True)
         for path in sorted(directory.glob("samples_*"))[:-1]:
-            shutil.rmtree(path)  # the disk need not hold more than one
+            shutil.rmtree(path)  # so that the disk has at most two
+
     writer.close()
     return held, whole, sum(tensor.nbytes for tensor in state.values())
 
 
 def write_page(out: Path, model: str, held: list[float], whole: list[float], size: int) -> None:
+    """Write the page.
+
+    Args:
+        out: Path of the page.
+        model: Name of the model.
+        held: Seconds for which each save stopped training.
+        whole: Seconds until each save was committed.
+        size: Bytes of the state.
+    """
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
+
     shares = [h / w for h, w in zip(held, whole, strict=True)]
     lines = [
         f"# Asynchronous save of {model} with AdamW",
@@ -76,10 +95,10 @@ def write_page(out: Path, model: str, held: list[float], whole: list[float], siz
         f"Command: `python tools/bench/async_save.py --model {model} --repeats {len(held)} --out {out}`.",
         "",
         "A whole save copies the state, writes and syncs the files, hashes them and publishes the",
-        "manifest; the training is held only for the copy, into memory that was there since the start.",
+        "manifest; training stops only for the copy, into memory that is allocated at the start.",
         "Shares are of the same save.",
         "",
-        "| save | training held / whole save |",
+        "| save | training stopped / whole save |",
         "|---|---|",
         *(f"| {number} | {share:.1%} |" for number, share in enumerate(shares, start=1)),
         f"| median | {statistics.median(shares):.1%} ({min(shares):.1%} to {max(shares):.1%}) |",

@@ -1,10 +1,11 @@
-"""ViT-H/14 in little memory: a step and a checkpoint by FSDP on two processes, loaded by one and exported.
+"""ViT-H/14 in little memory: a step and a checkpoint with FSDP on two processes, and an export by one.
 
     python tools/bench/h14_fsdp_step.py all --work DIRECTORY [--out docs/benchmarks/h14_fsdp_cpu_DATE.md]
 
-DIRECTORY needs 24 GB for vit_h14 and is left as it is. `step` (under torchrun) and `export` are the two
-halves; each prints its measurements as JSON. Peaks are resident memory (VmHWM), Linux only. In `step` the
-weights of the blocks are gathered in bf16, all activations are recomputed, half of the patches are masked.
+DIRECTORY needs 24 GB for vit_h14; its files are not deleted afterwards. `step` (under torchrun) and
+`export` are the two halves; each prints its measurements as JSON. Peaks are resident memory (VmHWM), which
+only Linux reports. In `step`, the weights of the blocks are gathered in bf16, all activations are
+recomputed, and half of the patches are masked.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ Both processes together: {step_total:.1f} GiB after the step (of 24), {total:.1f
 Seconds: building {build_s:.0f}, step {step_s:.0f}, save {save_s:.0f} ({checkpoint_gib:.1f} GiB).
 
 One process: loading {load_s:.0f} s, exporting {export_s:.0f} s, peak {export_gib:.2f} GiB
-= {export_ratio:.2f} times the fp32 weights, {start_gib:.2f} GiB of it there before loading.
+= {export_ratio:.2f} times the fp32 weights, {start_gib:.2f} GiB of it in use before loading.
 """
 
 
 def memory_gib(field: str) -> float:
-    """VmHWM (peak) or VmRSS (now) of this process."""
+    """Return VmHWM (peak) or VmRSS (now) of this process, in GiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 2**20
@@ -74,11 +75,13 @@ def memory_gib(field: str) -> float:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Return the result of some work, and its seconds."""
     began = time.perf_counter()
     return work(), time.perf_counter() - began
 
 
 def job_of(model: str) -> Job:
+    """Return the job of the step, whose data are never read."""
     return Job.model_validate(
         {
             "name": "bench",
@@ -91,6 +94,7 @@ def job_of(model: str) -> Job:
 
 
 def step(model_name: str, work: Path) -> None:
+    """Build the model, run a step and save a checkpoint; the leading process prints the measurements."""
     world = join_world(read_placement())
     torch.set_num_threads(1)
     job, spec = job_of(model_name), preset(model_name)
@@ -124,6 +128,7 @@ def step(model_name: str, work: Path) -> None:
     )
     _, measured["save_s"] = timed(lambda: dcp.save(state, storage_writer=writer))
     measured["saved_gib"] = memory_gib("VmHWM")
+
     everyone = world.gather(measured)
     if world.leads:
         print(json.dumps(everyone), flush=True)
@@ -131,13 +136,14 @@ def step(model_name: str, work: Path) -> None:
 
 
 def export(model_name: str, work: Path) -> None:
+    """Load the checkpoint in one process and export it; print the measurements."""
     torch.set_num_threads(1)
     spec = preset(model_name)
     start_gib = memory_gib("VmRSS")
     model = build_model(spec, device="meta").to_empty(device="cpu")
-    found = Checkpoint(work / "checkpoint", Progress(), True, {})
+    checkpoint = Checkpoint(work / "checkpoint", Progress(), True, {})
     state = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
-    _, load_s = timed(lambda: found.load(state))
+    _, load_s = timed(lambda: checkpoint.load(state))
     loaded_gib = memory_gib("VmHWM")
     _, export_s = timed(lambda: export_openclip(model, spec, work / "export"))
     weights = sum(parameter.numel() for parameter in model.parameters()) * 4 / 2**30
@@ -154,24 +160,28 @@ def export(model_name: str, work: Path) -> None:
 
 
 def output_of(command: list[str]) -> Any:
+    """Run a command with one thread, and return the JSON in its last line."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def everything(model: str, work: Path, out: Path | None) -> None:
+    """Make both measurements in fresh processes, and write the page if its path is given."""
     for name in ("checkpoint", "export"):
         shutil.rmtree(work / name, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
+
     arguments = ["--work", str(work), "--model", model]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
     ranks = output_of([sys.executable, *launcher, __file__, "step", *arguments])
-    alone = output_of([sys.executable, __file__, "export", *arguments])
-    print(json.dumps({"step": ranks, "export": alone}, indent=1))
+    single = output_of([sys.executable, __file__, "export", *arguments])
+    print(json.dumps({"step": ranks, "export": single}, indent=1))
     if out is None:
         return
+
     raw = out.with_suffix(".json")
-    raw.write_text(json.dumps({"step": ranks, "export": alone}, indent=1) + "\n")
+    raw.write_text(json.dumps({"step": ranks, "export": single}, indent=1) + "\n")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     column = {key: " | ".join(f"{rank[key]:.2f}" for rank in ranks) for key in ranks[0] if "gib" in key}
     files = sum(file.stat().st_size for file in (work / "checkpoint").iterdir())
@@ -184,7 +194,7 @@ def everything(model: str, work: Path, out: Path | None) -> None:
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         torch=torch.__version__,
         raw=raw.name,
-        parameters=alone["weights_gib"] * 2**30 / 4e6,
+        parameters=single["weights_gib"] * 2**30 / 4e6,
         processes=PROCESSES,
         batch=BATCH,
         ranks=" | ".join(f"process {rank['rank']}" for rank in ranks),
@@ -195,19 +205,20 @@ def everything(model: str, work: Path, out: Path | None) -> None:
         step_total=sum(rank["stepped_gib"] for rank in ranks),
         total=sum(rank["saved_gib"] for rank in ranks),
         checkpoint_gib=files / 2**30,
-        export_ratio=alone["export_gib"] / alone["weights_gib"],
+        export_ratio=single["export_gib"] / single["weights_gib"],
         **{key: max(rank[key] for rank in ranks) for key in ("build_s", "step_s", "save_s")},
-        **{key: alone[key] for key in ("load_s", "export_s", "export_gib", "weights_gib", "start_gib")},
+        **{key: single[key] for key in ("load_s", "export_s", "export_gib", "weights_gib", "start_gib")},
     )
     out.write_text(page)
 
 
 def main() -> None:
+    """Run the command of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("command", choices=("all", "step", "export"))
     parser.add_argument("--work", type=Path, required=True, help="directory for checkpoint and export")
     parser.add_argument("--model", default="vit_h14")
-    parser.add_argument("--out", type=Path, help="the page to write, with its raw numbers beside it")
+    parser.add_argument("--out", type=Path, help="the page to write, with its raw numbers next to it")
     options = parser.parse_args()
     if options.command == "all":
         everything(options.model, options.work, options.out)

@@ -1,10 +1,11 @@
-"""OpenCLIP's own trainer in this process, with its weights and its seconds of training every so many steps.
+"""OpenCLIP's own trainer in this process; its weights and seconds of training are saved at regular steps.
 
     python tools/bench/openclip_trainer.py PACKAGES OUT STEPS --model ... --train-data ...
 
-PACKAGES is where webdataset <= 0.2.86 and pandas lie, which it needs; OUT gets `step_N.pt` (a state dict)
-every STEPS steps and at the end, and `seconds.json`; the rest are its own arguments, for one epoch: at each
-epoch it fills its shuffle buffer anew. Time is that of its `train_one_epoch`, without the saving.
+PACKAGES is the directory of webdataset <= 0.2.86 and pandas, which the trainer needs. OUT gets `step_N.pt`
+(a state dict) every STEPS steps and at the end, and `seconds.json`. The other arguments are the trainer's
+own, for one epoch: it fills its shuffle buffer again at each epoch. Time is that of `train_one_epoch`,
+without saving.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from flipscale.third_party import import_open_clip
 
 
 class Watch:
-    """Stands in for the learning rate's schedule, which the trainer calls before every step."""
+    """A stand-in for the schedule of the learning rate, which the trainer calls before every step."""
 
     def __init__(self, model: torch.nn.Module, schedule: Callable[[int], Any], out: Path, every: int) -> None:
         self._model = model
@@ -40,19 +41,28 @@ class Watch:
         self._schedule(step)
 
     def mark(self, steps: int) -> None:
-        """Keep what the model is after so many steps."""
+        """Save the weights after a number of steps."""
         now = time.perf_counter()
         self._seconds[steps] = now - self._began
         torch.save(self._model.state_dict(), self._out / f"step_{steps}.pt")
         self._began += time.perf_counter() - now
 
     def end(self) -> None:
+        """Save the last weights and the seconds."""
         if self._steps not in self._seconds:
             self.mark(self._steps)
         (self._out / "seconds.json").write_text(json.dumps(self._seconds))
 
 
 def main(packages: str, out: Path, every: int, *arguments: str) -> None:
+    """Train.
+
+    Args:
+        packages: Directory of webdataset <= 0.2.86 and pandas.
+        out: Directory of the weights.
+        every: Steps between two saves.
+        arguments: Arguments of OpenCLIP's trainer.
+    """
     sys.path.insert(0, packages)
     import_open_clip()
     from open_clip_train import main as trainer

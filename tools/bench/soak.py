@@ -1,11 +1,11 @@
-"""Read a large set with every kind of damage, and show that memory stays flat and that nothing is miscounted.
+"""Read a large set with every kind of damage: memory must stay flat, and every sample must be counted once.
 
     python tools/bench/soak.py --samples 200k --out docs/benchmarks/PAGE.md
 
-Each of the kinds of damage that tests/support/shards.py knows takes its share of the samples. More than an
-epoch is read, so that every sample is met; then the quarantine list must hold every damaged one once, and
-the order digest must be the one that the audit computes from index and list alone. Images are tiny: this is
-about the loader's bookkeeping, not about its speed.
+Each kind of damage in tests/support/shards.py gets its share of the samples. The tool reads more than one
+epoch, so that every sample is read. Then the quarantine list must have every damaged sample once, and the
+order digest must be the one that the audit computes from only the index and the list. Images are tiny: the
+tool tests the loader's bookkeeping, not its speed.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ WARM_UP = 0.2  # share of the run after which memory must stay flat
 
 
 def main() -> None:
+    """Run the soak, and print the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=parse_count, default=200_000)
     parser.add_argument("--share", type=float, default=0.02, help="of each kind of damage")
@@ -53,11 +54,26 @@ def main() -> None:
 
 
 def soak(directory: Path, samples: int, share: float, workers: int) -> str:
+    """Write the set, read it, and check the result.
+
+    Args:
+        directory: Directory of the set.
+        samples: Number of samples.
+        share: Share of the samples that each kind of damage gets.
+        workers: Number of loader workers.
+
+    Returns:
+        The page as Markdown.
+
+    Raises:
+        SystemExit: If a check fails, with the page as its message.
+    """
     damaged = write_set(directory, samples, share)
     index = build_index(str(directory / f"{{0..{-(-samples // SHARD) - 1}}}.tar"), directory / "index")
     order = Mixture(index.counts, LANES, WINDOW, 0)
     settings = ReaderSettings(16, Augmentation(), 100_000_000)
     reader = SampleReader(ShardSource(index), order, tiny_tokenizer(), settings)
+
     total = int(1.2 * samples) // BATCH * BATCH
     phase = Phase(name="soak", samples=total, mask_ratio=0.5, batch_size=BATCH, base_lr=1e-3)
     quarantine = Quarantine(directory / "quarantine.jsonl")
@@ -69,17 +85,20 @@ def soak(directory: Path, samples: int, share: float, workers: int) -> str:
         digest += batch.digest
         memory.append(resident())
     seconds = time.monotonic() - began
-    found = sorted(
+
+    listed = sorted(
         (record.shard, record.ordinal) for record in read_quarantine(directory / "quarantine.jsonl")
     )
-    expected = expected_order(order, sample_keys(found), 0, total)
+    expected = expected_order(order, sample_keys(listed), 0, total)
+
     warm = memory[int(len(memory) * WARM_UP) :]
     growth = max(warm[-len(warm) // 4 :]) / max(warm[: len(warm) // 4]) - 1
     checks = {
-        f"the quarantine list has each of the {len(damaged)} damaged samples once": found == sorted(damaged),
+        f"the quarantine list has each of the {len(damaged)} damaged samples once": listed == sorted(damaged),
         "the order digest is the audit's": digest == expected.digest,
         f"resident memory grew by {growth:.1%} after warm-up (below 5 %)": growth < 0.05,
     }
+
     lines = [
         f"# Soak: {samples:,} samples, {len(BAD)} kinds of damage, {share:.0%} each",
         "",
@@ -92,13 +111,14 @@ def soak(directory: Path, samples: int, share: float, workers: int) -> str:
         "",
         *(f"- {'yes' if holds else 'NO'}: {what}" for what, holds in checks.items()),
     ]
+
     if not all(checks.values()):
         raise SystemExit("\n".join(lines))
     return "\n".join(lines) + "\n"
 
 
 def write_set(directory: Path, samples: int, share: float) -> set[tuple[int, int]]:
-    """Write the shards; return shard and ordinal of every damaged sample."""
+    """Write the shards, and return shard and ordinal of every damaged sample."""
     images = [encoded(picture(number, 24, 20)) for number in range(64)]
     draws = np.random.default_rng(0).random(samples)
     kinds = list(BAD)
@@ -118,7 +138,7 @@ def write_set(directory: Path, samples: int, share: float) -> set[tuple[int, int
 
 
 def resident() -> int:
-    """Bytes that this process and its loader workers hold, shared pages counted once each (PSS)."""
+    """Return the bytes in use by this process and its loader workers; shared pages count once (PSS)."""
     processes = ["self", *(str(child.pid) for child in multiprocessing.active_children())]
     texts = (Path(f"/proc/{process}/smaps_rollup").read_text() for process in processes)
     return sum(int(text.split("Pss:")[1].split()[0]) * 1024 for text in texts)

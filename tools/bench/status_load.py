@@ -1,9 +1,10 @@
-"""Whether looking at a run slows it: its images/s while `flipscale status` is called, and while it is not.
+"""Whether `flipscale status` slows a run: the images/s while it is called, and while it is not.
 
     python tools/bench/status_load.py JOB [KEY=VALUE ...] --out docs/benchmarks/PAGE.md
 
-Trains JOB with one thread and no loader workers, so that a second core is free for whoever looks, as on a
-cluster where that is another machine. Quiet and watched spans take turns in the same run.
+The tool trains JOB with one thread and no loader workers, so that a second core is free for `flipscale
+status`, which on a cluster runs on another machine. Spans with and without calls take turns in the same
+run.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from pathlib import Path
 
 import torch
 
-ROUNDS, LOOKS = 10, 5  # looks: calls of `flipscale status` in each round, one after the other
+ROUNDS, LOOKS = 10, 5  # LOOKS: calls of `flipscale status` per round, one after the other
 FLIPSCALE = (sys.executable, "-m", "flipscale")
 
 
 def main() -> None:
+    """Train, measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("job", type=Path)
     parser.add_argument("overrides", nargs="*")
@@ -48,13 +50,18 @@ def main() -> None:
 
 
 def measure(run: Path, training: subprocess.Popen[bytes]) -> float:
-    """images/s of a span with looks over that of a span as long without; waits for the first steps."""
+    """Return the images/s of a span with calls divided by those of a span of equal length without.
+
+    The first steps of the run are awaited before.
+    """
     while len(lines(run)) < 20:
         assert training.poll() is None, "the run ended before it was measured"
         time.sleep(0.5)
+
     began = time.time()
     for _ in range(LOOKS):
         subprocess.run([*FLIPSCALE, "status", str(run)], stdout=subprocess.DEVNULL, check=True)
+
     watched = time.time()
     time.sleep(watched - began)
     assert training.poll() is None, "the budget is too small for the measurement; give more samples"
@@ -62,6 +69,7 @@ def measure(run: Path, training: subprocess.Popen[bytes]) -> float:
 
 
 def lines(run: Path) -> list[dict[str, float]]:
+    """Return the complete log lines of the run."""
     try:
         text = (run / "metrics.jsonl").read_text()
     except FileNotFoundError:
@@ -70,22 +78,29 @@ def lines(run: Path) -> list[dict[str, float]]:
 
 
 def rate(run: Path, start: float, stop: float) -> float:
-    """images/s of the steps that ended in this span of time."""
+    """Return the images/s of the steps that ended in this span of time."""
     inside = [line for line in lines(run) if start <= line["time"] < stop]
     return (inside[-1]["samples"] - inside[0]["samples"]) / (inside[-1]["time"] - inside[0]["time"])
 
 
 def write_page(out: Path, job: Path, ratios: list[float]) -> None:
+    """Write the page.
+
+    Args:
+        out: Path of the page.
+        job: The job that was trained.
+        ratios: The ratio of every round.
+    """
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     out.write_text(
-        f"# Training while `flipscale status` looks at it\n\n"
+        f"# Training while `flipscale status` is called\n\n"
         f"{job}, one process of one thread on a CPU ({platform.machine()}, {os.cpu_count()} cores), torch "
         f"{torch.__version__}, commit {commit}.\n"
         f"Command: `python tools/bench/status_load.py {' '.join(sys.argv[1:])}`.\n\n"
-        f"{ROUNDS} rounds of {LOOKS} looks, one after the other, and as long a time without any.\n"
-        "images/s with looks over images/s without:\n\n"
+        f"{ROUNDS} rounds of {LOOKS} calls, one after the other, and equal times without any.\n"
+        "images/s with calls divided by images/s without:\n\n"
         f"median {statistics.median(ratios):.3f} (lowest {min(ratios):.3f}, highest {max(ratios):.3f})\n"
     )
 

@@ -1,12 +1,12 @@
-"""Every sharding strategy on this machine's GPUs: images/s, peak memory and MFU over 20 steps.
+"""The speed of every sharding strategy on this machine's GPUs: images/s, peak memory and MFU over 20 steps.
 
     python tools/bench/strategies_gpu.py all --models vit_l16 vit_h14 --processes 1 --out PAGE.md
     torchrun --nproc-per-node 8 tools/bench/strategies_gpu.py one --model vit_l16 --strategy fsdp
 
-`all` starts each measurement in fresh processes, so that nothing of one is left in the next and one that runs
-out of memory is a line of the table; `one` is a single measurement, under any launcher. Images and texts are
-random tensors that lie on the device: no loader, no checkpoint. On a CPU (`--device cpu`) the figures say
-nothing but that the script runs.
+`all` starts each measurement in fresh processes: nothing is left of the previous one, and one that runs out
+of memory is a line of the table. `one` is a single measurement, under any launcher. Images and texts are
+random tensors on the device: there is no loader and no checkpoint. On a CPU (`--device cpu`) the numbers
+show only that the script runs.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ STRATEGIES: tuple[str, ...] = get_args(Sharding.model_fields["strategy"].annotat
 MASK_RATIO = 0.5
 WARM_UP = 3  # steps before the clock starts: allocation, autotuning, compilation
 
-# Dense bf16 FLOP/s of a GPU by a part of its name, from NVIDIA's data sheets (SXM where there are several).
+# Dense bf16 FLOP/s of a GPU by a part of its name, from NVIDIA's data sheets (SXM if there are several).
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
 
 
 def job_of(options: argparse.Namespace, world: World) -> Job:
+    """Return the job of a measurement, whose data are never read."""
     batch = options.batch * world.size
     sharding = {
         "strategy": options.strategy,
@@ -85,7 +86,7 @@ def random_pairs(spec: ModelSpec, batch: int, world: World) -> Inputs:
 
 
 def one(options: argparse.Namespace) -> None:
-    """Measure one strategy; the first process prints a JSON line."""
+    """Measure one strategy; the leading process prints the measurement as a line of JSON."""
     world = join_world(read_placement())
     try:
         measured = measure(options, world)
@@ -100,6 +101,7 @@ def measure(options: argparse.Namespace, world: World) -> dict[str, Any]:
     check_sharding(job.sharding, world.size, world.device.type)
     model = shard(build_model(spec, device="meta"), job.sharding, job.optimizer, job.seed, world)
     pairs = random_pairs(spec, options.batch, world)
+
     seconds: list[float] = []
     loss = torch.zeros(())
     for number in range(WARM_UP + options.steps):
@@ -113,7 +115,9 @@ def measure(options: argparse.Namespace, world: World) -> dict[str, Any]:
             torch.cuda.synchronize()
         if number >= WARM_UP:
             seconds.append(time.perf_counter() - began)
-    assert torch.isfinite(loss), "the loss is not finite: the figures would be of nothing"
+
+    assert torch.isfinite(loss), "the loss is not finite: the numbers would mean nothing"
+
     median = statistics.median(seconds)
     images_per_second = options.batch * world.size / median
     peak = options.peak_tflops * 1e12 if options.peak_tflops else peak_flops(world)
@@ -135,6 +139,7 @@ def measure(options: argparse.Namespace, world: World) -> dict[str, Any]:
 
 
 def peak_flops(world: World) -> float | None:
+    """Return the dense bf16 FLOP/s of the GPU, or None if it is not known."""
     if world.device.type != "cuda":
         return None
     name = torch.cuda.get_device_name()
@@ -142,7 +147,7 @@ def peak_flops(world: World) -> float | None:
 
 
 def peak_memory_gb(world: World) -> float:
-    """Of the measured steps on a GPU; of the whole process on a CPU (Linux)."""
+    """Return the peak memory: on a GPU, of the measured steps; on a CPU (Linux), of the whole process."""
     if world.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
@@ -150,7 +155,7 @@ def peak_memory_gb(world: World) -> float:
 
 
 def in_fresh_processes(options: argparse.Namespace, model: str, strategy: str) -> dict[str, Any]:
-    """The measurement, or why there is none."""
+    """Return the measurement, or under "error" the reason why there is none."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={options.processes}", __file__, "one"]
     command += ["--model", model, "--strategy", strategy, "--batch", str(options.batch)]
@@ -168,6 +173,7 @@ def in_fresh_processes(options: argparse.Namespace, model: str, strategy: str) -
 
 
 def measure_all(options: argparse.Namespace) -> None:
+    """Measure every strategy with every model, and write the page if its path is given."""
     results: list[dict[str, Any]] = []
     for model in options.models:
         for strategy in options.strategies:
@@ -179,6 +185,7 @@ def measure_all(options: argparse.Namespace) -> None:
 
 
 def row(result: dict[str, Any]) -> str:
+    """Return the row of one measurement."""
     if "error" in result:
         return f"| {result['model']} | {result['strategy']} | not run: {result['error']} | | | | |"
     least, median, most = result["step_seconds"]
@@ -191,6 +198,7 @@ def row(result: dict[str, Any]) -> str:
 
 
 def page(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
+    """Return the page as Markdown."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     device = next((result["device"] for result in results if "device" in result), "no device")
     compiled = "compiled blocks" if options.compile else "no compilation"
@@ -198,13 +206,13 @@ def page(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
         f"# Sharding strategies on {options.processes} x {device}",
         "",
         f"Commit {commit.stdout.strip() or 'none'}, {date.today().isoformat()}, torch {torch.__version__}. "
-        f"Made by `tools/bench/strategies_gpu.py all`; raw numbers beside this page (.json).",
+        f"Made by `tools/bench/strategies_gpu.py all`; raw numbers next to this page (.json).",
         "",
-        f"Batch {options.batch} a process, bf16, {MASK_RATIO:.0%} masked, activation checkpointing "
+        f"Batch {options.batch} per process, bf16, {MASK_RATIO:.0%} masked, activation checkpointing "
         f"{options.activation_checkpointing}, {compiled}; {options.steps} steps after {WARM_UP}, on random "
-        "tensors. Throughput is the median's; FLOP/s count forward and backward alone, a GPU.",
+        "tensors. Throughput is the median's; FLOP/s are per GPU and count only forward and backward.",
         "",
-        "| model | strategy | images/s | ms a step (least to most) | peak memory, GB | TFLOP/s | MFU |",
+        "| model | strategy | images/s | ms per step (least to most) | peak memory, GB | TFLOP/s | MFU |",
         "|---|---|---|---|---|---|---|",
         *(row(result) for result in results),
         "",
@@ -213,6 +221,7 @@ def page(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
 
 
 def main() -> None:
+    """Run the command of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -223,15 +232,15 @@ def main() -> None:
     everything = commands.add_parser("all", help="a table of several models and strategies")
     everything.add_argument("--models", nargs="+", default=["vit_l16", "vit_h14"])
     everything.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=STRATEGIES)
-    everything.add_argument("--processes", type=int, default=1, help="one a GPU of this machine")
+    everything.add_argument("--processes", type=int, default=1, help="one per GPU of this machine")
     everything.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    everything.add_argument("--out", type=Path, help="the page (.md) to write, with its numbers beside it")
+    everything.add_argument("--out", type=Path, help="the page (.md) to write, with its numbers next to it")
     for command in (single, everything):
         command.add_argument("--batch", type=int, default=64, help="pairs of each process")
         command.add_argument("--steps", type=int, default=20)
         command.add_argument("--activation-checkpointing", default="none")
         command.add_argument("--compile", action="store_true")
-        command.add_argument("--peak-tflops", type=float, default=0.0, help="of a GPU that is not known here")
+        command.add_argument("--peak-tflops", type=float, default=0.0, help="of a GPU that PEAK_FLOPS lacks")
     options = parser.parse_args()
     try:
         one(options) if options.command == "one" else measure_all(options)

@@ -1,4 +1,4 @@
-"""Models beside each other: the same scores as `flipscale eval`, what training took, and the page of it."""
+"""Comparisons of models: the scores of `flipscale eval`, the cost of training, and the page."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from flipscale.runs.directory import RunDirectory, recorded_job
 
 @pytest.fixture(scope="module")
 def exported(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an export of the masked run, with its provenance."""
     trained = load_model(models.masked, ALONE)
     out = tmp_path_factory.mktemp("exported") / "model"
     assert trained.job is not None
@@ -51,7 +52,7 @@ def exported(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of two runs and a stock model, on the sets of the runs' jobs."""
+    """Return the page of two runs and a stock model, on the sets of the runs' jobs."""
     out = tmp_path_factory.mktemp("compared")
     sources = [str(models.masked), str(models.unmasked), f"local-dir:{models.stock}"]
     compare_command.compare(CompareOptions(models=sources, out=out))
@@ -59,8 +60,8 @@ def page(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compared(sources: list[str]) -> Comparison:
-    entrants = resolve_models(sources)
-    return compare(entrants, sets_of(entrants), 64, ALONE, lambda what: None)
+    named = resolve_models(sources)
+    return compare(named, sets_of(named), 64, ALONE, lambda what: None)
 
 
 def encoder(trained: LoadedModel) -> Encoder:
@@ -68,7 +69,7 @@ def encoder(trained: LoadedModel) -> Encoder:
 
 
 @pytest.mark.parametrize("width", [1400, 400])
-def test_the_page_opens_from_disk_with_every_plot(page: Path, browser: Browser, width: int) -> None:
+def test_page_opens_from_disk_with_every_plot(page: Path, browser: Browser, width: int) -> None:
     with opened(browser, page, width) as shown:
         assert shown.complaints == []
         assert [url for url in shown.requests if not url.startswith(("file:", "data:"))] == []
@@ -83,10 +84,10 @@ def test_the_page_opens_from_disk_with_every_plot(page: Path, browser: Browser, 
             assert box["x"] + box["width"] <= width
         assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
         assert shown.page.locator(".card").count() == 6
-        assert shown.page.locator("img").count() == 6 * 2  # whole, and under the one mask there is
+        assert shown.page.locator("img").count() == 6 * 2  # whole, and under the only mask
 
 
-def test_a_click_on_a_heading_sorts_by_numbers(page: Path, browser: Browser) -> None:
+def test_click_on_heading_sorts_by_numbers(page: Path, browser: Browser) -> None:
     with opened(browser, page, 1400) as shown:
         table = shown.page.locator("#published-models table")
         heading = table.locator("th", has_text="samples seen")
@@ -102,23 +103,23 @@ def test_a_click_on_a_heading_sorts_by_numbers(page: Path, browser: Browser) -> 
         assert legend.first.get_attribute("aria-pressed") == "false"
 
 
-def test_scores_are_those_of_the_evaluation(models: Models, page: Path, data_set: Path) -> None:
+def test_scores_are_those_of_evaluation(models: Models, page: Path, data_set: Path) -> None:
     document = json.loads(page.with_suffix(".json").read_text())
     assert [model["kind"] for model in document["models"]] == ["run", "run", "OpenCLIP"]
     trained = load_model(models.unmasked, ALONE)
     expected = evaluate(encoder(trained), Evaluation.model_validate(evaluation(data_set)), samples_seen=128)
-    found = document["models"][1]
-    assert found["document"] == json.loads(json.dumps(expected))
-    scores = {(score["set"], score["metric"]): score["value"] for score in found["scores"]}
+    model = document["models"][1]
+    assert model["document"] == json.loads(json.dumps(expected))
+    scores = {(score["set"], score["metric"]): score["value"] for score in model["scores"]}
     assert scores["scenes", "top1"] == expected["zero_shot"]["scenes"]["top1"]
     ranks = expected["retrieval"]["captions"]
     assert scores["captions", "text_to_image_R@1"] == ranks["text_to_image"]["R@1"]
     for difference in document["differences"]:
         assert difference["low"] <= difference["value"] <= difference["high"]
-    assert len(document["differences"]) == 3 * 3  # pairs x figures
+    assert len(document["differences"]) == 3 * 3  # pairs x metrics
 
 
-def test_a_run_its_export_and_stock_open_clip_with_it_do_not_differ(models: Models, exported: Path) -> None:
+def test_run_and_export_and_stock_open_clip_do_not_differ(models: Models, exported: Path) -> None:
     comparison = compared([str(models.masked), str(exported), f"local-dir:{exported}"])
     labels = [result.model.label for result in comparison.results]
     assert labels == ["masked", str(exported), f"local-dir:{exported}"]
@@ -128,11 +129,11 @@ def test_a_run_its_export_and_stock_open_clip_with_it_do_not_differ(models: Mode
     assert (stock.samples_seen, stock.training_flops) == (None, None)
     for difference in comparison.differences:
         assert (difference.value, difference.clear) == (0.0, False)
-    ranks = [[found.rank for found in result.nearest] for result in comparison.results]
+    ranks = [[ranked.rank for ranked in result.nearest] for result in comparison.results]
     assert ranks[0] == ranks[1] == ranks[2]
 
 
-def test_only_imagenet_is_drawn_beside_imagenet(models: Models) -> None:
+def test_models_are_drawn_among_published_ones_only_on_imagenet(models: Models) -> None:
     comparison = compared([str(models.masked)])
     assert imagenet_set(comparison) is None
     text = to_markdown(compare_page(comparison))
@@ -158,21 +159,24 @@ def test_training_cost_follows_from_job_and_ledger(models: Models, tmp_path: Pat
     assert found[128] == found[10**9] == first.flops + tuned.flops
     assert found[48] == first.flops / 2
     assert found[112] == first.flops + tuned.flops / 2
+
     run = RunInFiles.new(tmp_path / "run")
     assert gpu_hours_at(RunDirectory(run.path), 100) is None
     run.segment(samples_from=0, samples_to=400, gpu_seconds=7200)
-    run.segment(samples_from=400, samples_to=400, gpu_seconds=3600)  # it brought nothing, and was paid
+    run.segment(
+        samples_from=400, samples_to=400, gpu_seconds=3600
+    )  # it gained no samples, and still took GPU time
     run.segment(samples_from=400, samples_to=800, gpu_seconds=3600)
     hours = {samples: gpu_hours_at(RunDirectory(run.path), samples) for samples in (100, 400, 600, 800)}
     assert hours == pytest.approx({100: 0.5, 400: 2.0, 600: 3.5, 800: 4.0})
-    assert gpu_hours_at(RunDirectory(run.path), 900) is None  # trained in the segment that is under way
+    assert gpu_hours_at(RunDirectory(run.path), 900) is None  # trained in the current segment
     run.segment(samples_from=800, samples_to=500, gpu_seconds=0)  # rolled back: the newest was damaged
     run.segment(samples_from=500, samples_to=800, gpu_seconds=3600)
     hours = {samples: gpu_hours_at(RunDirectory(run.path), samples) for samples in (400, 650, 800)}
     assert hours == pytest.approx({400: 2.0, 650: 4.5, 800: 5.0})
 
 
-def test_nearest_captions_are_the_nearest(models: Models, data_set: Path) -> None:
+def test_nearest_captions_have_highest_similarity(models: Models, data_set: Path) -> None:
     trained = load_model(models.masked, ALONE)
     shards = str(data_set / "val/00000.tar")
     shown = examples(shards, 4, trained.model.spec.vision.image_size)
@@ -200,7 +204,7 @@ def test_nearest_captions_are_the_nearest(models: Models, data_set: Path) -> Non
         (["local-dir:{stock}"], "give --zero-shot, --retrieval or --sets"),
     ],
 )
-def test_wrong_input_is_said_before_anything_is_loaded(
+def test_wrong_input_is_reported_before_loading(
     models: Models, tmp_path: Path, sources: list[str], message: str
 ) -> None:
     named = [s.format(masked=models.masked, stock=models.stock, root=tmp_path) for s in sources]
@@ -210,29 +214,27 @@ def test_wrong_input_is_said_before_anything_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
-def test_sets_given_on_the_command_line_replace_those_of_the_runs(
-    models: Models, data_set: Path, tmp_path: Path
-) -> None:
+def test_sets_of_command_line_replace_those_of_runs(models: Models, data_set: Path, tmp_path: Path) -> None:
     names = ["--classnames", str(data_set / "classnames.txt"), "--metric", "mean_per_class"]
-    given = ["--zero-shot", str(data_set / "test/00000.tar"), *names]
-    done = CliRunner().invoke(app, ["compare", str(models.masked), "--out", str(tmp_path / "out"), *given])
+    sets = ["--zero-shot", str(data_set / "test/00000.tar"), *names]
+    done = CliRunner().invoke(app, ["compare", str(models.masked), "--out", str(tmp_path / "out"), *sets])
     assert done.exit_code == 0, done.output
     document = json.loads((tmp_path / "out/compare.json").read_text())
     (scores,) = (model["scores"] for model in document["models"])
     assert [(score["set"], score["metric"]) for score in scores] == [("zero_shot", "mean_per_class")]
 
 
-def test_a_checkpoint_may_have_any_name(models: Models, tmp_path: Path) -> None:
+def test_checkpoint_may_have_any_name(models: Models, tmp_path: Path) -> None:
     copy = tmp_path / "run" / "checkpoints" / "best"
     shutil.copytree(models.masked / "checkpoints" / "samples_000000000128", copy)
-    (entrant,) = resolve_models([str(copy)])
-    assert entrant.label == "run at 128"
+    (named,) = resolve_models([str(copy)])
+    assert named.label == "run at 128"
     (copy / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="is damaged; name another checkpoint"):
         resolve_models([str(copy)])
 
 
-def test_what_others_trained_before_is_said(models: Models, tmp_path: Path) -> None:
+def test_initial_weights_of_others_are_reported(models: Models, tmp_path: Path) -> None:
     trained = load_model(models.masked, ALONE)
     provenance = {"samples_seen": 128, "phases": [], "weights": "out/clip"}
     out, spec = tmp_path / "tuned", trained.model.spec
@@ -244,7 +246,7 @@ def test_what_others_trained_before_is_said(models: Models, tmp_path: Path) -> N
     assert (plain.from_weights, plain.remark) == (False, "")
 
 
-def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+def test_run_without_checkpoint_is_named(tmp_path: Path) -> None:
     run = RunInFiles.new(tmp_path / "run")
     with pytest.raises(UserError, match="has no checkpoint yet"):
         resolve_models([str(run.path)])

@@ -1,4 +1,4 @@
-"""The published figures that are kept here: each has a source, and what can be computed again is equal."""
+"""The published numbers in the repository: each has a source, and recomputed ones are equal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flipscale.third_party import import_open_clip
 _TAGGED = ("CLIP", "OpenCLIP", "DataComp")
 
 
-def test_every_row_has_a_source_and_figures_that_can_be() -> None:
+def test_every_row_has_source_and_plausible_numbers() -> None:
     models = published_models()
     assert len({(m.family, m.model, m.weights, m.data, m.samples_seen) for m in models}) == len(models)
     for model in models:
@@ -30,8 +30,8 @@ def test_open_clip_knows_every_tag() -> None:
     assert {(m.model, m.weights) for m in published_models() if m.family in _TAGGED} <= known
 
 
-def test_every_tag_is_of_the_activation_that_its_name_says() -> None:
-    """A tag of the other one is refused for that; these are refused for want of their files alone."""
+def test_every_tag_has_the_activation_of_its_name() -> None:
+    """A tag of the other activation is refused for it; these are refused only for missing files."""
     for model in published_models():
         if model.family in _TAGGED:
             with pytest.raises(UserError) as refused:
@@ -39,7 +39,7 @@ def test_every_tag_is_of_the_activation_that_its_name_says() -> None:
             assert "QuickGELU" not in str(refused.value), model.model
 
 
-def test_flops_of_the_paper_s_models_are_those_that_plan_counts() -> None:
+def test_flops_of_paper_models_are_those_of_plan() -> None:
     shapes = {"B/16": "vit_b16", "L/16": "vit_l16", "H/14": "vit_h14"}
     checked = 0
     for model in published_models():
@@ -52,24 +52,24 @@ def test_flops_of_the_paper_s_models_are_those_that_plan_counts() -> None:
     assert checked == 8
 
 
-def test_open_clip_s_flops_grow_with_samples_alone() -> None:
+def test_open_clip_flops_grow_only_with_samples() -> None:
     each: dict[str, set[float]] = {}
     for model in published_models():
         if model.family in (*_TAGGED, "OpenCLIP scaling"):
             shape = model.model.removesuffix("-quickgelu")
             each.setdefault(shape, set()).add(model.training_flops / model.samples_seen)
-    for shape, found in each.items():
-        assert max(found) == pytest.approx(min(found), rel=2e-3), shape
+    for shape, ratios in each.items():
+        assert max(ratios) == pytest.approx(min(ratios), rel=2e-3), shape
 
 
-def test_the_paper_s_tables_are_whole() -> None:
+def test_paper_tables_are_complete() -> None:
     tables = {table.number: table for table in paper_tables()}
     assert set(tables) == {"1a", "1b", "1c", "1d", "1e", "1f", "2", "5", "6", "8"}
     for table in tables.values():
         assert all(len(row) == 1 + len(table.columns) for row in table.rows)
         assert "FLIP paper" in table.source
     assert ("50 %", "68.5", "69.6", "70.4") in tables["1b"].rows
-    # Table 8 and the list of models say the same.
+    # Table 8 and the list of models have the same scores.
     top1 = {float(row[1 + tables["8"].columns.index("ImageNet top-1")]) for row in tables["8"].rows}
     listed = {round(100 * (m.imagenet_top1 or 0), 1) for m in published_models() if "table 8" in m.source}
     assert top1 == listed

@@ -1,4 +1,4 @@
-"""Stock open_clip models behind the interface of evaluation, and names that are none."""
+"""Stock open_clip models behind the interface of evaluation, and names that do not exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flipscale.third_party import import_open_clip
 CPU = torch.device("cpu")
 
 
-def test_its_features_are_those_of_open_clip_with_its_own_preprocessing(models: Models) -> None:
+def test_features_are_those_of_open_clip_with_its_preprocessing(models: Models) -> None:
     source = f"local-dir:{models.stock}"
     open_clip = import_open_clip()
     reference, _, preprocess = open_clip.create_model_and_transforms(source)
@@ -50,7 +50,7 @@ def test_its_features_are_those_of_open_clip_with_its_own_preprocessing(models: 
         ("local-dir:/nowhere", "there is no directory /nowhere"),
     ],
 )
-def test_names_that_do_not_exist_get_the_nearest(source: str, message: str) -> None:
+def test_unknown_names_get_nearest_ones(source: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         find_stock(source)
     assert message in str(caught.value)
@@ -77,6 +77,6 @@ def test_weights_that_could_run_code_are_refused_unread(models: Models, tmp_path
     assert not (tmp_path / "proof").exists()
 
 
-def test_weights_of_another_shape_are_said_to_be(models: Models) -> None:
+def test_weights_of_another_shape_are_reported(models: Models) -> None:
     with pytest.raises(UserError, match=r"cannot load .*weights belong to this shape"):
         load_stock(f"ViT-S-32-alt:{models.stock / 'open_clip_model.safetensors'}", CPU)

@@ -1,4 +1,4 @@
-"""What the data says cannot become part of the page: neither its markup nor its scripts."""
+"""Pages: text from the data never becomes markup or a script of the page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"
 
 
 def hostile_page() -> Page:
-    """A page with the text wherever text can come from data."""
+    """Return a page that has the hostile text wherever text can come from data."""
     figure = plots.new_figure(HOSTILE, HOSTILE)
     curve = plots.Points(HOSTILE, [1, 2], [1, 2], plots.colour(0), [HOSTILE, "b"])
     plots.add_line(figure, curve, hover="%{text}")
@@ -54,7 +54,7 @@ def hostile_page() -> Page:
     return Page(HOSTILE, HOSTILE, [Headline(HOSTILE, HOSTILE, HOSTILE)], [Section(HOSTILE, blocks)])
 
 
-def test_hostile_texts_stay_texts(tmp_path: Path, browser: Browser) -> None:
+def test_hostile_texts_remain_texts(tmp_path: Path, browser: Browser) -> None:
     path = tmp_path / "page.html"
     path.write_text(to_html(hostile_page()))
     with opened(browser, path, 1400) as shown:
@@ -66,17 +66,17 @@ def test_hostile_texts_stay_texts(tmp_path: Path, browser: Browser) -> None:
         assert [url for url in shown.requests if not url.startswith(("file:", "data:"))] == []
 
 
-def test_a_figure_in_the_page_is_the_figure_that_was_put_there() -> None:
+def test_figure_in_page_equals_figure_of_block() -> None:
     page = hostile_page()
     text = to_html(page)
-    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)
-    assert found is not None
+    embedded = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)
+    assert embedded is not None
     block = page.sections[0].blocks[3]
     assert isinstance(block, PlotGrid)
-    assert json.loads(found[1]) == block.plots[0].figure
+    assert json.loads(embedded[1]) == block.plots[0].figure
 
 
-def test_a_script_that_came_in_all_the_same_does_not_run(tmp_path: Path, browser: Browser) -> None:
+def test_injected_script_does_not_run(tmp_path: Path, browser: Browser) -> None:
     text = to_html(Page("plain", "", [], []))
     path = tmp_path / "page.html"
     path.write_text(text.replace("</main>", "<script>document.title = 'taken'</script></main>"))
@@ -93,12 +93,12 @@ def test_markdown_keeps_texts_in_their_cells() -> None:
     assert html.escape("<script>", quote=False) in to_markdown(hostile_page())
 
 
-def test_json_holds_no_numbers_that_json_lacks() -> None:
+def test_json_has_null_for_numbers_that_are_not_finite() -> None:
     document = {"a": float("nan"), "b": [float("inf"), 1.5], "c": (True, None, "x")}
     assert json.loads(to_json(document)) == {"a": None, "b": [None, 1.5], "c": [True, None, "x"]}
 
 
-def test_what_is_typed_is_shown_as_code_and_escaped() -> None:
+def test_text_between_backticks_is_escaped_code() -> None:
     page = Page("t", "s", [], [Section("one", [Note("set `a <b> c` in the job"), Note("a lone ` stays")])])
     shown = to_html(page)
     assert "set <code>a &lt;b&gt; c</code> in the job" in shown

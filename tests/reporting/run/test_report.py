@@ -1,4 +1,4 @@
-"""The page of a run, in whatever state the run is."""
+"""The page of a run, in each state of the run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def page_of(path: Path) -> Page:
 
 
 def missing(page: Page) -> dict[str, str]:
-    """What the page says it cannot show, by section."""
+    """Return what the page says it cannot show, by section."""
     return {
         section.title: block.text
         for section in page.sections
@@ -47,12 +47,13 @@ def missing(page: Page) -> dict[str, str]:
 
 
 def contents(directory: Path) -> dict[str, str]:
+    """Return the digest of every file."""
     files = (path for path in directory.rglob("*") if path.is_file())
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.mark.parametrize("width", [1400, 400])
-def test_a_finished_run_is_shown_whole(
+def test_finished_run_is_shown_completely(
     models: Models, tmp_path: Path, browser: Browser, width: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(models.masked)
@@ -72,7 +73,7 @@ def test_a_finished_run_is_shown_whole(
         assert page.locator("img").count() == 6 * 2 + 6 + 6  # masked and whole, whole, retrieval
 
 
-def test_the_document_has_what_the_page_has(models: Models) -> None:
+def test_document_has_content_of_page(models: Models) -> None:
     facts = gather_facts(RunDirectory(models.masked), lambda what: None)
     document = json.loads(json.dumps(run_document(facts)))
     assert document["status"]["samples"] == 128
@@ -84,54 +85,53 @@ def test_the_document_has_what_the_page_has(models: Models) -> None:
     assert "samples\\_000000000128 (latest)" in text
 
 
-def test_the_images_are_those_that_training_read_under_the_masks_that_it_drew(models: Models) -> None:
+def test_images_and_masks_are_those_of_training(models: Models) -> None:
     run = RunDirectory(models.masked)
     job = recorded_job(run)
-    views = read_seen_samples(run, job, 128, each=3)
+    samples = read_seen_samples(run, job, 128, each=3)
     budget = Budget.of(job.phases, job.data.lanes)
     trained = {
         position: image
         for batch in open_data(job, run, budget, ALONE).stream.batches(0)
         for position, image in zip(batch.positions.tolist(), batch.images, strict=True)
     }
-    assert [view.position for view in views] == [0, 47, 95, 96, 111, 127]
-    for view in views:
-        assert np.array_equal(view.pixels, trained[view.position].numpy())
+    assert [sample.position for sample in samples] == [0, 47, 95, 96, 111, 127]
+    for sample in samples:
+        assert np.array_equal(sample.pixels, trained[sample.position].numpy())
     keep = visible_patches(torch.tensor([47]), 16, 0.5, job.seed)
     assert keep is not None
-    assert views[1].visible == tuple(keep[0].tolist())
-    assert views[3].visible is None
+    assert samples[1].visible == tuple(keep[0].tolist())
+    assert samples[3].visible is None
 
 
-def test_a_phase_of_another_resolution_is_shown_in_it(models: Models) -> None:
+def test_phase_of_another_resolution_is_shown_in_it(models: Models) -> None:
     run = RunDirectory(models.masked)
     job = recorded_job(run)
     larger = job.phases[1].model_copy(update={"image_size": 64, "mask_ratio": 0.75})
-    views = read_seen_samples(run, job.model_copy(update={"phases": (job.phases[0], larger)}), 128, each=1)
-    assert [view.pixels.shape for view in views] == [(3, 32, 32), (3, 64, 64)]
-    assert [(view.grid, len(view.visible or ())) for view in views] == [(4, 8), (8, 16)]
+    samples = read_seen_samples(run, job.model_copy(update={"phases": (job.phases[0], larger)}), 128, each=1)
+    assert [sample.pixels.shape for sample in samples] == [(3, 32, 32), (3, 64, 64)]
+    assert [(sample.grid, len(sample.visible or ())) for sample in samples] == [(4, 8), (8, 16)]
 
 
-def test_hidden_patches_are_not_in_the_picture(models: Models) -> None:
+def test_hidden_patches_are_not_in_picture(models: Models) -> None:
     facts = gather_facts(RunDirectory(models.masked), lambda what: None)
     (gallery,) = [b for s in run_page(facts).sections[6:7] for b in s.blocks if isinstance(b, Gallery)]
     assert not isinstance(facts.seen_samples, str)
-    view, source = facts.seen_samples[0], gallery.cards[0].pictures[0].source
+    sample = facts.seen_samples[0]
+    source = gallery.cards[0].pictures[0].source
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
     for patch in range(16):
         row, column = divmod(patch, 4)
         part = image[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
-        whole = view.pixels.transpose(1, 2, 0)[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
-        if patch in (view.visible or ()):
+        whole = sample.pixels.transpose(1, 2, 0)[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+        if patch in (sample.visible or ()):
             assert (part[..., 3] == 255).all()
             assert np.array_equal(part[..., :3], whole)
         else:
             assert not part.any()
 
 
-def test_a_run_that_was_moved_away_from_its_data_says_what_it_cannot_show(
-    models: Models, tmp_path: Path
-) -> None:
+def test_run_without_its_data_says_what_it_cannot_show(models: Models, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(models.masked, moved)
     job = moved / "job.yaml"
@@ -145,15 +145,15 @@ def test_a_run_that_was_moved_away_from_its_data_says_what_it_cannot_show(
     assert set(missing(page)) == {"What the model saw", "Retrieval examples"}
 
 
-def test_a_run_that_has_not_begun_says_so_everywhere(tmp_path: Path) -> None:
+def test_run_that_has_not_begun_says_so_everywhere(tmp_path: Path) -> None:
     page = page_of(RunInFiles.new(tmp_path / "run").path)
-    said = missing(page)
-    assert said["Training"] == "No metrics were written yet; the first line comes after 10 steps."
-    assert "set evaluation.every" in said["Evaluations"]
-    assert "never started" in said["Segments"]
-    assert "no committed checkpoint" in said["Checkpoints"]
-    assert "names no retrieval set" in said["Retrieval examples"]
-    assert "No training samples can be shown" in said["What the model saw"]
+    reasons = missing(page)
+    assert reasons["Training"] == "No metrics were written yet; the first line comes after 10 steps."
+    assert "set evaluation.every" in reasons["Evaluations"]
+    assert "never started" in reasons["Segments"]
+    assert "no committed checkpoint" in reasons["Checkpoints"]
+    assert "names no retrieval set" in reasons["Retrieval examples"]
+    assert "No training samples can be shown" in reasons["What the model saw"]
     to_html(page)
 
 
@@ -184,7 +184,7 @@ def test_unusable_samples_are_counted_by_kind(tmp_path: Path) -> None:
     assert text.count("| a.tar |") == 20
 
 
-def test_a_long_run_is_thinned_and_says_so(tmp_path: Path) -> None:
+def test_long_run_is_thinned_and_says_so(tmp_path: Path) -> None:
     run = RunInFiles.new(tmp_path / "run")
     with open(run.path / "metrics.jsonl", "w") as file:
         for step in range(30_000):
@@ -195,10 +195,10 @@ def test_a_long_run_is_thinned_and_says_so(tmp_path: Path) -> None:
     assert "30,000 log lines" in text
     assert "thinned to at most 1,200 points" in text
     empty = len(to_html(Page("", "", [], [])))
-    assert len(text) - empty < 600_000  # bytes beside plotly's own
+    assert len(text) - empty < 600_000  # bytes in addition to plotly's own
 
 
-def test_it_is_written_neither_into_the_run_nor_below_a_file(tmp_path: Path) -> None:
+def test_page_is_written_neither_into_run_nor_below_file(tmp_path: Path) -> None:
     run = RunInFiles.new(tmp_path / "run")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match=r"file/report\.html cannot be written \(Not a directory\); name"):

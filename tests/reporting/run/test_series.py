@@ -1,4 +1,4 @@
-"""Curves of runs of any length: what is left out, and what never is."""
+"""Curves of runs of any length: which points are left out, and which never are."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from flipscale.reporting.run.series import read_series, thinned
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 5000), st.integers(1, 40), st.integers(0, 1000))
-def test_a_thinned_curve_keeps_every_stretch_s_extremes_and_both_ends(
-    count: int, buckets: int, seed: int
-) -> None:
+def test_thinned_curve_keeps_extremes_and_both_ends(count: int, buckets: int, seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=count)
     kept = thinned(values, buckets)
     assert np.array_equal(kept, np.unique(kept))
@@ -30,7 +28,7 @@ def test_a_thinned_curve_keeps_every_stretch_s_extremes_and_both_ends(
         assert len(kept) == count
 
 
-def test_one_spike_in_a_long_run_is_seen(tmp_path: Path) -> None:
+def test_one_spike_in_long_run_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with open(path, "w") as file:
         for step in range(20_000):
@@ -45,7 +43,7 @@ def test_one_spike_in_a_long_run_is_seen(tmp_path: Path) -> None:
     assert samples[losses.argmax()] == 12_345 * 8
 
 
-def test_lines_that_are_no_records_and_values_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+def test_damaged_lines_and_values_without_number_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"samples": 8, "phase": "a", "loss": 2.0}\n'
