@@ -60,15 +60,7 @@ def finetune(
     state = FinetuneState(job.out)
     world.lead(lambda: state.claim(settings))
 
-    decoding = Decoding(trained.model.spec.vision.image_size, recipe.passes.micro_batch)
-    batches = AugmentedBatches(
-        sets.train,
-        recipe.passes,
-        decoding.image_size,
-        world,
-        default_workers(world.local_size),
-        rand_augment(recipe.rand_augment, trained.model),
-    )
+    batches = _training_batches(trained, sets, recipe, world)
     learner = new_learner(trained.model, sets.train.classes, recipe)
     first_epoch = state.resume(learner.model, learner.optimizer, batches.steps, world)
 
@@ -84,6 +76,7 @@ def finetune(
         after_epoch=save,
         progress=progress,
     )
+    decoding = Decoding(trained.model.spec.vision.image_size, recipe.passes.micro_batch)
     encoded = encode_set(learner.model, sets.test, decoding, world, progress)
     if not world.leads:
         return None
@@ -96,3 +89,16 @@ def finetune(
         "train": {"data": sets.train.data, "samples": len(sets.train.samples)},
         "test": score(sets.test.data, encoded.outputs, encoded),
     }
+
+
+def _training_batches(
+    trained: LoadedModel, sets: TrainTestSets, recipe: FinetuneRecipe, world: World
+) -> AugmentedBatches:
+    return AugmentedBatches(
+        sets.train,
+        recipe.passes,
+        trained.model.spec.vision.image_size,
+        world,
+        default_workers(world.local_size),
+        rand_augment(recipe.rand_augment, trained.model),
+    )

@@ -124,6 +124,8 @@ class FinetuneState:
             # Create the file with the usual rights: safetensors would make it readable only for its owner.
             partial.touch()
             save_tensors(_tensors(model, optimizer), partial, {"epochs": str(epochs)})
+
+            # On disk before it replaces the older one.
             with open(partial, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(partial, path)

@@ -74,8 +74,8 @@ def labelled_images(data: str) -> LabelledImages:
         data: Shards with .cls labels, a folder of class folders, or another registered type.
 
     Raises:
-        UserError: If the set is missing, damaged, without labels or of one class, if the path is a folder of
-            shards, or if a class folder has no images.
+        UserError: If the set is missing, damaged, without labels or of one class. Also if the path is a
+            folder of shards, or a class folder has no images.
     """
     _check_no_folder_of_shards(data)
     source = labelled_set(data)

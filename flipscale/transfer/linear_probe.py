@@ -49,8 +49,8 @@ def probe(
         The results on the leading process; None on all others.
 
     Raises:
-        UserError: If the recipe does not fit the sets or the number of processes, an image set has a class
-            without usable images, or the training diverges.
+        UserError: If the recipe does not fit the sets or the number of processes. Also if a class has no
+            usable images, or the training diverges.
     """
     network = ImageFeatures(trained.model, settings.features)
     decoding = Decoding(trained.model.spec.vision.image_size, settings.batch_size)
