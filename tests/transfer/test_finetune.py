@@ -216,7 +216,7 @@ def test_nodes_that_do_not_share_the_directory_are_reported(model, sets, tmp_pat
     out = tmp_path / "out"
     tuned(model, sets, out, epochs=1)
     world = OtherNode(0, 1, 0, 1, torch.device("cpu"))
-    monkeypatch.setattr("flipscale.cli.classifier.join_world", lambda place, timeout: world)
+    monkeypatch.setattr("flipscale.distributed.world.join_world", lambda place, timeout: world)
     with pytest.raises(UserError, match=r"find from 0 to 1 epochs done in .*out, .*all nodes share"):
         tuned(model, sets, out, epochs=1)
 
