@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadgroup
+# One process more than cores: the tests on clusters, all in one process, mostly wait for Slurm.
+WORKERS := $(shell echo $$(( $$(nproc) + 1 )))
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup
 
-.PHONY: demo test test-long lint check format docs-tables clean
+.PHONY: demo test test-long test-slowest coverage lint check format docs-tables clean
 
 # Install torch first, at the pinned version: any other would bring gigabytes of CUDA libraries to machines without
 # a GPU.
@@ -24,7 +26,7 @@ demo: $(VENV)/.run
 
 # The slow tests run separately, so that those on clusters, the longest group, are among the first to start.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow and not long'
+	$(PYTEST) -m 'not slow and not long'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'slow and not long'
 
 test-long: $(VENV)/.dev
@@ -36,7 +38,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright
 
 check: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow and not long'
+	$(PYTEST) -m 'not slow and not long'
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

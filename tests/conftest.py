@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from support.made_once import made_once
 from support.shards import tiny_tokenizer
 from support.tiny_run import TinyRun
 from support.warm_start import EXECUTING_POPEN, WarmPopen
@@ -21,14 +23,21 @@ from flipscale.data.text.vocabulary import SPECIAL_TOKENS, write_vocabulary
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook, too
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests stay together where several processes share them: those of a file, and all on clusters.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, and all tests on clusters; start with what takes longest.
 
     Jobs of two clusters have the same ids, so that their processes would meet on the same ports.
     """
+    slow: Counter[str] = Counter()
+    groups: dict[pytest.Item, str] = {}
     for item in items:
         on_clusters = item.path.parent.name == "slurm"
-        item.add_marker(pytest.mark.xdist_group("slurm" if on_clusters else str(item.path)))
+        group = "slurm" if on_clusters else item.path.relative_to(config.rootpath).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+        groups[item] = group
+        slow[group] += bool(item.get_closest_marker("slow"))
+
+    items.sort(key=lambda item: (groups[item] != "slurm", -slow[groups[item]]))
 
 
 _EXECUTES_ALL = bool(os.environ.get("FLIPSCALE_TESTS_EXECUTE"))
@@ -56,12 +65,26 @@ def tokenizer() -> WordPieceTokenizer:
 
 
 @pytest.fixture(scope="session")
-def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 training samples of 32 px in 3 shards, and a vocabulary of a few words."""
-    root = tmp_path_factory.mktemp("data") / "set"
-    synthesize(root, image_size=32, train=300, val=16, test=100, shard_size=100)
-    write_vocabulary([*SPECIAL_TOKENS, *COLOURS, *SHAPES, *"abcdefghijklmnopqrstuvwxyz"], root / "vocab.txt")
-    return root
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """300 training samples of 32 px in 3 shards, and a vocabulary of a few words; only to be read.
+
+    The set is made once per run of pytest, and all of its processes read the same files.
+    """
+
+    def make(root: Path) -> None:
+        synthesize(root, image_size=32, train=300, val=16, test=100, shard_size=100)
+        words = [*SPECIAL_TOKENS, *COLOURS, *SHAPES, *"abcdefghijklmnopqrstuvwxyz"]
+        write_vocabulary(words, root / "vocab.txt")
+
+    root = made_once("set", make, tmp_path_factory)
+    before = _contents(root)
+    yield root
+    assert _contents(root) == before, "a test has written into the data that all tests share"
+
+
+def _contents(root: Path) -> dict[Path, tuple[int, int]]:
+    status = {path: path.stat() for path in root.rglob("*") if path.is_file()}
+    return {path: (file.st_size, file.st_mtime_ns) for path, file in status.items()}
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from flipscale.interop.openclip_directory import finished_config
 from flipscale.interop.tensor_files import load_tensors, save_tensors
 from flipscale.interop.weights import loadable
 from flipscale.models.flip import FLIP, MAX_LOG_SCALE, build_model
+from flipscale.models.inputs import Inputs
 
 TOLERANCE = 1e-5
 """The largest absolute difference of a normalised feature in fp32."""
@@ -122,7 +123,7 @@ def verify_against(
     tokenized = list(captions) if tokenizer is not None else []
     answers = _ask_open_clip(stock, pretrained, images, texts, tokenized)
     with torch.inference_mode():
-        ours = reference(images, texts)
+        ours = reference(Inputs(images, texts))
     if (ours.bias is not None) != ("logit_bias" in answers):
         raise ExportMismatch(f"OpenCLIP loading {stock} and the model do not both have a logit bias")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -106,12 +108,12 @@ def test_the_loss_is_that_of_a_loop_over_patches(name: str, ratio: float) -> Non
 def test_the_decoder_is_that_of_another_library() -> None:
     """Hugging Face's ViTMAE decoder with our weights paints the same; it also makes its own positions."""
     import_open_clip()  # which mends torchvision where it must be
-    from transformers import ViTMAEConfig
-    from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder
+    # By name: pyright would read all of transformers, for half a minute.
+    published = import_module("transformers.models.vit_mae")
 
     model = model_of()
     ours, (width, layers, heads) = decoder_of(model), DECODER
-    config = ViTMAEConfig(
+    config = published.ViTMAEConfig(
         hidden_size=model.spec.vision.width,
         decoder_hidden_size=width,
         decoder_num_hidden_layers=layers,
@@ -123,7 +125,7 @@ def test_the_decoder_is_that_of_another_library() -> None:
         patch_size=SIDE,
     )
     config._attn_implementation = "eager"
-    theirs = ViTMAEDecoder(config, GRID**2)
+    theirs = published.modeling_vit_mae.ViTMAEDecoder(config, GRID**2)
     assert torch.allclose(theirs.decoder_pos_embed[0], ours.positional_embedding, atol=1e-6)
     state = {f"decoder_{part}.{kind}": getattr(ours.embed, kind) for part in ("embed",) for kind in KINDS}
     state |= {f"decoder_norm.{kind}": getattr(ours.ln_post, kind) for kind in KINDS}
