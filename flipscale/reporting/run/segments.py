@@ -115,6 +115,7 @@ def _table(segments: Sequence[SegmentStatus]) -> Table:
 
 
 def _row(segment: SegmentStatus) -> list[Cell]:
+    nodes = ", ".join(segment.nodes)
     return [
         Cell(str(segment.segment), segment.segment),
         Cell(segment.reason, tone=_tone(segment.reason)),
@@ -130,6 +131,6 @@ def _row(segment: SegmentStatus) -> list[Cell]:
         duration_cell(segment.lost_seconds),
         duration_cell(segment.stop_seconds),
         Cell(segment.job_id) if segment.job_id else NONE,
-        Cell(", ".join(segment.nodes)) if segment.nodes else NONE,
+        Cell(nodes) if nodes else NONE,
         Cell(segment.detail) if segment.detail else NONE,
     ]
