@@ -35,6 +35,7 @@ class Watch:
         self._seconds: dict[int, float] = {}
 
     def __call__(self, step: int) -> None:
+        """Save the weights if it is time, then set the rate of the next step."""
         if step and step % self._every == 0:
             self.mark(step)
         self._steps = step + 1

@@ -3,9 +3,9 @@
     python tools/bench/soak.py --samples 200k --out docs/benchmarks/PAGE.md
 
 Each kind of damage in tests/support/shards.py gets its share of the samples. The tool reads more than one
-epoch, so that every sample is read. Then the quarantine list must have every damaged sample once, and the
-order digest must be the one that the audit computes from only the index and the list. Images are tiny: the
-tool tests the loader's bookkeeping, not its speed.
+epoch, so that every sample is read. Then the quarantine list must have every damaged sample once. The order
+digest must be the one that the audit computes from only the index and the list. Images are tiny: the tool
+tests the loader's bookkeeping, not its speed.
 """
 
 from __future__ import annotations

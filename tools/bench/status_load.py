@@ -2,9 +2,8 @@
 
     python tools/bench/status_load.py JOB [KEY=VALUE ...] --out docs/benchmarks/PAGE.md
 
-The tool trains JOB with one thread and no loader workers, so that a second core is free for `flipscale
-status`, which on a cluster runs on another machine. Spans with and without calls take turns in the same
-run.
+The tool trains JOB with one thread and no loader workers. A second core is then free for `flipscale status`,
+which runs on another machine on a cluster. Spans with and without calls take turns in the same run.
 """
 
 from __future__ import annotations

@@ -76,6 +76,7 @@ def job_of(options: argparse.Namespace, world: World) -> Job:
 
 
 def random_pairs(spec: ModelSpec, batch: int, world: World) -> Inputs:
+    """Return random images and texts of one process, on its device, with the mask of their positions."""
     random = torch.Generator().manual_seed(world.rank)
     side = spec.vision.image_size
     images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=random)
@@ -97,7 +98,9 @@ def one(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace, world: World) -> dict[str, Any]:
-    job, spec = job_of(options, world), preset(options.model)
+    """Train some steps with one strategy, and return the measurement; all processes call it."""
+    job = job_of(options, world)
+    spec = preset(options.model)
     check_sharding(job.sharding, world.size, world.device.type)
     model = shard(build_model(spec, device="meta"), job.sharding, job.optimizer, job.seed, world)
     pairs = random_pairs(spec, options.batch, world)
