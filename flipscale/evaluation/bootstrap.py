@@ -88,9 +88,9 @@ def difference(
 
 def _resampled(outcome: Outcome, metrics: list[str], resamples: int, seed: int) -> dict[str, Floats]:
     """Return the values (resamples,) of each metric."""
-    chosen = {name: fitting_metric(outcome, name) for name in metrics}
+    definitions = {name: fitting_metric(outcome, name) for name in metrics}
     parts = [
-        {name: metric.values(outcome, counts) for name, metric in chosen.items()}
+        {name: metric.values(outcome, counts) for name, metric in definitions.items()}
         for counts in _draws(len(outcome.samples), resamples, seed)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in metrics}

@@ -40,12 +40,12 @@ def measure(outcome: Outcome, metric: str) -> float:
     Raises:
         UserError: If the metric is unknown, or does not fit the set's labels.
     """
-    chosen = fitting_metric(outcome, metric)
-    value = float(chosen.values(outcome, np.ones((1, len(outcome.samples)), np.int64))[0])
+    definition = fitting_metric(outcome, metric)
+    value = float(definition.values(outcome, np.ones((1, len(outcome.samples)), np.int64))[0])
     if np.isnan(value):
         raise UserError(
-            f"{metric} cannot be computed, since {chosen.needs}, and these samples are all of one kind; give "
-            "more samples"
+            f"{metric} cannot be computed, since {definition.needs}, and these samples are all of one kind; "
+            "give more samples"
         )
     return value
 
@@ -65,13 +65,13 @@ def fitting_metric(outcome: Outcome, metric: str) -> Metric:
     """
     if metric not in METRICS:
         raise UserError(f"there is no metric {metric!r}; choose one of {', '.join(METRICS)}")
-    chosen = METRICS[metric]
-    if not chosen.fits(outcome):
+    definition = METRICS[metric]
+    if not definition.fits(outcome):
         raise UserError(
-            f"the metric {metric} does not fit this set, since {chosen.needs}; choose one of "
+            f"the metric {metric} does not fit this set, since {definition.needs}; choose one of "
             f"{', '.join(name for name, other in METRICS.items() if other.fits(outcome))}"
         )
-    return chosen
+    return definition
 
 
 def _share(counts: Integers, hit: NDArray[np.bool_]) -> Floats:

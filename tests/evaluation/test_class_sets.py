@@ -36,8 +36,8 @@ def benchmark_directory(root: Path) -> Path:
 
 def test_clip_benchmarks_directory_provides_names_templates_and_shards(tmp_path, colour_model, words):
     data = benchmark_directory(tmp_path / "wds" / "vtab-colours")
-    chosen = ZeroShot(data="vtab-colours", classnames="own", templates="own")
-    sets = Evaluation(root=str(tmp_path / "wds"), zero_shot={"colours": chosen}, retrieval={})
+    config = ZeroShot(data="vtab-colours", classnames="own", templates="own")
+    sets = Evaluation(root=str(tmp_path / "wds"), zero_shot={"colours": config}, retrieval={})
     check_sets(sets)
     scored = evaluate_outcomes(encoder_of(colour_model, words), sets)
     scores = scored.document["zero_shot"]["colours"]
@@ -58,14 +58,14 @@ def test_clip_benchmarks_directory_provides_names_templates_and_shards(tmp_path,
 def test_subset_of_shards_excludes_other_classes(tmp_path, colour_model, words):
     data = benchmark_directory(tmp_path / "colours")
     (tmp_path / "subset.txt").write_text("0\n2\n")
-    chosen = ZeroShot(
+    config = ZeroShot(
         data=str(data),
         classnames="own",
         templates="own",
         subset=str(tmp_path / "subset.txt"),
         metric="roc_auc",
     )
-    scored = evaluate_outcomes(encoder_of(colour_model, words), Evaluation(zero_shot={"two": chosen}))
+    scored = evaluate_outcomes(encoder_of(colour_model, words), Evaluation(zero_shot={"two": config}))
     scores, outcome = scored.document["zero_shot"]["two"], scored.zero_shot["two"]
     assert isinstance(outcome, Classified)
     assert outcome.labels.tolist() == [0, 1, 0, 1]  # red, blue, red, and the red one called blue
@@ -85,13 +85,13 @@ def test_several_labels_per_image_are_scored(tmp_path, colour_model, words, kind
         members += [(f"{n}.png", swatch(colour, "PNG")), (f"{n}.{kind}", content)]
     write_tar(tmp_path / "a.tar", members)
     (tmp_path / "names.txt").write_text("\n".join(COLOURS))
-    chosen = ZeroShot(
+    config = ZeroShot(
         data=str(tmp_path / "a.tar"),
         classnames=str(tmp_path / "names.txt"),
         templates="name",
         metric="map_11_point",
     )
-    scored = evaluate_outcomes(encoder_of(colour_model, words), Evaluation(zero_shot={"several": chosen}))
+    scored = evaluate_outcomes(encoder_of(colour_model, words), Evaluation(zero_shot={"several": config}))
     outcome, scores = scored.zero_shot["several"], scored.document["zero_shot"]["several"]
     assert isinstance(outcome, Labelled)
     assert outcome.labels.tolist() == [[c in shown for c in range(3)] for _, shown in labels]
@@ -121,11 +121,11 @@ def test_labels_that_do_not_fit_the_metric_are_refused(
     files = [("0.jpg", swatch("red")), *((f"0.{kind}", data) for kind, data in members.items())]
     write_tar(tmp_path / "a.tar", files)
     (tmp_path / "names.txt").write_text("\n".join(COLOURS))
-    chosen = ZeroShot(
+    config = ZeroShot(
         data=str(tmp_path / "a.tar"), classnames=str(tmp_path / "names.txt"), templates="name", metric=metric
     )
     with pytest.raises(UserError, match=message):
-        evaluate_outcomes(encoder_of(colour_model, words), Evaluation(zero_shot={"a": chosen}))
+        evaluate_outcomes(encoder_of(colour_model, words), Evaluation(zero_shot={"a": config}))
 
 
 @pytest.mark.parametrize("kind", ["shards", "folders"])
@@ -135,6 +135,6 @@ def test_subset_with_several_labels_per_image_is_refused(tmp_path, kind):
         if kind == "shards"
         else make_class_folders(tmp_path / "a", ["0", "1"])
     )
-    chosen = ZeroShot(data=str(data), classnames="imagenet", metric="map_11_point", subset="imagenet_a")
+    config = ZeroShot(data=str(data), classnames="imagenet", metric="map_11_point", subset="imagenet_a")
     with pytest.raises(UserError, match="a subset and several labels"):
-        class_set(chosen)
+        class_set(config)

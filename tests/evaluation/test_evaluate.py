@@ -54,7 +54,7 @@ def zero_shot(sets: Path, data: str = "zero.tar", names: str = "names.txt") -> Z
 def drawn(*right: list[int]) -> list[float]:
     """The interval of a share, from 1,000 sets of images drawn one by one, each with all of its queries."""
     sets = np.random.default_rng(0).integers(0, len(right), (1000, len(right)))
-    shares = [np.mean([hit for image in chosen for hit in right[image]]) for chosen in sets]
+    shares = [np.mean([hit for image in images for hit in right[image]]) for images in sets]
     return [float(edge) for edge in np.quantile(shares, [0.025, 0.975])]
 
 

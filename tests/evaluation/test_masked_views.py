@@ -37,9 +37,9 @@ def samples() -> list[RawSample]:
 def features(model: FLIP, words, views: MaskedEncoder | None, batch_size: int = 3) -> torch.Tensor:
     encoder = Encoder(model, words, 32, World(0, 1, 0, 1, torch.device("cpu")), views)
     reader = Reader(samples(), label_of(1), Decoding(32, batch_size))
-    found, _, skipped = encoder.images(reader, lambda read: None)
+    encoded, _, skipped = encoder.images(reader, lambda read: None)
     assert skipped.count == 1
-    return found
+    return encoded
 
 
 def order(place: int, seed: int) -> list[int]:
@@ -62,8 +62,8 @@ def test_single_view_hides_the_patches_of_its_seed_and_place(model, words, ratio
     """The unusable image keeps its place: a mask does not depend on what others decode to."""
     kept = round(PATCHES * (1 - ratio))
     expected = [seen(model, place, order(place, seed)[:kept]) for place in range(7) if place != BROKEN]
-    found = features(model, words, MaskedEncoder(model.encode_image, ratio, PATCHES, seed=seed))
-    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=2e-6)
+    encoded = features(model, words, MaskedEncoder(model.encode_image, ratio, PATCHES, seed=seed))
+    torch.testing.assert_close(encoded, torch.stack(expected), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
@@ -78,8 +78,8 @@ def test_ensemble_is_the_normalised_mean_of_views_that_show_everything(model, wo
         assert sorted(patch for view in views for patch in view) == list(range(PATCHES))
         mean = sum(seen(model, place, view) for view in views) / len(views)
         expected.append(functional.normalize(torch.as_tensor(mean), dim=0))
-    found = features(model, words, MaskedEncoder(model.encode_image, ratio, PATCHES, ensemble=True, seed=5))
-    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=2e-6)
+    encoded = features(model, words, MaskedEncoder(model.encode_image, ratio, PATCHES, ensemble=True, seed=5))
+    torch.testing.assert_close(encoded, torch.stack(expected), rtol=0, atol=2e-6)
 
 
 def test_nothing_hidden_equals_the_plain_evaluation_in_all_batch_sizes(model, words):

@@ -73,8 +73,8 @@ def slow_average_precision(scores: list[float], shown: list[bool]) -> float:
     """The definition: for each recall, the best precision of all thresholds that reach it."""
     reached = []
     for threshold in sorted(set(scores)):
-        found = [s for score, s in zip(scores, shown, strict=True) if score >= threshold]
-        reached.append((sum(found), sum(found) / len(found)))
+        retrieved = [s for score, s in zip(scores, shown, strict=True) if score >= threshold]
+        reached.append((sum(retrieved), sum(retrieved) / len(retrieved)))
     points = []
     for tenth in range(11):
         points.append(max(precision for right, precision in reached if 10 * right >= tenth * sum(shown)))
@@ -158,13 +158,13 @@ def outcome_for(metric: str, seed: int) -> Outcome:
 def test_intervals_equal_a_loop_over_drawn_sets(metric, monkeypatch):
     outcome = outcome_for(metric, 3)
     expected = np.nanquantile(slow_values(outcome, metric, 60, 5), [0.05, 0.95])
-    found = interval(outcome, metric, resamples=60, seed=5, level=0.9)
-    assert found == pytest.approx(tuple(expected), abs=1e-12)
-    assert found[0] < measure(outcome, metric) < found[1] or measure(outcome, metric) == 1.0
+    ends = interval(outcome, metric, resamples=60, seed=5, level=0.9)
+    assert ends == pytest.approx(tuple(expected), abs=1e-12)
+    assert ends[0] < measure(outcome, metric) < ends[1] or measure(outcome, metric) == 1.0
     monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 7 * 40)  # in pieces
-    assert interval(outcome, metric, resamples=60, seed=5, level=0.9) == found
+    assert interval(outcome, metric, resamples=60, seed=5, level=0.9) == ends
     others = {interval(outcome, metric, resamples=60, seed=seed, level=0.9) for seed in range(6, 9)}
-    assert others != {found}
+    assert others != {ends}
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -183,9 +183,9 @@ def test_differences_are_drawn_in_pairs(metric):
         noise = np.random.default_rng(9).normal(size=scores.shape)
         ours, theirs = classified(labels, scores), classified(labels, scores + noise)
     apart = np.array(slow_values(ours, metric, 60, 5)) - np.array(slow_values(theirs, metric, 60, 5))
-    found = difference(ours, theirs, metric, resamples=60, seed=5)
-    assert found.value == measure(ours, metric) - measure(theirs, metric)
-    assert (found.low, found.high) == pytest.approx(tuple(np.nanquantile(apart, [0.025, 0.975])), abs=1e-12)
+    result = difference(ours, theirs, metric, resamples=60, seed=5)
+    assert result.value == measure(ours, metric) - measure(theirs, metric)
+    assert (result.low, result.high) == pytest.approx(tuple(np.nanquantile(apart, [0.025, 0.975])), abs=1e-12)
     assert difference(ours, ours, metric, resamples=20) == bootstrap.Difference(0.0, 0.0, 0.0)
 
 
@@ -203,9 +203,9 @@ def test_intervals_cover_the_truth_as_often_as_their_level():
 
 def test_several_metrics_share_their_draws():
     outcome = ranked(1)
-    chosen = ["image_to_text_R@1", "text_to_image_R@1", "image_to_text_R@5"]
-    assert intervals(outcome, chosen, resamples=50) == {
-        name: interval(outcome, name, resamples=50) for name in chosen
+    several = ["image_to_text_R@1", "text_to_image_R@1", "image_to_text_R@5"]
+    assert intervals(outcome, several, resamples=50) == {
+        name: interval(outcome, name, resamples=50) for name in several
     }
 
 

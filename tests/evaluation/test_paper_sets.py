@@ -16,12 +16,12 @@ ROBUSTNESS = {"imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "obj
 def test_metrics_and_prompts_are_those_of_the_paper():
     sets = load_evaluation(FILE).zero_shot
     assert len(sets) == 25 + 1 + len(ROBUSTNESS)
-    assert {name for name, chosen in sets.items() if chosen.metric == "mean_per_class"} == MEAN_PER_CLASS
-    for name, chosen in sets.items():
+    assert {name for name, config in sets.items() if config.metric == "mean_per_class"} == MEAN_PER_CLASS
+    for name, config in sets.items():
         if name not in MEAN_PER_CLASS:
-            assert chosen.metric == OTHERS.get(name, "top1")
+            assert config.metric == OTHERS.get(name, "top1")
         if name not in ROBUSTNESS | {"imagenet"}:
-            assert (chosen.classnames, chosen.templates) == ("own", "own")
+            assert (config.classnames, config.templates) == ("own", "own")
     assert (sets["imagenet_r"].templates, sets["objectnet"].templates) == ("openai80", "name")
     for name in ("imagenet", "imagenet_v2", "imagenet_a", "imagenet_sketch"):
         assert sets[name].templates == "openai7"
@@ -31,16 +31,16 @@ def test_tiny_copy_of_every_set_is_scored(tmp_path, colour_model, words):
     """In CLIP_benchmark's layout, three images per set; ImageNet's own names come from open_clip."""
     sets = load_evaluation(FILE)
     sets = sets.model_copy(update={"root": str(tmp_path)})
-    for name, chosen in sets.zero_shot.items():
-        colours = list(COLOURS)[: 2 if chosen.metric == "roc_auc" else 3]
+    for name, config in sets.zero_shot.items():
+        colours = list(COLOURS)[: 2 if config.metric == "roc_auc" else 3]
         members = []
         for n, colour in enumerate(colours):
             label = ("npy", npy([float(c == n) for c in range(3)]))
-            label = label if chosen.metric == "map_11_point" else ("cls", str(n).encode())
+            label = label if config.metric == "map_11_point" else ("cls", str(n).encode())
             members += [(f"{n}.jpg", swatch(colour)), (f"{n}.{label[0]}", label[1])]
-        write_directory(tmp_path / chosen.data, members)
-        (tmp_path / chosen.data / "classnames.txt").write_text("\n".join(colours) + "\n")
-        (tmp_path / chosen.data / "zeroshot_classification_templates.txt").write_text(f"a {{c}} {name}\n")
+        write_directory(tmp_path / config.data, members)
+        (tmp_path / config.data / "classnames.txt").write_text("\n".join(colours) + "\n")
+        (tmp_path / config.data / "zeroshot_classification_templates.txt").write_text(f"a {{c}} {name}\n")
     for data in sets.retrieval.values():
         members = [(f"{c}.jpg", swatch(c)) for c in COLOURS] + [(f"{c}.txt", c.encode()) for c in COLOURS]
         write_directory(tmp_path / data, sorted(members))

@@ -78,8 +78,8 @@ def test_transform_draws_do_not_depend_on_earlier_draws(images):
 def test_unusable_image_is_replaced_by_the_next(tmp_path, caplog):
     members = [("0.png", b"broken"), ("0.cls", b"0"), ("1.png", picture(0, 1, 2)), ("1.cls", b"0")]
     members += [("2.png", picture(1, 2, 2)), ("2.cls", b"1"), ("3.png", picture(1, 3, 2))]
-    found = labelled_images(str(write_tar(tmp_path / "a.tar", members)))
-    ((_, labels, _),) = batches(found, Passes(1, 4))
+    labelled = labelled_images(str(write_tar(tmp_path / "a.tar", members)))
+    ((_, labels, _),) = batches(labelled, Passes(1, 4))
     assert sorted(labels.tolist()) == [0, 0, 0, 1]
     assert "a.tar/0: not an image (UnidentifiedImageError); the next image takes its place" in caplog.text
     assert "a.tar/3: the label is missing" in caplog.text
@@ -90,10 +90,10 @@ def test_unusable_image_is_replaced_by_the_next(tmp_path, caplog):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_set_that_disappears_is_reported(tmp_path, workers):
-    found = labelled_images(labelled_tar(tmp_path / "a.tar", 2, 2))
+    labelled = labelled_images(labelled_tar(tmp_path / "a.tar", 2, 2))
     (tmp_path / "a.tar").unlink()
     with pytest.raises(UserError, match=r"^the evaluation shard .*a\.tar cannot be read whole"):
-        next(batches(found, Passes(1, 2), workers=workers))
+        next(batches(labelled, Passes(1, 2), workers=workers))
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,9 @@ def test_each_layer_has_its_rate_and_only_matrices_decay():
     model = classifier(DEEP)
     optimizer = layer_decayed(model, FinetuneRecipe())
     names = {parameter: name for name, parameter in model.named_parameters()}
-    found = {names[p]: group for group in optimizer.param_groups for p in group["params"]}
-    assert set(found) == set(names.values()) - {"visual.proj"}
-    for name, group in found.items():
+    group_of = {names[p]: group for group in optimizer.param_groups for p in group["params"]}
+    assert set(group_of) == set(names.values()) - {"visual.proj"}
+    for name, group in group_of.items():
         if "resblocks" in name:
             power = 4 - int(name.split(".")[3])
         else:

@@ -11,17 +11,17 @@ from flipscale.transfer.labelled_images import check_same_classes, labelled_imag
 
 def test_the_classes_of_shards_are_the_labels_that_occur(tmp_path):
     members = [("0.png", b""), ("0.cls", b"12"), ("1.png", b""), ("1.cls", b"3"), ("2.png", b"")]
-    found = labelled_images(str(write_tar(tmp_path / "a.tar", members)))
-    assert (found.names, found.classes, len(found.samples)) == (("3", "12"), 2, 3)
-    assert [found.label(sample) for sample in found.samples[:2]] == [1, 0]
+    images = labelled_images(str(write_tar(tmp_path / "a.tar", members)))
+    assert (images.names, images.classes, len(images.samples)) == (("3", "12"), 2, 3)
+    assert [images.label(sample) for sample in images.samples[:2]] == [1, 0]
     with pytest.raises(BadSample, match="the label is missing"):
-        found.label(found.samples[2])
+        images.label(images.samples[2])
 
 
 def test_the_classes_of_a_folder_are_its_folders(tmp_path):
-    found = labelled_images(labelled_folder(tmp_path / "set", ["cat", "ape"], 2))
-    assert found.names == ("ape", "cat")
-    assert [(sample.name, found.label(sample)) for sample in found.samples] == [
+    images = labelled_images(labelled_folder(tmp_path / "set", ["cat", "ape"], 2))
+    assert images.names == ("ape", "cat")
+    assert [(sample.name, images.label(sample)) for sample in images.samples] == [
         ("ape/0.png", 0),
         ("ape/1.png", 0),
         ("cat/0.png", 1),

@@ -63,8 +63,8 @@ def stock_features(model: Path, shard: str, features: str) -> tuple[np.ndarray, 
                 images.append(preprocess(Image.open(io.BytesIO(content)).convert("RGB")))
     with torch.no_grad():
         pixels = torch.stack(images)
-        found = clip.visual(pixels) if features == "pooled" else clip.encode_image(pixels, normalize=True)
-    return found.numpy(), np.array(labels)
+        output = clip.visual(pixels) if features == "pooled" else clip.encode_image(pixels, normalize=True)
+    return output.numpy(), np.array(labels)
 
 
 @pytest.mark.parametrize(("features", "c"), [("pooled", None), ("embedding", "10")])
@@ -76,14 +76,14 @@ def test_accuracies_are_those_of_scikit_learn_on_open_clips_features(model, sets
     right = judge.predict(test) == wanted
     places = (-scores).argsort(axis=1).argsort(axis=1)[np.arange(len(wanted)), wanted]
 
-    found = document["test"]
-    assert found["samples"] == 63
-    assert round(found["top1"] * 63) == right.sum()
-    assert round(found["top5"] * 63) == (places < 5).sum()
-    assert 1 / CLASSES < found["top1"] < found["top5"] < 1
-    assert found["per_class"] == pytest.approx([right[wanted == n].mean() for n in range(CLASSES)])
-    low, high = found["intervals"]["top1"]
-    assert low < found["top1"] < high
+    measured = document["test"]
+    assert measured["samples"] == 63
+    assert round(measured["top1"] * 63) == right.sum()
+    assert round(measured["top5"] * 63) == (places < 5).sum()
+    assert 1 / CLASSES < measured["top1"] < measured["top5"] < 1
+    assert measured["per_class"] == pytest.approx([right[wanted == n].mean() for n in range(CLASSES)])
+    low, high = measured["intervals"]["top1"]
+    assert low < measured["top1"] < high
     assert document["converged"]
     assert document["settings"] == {
         "features": features,
@@ -98,17 +98,17 @@ def test_two_classes_are_scored_like_scikit_learn(tmp_path):
     labels = random.integers(0, 2, 80)
     features = (random.normal(0, 1, (80, 5)) + 0.7 * labels[:, None]).astype(np.float32)
     train, test = torch.from_numpy(features[:50]), torch.from_numpy(features[50:])
-    found = fit(train, torch.from_numpy(labels[:50]), test, LogisticRecipe())
+    fitted = fit(train, torch.from_numpy(labels[:50]), test, LogisticRecipe())
     judge = LogisticRegression(C=0.316, max_iter=1000).fit(features[:50], labels[:50])
-    assert found.logits.shape == (30, 2)
-    assert (found.logits.argmax(dim=1).numpy() == judge.predict(features[50:])).all()
-    assert found.converged
+    assert fitted.logits.shape == (30, 2)
+    assert (fitted.logits.argmax(dim=1).numpy() == judge.predict(features[50:])).all()
+    assert fitted.converged
 
 
 def test_missing_convergence_is_logged(caplog):
     features = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
-    found = fit(features, torch.arange(40) % 4, features, LogisticRecipe(c=1e4, max_iter=3))
-    assert (found.iterations, found.converged) == (3, False)
+    fitted = fit(features, torch.arange(40) % 4, features, LogisticRecipe(c=1e4, max_iter=3))
+    assert (fitted.iterations, fitted.converged) == (3, False)
     assert "had not converged after 3 iterations" in caplog.text
 
 
