@@ -66,7 +66,7 @@ def _train_segment(job: Job, run: RunDirectory, stop: StopRequests) -> None:
     from flipscale.distributed.placement import read_placement
     from flipscale.distributed.world import join_world, leave_world
     from flipscale.orchestration.segments.segment import Segment, never_met
-    from flipscale.training.setup import check_job
+    from flipscale.training.check_job import check_job
     from flipscale.training.trainer import train as train_steps
 
     place = read_placement()

@@ -74,8 +74,10 @@ class Phase(Strict):
 
 
 class Optimizer(Strict):
-    """AdamW with the paper's settings (A.1)."""
+    """The optimizer, AdamW with the paper's settings (A.1)."""
 
+    name: Name = "adamw"
+    """The name of the optimizer: `adamw`."""
     betas: tuple[Share, Share] = (0.9, 0.95)
     """Decay rates of AdamW's two moments."""
     eps: PositiveFloat = 1e-8

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from flipscale.config import Job
+from flipscale.data.text.of_job import load_job_tokenizer
 from flipscale.data.text.tokenizer import Tokenizer, load_tokenizer
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
@@ -108,9 +109,7 @@ def _read_checkpoint(path: Path) -> Checkpoint:
 
 def _from_checkpoint(run: RunDirectory, source: Checkpoint, device: torch.device) -> LoadedModel:
     job = Job.model_validate(source.job)
-    tokenizer_source = job.data.tokenizer
-    vocab = str(run.tokenizer) if tokenizer_source.kind == "wordpiece" else None
-    tokenizer = load_tokenizer(tokenizer_source.kind, vocab, tokenizer_source.context_length)
+    tokenizer = load_job_tokenizer(job.data.tokenizer, run.tokenizer)
 
     # The weights are read in the precision that they were trained in, and then made fp32.
     spec = checkpoint_spec(model_spec(job, tokenizer), job, source.progress.samples_seen)

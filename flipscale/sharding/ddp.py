@@ -14,12 +14,18 @@ from flipscale.config import Optimizer, Sharding
 from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
 from flipscale.models.inputs import Inputs
-from flipscale.sharding.in_place_adamw import InPlaceAdamW
-from flipscale.sharding.optimizer import build_optimizer
+from flipscale.sharding.in_place_optimizer import InPlaceOptimizer
 
 
-class DdpModel(InPlaceAdamW):
-    """`ddp`: gradients are averaged while the backward runs. One process needs no wrapper."""
+class DdpModel(InPlaceOptimizer):
+    """The strategy `ddp`: gradients are averaged while the backward runs. One process needs no wrapper.
+
+    Args:
+        model: The model with its weights.
+        sharding: The `sharding` block of the job.
+        optimizer: The `optimizer` block of the job.
+        world: The processes of the run.
+    """
 
     def __init__(self, model: FLIP, sharding: Sharding, optimizer: Optimizer, world: World) -> None:
         self._world = world
@@ -28,12 +34,12 @@ class DdpModel(InPlaceAdamW):
         self._module = model.to(world.device)
         if self._precision == "fp64":
             self._module.double()
-        parameters = dict(self._module.named_parameters())
-        super().__init__(parameters, build_optimizer(parameters.items(), optimizer))
+        super().__init__(dict(self._module.named_parameters()), optimizer)
+
         self._wrapped = self._module
         if world.size > 1:
             with warnings.catch_warnings():
-                # torch 2.13 renames the argument; the new name is unknown to the older supported versions.
+                # torch 2.13 renames the argument; older supported versions do not know the new name.
                 warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
                 self._wrapped = DistributedDataParallel(
                     self._module,
@@ -43,22 +49,26 @@ class DdpModel(InPlaceAdamW):
                 )
 
     def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
+        """Run FLIP.forward in the precision of the job."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16"):
             return self._wrapped(inputs, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
+        """Reduce gradients in the last micro-batch only."""
         if last or not isinstance(self._wrapped, DistributedDataParallel):
             yield
             return
+
         with self._wrapped.no_sync():
             yield
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Every process gives its part of the names, so that together they copy and write the state once."""
+        """Yield this process's part of the names: together, all processes copy and write the state once."""
         return self._state_of(list(self._parameters)[self._world.rank :: self._world.size])
 
     def gradient_norm(self, max_norm: float | None) -> Tensor:
+        """Return the norm of the whole gradient, and clip it to `max_norm` if there is one."""
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if max_norm is not None:

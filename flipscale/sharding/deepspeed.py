@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO: moments, then also gradients, then also weights in one share per process.
 
-Tested with DeepSpeed 0.19. Its public calls neither give the gradient's norm before the update nor create
-moments ahead of it, so this file reaches into its optimizer where a comment says so.
+Tested with DeepSpeed 0.19. Its public calls neither return the gradient's norm before the update nor create
+moments ahead of it. This file therefore uses private parts of its optimizer; comments say which.
 """
 
 from __future__ import annotations
@@ -20,23 +20,34 @@ from flipscale.config import Optimizer, Sharding
 from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
 from flipscale.models.inputs import Inputs
-from flipscale.sharding import optimizer as adamw
+from flipscale.sharding.optimizer import (
+    build_optimizer,
+    optimizer_kind,
+    set_lr,
+    set_updates,
+    skip_unless,
+    updates,
+)
 from flipscale.sharding.wrapping import (
     Autocast,
     ensure_process_group,
-    from_first,
     ignore_old_names,
+    load_whole,
     own_share,
 )
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-
 
 class ZeroModel:
-    """`zero1` shares out the moments, `zero2` also the gradients, `zero3` also the weights.
+    """The strategies `zero1` to `zero3`, which shard the moments, then also gradients, then also weights.
 
-    The engine runs in fp32 and bf16 comes from autocast, as under `ddp`: an engine in bf16 would round the
-    norms' weights and the logit scale to 8 bits.
+    The engine runs in fp32, and bf16 comes from autocast, as in `ddp`. An engine in bf16 would round the
+    weights of the norms and the logit scale to 8 bits.
+
+    Args:
+        model: The model with its weights.
+        sharding: The `sharding` block of the job.
+        optimizer: The `optimizer` block of the job.
+        world: The processes of the run.
     """
 
     def __init__(self, model: FLIP, sharding: Sharding, optimizer: Optimizer, world: World) -> None:
@@ -46,8 +57,11 @@ class ZeroModel:
         model = model.to(world.device)
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._shapes = {name: p.shape for name, p in self._parameters.items()}  # zero3 empties the parameters
-        self._optimizer = adamw.build_optimizer(self._parameters.items(), optimizer)
+
+        self._moments = optimizer_kind(optimizer).moments
+        self._optimizer = build_optimizer(self._parameters.items(), optimizer)
         self._optimizer.state.clear()  # of whole parameters; the engine's optimizer works on flat shares
+
         self._deepspeed = _quiet_deepspeed(world)
         self._engine: Any = self._deepspeed.initialize(
             model=Autocast(model, world.device, enabled=sharding.precision == "bf16"),
@@ -59,24 +73,29 @@ class ZeroModel:
         self._create_moments()
 
     def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
+        """Run FLIP.forward in the precision of the job."""
         return self._engine(inputs, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
-        """zero1 reduces gradients in the last micro-batch; zero2 and zero3, which keep a share, in each."""
+        """Reduce gradients in the last micro-batch; zero2 and zero3, which keep a share only, in each."""
         self._engine.set_gradient_accumulation_boundary(last)
         yield
 
     def backward(self, loss: Tensor) -> None:
+        """Add the gradients of the 0-d loss."""
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def gradient_norm(self, max_norm: float | None) -> Tensor:
+        """Return the norm of the whole gradient, and clip it to `max_norm` if there is one."""
         gradients = self._gradient_shares()
+
         # In fp64, since on a CPU the norm of one long fp32 vector loses two digits.
         norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
         squared = torch.stack(norms).to(self._world.device).square().sum()
         dist.all_reduce(squared)
         norm = squared.sqrt().float()
+
         if max_norm is not None:
             # The same factor as torch.nn.utils.clip_grads_with_norm_.
             factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -85,57 +104,59 @@ class ZeroModel:
         return norm
 
     def update(self, lr: float, finite: Tensor) -> None:
-        """As in ShardedModel. Under zero3 and with offloading the host waits here: the engine reads the norm
-        once more for itself, and where that is not finite it drops the gradients before the optimizer."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        adamw.skip_unless(self._optimizer, finite)
+        """Apply the gradients unless `finite` (0-d bool) is false, and clear them.
+
+        With zero3 and with offloading the host waits here. The engine computes the norm again, and drops the
+        gradients before the optimizer step if it is not finite.
+        """
+        set_lr(self._optimizer, lr)
+        skip_unless(self._optimizer, finite)
         self._engine.step()
 
     def reset_optimizer(self) -> None:
+        """Set the moments to zero and restart the bias correction."""
         for moments in self._optimizer.state.values():
             for tensor in moments.values():
                 tensor.zero_()
 
     def updates(self) -> int:
-        return adamw.updates(self._optimizer)
+        """Return the number of updates since the optimizer was last fresh."""
+        return updates(self._optimizer)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """The whole state on the first process, nothing on the others."""
+        """Yield the whole state in the first process, and nothing in the others."""
         read_weight = self._deepspeed.utils.safe_get_full_fp32_param
         read_moment = self._deepspeed.utils.safe_get_full_optimizer_state
         for name, parameter in self._parameters.items():
             # Every call is a collective of all processes; one parameter is whole at a time.
             whole = {"model": read_weight(parameter)}
-            whole |= {kind: read_moment(parameter, kind) for kind in _MOMENTS}
+            whole |= {kind: read_moment(parameter, kind) for kind in self._moments}
+
             if self._world.leads:
                 yield from ((f"{kind}.{name}", value.detach()) for kind, value in whole.items())
 
     @torch.no_grad()
     def restore(self, fill: Callable[[dict[str, Tensor]], None], updates: int) -> None:
-        tensors: dict[str, Tensor] = {}
-        if self._world.leads:
-            for name, shape in self._shapes.items():
-                tensors |= {f"{kind}.{name}": torch.empty(shape) for kind in ("model", *_MOMENTS)}
-        fill(tensors)
-        for name, parameter in self._parameters.items():
-            weight = from_first(tensors, f"model.{name}", self._shapes[name], self._world)
+        """Load a checkpoint in the first process, and hand each process its share."""
+        for name, kind, whole in load_whole(fill, self._shapes, self._moments, self._world):
+            parameter = self._parameters[name]
+            if kind != "model":
+                self._write_moment(parameter, kind, whole)
+                continue
             # Gathers and redistributes under zero3, and does nothing under the others.
             with self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-                parameter.copy_(weight)
-            for kind in _MOMENTS:
-                moment = from_first(tensors, f"{kind}.{name}", self._shapes[name], self._world)
-                self._write_moment(parameter, kind, moment)
+                parameter.copy_(whole)
+
         self._zero.refresh_fp32_params()
-        for moments in self._optimizer.state.values():
-            moments["step"].fill_(updates)
+        set_updates(self._optimizer, updates)
 
     def release(self) -> None:
+        """Destroy the engine, and remove its model from what DeepSpeed keeps for the whole process."""
         self._engine.destroy()
         if self._stage == 3:
             from deepspeed.runtime.zero import parameter_offload
 
-            # Its stack of the modules in a forward begins with every engine's model, and keeps it for good.
+            # Its stack of the modules in a forward keeps the model of every engine permanently.
             stack = parameter_offload.FWD_MODULE_STACK
             stack[:] = [module for module in stack if module is not self._engine.module]
 
@@ -143,18 +164,22 @@ class ZeroModel:
         if self._stage < 3:
             self._deepspeed.utils.safe_set_full_optimizer_state(parameter, value, kind)
             return
-        # safe_set_full_optimizer_state fails where the processes do not divide the parameter's size.
+
+        # safe_set_full_optimizer_state fails if the processes do not divide the parameter's size.
         numel: int = parameter.ds_tensor.numel()  # pyright: ignore[reportAttributeAccessIssue]
         own = own_share(value, numel, self._world)
         self._deepspeed.utils.safe_set_local_optimizer_state(parameter, own, kind)
 
     def _flat_shares(self) -> list[Tensor]:
-        """This process's fp32 weights, a flat tensor a group. Private to DeepSpeed, as is the next one."""
+        """Return this process's fp32 weights, one flat tensor per group (private to DeepSpeed)."""
         zero = self._zero
         return zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
 
     def _gradient_shares(self) -> list[Tensor]:
-        """This process's averaged gradients after the last backward; their padding is zero."""
+        """Return this process's averaged gradients after the last backward (private to DeepSpeed).
+
+        Their padding is zero.
+        """
         if self._stage == 3:
             groups = self._zero.get_fp32_grad_partitions()
             return [gradient for group in groups.values() for gradient in group.values()]
@@ -163,28 +188,28 @@ class ZeroModel:
         return [gradient for group in self._zero.averaged_gradients.values() for gradient in group]
 
     def _create_moments(self) -> None:
-        """Empty moments for every share, so that a checkpoint can be read or written at any time.
+        """Create zero moments for every share, so that a checkpoint can be read or written at any time.
 
-        torch's AdamW would create them in its first step, and DeepSpeed would then link those of the first
-        parameter group alone.
+        torch's AdamW would create them in its first step, and DeepSpeed would then link only those of the
+        first parameter group.
         """
         for share in self._flat_shares():
-            moments = {kind: torch.zeros_like(share) for kind in _MOMENTS}
+            moments = {kind: torch.zeros_like(share) for kind in self._moments}
             self._optimizer.state[share] = {"step": torch.zeros((), device=share.device), **moments}
         if self._stage < 3:
             self._zero._lazy_init_hp_params_optimizer_state()
 
 
 def _quiet_deepspeed(world: World) -> Any:
-    """The library, kept from compiling anything and from remarks on the terminal."""
-    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))  # it insists, also on one process
+    """Import the library, and keep it from compiling anything and from messages on the terminal."""
+    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))  # required even in a single process
     if world.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     ignore_old_names()
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # Else it runs a compiler at start-up for a collective that only its inference uses.
+    # Otherwise it runs a compiler at start-up, for a collective that only its inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
@@ -192,19 +217,19 @@ def _quiet_deepspeed(world: World) -> Any:
 def _engine_config(stage: int, offload: bool) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": stage,
-        # By default zero3 replaces torch.nn.functional.linear for the rest of the process.
+        # With the default (true), zero3 replaces torch.nn.functional.linear for the rest of the process.
         "memory_efficient_linear": False,
     }
     if offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     elif stage < 3:
-        zero["compute_grad_norm"] = False  # `gradient_norm` does it, and the host need not wait
+        zero["compute_grad_norm"] = False  # `gradient_norm` does it without a host sync
     return {
-        # Required, and without meaning here: the trainer makes the batches and scales the loss.
+        # Required but unused: the trainer makes the batches and scales the loss.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0,  # 1.0 by default; `gradient_norm` clips
+        "gradient_clipping": 0.0,  # default: 1.0; `gradient_norm` clips instead
         "zero_optimization": zero,
-        # torch's AdamW also where moments are offloaded: DeepSpeed's own would be compiled.
+        # torch's AdamW even if moments are offloaded: DeepSpeed would compile its own.
         "zero_force_ds_cpu_optimizer": False,
     }

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -17,26 +17,35 @@ from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
 from flipscale.models.initialization import initial_value
 from flipscale.models.inputs import Inputs
-from flipscale.sharding.in_place_adamw import InPlaceAdamW
-from flipscale.sharding.optimizer import build_optimizer
+from flipscale.sharding.in_place_optimizer import InPlaceOptimizer
 from flipscale.sharding.wrapping import ensure_process_group, write_whole
 
 
-class FsdpModel(InPlaceAdamW):
-    """`fsdp` shares over all processes; `hsdp` over groups of `sharding.shard_size` ranks that follow each
-    other, and every group has a whole copy.
+class FsdpModel(InPlaceOptimizer):
+    """The strategies `fsdp` and `hsdp`.
 
-    Every transformer block is a unit, what is outside of them another one. In bf16 the blocks' weights are
-    gathered in bf16 and their gradients reduced in fp32; the outer unit (embeddings, last norms, projections,
-    logit scale) is gathered in fp32, since 8 bits would round the logit scale by up to 1.5 %. Both then run
-    under the same autocast as `ddp`.
+    `fsdp` shards over all processes. `hsdp` shards over groups of `sharding.shard_size` consecutive ranks,
+    and every group has a whole copy.
+
+    Every transformer block is a unit; the parameters outside of the blocks are another one. In bf16 the
+    weights of the blocks are gathered in bf16, and their gradients are reduced in fp32. The outer unit
+    (embeddings, last norms, projections, logit scale) is gathered in fp32, since 8 bits would round the logit
+    scale by up to 1.5 %. Both then run under the same autocast as `ddp`.
+
+    The model gets its initial weights parameter by parameter: no process ever holds more than its share and
+    one whole parameter.
+
+    Args:
+        model: The model on the device "meta".
+        sharding: The `sharding` block of the job.
+        optimizer: The `optimizer` block of the job.
+        seed: The seed of the initial weights.
+        world: The processes of the run.
     """
 
     def __init__(
         self, model: FLIP, sharding: Sharding, optimizer: Optimizer, seed: int, world: World
     ) -> None:
-        """Take a `model` on the device "meta" and give it the initial weights of `job.seed`, parameter by
-        parameter: no process ever holds more than its share and one whole parameter."""
         ensure_process_group(world)
         self._bf16 = sharding.precision == "bf16"
         self._device = world.device
@@ -48,39 +57,42 @@ class FsdpModel(InPlaceAdamW):
         _shard_units(model, mesh, self._bf16, sharding.reshard_after_forward)
         model.to_empty(device=world.device)
         _initialize(model, seed)
-        parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
-        super().__init__(parameters, build_optimizer(parameters.items(), optimizer))
+        super().__init__(dict(model.named_parameters()), optimizer)
 
     def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
+        """Run FLIP.forward in the precision of the job."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             return self._model(inputs, reconstruct=reconstruct)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
+        """Reduce gradients in the last micro-batch only."""
         assert isinstance(self._model, FSDPModule)
         self._model.set_requires_gradient_sync(last)
         yield
 
     def gradient_norm(self, max_norm: float | None) -> Tensor:
+        """Return the norm of the whole gradient, and clip it to `max_norm` if there is one."""
         # On the shares, with one collective: on DTensors torch would start one for each parameter.
         gradients = [_share(p.grad) for p in self._parameters.values() if p.grad is not None]
         squared = torch.nn.utils.get_total_norm(gradients).double().square()
         dist.all_reduce(squared, group=self._share_group)
         norm = squared.sqrt().to(gradients[0].dtype)
+
         if max_norm is not None:
             torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
 
 def _mesh(world: World, shard_size: int | None) -> DeviceMesh:
-    """The processes as (share,), or as (copy, share) for HSDP."""
+    """Return the processes as a mesh (share,), or (copy, share) for HSDP."""
     shape = (world.size,) if shard_size is None else (world.size // shard_size, shard_size)
     names = ("share",) if shard_size is None else ("copy", "share")
     return init_device_mesh(world.device.type, shape, mesh_dim_names=names)
 
 
 def _shard_units(model: FLIP, mesh: DeviceMesh, bf16: bool, reshard_after_forward: bool) -> None:
-    # The residual stream is not cast on its way into a block: as under `ddp`, autocast decides.
+    # The residual stream is not cast on its way into a block: as in `ddp`, autocast decides.
     in_bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     exact = MixedPrecisionPolicy(cast_forward_inputs=False)
     for block in (block for transformer in model.transformers for block in transformer.resblocks):
@@ -90,7 +102,8 @@ def _shard_units(model: FLIP, mesh: DeviceMesh, bf16: bool, reshard_after_forwar
             reshard_after_forward=reshard_after_forward,
             mp_policy=in_bf16 if bf16 else exact,
         )
-    # The backward begins with the outer unit, so that freeing it after the forward would gain nothing.
+
+    # The backward begins with the outer unit: freeing it after the forward would gain nothing.
     fully_shard(model, mesh=mesh, reshard_after_forward=False, mp_policy=exact)
 
 
@@ -100,6 +113,6 @@ def _initialize(model: FLIP, seed: int) -> None:
 
 
 def _share(tensor: Tensor) -> Tensor:
-    """This process's part, a plain tensor on the same memory; it can be empty."""
+    """Return this process's part, a plain tensor in the same memory; it can be empty."""
     assert isinstance(tensor, DTensor)
     return tensor.to_local()

@@ -1,4 +1,4 @@
-"""The one place that knows every sharding strategy: from a job to its sharded model."""
+"""The one place that knows every sharding strategy: from the blocks of a job to its sharded model."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ from flipscale.sharding.strategy import ShardedModel
 
 
 def shard(model: FLIP, sharding: Sharding, optimizer: Optimizer, seed: int, world: World) -> ShardedModel:
-    """Prepare `model` and its optimizer for `sharding` on the processes of `world`.
-
-    Activation checkpointing comes first, then compilation, then the sharding itself.
+    """Shard a model and its optimizer over the processes of a run; all processes call it together.
 
     Args:
-        model: on the device "meta"; it gets the initial weights of `job.seed`. FSDP makes no more of them
-            than a process's share, so that a model may be larger than the memory of any device.
+        model: A model on the device "meta". FSDP materializes no more of it than a process's share, so that
+            a model may be larger than the memory of any device.
+        sharding: The `sharding` block of the job.
+        optimizer: The `optimizer` block of the job.
+        seed: The seed of the initial weights.
+        world: The processes of the run.
     """
+    # Recomputation first, then compilation, then sharding: each wraps what the one before made.
     apply_activation_checkpointing(model, sharding.activation_checkpointing)
     if sharding.compile:
         for transformer in model.transformers:
             for block in transformer.resblocks:
                 block.compile()
+
     strategy = sharding.strategy
     if strategy in ("fsdp", "hsdp"):
         from flipscale.sharding.fsdp import FsdpModel
 
         return FsdpModel(model, sharding, optimizer, seed, world)
+
+    # The other strategies begin with the whole model in every process.
     model.to_empty(device=world.device)
     model.init_weights(seed)
     if strategy == "ddp":
@@ -38,6 +44,11 @@ def shard(model: FLIP, sharding: Sharding, optimizer: Optimizer, seed: int, worl
         from flipscale.sharding.deepspeed import ZeroModel
 
         return ZeroModel(model, sharding, optimizer, world)
-    from flipscale.sharding.fairscale import fairscale_sharded
+    if strategy == "fairscale_oss":
+        from flipscale.sharding.fairscale_oss import FairscaleOssModel
 
-    return fairscale_sharded(model, sharding, optimizer, world)
+        return FairscaleOssModel(model, sharding, optimizer, world)
+
+    from flipscale.sharding.fairscale_fsdp import FairscaleFsdpModel
+
+    return FairscaleFsdpModel(model, sharding, optimizer, world)

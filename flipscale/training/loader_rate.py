@@ -1,4 +1,4 @@
-"""How many images a second the loader of a job gives on this machine."""
+"""The speed of a job's loader on this machine."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ import torch
 
 from flipscale.budget import Budget
 from flipscale.config import Job, Phase
-from flipscale.data.samples.stream import CHUNK
+from flipscale.data.samples.stream import CHUNK, Stream
 from flipscale.distributed.world import World
-from flipscale.runs.directory import RunDirectory
-from flipscale.training.setup import open_data
+from flipscale.training.data import open_data
 
 
 @dataclass(frozen=True)
 class LoaderRate:
-    """What the loader of a job gave on this machine."""
+    """The speed of a job's loader on this machine."""
 
     images: int
-    bad: int  # samples found unusable meanwhile
+    """Images that were read in the measured time."""
+    bad: int
+    """Samples that were found unusable meanwhile."""
     seconds: float
+    """The measured time."""
     workers: int
+    """Loader processes."""
     images_per_second: float
     images_per_second_per_core: float
 
@@ -35,32 +38,46 @@ class LoaderRate:
 def measure_loader(
     job: Job, seconds: float, workers: int | None, progress: Callable[[float], None] = lambda seconds: None
 ) -> LoaderRate:
-    """Read batches as training does, for about so many seconds after the first.
+    """Read batches as training does, and measure the speed after the first.
 
     Args:
-        workers: loader processes, one a core; all cores by default. With 0 this process reads.
-        progress: called with the seconds that have passed.
+        job: The job.
+        seconds: The time to measure for, at least until the first image.
+        workers: Loader processes, one per core; default: all cores. With 0 this process reads.
+        progress: A callback that gets the seconds that have passed.
 
-    Raises UserError for data that training could not use either.
+    Raises:
+        UserError: If training could not use the data either.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    job = job.model_copy(update={"data": job.data.model_copy(update={"workers": workers})})
+
+    # Batches of whole chunks of a lane, and a budget that does not end.
     lanes = job.data.lanes
     batch_size = lanes * -(-CHUNK // lanes)
     endless = Phase(
         name="bench", samples=batch_size * 10**9, mask_ratio=0.0, batch_size=batch_size, base_lr=1.0
     )
-    job = job.model_copy(update={"data": job.data.model_copy(update={"workers": workers})})
+
     with TemporaryDirectory() as scratch:
-        run, world = RunDirectory(Path(scratch)), World(0, 1, 0, 1, torch.device("cpu"))
-        data = open_data(job, run, Budget.of([endless], lanes), world)
-        with closing(data.stream.batches(0)) as batches:
-            next(batches)  # starts the workers
-            images = bad = 0
-            began = time.perf_counter()
-            while (passed := time.perf_counter() - began) < seconds or not images:
-                progress(passed)
-                batch = next(batches)
-                images += batch.step.size
-                bad += len(batch.bad)
-            passed = time.perf_counter() - began
-    return LoaderRate(images, bad, passed, workers, images / passed, images / passed / max(1, workers))
+        world = World(0, 1, 0, 1, torch.device("cpu"))
+        data = open_data(job, Path(scratch), Budget.of([endless], lanes), world)
+        images, bad, passed = _read_for(data.stream, seconds, progress)
+
+    rate = images / passed
+    return LoaderRate(images, bad, passed, workers, rate, rate / max(1, workers))
+
+
+def _read_for(stream: Stream, seconds: float, progress: Callable[[float], None]) -> tuple[int, int, float]:
+    """Return the images read, the bad samples among them, and the seconds that passed."""
+    images = 0
+    bad = 0
+    with closing(stream.batches(0)) as batches:
+        next(batches)  # starts the workers
+        began = time.perf_counter()
+        while (passed := time.perf_counter() - began) < seconds or not images:
+            progress(passed)
+            batch = next(batches)
+            images += batch.step.size
+            bad += len(batch.bad)
+        return images, bad, time.perf_counter() - began

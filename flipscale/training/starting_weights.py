@@ -1,12 +1,12 @@
-"""The weights that a run starts from: those of a trained model in place of initial ones."""
+"""The weights that a run or a phase starts from: those of a trained model, resampled if its sizes differ."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -18,10 +18,10 @@ from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.files import write_durably
 from flipscale.interop.load_model import load_model
-from flipscale.interop.resampling import resample_state, resized_names
+from flipscale.interop.resampling import check_ready, resample_state, resized_names, shapes
 from flipscale.models.initialization import initial_value
 from flipscale.models.presets import ModelSpec, TextSpec, VisionSpec
-from flipscale.runs.directory import RunDirectory
+from flipscale.runs.checkpoint import Checkpoint
 from flipscale.sharding.strategy import ShardedModel
 from flipscale.sharding.wrapping import write_whole
 
@@ -29,81 +29,145 @@ _log = logging.getLogger(__name__)
 
 
 def start_from(
-    job: Job, spec: ModelSpec, tokenizer: Tokenizer, model: ShardedModel, run: RunDirectory, world: World
+    job: Job, spec: ModelSpec, tokenizer: Tokenizer, model: ShardedModel, record: Path, world: World
 ) -> None:
-    """Give a run without checkpoint the weights of `job.model.weights`, with a fresh optimizer; all
-    processes call it, and each has the whole model in its host's memory for a moment.
+    """Give a run without a checkpoint the weights of `job.model.weights`, with a fresh optimizer.
 
-    Patch kernels and learned positions are resampled where the job has another image or patch size. What its
-    model has beyond that of the weights (a logit bias, a decoder) keeps its initial value. The run directory
-    keeps their digest, so that another start before the first checkpoint has the same ones.
+    All processes call it together, and each has the whole model in its host memory for a moment. Patch
+    kernels and learned positions are resampled if the job has another image or patch size. Parameters that
+    only the model of the job has (a logit bias, a decoder) keep their initial values. The record keeps the
+    digest of the weights, so that another start before the first checkpoint has the same ones.
+
+    Args:
+        job: The job.
+        spec: The shape of the model.
+        tokenizer: The tokenizer of the job.
+        model: The sharded model.
+        record: The file in the run directory that identifies the weights.
+        world: The processes of the run.
 
     Raises:
-        UserError: there are no such weights, they are of another shape or vocabulary, or they changed.
+        UserError: If there are no such weights, if they have another shape or vocabulary, or if they changed.
     """
     assert job.model.weights is not None
     source = Path(job.model.weights)
     trained = load_model(source, replace(world, device=torch.device("cpu")))
     theirs = trained.model.spec
-    sizes = {"image_size": spec.vision.image_size, "patch_size": spec.vision.patch_size}
-    resized = replace(theirs, vision=replace(theirs.vision, **sizes))
-    different = _differences(resized, spec)
-    if different:
-        raise UserError(
-            f"model.weights {source} does not fit model.preset {job.model.preset}: {'; '.join(different)}; "
-            "set the preset, sizes and tokenizer that these weights were trained with"
-        )
+    vision = replace(theirs.vision, image_size=spec.vision.image_size, patch_size=spec.vision.patch_size)
+    resized = replace(theirs, vision=vision)
+    _check_fit(job, source, resized, spec)
     if trained.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(
             f"model.weights {source} was trained with another vocabulary; set data.tokenizer.vocab to its "
             "own (an OpenCLIP directory holds it, a run has it in tokenizer/)"
         )
-    # A decoder of the reconstruction loss belongs to its own job: the towers alone are taken over.
+
+    # A decoder of the reconstruction loss belongs to its own job: only the towers are taken over.
     towers = {
         name: tensor
         for name, tensor in trained.model.state_dict().items()
         if not name.startswith("reconstruction.")
     }
-    world.lead(lambda: _record(run, source, towers))
+    world.lead(lambda: _record_weights(record, source, towers))
+
     old = {name: towers[name] for name in resized_names(theirs, resized) if name in towers}
-    # Computed once: other processors may round differently.
+    # Compute on one process only: other processors may round differently.
     state = {**towers, **world.lead(lambda: resample_state(old, theirs, resized))}
     model.restore(lambda tensors: _fill(tensors, state, spec, job.seed), 0)
     _log.info("starting from the weights of %s", source)
 
 
-def _differences(theirs: ModelSpec, ours: ModelSpec) -> list[str]:
+def check_resampling(world: World) -> None:
+    """Check that weights can be resampled here; all processes call it together.
+
+    Raises:
+        UserError: If a library that resampling needs is missing.
+    """
+    world.lead(check_ready)
+
+
+def resampling_fill(
+    before: Checkpoint, old: ModelSpec, new: ModelSpec, world: World, *, fp64: bool
+) -> Callable[[dict[str, Tensor]], None]:
+    """Return `before.load` for the state of a model of another shape; see ShardedModel.restore.
+
+    Args:
+        before: A checkpoint of the old shape.
+        old: The shape of the checkpoint.
+        new: The shape of the model.
+        world: The processes of the run.
+        fp64: Whether the job trains in fp64.
+    """
+    names = resized_names(old, new)
+    dtype = torch.float64 if fp64 else torch.float32
+
+    def fill(tensors: dict[str, Tensor]) -> None:
+        resized = {key for key in tensors if key.split(".", 1)[1] in names}
+        same = {key: tensor for key, tensor in tensors.items() if key not in resized}
+        whole = {name: torch.empty(shapes(old)[name], dtype=dtype) for name in names}
+        before.load({**same, **{f"model.{name}": tensor for name, tensor in whole.items()}})
+
+        # Compute on one process only: other processors may round differently.
+        resampled = world.lead(lambda: resample_state(whole, old, new))
+
+        for key in resized:
+            kind, name = key.split(".", 1)
+            if kind == "model":
+                write_whole(tensors[key], resampled[name])
+            else:
+                tensors[key].zero_()
+
+    return fill
+
+
+def _check_fit(job: Job, source: Path, theirs: ModelSpec, ours: ModelSpec) -> None:
     pairs: list[tuple[str, object, object]] = [
         ("embed_dim", theirs.embed_dim, ours.embed_dim),
-        *_settings("vision", theirs.vision, ours.vision),
-        *_settings("text", theirs.text, ours.text),
+        *_tower_settings("vision", theirs.vision, ours.vision),
+        *_tower_settings("text", theirs.text, ours.text),
         ("mean", theirs.mean, ours.mean),
         ("std", theirs.std, ours.std),
     ]
-    return [f"{name} is {there} there, {here} in the job" for name, there, here in pairs if there != here]
+    different = [
+        f"{name} is {there} there, {here} in the job" for name, there, here in pairs if there != here
+    ]
+    if different:
+        raise UserError(
+            f"model.weights {source} does not fit model.preset {job.model.preset}: {'; '.join(different)}; "
+            "set the preset, sizes and tokenizer that these weights were trained with"
+        )
 
 
-def _settings(
+def _tower_settings(
     tower: str, theirs: VisionSpec | TextSpec, ours: VisionSpec | TextSpec
 ) -> list[tuple[str, object, object]]:
     names = [field.name for field in fields(ours)]
     return [(f"{tower}.{name}", getattr(theirs, name), getattr(ours, name)) for name in names]
 
 
-def _record(run: RunDirectory, source: Path, state: Mapping[str, Tensor]) -> None:
+@dataclass(frozen=True)
+class _StartingWeights:
+    """The content of the record: where the weights were, and their SHA-256."""
+
+    source: str
+    sha256: str
+
+
+def _record_weights(record: Path, source: Path, state: Mapping[str, Tensor]) -> None:
     digest = _digest(state)
-    if run.weights.exists():
-        recorded = json.loads(run.weights.read_text())
-        if recorded["sha256"] != digest:
+    if record.exists():
+        recorded = _StartingWeights(**json.loads(record.read_text()))
+        if recorded.sha256 != digest:
             raise UserError(
-                f"{source} is not what {run.path} began with; restore these weights, or set another `output`"
+                f"{source} is not what {record.parent} began with; restore these weights, or set another "
+                "`output`"
             )
         return
-    write_durably(run.weights, json.dumps({"source": str(source.resolve()), "sha256": digest}))
+    write_durably(record, json.dumps(asdict(_StartingWeights(str(source.resolve()), digest))))
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and values, whatever the file format that they came in."""
+    """Return the SHA-256 of names, shapes and values, whatever file format they came in."""
     hasher = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().to("cpu", torch.float32).contiguous()
@@ -119,5 +183,6 @@ def _fill(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], spec: Mode
         if kind != "model":
             tensor.zero_()
             continue
+
         whole = state[name] if name in state else initial_value(name, tensor.shape, spec, seed)
         write_whole(tensor, whole)

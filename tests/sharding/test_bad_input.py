@@ -15,7 +15,7 @@ from flipscale.config import load_job
 from flipscale.errors import UserError
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.losses.sigmoid import sigmoid_loss
-from flipscale.training.setup import check_job
+from flipscale.training.check_job import check_job
 
 MakeRun = Callable[..., TinyRun]
 

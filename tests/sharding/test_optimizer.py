@@ -68,6 +68,6 @@ def test_a_reset_forgets_moments_and_bias_correction() -> None:
     parameter.grad = torch.ones(4)
     optimizer.step()
     assert adamw.updates(optimizer) == 1
-    adamw.reset_moments(optimizer)
+    adamw.reset_moments(optimizer, ("exp_avg", "exp_avg_sq"))
     assert adamw.updates(optimizer) == 0
     assert not optimizer.state[parameter]["exp_avg"].any()

@@ -26,13 +26,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 DEFECT = """
 import os, sys
 if os.environ.get("SLURM_PROCID") == "1" and "train" in sys.argv:
-    from flipscale.training import trainer
-    step = trainer._Trainer._step
-    def defective(self, batch):
+    from flipscale.training.update import Updater
+    update = Updater.update
+    def defective(self, stage, batch):
         if batch.step.start >= 320:
             raise KeyError("a defect in the code")
-        return step(self, batch)
-    trainer._Trainer._step = defective
+        return update(self, stage, batch)
+    Updater.update = defective
 """
 
 # A save that does not end, in every process.

@@ -18,7 +18,7 @@ from flipscale.orchestration.segments.stop_requests import StopRequests
 from flipscale.runs.directory import run_directory
 from flipscale.third_party import import_open_clip
 from flipscale.training import trainer
-from flipscale.training.setup import check_job
+from flipscale.training.check_job import check_job
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 

@@ -22,8 +22,8 @@ from flipscale.orchestration.segments.stop_requests import StopRequests
 from flipscale.runs.directory import RunDirectory, run_directory
 from flipscale.runs.metrics import read_metrics
 from flipscale.third_party import import_open_clip
-from flipscale.training import trainer
-from flipscale.training.setup import check_job
+from flipscale.training import trainer, update
+from flipscale.training.check_job import check_job
 
 MakeRun = Callable[..., TinyRun]
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
@@ -128,13 +128,13 @@ def test_what_cannot_be_is_refused_in_one_sentence(
 def test_the_text_mask_is_that_of_its_kind(tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run gives the text tower: half of the slots, and with `prioritised` no token is lost."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    gradients = trainer.accumulate_gradients
+    gradients = update.accumulate_gradients
 
     def spy(model: Any, inputs: Any, *rest: Any) -> dict[str, torch.Tensor]:
         seen.append((inputs.texts, inputs.keep_tokens))
         return gradients(model, inputs, *rest)
 
-    monkeypatch.setattr(trainer, "accumulate_gradients", spy)
+    monkeypatch.setattr(update, "accumulate_gradients", spy)
     for kind in ("prioritised", "random"):
         phase = {**MASKED, "samples": 64, "warmup": 0, "text_mask": kind}
         train(tiny_run(kind, **{**CHANGES, "phases": [phase]}))

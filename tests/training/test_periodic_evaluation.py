@@ -25,8 +25,8 @@ from flipscale.orchestration.segments.watchdog import Watchdog
 from flipscale.runs.directory import run_directory
 from flipscale.runs.metrics import TIMING_FIELDS, read_evaluations
 from flipscale.training import trainer
+from flipscale.training.check_job import check_job
 from flipscale.training.periodic_evaluation import PeriodicEvaluation
-from flipscale.training.setup import check_job
 
 MakeRun = Callable[..., TinyRun]
 SOME = {"retrieval": {"captions": "some.tar"}}

@@ -17,6 +17,7 @@ from support.stop_at import StopAt
 from support.tiny_run import TinyRun
 
 from flipscale.config import Job, load_job
+from flipscale.data.text.of_job import load_job_tokenizer
 from flipscale.distributed.world import World, leave_world
 from flipscale.errors import RunError, StoppedEarly, UserError
 from flipscale.interop.load_model import load_model
@@ -34,8 +35,8 @@ from flipscale.runs.directory import run_directory
 from flipscale.runs.metrics import read_evaluations
 from flipscale.training import stage as stages
 from flipscale.training import trainer
+from flipscale.training.check_job import check_job
 from flipscale.training.gradients import accumulate_gradients
-from flipscale.training.setup import check_job, job_tokenizer
 from flipscale.training.stage import Stage
 
 MakeRun = Callable[..., TinyRun]
@@ -163,15 +164,15 @@ def test_every_strategy_enters_a_phase_with_the_resampled_state(
         return shard(model, *rest)
 
     monkeypatch.setattr(stages, "shard", watched)
-    tokenizer = job_tokenizer(job)
-    stage = Stage(job, check_job(job, 1), tokenizer, run_directory(job), ALONE, found)
-    assert stage.fits(0)
-    assert not stage.fits(1)
+    tokenizer = load_job_tokenizer(job.data.tokenizer)
+    stage = Stage(job, check_job(job, 1), tokenizer, run_directory(job).weights, ALONE, found)
+    assert stage.has_shape_of(0)
+    assert not stage.has_shape_of(1)
     _step_in_vain(stage, job)
     gc.freeze()  # as the stream does
-    stage.enter(1, found)
+    stage.begin_phase(1, found)
     gc.unfreeze()
-    assert stage.fits(1)
+    assert stage.has_shape_of(1)
     assert len(models) == 2
 
     before = at_boundary.tensors()

@@ -34,7 +34,7 @@ from flipscale.models.presets import ModelSpec, preset
 from flipscale.orchestration.segments.segment import Segment
 from flipscale.runs.directory import run_directory
 from flipscale.training import starting_weights, trainer
-from flipscale.training.setup import check_job
+from flipscale.training.check_job import check_job
 
 MakeRun = Callable[..., TinyRun]
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
@@ -150,7 +150,7 @@ def test_other_weights_before_the_first_checkpoint_are_noticed(
 ) -> None:
     run = tiny_run(**started_from(exported))
     with monkeypatch.context() as lost:
-        lost.setattr(trainer._Trainer, "run", lost_before_a_checkpoint)
+        lost.setattr(trainer.TrainingLoop, "run", lost_before_a_checkpoint)
         with pytest.raises(KeyboardInterrupt):
             train(run)
     export_some(data_set, exported, seed=6)
@@ -227,7 +227,7 @@ def test_processors_that_round_differently_start_with_the_same_bits(
             )
         model: Any = Filled(larger)
         world = Pair(rank, 2, 0, 1, torch.device("cpu"))
-        starting_weights.start_from(job, larger, tokenizer, model, directory, world)
+        starting_weights.start_from(job, larger, tokenizer, model, directory.weights, world)
         started.append(model.tensors)
     leader, follower = started
     assert not torch.equal(
@@ -249,7 +249,7 @@ def test_a_flip_that_others_saved_and_one_with_random_weights_fit_the_preset(
         directory = run_directory(job)
         directory.path.mkdir()
         model: Any = Filled(spec)
-        starting_weights.start_from(job, spec, tokenizer, model, directory, ALONE)
+        starting_weights.start_from(job, spec, tokenizer, model, directory.weights, ALONE)
         for name, value in wanted.items():
             torch.testing.assert_close(model.tensors[f"model.{name}"], value, rtol=0.0, atol=1e-6)
 

@@ -38,7 +38,7 @@ from flipscale.runs.directory import RunDirectory, existing_run, run_directory
 from flipscale.runs.ledger import read_ledger
 from flipscale.runs.metrics import read_metrics
 from flipscale.training import trainer
-from flipscale.training.setup import check_job
+from flipscale.training.check_job import check_job
 
 MakeRun = Callable[..., TinyRun]
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))

@@ -32,7 +32,8 @@ from time_to_accuracy_page import RATIOS, TRAINERS, page
 from toy_trainers import ROOT, open_clip_model, overrides, train_flipscale, train_open_clip
 
 from flipscale.config import Job, load_job
-from flipscale.data.text.tokenizer import Tokenizer, load_tokenizer
+from flipscale.data.text.of_job import load_job_tokenizer
+from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World, join_world
 from flipscale.evaluation.evaluate import evaluate
@@ -80,8 +81,7 @@ def measure(scratch: Path, data: Path, packages: Path, seeds: int, samples: int)
             place = scratch / f"{trainer}_{ratio}_{seed}"
             changes = overrides(data, place, ratio, seed, samples, every)
             job = load_job(ROOT / "jobs" / toy.JOB, changes)
-            source = job.data.tokenizer
-            tokenizer = load_tokenizer(source.kind, source.vocab, source.context_length)
+            tokenizer = load_job_tokenizer(job.data.tokenizer)
 
             if trainer == "flipscale":
                 times = train_flipscale(job, changes, every)

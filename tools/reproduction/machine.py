@@ -19,7 +19,7 @@ def precision() -> str:
     """
     import torch
 
-    from flipscale.training.setup import slow_in_bf16
+    from flipscale.training.precision import slow_in_bf16
 
     return "fp32" if slow_in_bf16(torch.device("cpu")) else "bf16"
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from flipscale.data.shards.index import Index, expand_shards, is_current, load_index
 from flipscale.data.shards.storage import DataReadError, Storage, is_command, is_remote
-from flipscale.data.text.tokenizer import load_tokenizer
+from flipscale.data.text.of_job import load_job_tokenizer
 from flipscale.errors import UserError
 from flipscale.orchestration.checks.candidate import Candidate
 from flipscale.orchestration.checks.finding import CheckWarning
@@ -50,7 +50,7 @@ def check_tokenizer(candidate: Candidate) -> str:
     if vocab and not (vocab.startswith(("/", ".")) or vocab.endswith(".txt") or Path(vocab).exists()):
         return f"{source.kind}, {vocab} from the hub: the nodes need it in their cache, or a network"
 
-    tokenizer = load_tokenizer(source.kind, vocab, source.context_length)
+    tokenizer = load_job_tokenizer(source)
     return f"{source.kind}, {tokenizer.vocab_size} tokens"
 
 

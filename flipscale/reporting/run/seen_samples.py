@@ -12,12 +12,14 @@ from torch import Tensor
 
 from flipscale.budget import Budget
 from flipscale.config import Job
-from flipscale.data.order.mixture import Mixture, job_sources, shards_by_source
-from flipscale.data.samples.reader import ReaderSettings, SampleReader
+from flipscale.data.order.mixture import shards_by_source
+from flipscale.data.samples.of_job import open_reader
+from flipscale.data.samples.reader import SampleReader
 from flipscale.data.shards.index import load_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Patience, Storage
-from flipscale.data.text.tokenizer import Tokenizer, load_tokenizer
+from flipscale.data.text.of_job import load_job_tokenizer
+from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.models.masking import visible_patches
 from flipscale.models.of_job import model_spec, phase_specs
 from flipscale.runs.directory import RunDirectory
@@ -55,9 +57,7 @@ def read_seen_samples(run: RunDirectory, job: Job, samples_seen: int, each: int)
         UserError: If the data or its index cannot be read from here.
         StoppedEarly: If a shard does not become readable in time.
     """
-    source = job.data.tokenizer
-    vocab = str(run.tokenizer) if source.kind == "wordpiece" else None
-    tokenizer = _RecordingTokenizer(load_tokenizer(source.kind, vocab, source.context_length))
+    tokenizer = _RecordingTokenizer(load_job_tokenizer(job.data.tokenizer, run.tokenizer))
     specs = phase_specs(model_spec(job, tokenizer), job)
     reader = _reader(run, job, tokenizer, specs[0].vision.image_size)
 
@@ -89,13 +89,10 @@ def read_seen_samples(run: RunDirectory, job: Job, samples_seen: int, each: int)
 
 def _reader(run: RunDirectory, job: Job, tokenizer: Tokenizer, image_size: int) -> SampleReader:
     index = load_index(Path(job.data.index) if job.data.index is not None else run.path / "index")
-    sources = job_sources(job.data, shards_by_source(job.data))
-    order = Mixture(index.counts, job.data.lanes, job.data.window, job.seed, sources)
-    settings = ReaderSettings(image_size, job.data.augmentation, job.data.max_image_pixels, job.data.captions)
 
     # A report only reads: it runs no commands of `pipe:` shards, whatever the job allows.
     source = ShardSource(index, Storage(patience=_PATIENCE))
-    return SampleReader(source, order, tokenizer, settings)
+    return open_reader(job.data, job.seed, source, shards_by_source(job.data), tokenizer, image_size)
 
 
 class _RecordingTokenizer:

@@ -29,7 +29,7 @@ from flipscale.reporting.run.facts import gather_facts
 from flipscale.reporting.run.report import run_document, run_page
 from flipscale.reporting.run.seen_samples import read_seen_samples
 from flipscale.runs.directory import RunDirectory, recorded_job
-from flipscale.training.setup import open_data
+from flipscale.training.data import open_data
 
 
 def page_of(path: Path) -> Page:
@@ -92,7 +92,7 @@ def test_images_and_masks_are_those_of_training(models: Models) -> None:
     budget = Budget.of(job.phases, job.data.lanes)
     trained = {
         position: image
-        for batch in open_data(job, run, budget, ALONE).stream.batches(0)
+        for batch in open_data(job, run.path, budget, ALONE).stream.batches(0)
         for position, image in zip(batch.positions.tolist(), batch.images, strict=True)
     }
     assert [sample.position for sample in samples] == [0, 47, 95, 96, 111, 127]

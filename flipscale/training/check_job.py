@@ -1,0 +1,33 @@
+"""The checks of a job that need no data and no other process."""
+
+from __future__ import annotations
+
+import torch
+
+from flipscale.budget import Budget, check_world_size
+from flipscale.config import Job
+from flipscale.models.of_job import phase_specs
+from flipscale.models.presets import preset
+from flipscale.sharding.limits import check_sharding
+from flipscale.sharding.optimizer import check_optimizer
+
+
+def check_job(job: Job, world_size: int) -> Budget:
+    """Check a job before anything is read or started, and return its budget.
+
+    Args:
+        job: The job.
+        world_size: The number of processes that train it.
+
+    Raises:
+        UserError: If a preset or a size of an image or a patch does not exist, or if the job cannot be
+            trained by this number of processes on this kind of device.
+    """
+    model = job.model
+    phase_specs(preset(model.preset, image_size=model.image_size, patch_size=model.patch_size), job)
+
+    check_world_size(world_size, job.data.lanes)
+    check_sharding(job.sharding, world_size, "cuda" if torch.cuda.is_available() else "cpu")
+    check_optimizer(job.optimizer, job.sharding)
+
+    return Budget.of(job.phases, job.data.lanes)

@@ -1,0 +1,108 @@
+"""The shards that a run trains on: their index, built if there is none, and the place to read them from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from flipscale.config import Data
+from flipscale.data.order.mixture import shards_by_source
+from flipscale.data.quarantine import BadRecord
+from flipscale.data.shards.cache import BlockCache
+from flipscale.data.shards.index import Index, expand_shards, is_current, load_index, shard_name
+from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.source import ShardSource
+from flipscale.data.shards.storage import Storage
+from flipscale.distributed.world import World
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingShards:
+    """The indexed shards of a run, ready to be read.
+
+    Attributes:
+        index: The index of all shards.
+        source: Reads samples from the shards, through the cache if the job has one.
+        counts: The number of shards of each source of a mixture; None for a single source.
+    """
+
+    index: Index
+    source: ShardSource
+    counts: list[int] | None
+
+    def identity(self, tokenizer: str) -> dict[str, object]:
+        """Return what must stay the same for the life of a run; see `flipscale.runs`.
+
+        Args:
+            tokenizer: The fingerprint of the tokenizer.
+        """
+        identity: dict[str, object] = {
+            "fingerprint": self.index.fingerprint,
+            "tokenizer": tokenizer,
+            "samples": self.index.samples,
+            "shards": [[shard_name(shard.path), shard.samples] for shard in self.index.shards],
+        }
+
+        if self.counts is not None:
+            divided = json.dumps([self.index.fingerprint, self.counts]).encode()
+            identity |= {"fingerprint": hashlib.sha256(divided).hexdigest(), "sources": self.counts}
+        return identity
+
+    def damage_records(self) -> list[BadRecord]:
+        """Return a quarantine record for each shard that lost samples at its end."""
+        numbers = {shard.path: number for number, shard in enumerate(self.index.shards)}
+        return [
+            BadRecord(
+                numbers[damage.path], damage.samples, damage.path, "", f"the shard is cut: {damage.reason}"
+            )
+            for damage in self.index.damaged
+        ]
+
+
+def open_shards(data: Data, run: Path, world: World) -> TrainingShards:
+    """Open the shards of a training set; all processes call it together.
+
+    The leading process builds the index, if it does not exist, and checks the shards against it. Then all
+    processes load the same files.
+
+    Args:
+        data: The `data` block of the job.
+        run: The run directory, which holds the index unless `data.index` names another one.
+        world: The processes of the run.
+
+    Raises:
+        UserError: If the shards cannot be read, or differ from the index.
+    """
+    storage = Storage(data.allow_pipe)
+    directory = Path(data.index) if data.index is not None else run / "index"
+    world.lead(lambda: _prepare_index(data, directory, storage))
+    index = load_index(directory)
+
+    cache = BlockCache(Path(data.cache.directory), data.cache.size) if data.cache else None
+    return TrainingShards(index, ShardSource(index, storage, cache), shards_by_source(data))
+
+
+def _prepare_index(data: Data, directory: Path, storage: Storage) -> None:
+    paths = expand_shards(data.train)
+    if data.index is None and not _is_index_of(directory, paths):
+        _log.info("indexing %s (set data.index to reuse an index)", data.train)
+        cores = len(os.sched_getaffinity(0))
+        build_index(data.train, directory, workers=cores, storage=storage)
+
+    index = load_index(directory)
+    index.check_paths(paths, data.train)
+    index.verify(storage)
+
+
+def _is_index_of(directory: Path, paths: list[str]) -> bool:
+    """Return whether the run has built its index already, for the shards at these paths."""
+    # If the index has another version, the run builds it again from the same samples.
+    if not is_current(directory):
+        return False
+    return [shard.path for shard in load_index(directory).shards] == paths
