@@ -3,13 +3,14 @@
 Let l[i, j] = scale * image_i . text_j over the N pairs of all ranks. The loss is the mean over the pairs of
 both cross-entropies, (logsumexp_j l[i, j] - l[i, i]) / 2 + (logsumexp_i l[i, j] - l[j, j]) / 2 (FLIP,
 section 3; CLIP, figure 3). Its derivative by l[i, j] is (p[i, j] + q[i, j] - 2 [i = j]) / 2N, with p the
-softmax of row i and q that of column j: the forward pass keeps the softmax statistics of each row and
-column, and the backward pass makes the logits again.
+softmax of row i and q that of column j. The forward pass keeps the softmax statistics of each row and
+column, and the backward pass computes the logits again.
 
-A rank has the rows of its own images and the gathered texts of all ranks. A tile of logits is made once in
-the forward pass, for both directions, and once in the backward pass, for both gradients: four products of
-the size of the whole matrix, where two separate directions take six. Besides the gathered texts, only the
-partial column sums (N numbers) and the text gradients (reduce-scattered, block by block) cross ranks.
+A rank has the rows of its own images and the gathered texts of all ranks. A tile of logits is computed once
+in the forward pass, for both directions, and once in the backward pass, for both gradients. These are four
+products of the size of the whole matrix, compared with six for two separate directions. Besides the gathered
+texts, only the partial column sums (N numbers) and the text gradients (reduce-scattered, block by block)
+cross ranks.
 """
 
 from __future__ import annotations
@@ -33,32 +34,32 @@ def contrastive_loss(
     tile: int = 512,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Mean InfoNCE loss over the pairs of all ranks, in nats: 0-d, the same on every rank.
+    """Return the mean InfoNCE loss over the pairs of all ranks, in nats.
 
     Gradients are scaled for strategies that average them over ranks (DDP, FSDP, ZeRO): the mean over the
     ranks of a parameter's gradient is the gradient of the full batch, `logit_scale` included.
 
     Args:
-        image_features: (n, d), normalised; n is the same on every rank.
-        text_features: (n, d), same dtype; row i belongs to image i.
+        image_features: (n, d), L2-normalised; n is the same on every rank.
+        text_features: (n, d), of the same dtype; row i belongs to image i.
         logit_scale: 0-d or (1,), the factor itself (exp of the learned parameter).
-        tile: image rows worked on at a time; clamped to n.
-        group: the ranks that share the batch; None = the default group, or this process alone.
+        tile: Image rows computed at a time; clamped to n.
+        group: The ranks that share the batch; default: the default group, or this process by itself.
 
     Returns:
-        0-d fp32 (fp64 for fp64 features). All arithmetic is at least fp32, under autocast too. The backward
-        pass communicates, so all ranks must run it; it cannot be differentiated twice.
+        0-d fp32 (fp64 for fp64 features), the same on every rank. All arithmetic is at least fp32, also under
+        autocast. The backward pass communicates, so all ranks must run it; it cannot be differentiated twice.
 
     Raises:
-        UserError: `tile` is below 1.
-        ValueError: the features differ in shape or dtype, or are empty.
+        UserError: If `tile` is below 1.
+        ValueError: If the features differ in shape or dtype, or are empty.
     """
     tile = checked_tile(image_features, text_features, tile)
     return _ContrastiveLoss.apply(image_features, text_features, logit_scale, Ranks.of(group), tile)
 
 
 class _ContrastiveLoss(torch.autograd.Function):
-    """Saves its inputs, the gathered texts and 2 (n + N) softmax statistics for the backward pass."""
+    """The loss as one operation; it saves its inputs, the gathered texts and 2 (n + N) softmax statistics."""
 
     @staticmethod
     def forward(
@@ -88,9 +89,9 @@ class _ContrastiveLoss(torch.autograd.Function):
 
 
 def _forward(tiles: LogitTiles) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """The loss, and of each row (n) and each column (size, n) its peak and its sum of exp(logit - peak).
+    """Return the loss, and peak and sum of exp(logit - peak) of each row (n) and each column (size, n).
 
-    The two are kept apart, not added up to a log-sum-exp: where a pair fits well, p is 1 - tiny, and the
+    Peak and sum stay separate, not combined to a log-sum-exp. If a pair fits well, p is 1 - tiny, and the
     rounding of a log-sum-exp near 100 would be larger than the tiny part.
     """
     ranks = tiles.ranks
@@ -106,9 +107,9 @@ def _forward(tiles: LogitTiles) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, T
             rows = tile.rows
             row_peak[rows], row_sum[rows] = _fold(row_peak[rows], row_sum[rows], tile.logits, dim=1)
             peak, total = _fold(peak, total, tile.logits, dim=0)
-            found = tiles.positives(tile.logits, rows, block.columns)
+            matching = tiles.positives(tile.logits, rows, block.columns)
             first = max(rows.start, block.columns.start)
-            positive[first : first + len(found)] = found
+            positive[first : first + len(matching)] = matching
         column_peak[:, block.columns] = peak.unflatten(0, (ranks.size, -1))
         column_sum[:, block.columns] = total.unflatten(0, (ranks.size, -1))
 
@@ -124,7 +125,7 @@ def _forward(tiles: LogitTiles) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, T
 
 
 def _fold(peak: Tensor, total: Tensor, logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Take a tile into the running peak and sum of exp(logit - peak) along `dim`."""
+    """Add a tile to the running peak and sum of exp(logit - peak) along `dim`."""
     new_peak = torch.maximum(peak, logits.amax(dim))
     part = (logits - new_peak.unsqueeze(dim)).exp_().sum(dim)
     return new_peak, total * (peak - new_peak).exp_() + part
@@ -133,7 +134,7 @@ def _fold(peak: Tensor, total: Tensor, logits: Tensor, dim: int) -> tuple[Tensor
 def _backward(
     tiles: LogitTiles, statistics: list[Tensor], loss_grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of this rank's images (n, d) and texts (n, d), and its part of the logit scale's (0-d)."""
+    """Return the gradients of this rank's images and texts (n, d), and its part of the scale's (0-d)."""
     row_peak, row_sum, column_peak, column_sum = statistics
     ranks = tiles.ranks
     image_grads = torch.zeros_like(tiles.images, dtype=tiles.dtype)

@@ -2,8 +2,8 @@
 
 With l[i, j] = scale * image_i . text_j + bias and z = 1 for the matching pair, -1 for all others, the loss
 is -1/N sum_ij log sigmoid(z l[i, j]) (Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023,
-section 3.2). No softmax couples the pairs, so the gradients are made together with the loss, in one pass
-over the tiles; the backward pass only scales them.
+section 3.2). No softmax couples the pairs, so the gradients are computed together with the loss, in one pass
+over the tiles. The backward pass only scales them.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ def sigmoid_loss(
     tile: int = 512,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Sigmoid loss of the N x N pairs of all ranks, divided by N, in nats: 0-d, the same on every rank.
+    """Return the sigmoid loss of the N x N pairs of all ranks, divided by N, in nats.
 
     Gradients are scaled for strategies that average them over ranks, as those of `contrastive_loss`.
 
     Args:
-        image_features: (n, d), normalised; n is the same on every rank.
-        text_features: (n, d), same dtype; row i belongs to image i.
+        image_features: (n, d), L2-normalised; n is the same on every rank.
+        text_features: (n, d), of the same dtype; row i belongs to image i.
         logit_scale: 0-d or (1,), the factor itself (exp of the learned parameter).
         logit_bias: 0-d or (1,), added to every logit.
-        tile: image rows worked on at a time; clamped to n.
-        group: the ranks that share the batch; None = the default group, or this process alone.
+        tile: Image rows computed at a time; clamped to n.
+        group: The ranks that share the batch; default: the default group, or this process by itself.
 
     Returns:
-        0-d fp32 (fp64 for fp64 features). All arithmetic is at least fp32, under autocast too. The forward
-        pass communicates, so all ranks must run it; it cannot be differentiated twice.
+        0-d fp32 (fp64 for fp64 features), the same on every rank. All arithmetic is at least fp32, also under
+        autocast. The forward pass communicates, so all ranks must run it; it cannot be differentiated twice.
 
     Raises:
-        UserError: `tile` is below 1.
-        ValueError: the features differ in shape or dtype, or are empty.
+        UserError: If `tile` is below 1.
+        ValueError: If the features differ in shape or dtype, or are empty.
     """
     tile = checked_tile(image_features, text_features, tile)
     inputs = (image_features, text_features, logit_scale, logit_bias)
@@ -56,7 +56,7 @@ def sigmoid_loss(
 
 
 class _SigmoidLoss(torch.autograd.Function):
-    """Saves for the backward pass nothing but the four finished gradients."""
+    """The loss as one operation; it saves only the four finished gradients for the backward pass."""
 
     @staticmethod
     def forward(
@@ -88,7 +88,7 @@ class _SigmoidLoss(torch.autograd.Function):
 def _loss_and_gradients(
     tiles: LogitTiles, bias: Tensor, differentiate: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor] | None]:
-    """The loss and, if asked for, its gradients by images and texts (n, d of this rank), scale and bias."""
+    """Return the loss and, if requested, its gradients by this rank's images and texts, scale and bias."""
     ranks = tiles.ranks
     loss = tiles.images.new_zeros((), dtype=torch.float64)  # N^2 / tile terms: fp32 would lose digits
     image_grads = torch.zeros_like(tiles.images, dtype=tiles.dtype)

@@ -20,7 +20,7 @@ _COLUMNS_ELSEWHERE = 2048
 
 @dataclass(frozen=True)
 class Tile:
-    """`logits` (r, c) = images (r, d) @ scaled texts (c, d), for the local image rows `rows`."""
+    """The logits (r, c) = images (r, d) @ scaled texts (c, d) of the local image rows `rows`."""
 
     rows: slice
     images: Tensor
@@ -29,7 +29,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class ColumnBlock:
-    """The texts `columns` of every rank: `texts` (size * k, d), rank after rank, times the logit scale."""
+    """The texts `columns` of every rank, times the logit scale: (size * k, d), rank after rank."""
 
     columns: slice
     texts: Tensor
@@ -37,10 +37,11 @@ class ColumnBlock:
 
 @dataclass(frozen=True)
 class LogitTiles:
-    """`scale * images @ texts.T`: images (n, d) of this rank by texts (size, n, d) of all, never held whole.
+    """The logits scale * images @ texts.T, which are never held as a whole.
 
-    Arithmetic is fp32 for fp32, bf16 and fp16 features, and fp64 for fp64 ones. Local row i and column i of
-    this rank's own texts are the matching pair.
+    The images (n, d) are those of this rank, the texts (size, n, d) those of all ranks. Arithmetic is fp32
+    for fp32, bf16 and fp16 features, and fp64 for fp64 ones. Local row i and column i of this rank's own
+    texts are the matching pair.
     """
 
     images: Tensor
@@ -51,6 +52,7 @@ class LogitTiles:
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the logits."""
         return torch.promote_types(self.images.dtype, torch.float32)
 
     @property
@@ -64,30 +66,35 @@ class LogitTiles:
         return self.batch * self.ranks.size
 
     def blocks(self) -> Iterator[ColumnBlock]:
-        """All columns, in blocks of k texts of every rank: the gradients of a block reduce-scatter evenly."""
+        """Yield all columns in blocks of k texts of every rank, so that gradients reduce-scatter evenly."""
         width = _COLUMNS.get(self.images.device.type, _COLUMNS_ELSEWHERE) // self.ranks.size
         for columns in _slices(self.batch, max(1, width)):
             texts = self.texts[:, columns].to(self.dtype) * self.scale.to(self.dtype)
             yield ColumnBlock(columns, texts.flatten(0, 1))
 
     def tiles(self, block: ColumnBlock) -> Iterator[Tile]:
-        """The tiles of one column block, from the first local image to the last."""
+        """Yield the tiles of one column block, from the first local image to the last."""
         for rows in _slices(self.batch, self.tile):
             images = self.images[rows].to(self.dtype)
             yield Tile(rows, images, images @ block.texts.T)
 
     def positives(self, values: Tensor, rows: slice, columns: slice) -> Tensor:
-        """The entries of the matching pairs in a tile (r, size * k): a view, empty where there are none."""
+        """Return the entries of the matching pairs in a tile (r, size * k): a view, possibly empty."""
         own = values.unflatten(1, (self.ranks.size, -1))[:, self.ranks.index]
         return own.diagonal(rows.start - columns.start)
 
     def own_texts(self, columns: slice) -> Tensor:
-        """This rank's own texts of a column block (k, d), unscaled."""
+        """Return this rank's own texts of a column block (k, d), unscaled."""
         return self.texts[self.ranks.index, columns].to(self.dtype)
 
 
 def checked_tile(image_features: Tensor, text_features: Tensor, tile: int) -> int:
-    """`tile` clamped to the batch; raises if the features are no pairs or the tile has no rows."""
+    """Check the features of the pairs, and return the tile clamped to the batch.
+
+    Raises:
+        UserError: If the tile has no rows.
+        ValueError: If the features differ in shape or dtype, or are empty.
+    """
     if image_features.ndim != 2 or image_features.shape != text_features.shape or not len(image_features):
         raise ValueError(
             "the contrastive losses need image and text features of one shape (n, d) with n >= 1, "
@@ -99,7 +106,7 @@ def checked_tile(image_features: Tensor, text_features: Tensor, tile: int) -> in
             f"not {image_features.dtype} and {text_features.dtype}"
         )
     if tile < 1:
-        raise UserError(f"the loss cannot work in tiles of {tile} rows: give a tile of at least 1")
+        raise UserError(f"the loss cannot work in tiles of {tile} rows: set a tile of at least 1")
     return min(tile, len(image_features))
 
 

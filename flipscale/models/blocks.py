@@ -1,4 +1,4 @@
-"""The pre-norm transformer that both towers share; parameters are named as in OpenCLIP."""
+"""The pre-norm transformer that all towers share. Its parameters have the names of OpenCLIP."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from flipscale.models.presets import TowerSpec
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm whose output keeps the dtype of its input, also where autocast computes it in fp32."""
+    """A layer norm whose output has the dtype of its input, even if autocast computes it in fp32."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Normalize the last dimension."""
         # FSDP gathers these in bf16, and torch's CPU kernel then refuses an fp32 input.
         dtype = torch.promote_types(self.weight.dtype, input.dtype)
         weight, bias = self.weight.to(dtype), self.bias.to(dtype)
@@ -20,7 +21,12 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over (B, T, width), biases everywhere, no dropout."""
+    """Multi-head self-attention over (B, T, width), with biases in all projections and without dropout.
+
+    Args:
+        spec: The shape of the transformer.
+        causal: Whether a token attends only to itself and the tokens before it.
+    """
 
     def __init__(self, spec: TowerSpec, causal: bool) -> None:
         super().__init__()
@@ -31,10 +37,12 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(spec.width, spec.width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the attention output, (B, T, width)."""
         batch, tokens, width = x.shape
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         qkv = qkv.view(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, T, head width)
+
         mixed = _attention(query, key, value, self.causal)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
 
@@ -49,7 +57,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tenso
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them."""
+    """Two linear layers with a GELU between them: (B, T, width) to the same shape."""
 
     def __init__(self, spec: TowerSpec) -> None:
         super().__init__()
@@ -58,13 +66,14 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(spec.mlp_width, spec.width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output of the second layer."""
         x = self.c_fc(x)
         x = x * torch.sigmoid(1.702 * x) if self.gelu == "quick" else F.gelu(x, approximate=self.gelu)
         return self.c_proj(x)
 
 
 class ResidualBlock(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x)); (B, T, width) to the same shape."""
+    """A block of the transformer: x + attention(norm(x)), then x + MLP(norm(x)), over (B, T, width)."""
 
     def __init__(self, spec: TowerSpec, causal: bool) -> None:
         super().__init__()
@@ -74,18 +83,25 @@ class ResidualBlock(nn.Module):
         self.mlp = MLP(spec)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the residual stream after the block."""
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
 
 class Transformer(nn.Module):
-    """The residual blocks of one tower: each is a unit of sharding, recomputation and compilation."""
+    """The residual blocks of one tower. Each is a unit of sharding, recomputation and compilation.
+
+    Args:
+        spec: The shape of the transformer.
+        causal: Whether a token attends only to itself and the tokens before it.
+    """
 
     def __init__(self, spec: TowerSpec, causal: bool = False) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(ResidualBlock(spec, causal) for _ in range(spec.layers))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the residual stream after all blocks, (B, T, width)."""
         for block in self.resblocks:
             x = block(x)
         return x

@@ -1,4 +1,4 @@
-"""The whole model: both towers, the logit scale, and the logit bias where the loss has one."""
+"""The whole model: both towers, the logit scale, and the logit bias if the loss has one."""
 
 from __future__ import annotations
 
@@ -22,26 +22,29 @@ MAX_LOG_SCALE = math.log(100)
 
 
 class Features(NamedTuple):
-    """What the model makes of a batch; what was not given or asked for is None."""
+    """The outputs of the model for a batch; None for outputs whose inputs are missing or not requested."""
 
     images: Tensor | None
     """(B, embed_dim), L2-normalised, at least fp32."""
     texts: Tensor | None
-    """(B, embed_dim), likewise."""
+    """(B, embed_dim), L2-normalised, at least fp32."""
     scale: Tensor
-    """0-d factor of the logits, exp(clip(logit_scale, 0, ln 100)): outside the range the parameter gets no
-    gradient (section 3)."""
+    """0-d factor of the logits, exp(clip(logit_scale, 0, ln 100)). Outside the range the parameter gets no
+    gradient (paper, section 3)."""
     bias: Tensor | None
-    """0-d, to be added to every logit; only with `spec.logit_bias`."""
+    """0-d summand of every logit; only with `spec.logit_bias`."""
     reconstruction: Tensor | None
-    """0-d loss of the decoder, where asked for; only with `spec.decoder`."""
+    """0-d loss of the decoder, if requested; only with `spec.decoder`."""
 
 
 class FLIP(TextTransformer):
-    """Image and text towers with a joint embedding; state-dict names as OpenCLIP's CLIP.
+    """Image and text towers with a joint embedding, with the state-dict names of OpenCLIP's CLIP.
 
     Every use goes through `forward`, since FSDP2 and ZeRO-3 gather parameters only around it. The
     constructor leaves the weights undefined: use `build_model`, `init_weights` or `load_state_dict`.
+
+    Args:
+        spec: The shape of the model.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -55,13 +58,17 @@ class FLIP(TextTransformer):
 
     @property
     def transformers(self) -> tuple[Transformer, ...]:
-        """Those of `spec.towers`. Their blocks are what is recomputed, compiled and sharded one by one."""
+        """The transformers of `spec.towers`. Their blocks are recomputed, compiled and sharded one by one."""
         towers = (self.visual.transformer, self.transformer)
         return towers if self.reconstruction is None else (*towers, self.reconstruction.transformer)
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Fill every parameter with its initial value, the same on every device; see `initial_value`."""
+        """Fill every parameter with its initial value, the same on every device; see `initial_value`.
+
+        Args:
+            seed: Seed of the run.
+        """
         for name, parameter in self.named_parameters():
             parameter.copy_(initial_value(name, parameter.shape, self.spec, seed))
 
@@ -74,16 +81,20 @@ class FLIP(TextTransformer):
                 that loss is zero, with gradients of zero.
         """
         images, texts, keep, keep_tokens = inputs
-        image_features, text_features, reconstruction = None, None, None
+        image_features: Tensor | None = None
+        text_features: Tensor | None = None
+        reconstruction: Tensor | None = None
+
         if images is not None:
             tokens = self.visual.tokens(images, keep)
             image_features = _normalized(self.visual.feature(tokens))
+            if reconstruct and self.reconstruction is not None:
+                reconstruction = self._reconstruction_loss(self.reconstruction, tokens, images, keep)
         if texts is not None:
             text_features = _normalized(self.text_features(texts, keep_tokens))
-        if images is not None and reconstruct and self.reconstruction is not None:
-            reconstruction = self._reconstruction_loss(self.reconstruction, tokens, images, keep)
+
         scale = _at_least_fp32(self.logit_scale).clamp(0.0, MAX_LOG_SCALE).squeeze(0).exp()
-        # A copy: a view would change with the update, and FSDP frees what it looks at.
+        # A copy: a view would change with the update, and FSDP frees the storage of a view.
         bias = None if self.logit_bias is None else _at_least_fp32(self.logit_bias).squeeze(0).clone()
         return Features(image_features, text_features, scale, bias, reconstruction)
 
@@ -91,24 +102,31 @@ class FLIP(TextTransformer):
         self, decoder: Reconstruction, tokens: Tensor, images: Tensor, keep: Tensor | None
     ) -> Tensor:
         if keep is None:
-            # The sharding libraries expect a gradient of each parameter: one image, of which one patch is
-            # visible, gives the decoder's parameters gradients of zero.
+            # The sharding libraries expect a gradient of each parameter. One image with one visible patch
+            # gives the decoder's parameters gradients of zero.
             first = torch.zeros(1, 1, dtype=torch.int64, device=images.device)
             return 0.0 * self._reconstruction_loss(decoder, tokens[:1, :2].detach(), images[:1], first)
+
         hidden = hidden_patches(keep, self.spec.vision.patches)
         return decoder(tokens, keep, hidden, self.visual.conv1.pixels(images, hidden))
 
     def encode_image(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Normalised image features (B, embed_dim); arguments as in `forward`."""
+        """Return normalised image features, (B, embed_dim); arguments as in `Inputs`."""
         return self(Inputs(images=images, keep=keep)).images
 
     def encode_text(self, texts: Tensor, keep_tokens: Tensor | None = None) -> Tensor:
-        """Normalised text features (B, embed_dim); arguments as in `forward`."""
+        """Return normalised text features, (B, embed_dim); arguments as in `Inputs`."""
         return self(Inputs(texts=texts, keep_tokens=keep_tokens)).texts
 
 
 def build_model(spec: ModelSpec, seed: int = 0, device: torch.device | str = "cpu") -> FLIP:
-    """A model with initial weights; on the device "meta" its shapes alone."""
+    """Return a model with initial weights.
+
+    Args:
+        spec: The shape of the model.
+        seed: Seed of the initial weights.
+        device: The device of the model; on "meta" it has shapes only.
+    """
     with torch.device("meta"):
         model = FLIP(spec)
     if torch.device(device).type != "meta":

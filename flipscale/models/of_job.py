@@ -11,7 +11,7 @@ from flipscale.models.presets import ModelSpec, preset, resized
 
 
 class TokenizerSize(Protocol):
-    """What a model's shape takes from its tokenizer."""
+    """The properties of a tokenizer that the shape of a model depends on."""
 
     @property
     def vocab_size(self) -> int:
@@ -25,7 +25,15 @@ class TokenizerSize(Protocol):
 
 
 def model_spec(job: Job, tokenizer: TokenizerSize) -> ModelSpec:
-    """The model's shape, with the vocabulary and context length of its tokenizer."""
+    """Return the shape of a job's model, with the vocabulary and context length of its tokenizer.
+
+    Args:
+        job: The job.
+        tokenizer: The tokenizer of the job.
+
+    Raises:
+        UserError: If the preset does not exist, a size does not fit, or the tokenizer is of another kind.
+    """
     spec = preset(
         job.model.preset,
         image_size=job.model.image_size,
@@ -40,20 +48,27 @@ def model_spec(job: Job, tokenizer: TokenizerSize) -> ModelSpec:
 
 
 def phase_specs(spec: ModelSpec, job: Job) -> tuple[ModelSpec, ...]:
-    """The model's shape in every phase of `job`, in order.
+    """Return the shape of the model in every phase of a job, in order.
 
     Args:
-        spec: the job's model, which a phase has where it says nothing else.
+        spec: The shape of the job's model, which a phase has unless it names other sizes.
+        job: The job.
 
-    Raises UserError naming a phase whose image size is no multiple of its patch size.
+    Raises:
+        UserError: If the image size of a phase is not a multiple of its patch size; names the phase.
     """
     return tuple(_phase_spec(spec, number, phase) for number, phase in enumerate(job.phases))
 
 
 def checkpoint_spec(spec: ModelSpec, job: Job, samples_seen: int) -> ModelSpec:
-    """The model's shape in a checkpoint: that of the phase in which its last sample was seen.
+    """Return the shape of the model in a checkpoint: that of the phase in which its last sample was seen.
 
-    So the checkpoint at the end of a phase has this phase's shape, though the next phase begins there.
+    The checkpoint at the end of a phase thus has the shape of this phase, though the next phase begins there.
+
+    Args:
+        spec: The shape of the job's model.
+        job: The job.
+        samples_seen: Samples seen at the checkpoint.
     """
     span = Budget.of(job.phases, job.data.lanes).span_at(max(0, samples_seen - 1))
     return phase_specs(spec, job)[span.index]

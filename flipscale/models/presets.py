@@ -28,15 +28,16 @@ class TowerSpec:
     heads: int
     norm_eps: float = 1e-6
     gelu: Literal["tanh", "none", "quick"] = "tanh"
-    """Approximation, as torch names it: "none" is the exact (erf) GELU; "quick" is x sigmoid(1.702 x), which
-    OpenAI's CLIP has."""
+    """The approximation, as torch names it. "none" is the exact (erf) GELU; "quick" is x sigmoid(1.702 x), as
+    in OpenAI's CLIP."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise UserError(f"width {self.width} is no multiple of {self.heads} heads; change one of them")
+            raise UserError(f"width {self.width} is not a multiple of {self.heads} heads; change one of them")
 
     @property
     def mlp_width(self) -> int:
+        """The width of the MLP between its two layers."""
         return 4 * self.width
 
 
@@ -50,7 +51,7 @@ class VisionSpec(TowerSpec):
     positions: Literal["sincos", "learned"] = "sincos"
     patch_bias: bool = True
     norm_before: bool = False
-    """A norm between the embedding and the first block, as CLIP has and FLIP has not."""
+    """Whether a norm is between the embedding and the first block, as in CLIP but not in FLIP."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,7 +59,7 @@ class VisionSpec(TowerSpec):
         if below != self.image_size or below == 0:
             near = [str(size) for size in (below, below + self.patch_size) if size]
             raise UserError(
-                f"image size {self.image_size} is no multiple of the patch size {self.patch_size}; "
+                f"image size {self.image_size} is not a multiple of the patch size {self.patch_size}; "
                 f"the nearest that work: {', '.join(near)}"
             )
         if self.positions == "sincos" and self.width % 4:
@@ -71,6 +72,7 @@ class VisionSpec(TowerSpec):
 
     @property
     def patches(self) -> int:
+        """Patches of an image."""
         return self.grid**2
 
 
@@ -82,7 +84,7 @@ class TextSpec(TowerSpec):
     vocab_size: int
     causal: bool = False
     pool: Literal["first", "argmax"] = "first"
-    """Which position is the feature: the first ([CLS]), or that of the largest id (CLIP's end of text)."""
+    """The position that is the feature: the first ([CLS]), or that of the largest id (CLIP's end of text)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +93,14 @@ class ModelSpec:
 
     name: str
     family: Literal["flip", "clip"]
-    """Decides the initialisation: the FLIP paper's, or OpenCLIP's."""
+    """The initialisation: that of the FLIP paper, or that of OpenCLIP."""
     embed_dim: int
     vision: VisionSpec
     text: TextSpec
     mean: Triple
     std: Triple
     logit_bias: bool = False
-    """A learned bias on the logits, for the sigmoid loss; the logit scale then begins as SigLIP's."""
+    """Whether the logits have a learned bias, for the sigmoid loss; the scale then begins as in SigLIP."""
     decoder: TowerSpec | None = None
     """The transformer that reconstructs hidden patches while training (paper, table 1f)."""
 
@@ -128,7 +130,7 @@ def _flip(name: str, image: int, patch: int, vision: _Size, text: _Size, embed_d
 
 
 def _clip(flip: ModelSpec) -> ModelSpec:
-    """Stock OpenCLIP of the same shape, down to its tokenizer and pixel statistics."""
+    """Return stock OpenCLIP of the same shape, down to its tokenizer and pixel statistics."""
     return ModelSpec(
         name=flip.name.replace("vit_", "clip_"),
         family="clip",
@@ -181,23 +183,31 @@ def preset(
     logit_bias: bool = False,
     decoder: tuple[int, int, int] | None = None,
 ) -> ModelSpec:
-    """The preset of this name, with the given sizes (pixels, tokens) in place of its own.
+    """Return a preset, with other sizes instead of its own if they are not None.
 
     Args:
-        decoder: width, layers and heads of the transformer that reconstructs hidden patches, if any.
+        name: The name of the preset.
+        image_size: Side of the images in pixels.
+        patch_size: Side of a patch in pixels.
+        vocab_size: The number of token ids.
+        context_length: The number of tokens per text.
+        logit_bias: Whether the logits have a learned bias.
+        decoder: Width, layers and heads of the transformer that reconstructs hidden patches, if any.
 
     Raises:
-        UserError: the name is unknown, or the image size is no multiple of the patch size.
+        UserError: If the name is unknown, or the image size is not a multiple of the patch size.
     """
     if name not in PRESETS:
         nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
         raise UserError(f"there is no model {name!r}; did you mean {nearest!r}? All: {', '.join(PRESETS)}")
+
     spec = resized(PRESETS[name], image_size, patch_size)
     text = replace(
         spec.text,
         vocab_size=vocab_size or spec.text.vocab_size,
         context_length=context_length or spec.text.context_length,
     )
+
     tower = None
     if decoder is not None:
         width, layers, heads = decoder
@@ -207,10 +217,16 @@ def preset(
 
 
 def resized(spec: ModelSpec, image_size: int | None = None, patch_size: int | None = None) -> ModelSpec:
-    """The same model with the given sizes (pixels) in place of its own.
+    """Return the same model with other sizes instead of its own if they are not None.
+
+    Args:
+        spec: The shape of the model.
+        image_size: Side of the images in pixels.
+        patch_size: Side of a patch in pixels.
 
     Raises:
-        UserError: the image size is no multiple of the patch size.
+        UserError: If the image size is not a multiple of the patch size.
     """
-    image, patch = image_size or spec.vision.image_size, patch_size or spec.vision.patch_size
+    image = image_size or spec.vision.image_size
+    patch = patch_size or spec.vision.patch_size
     return replace(spec, vision=replace(spec.vision, image_size=image, patch_size=patch))

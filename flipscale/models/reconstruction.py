@@ -1,6 +1,6 @@
-"""The MAE decoder: it paints the hidden patches from what the image tower made of the visible ones.
+"""The MAE decoder: it reconstructs the hidden patches from the image tower's tokens of the visible ones.
 
-Paper, table 1f: an ablation of training, which leaves no trace in the exported model.
+It is an ablation of training (paper, table 1f). The exported model has no trace of it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ _EPS = 1e-6  # of the variance of a patch, as in MAE's released code
 
 
 class Reconstruction(WithConstants):
-    """A small transformer over the visible patches' tokens and a mask token for every hidden patch.
+    """A small transformer over the tokens of the visible patches, and a mask token for every hidden patch.
 
-    It takes the tokens after the image tower's last norm, as MAE does: the tower's own output without that
-    norm has no fixed scale, and the norm's is what the feature is pooled from.
+    It takes the tokens after the last norm of the image tower, as MAE does. Without this norm the output of
+    the tower has no fixed scale, and the feature is pooled after the norm.
+
+    Args:
+        spec: The shape of the model, with a decoder.
     """
 
     positional_embedding: Tensor
@@ -38,31 +41,44 @@ class Reconstruction(WithConstants):
         self.pixels = nn.Linear(self.width, 3 * self.patch_size**2)
 
     def constants(self) -> dict[str, Tensor]:
-        """Fixed 2-D sin-cos positions of the decoder's width."""
+        """Return fixed 2-D sin-cos positions of the decoder's width."""
         return {"positional_embedding": sincos_positions(self.width, self.grid)}
 
     def forward(self, tokens: Tensor, keep: Tensor, hidden: Tensor, pixels: Tensor) -> Tensor:
-        """Mean squared error over all pixels of the hidden patches, each normalised: 0-d, at least fp32.
+        """Return the mean squared error over all pixels of the hidden patches, each patch normalised.
 
         Args:
             tokens: (B, 1 + K, vision width), the class token's first.
             keep: (B, K) int64 ids of the visible patches, in the order of their tokens.
-            hidden: (B, H) int64 ids of the others.
-            pixels: (B, H, 3, side x side), the pixels of these.
+            hidden: (B, H) int64 ids of the hidden patches.
+            pixels: (B, H, 3, side x side), the pixels of the hidden patches.
+
+        Returns:
+            0-d, at least fp32.
         """
         visible = self.embed(tokens)
-        # Attention knows no order but the positions: the hidden patches may all come last.
+
+        # Attention sees order only through the positions: the hidden patches may all come last.
         ids = torch.cat([torch.zeros_like(keep[:, :1]), keep + 1, hidden + 1], dim=1)
         masks = self.mask_token.to(visible.dtype).expand(*hidden.shape, -1)
         positions = F.embedding(ids, self.positional_embedding).to(visible.dtype)
         x = self.transformer(torch.cat([visible, masks], dim=1) + positions)
+
         painted = self.pixels(self.ln_post(x[:, tokens.shape[1] :]))
         return (painted - normalized_patches(pixels)).square().mean()
 
 
 def normalized_patches(pixels: Tensor) -> Tensor:
-    """Patches (..., 3, side x side) as (..., 3 x side x side), at least fp32: every patch less its mean and
-    over its standard deviation, both over all channels (MAE, section 3; its released code is unbiased)."""
+    """Normalise every patch by its mean and standard deviation over all channels (MAE, section 3).
+
+    The variance is unbiased, as in MAE's released code.
+
+    Args:
+        pixels: (..., 3, side x side).
+
+    Returns:
+        (..., 3 x side x side), at least fp32.
+    """
     flat = pixels.flatten(-2).to(torch.promote_types(pixels.dtype, torch.float32))
     variance, mean = torch.var_mean(flat, dim=-1, keepdim=True)
     return (flat - mean) * (variance + _EPS).rsqrt()

@@ -11,10 +11,13 @@ from flipscale.models.presets import ModelSpec
 
 
 class TextTransformer(nn.Module):
-    """Token and position tables, blocks, final norm, pooling of one position, projection.
+    """A text tower: token and position tables, blocks, final norm, pooling of one position, projection.
 
     It is the base class of the whole model, not a part of it, because OpenCLIP's CLIP keeps the text
     parameters at the top level of its state dict.
+
+    Args:
+        spec: The shape of the model.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -29,22 +32,25 @@ class TextTransformer(nn.Module):
         self.text_projection = nn.Parameter(torch.empty(text.width, spec.embed_dim))
 
     def text_features(self, texts: Tensor, keep_tokens: Tensor | None = None) -> Tensor:
-        """Features (B, embed_dim), not normalised, of (B, context_length) int64 token ids.
+        """Return the features of texts, (B, embed_dim), not normalised.
 
         Padding is attended to like any token, as in FLIP's released code and in OpenCLIP.
 
         Args:
-            texts: token ids.
+            texts: (B, context_length) int64 token ids.
             keep_tokens: (B, K) int64 slots that are embedded and computed, ascending, each at its own
-                position; None for all. The pooled one must be among them (see `visible_tokens`).
+                position; None for all. The pooled slot must be among them (see `visible_tokens`).
         """
         assert texts.shape[1] == self.context_length, f"texts of shape {texts.shape}"
+
         positions = self.positional_embedding
         if keep_tokens is not None:
             texts = texts.gather(1, keep_tokens)
             positions = F.embedding(keep_tokens, positions)
+
         tokens = self.token_embedding(texts)
         x = self.transformer(tokens + positions.to(tokens.dtype))
+
         if self.text_pool == "first":
             pooled = x[:, 0]
         else:

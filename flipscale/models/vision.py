@@ -15,10 +15,17 @@ from flipscale.models.presets import ModelSpec
 
 
 def sincos_positions(width: int, grid: int) -> Tensor:
-    """Fixed 2-D sin-cos positions: (1 + grid x grid, width) in fp32, the class token's row first and zero.
+    """Return fixed 2-D sin-cos positions.
 
-    The first half of the channels encodes the column, the second the row, each as sines then cosines at
-    frequencies 10000^(-i / (width / 4)); the layout of MAE and of OpenCLIP.
+    The first half of the channels encodes the column, the second half the row. Each half has sines, then
+    cosines, at frequencies 10000^(-i / (width / 4)). This is the layout of MAE and of OpenCLIP.
+
+    Args:
+        width: Channels; a multiple of 4.
+        grid: Patches along one side.
+
+    Returns:
+        (1 + grid x grid, width) in fp32. The first row is that of the class token, and zero.
     """
     frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width / 4))
     angles = torch.arange(grid, dtype=torch.float64, device="cpu")[:, None] * frequencies
@@ -30,13 +37,14 @@ def sincos_positions(width: int, grid: int) -> Tensor:
 
 
 class WithConstants(nn.Module):
-    """A module with computed buffers: fp32 and right whatever casts, moves or `to_empty` come over it."""
+    """A module whose computed buffers stay fp32, and are recomputed after a cast, a move or `to_empty`."""
 
     @abstractmethod
     def constants(self) -> dict[str, Tensor]:
-        """The values of the buffers, on the CPU."""
+        """Return the values of the buffers by name, on the CPU."""
 
     def register_constants(self) -> None:
+        """Register the buffers; they are not part of the state dict."""
         for name, value in self.constants().items():
             self.register_buffer(name, value.to(torch.get_default_device()), persistent=False)
 
@@ -48,9 +56,12 @@ class WithConstants(nn.Module):
 
 
 class PatchEmbedding(WithConstants):
-    """The patch convolution, as a product over the visible patches alone.
+    """The patch convolution, as a product over the visible patches only.
 
     No pixel of a hidden patch is copied, normalised or embedded.
+
+    Args:
+        spec: The shape of the model.
     """
 
     pixel_scale: Tensor
@@ -67,7 +78,7 @@ class PatchEmbedding(WithConstants):
         self.register_constants()
 
     def constants(self) -> dict[str, Tensor]:
-        """Normalisation (x / 255 - mean) / std of the bytes x, as a factor and a summand for each channel."""
+        """Return the normalisation (x / 255 - mean) / std of bytes x: a factor and a summand per channel."""
         mean = torch.tensor(self.mean, dtype=torch.float64, device="cpu")
         std = torch.tensor(self.std, dtype=torch.float64, device="cpu")
         return {
@@ -76,12 +87,24 @@ class PatchEmbedding(WithConstants):
         }
 
     def forward(self, images: Tensor, keep: Tensor | None) -> Tensor:
-        """(B, 3, S, S) bytes or normalised floats, and (B, K) patch ids or None, to (B, K, width)."""
+        """Embed the visible patches.
+
+        Args:
+            images: (B, 3, S, S), uint8, or floats that are already normalised.
+            keep: (B, K) int64 ids of the visible patches; None for all.
+
+        Returns:
+            (B, K, width).
+        """
         pixels = self.pixels(images, keep)
         return F.linear(pixels.flatten(2).to(self.weight.dtype), self.weight.flatten(1), self.bias)
 
     def pixels(self, images: Tensor, keep: Tensor | None) -> Tensor:
-        """The normalised pixels of these patches: (B, K, 3, side x side), of bytes at least fp32."""
+        """Return the normalised pixels of the visible patches; arguments as in `forward`.
+
+        Returns:
+            (B, K, 3, side x side); from uint8 images at least fp32.
+        """
         assert images.shape[-2:] == (self.image_size, self.image_size), f"images of shape {images.shape}"
         pixels = (
             all_pixels(images, self.patch_size)
@@ -95,32 +118,46 @@ class PatchEmbedding(WithConstants):
 
 
 def all_pixels(images: Tensor, side: int) -> Tensor:
-    """(B, 3, S, S) images as (B, patches, 3, side x side)."""
+    """Return the pixels of all patches of (B, 3, S, S) images: (B, patches, 3, side x side)."""
     batch, channels, height, width = images.shape
     grid = images.reshape(batch, channels, height // side, side, width // side, side)
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels, side * side)
 
 
 def visible_pixels(images: Tensor, keep: Tensor, side: int) -> Tensor:
-    """The pixels of the patches `keep` (B, K) of (B, 3, S, S) images: (B, K, 3, side x side).
+    """Return the pixels of the visible patches.
 
-    A row of an image is S / side runs of `side` pixels, each wholly inside one patch, so that a single
-    gather of runs fetches the visible patches and touches nothing else.
+    A row of an image is S / side runs of `side` pixels, each wholly inside one patch. A single gather of runs
+    thus fetches the visible patches and touches nothing else.
+
+    Args:
+        images: (B, 3, S, S).
+        keep: (B, K) int64 ids of the visible patches.
+        side: Side of a patch in pixels.
+
+    Returns:
+        (B, K, 3, side x side).
     """
     batch, channels, height, width = images.shape
     grid = width // side
     runs = images.reshape(-1, side)  # numbered by (sample, channel, row, column of the grid)
+
     device = images.device
     first_of_sample = torch.arange(batch, device=device)[:, None] * (channels * height * grid)
     first_of_patch = first_of_sample + (keep // grid) * (side * grid) + keep % grid  # (B, K)
     channel = torch.arange(channels, device=device)[:, None] * (height * grid)
     offsets = channel + torch.arange(side, device=device) * grid  # (3, side)
-    wanted = first_of_patch[:, :, None, None] + offsets
-    return runs.index_select(0, wanted.flatten()).view(batch, keep.shape[1], channels, side * side)
+
+    numbers = first_of_patch[:, :, None, None] + offsets
+    return runs.index_select(0, numbers.flatten()).view(batch, keep.shape[1], channels, side * side)
 
 
 class VisionTransformer(WithConstants):
-    """ViT with a class token that is never masked; the feature is pooled after the final norm."""
+    """A ViT with a class token that is never masked; the feature is pooled after the final norm.
+
+    Args:
+        spec: The shape of the model.
+    """
 
     positional_embedding: Tensor
 
@@ -138,33 +175,38 @@ class VisionTransformer(WithConstants):
         self.proj = nn.Parameter(torch.empty(vision.width, spec.embed_dim))
 
     def constants(self) -> dict[str, Tensor]:
+        """Return the sin-cos positions, unless the positions are learned."""
         if self.spec.positions == "learned":
             return {}
         return {"positional_embedding": sincos_positions(self.spec.width, self.spec.grid)}
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Features (B, embed_dim), not normalised, of (B, 3, S, S) images; see `tokens`."""
+        """Return the features of images, (B, embed_dim), not normalised; arguments as in `tokens`."""
         return self.feature(self.tokens(images, keep))
 
     def tokens(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """What the tower makes of (B, 3, S, S) images, after the last norm: (B, 1 + K, width).
+        """Return the tokens of images after the last norm.
 
         Args:
-            images: uint8, or floats that are normalised already.
+            images: (B, 3, S, S), uint8, or floats that are already normalised.
             keep: (B, K) int64 ids of the visible patches; None for all.
+
+        Returns:
+            (B, 1 + K, width); the first token is the class token.
         """
         patches = self.conv1(images, keep)
         if keep is None:
             positions = self.positional_embedding[1:]
         else:
             positions = F.embedding(keep + 1, self.positional_embedding)
+
         patches = patches + positions.to(patches.dtype)
         class_token = (self.class_embedding + self.positional_embedding[0]).to(patches.dtype)
         x = torch.cat([class_token.expand(len(patches), 1, -1), patches], dim=1)
         return self.ln_post(self.transformer(self.ln_pre(x)))
 
     def pooled(self, tokens: Tensor) -> Tensor:
-        """What is projected to the feature: tokens (B, 1 + K, width) to (B, width)."""
+        """Pool tokens (B, 1 + K, width) to the vector (B, width) that is projected to the feature."""
         return tokens[:, 1:].mean(dim=1) if self.spec.pool == "patch_mean" else tokens[:, 0]
 
     def feature(self, tokens: Tensor) -> Tensor:

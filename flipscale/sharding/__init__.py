@@ -1,1 +1,1 @@
-"""How a model and its optimizer are spread over processes."""
+"""The sharding of a model and its optimizer over processes."""

@@ -1,4 +1,4 @@
-"""Which activations the backward recomputes instead of keeping."""
+"""The activations that the backward recomputes instead of keeping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flipscale.models.flip import FLIP
 
 _ATEN = torch.ops.aten
 
-# The results that `selective` keeps. Norms, activations and sums are cheap to make again.
+# The results that `selective` keeps. Norms, activations and sums are cheap to compute again.
 _MATRIX_PRODUCTS = (_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm)
 _ATTENTION = (
     _ATEN._scaled_dot_product_flash_attention,
@@ -25,23 +25,26 @@ _KEPT = frozenset(operator.default for operator in (*_MATRIX_PRODUCTS, *_ATTENTI
 
 
 def apply_activation_checkpointing(model: FLIP, mode: str) -> None:
-    """Recompute activations of every tower's blocks in the backward; nothing is renamed.
+    """Make the blocks of every tower recompute activations in the backward; nothing is renamed.
 
     Call it before compiling and before sharding the blocks.
 
     Args:
-        mode: "none"; "full": keep the input of each block alone; "selective": keep also the results of
-            attention and of matrix products; "every k": full, for the first block of every k in each tower.
+        model: The model; its blocks are changed in place.
+        mode: "none"; "full" to keep only the input of each block; "selective" to keep also the results of
+            attention and of matrix products; "every k" for full in the first block of every k in each tower.
     """
     if mode == "none":
         return
+
     every = int(mode.removeprefix("every ")) if mode.startswith("every ") else 1
     recompute: Any = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # there is no dropout
     if mode == "selective":
         recompute = partial(recompute, context_fn=partial(create_selective_checkpoint_contexts, _policy))
+
     for tower in model.transformers:
         for block in tower.resblocks[::every]:
-            # Not a wrapping module, whose name would enter the names of the parameters.
+            # Not a wrapping module: its name would become part of the parameters' names.
             block.forward = partial(recompute, block.forward)
 
 

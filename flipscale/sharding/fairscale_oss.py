@@ -137,7 +137,7 @@ class FairscaleOssModel:
 
 @contextmanager
 def _without_log_messages() -> Iterator[None]:
-    """Suppress the sizes that fairscale logs to the root logger, where nothing says what they are."""
+    """Suppress the sizes that fairscale logs to the root logger without a name."""
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     yield

@@ -1,1 +1,1 @@
-"""The training loop and what it keeps: checkpoints, metrics, requests to stop."""
+"""The training of a job: its data, its model in each phase, and the loop over its steps."""

@@ -1,4 +1,4 @@
-"""What a person sees while training: a progress line on a terminal, plain lines otherwise."""
+"""The progress of training for a person: a progress line on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 
 from flipscale.formatting import format_clock, format_count
 
@@ -14,15 +15,22 @@ _log = logging.getLogger(__name__)
 
 
 class TrainingDisplay:
-    """Shows samples of the budget, phase, images/s, loss and ETA; silent on all but the leading process."""
+    """A display of samples, phase, images/s, loss and remaining time; silent in all but the leading process.
+
+    Args:
+        total: Samples of the budget.
+        samples_seen: Samples seen at the start.
+        leads: Whether this is the leading process.
+    """
 
     def __init__(self, total: int, samples_seen: int, *, leads: bool) -> None:
         self._total = total
         self._leads = leads
-        self._progress: Progress | None = None
+        self._progress: RichProgress | None = None
+
         console = Console(stderr=True)
         if leads and console.is_terminal:
-            self._progress = Progress(
+            self._progress = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TextColumn("{task.fields[samples]}"),
@@ -37,9 +45,17 @@ class TrainingDisplay:
             )
 
     def show(self, samples_seen: int, phase: str, loss: float, images_per_second: float) -> None:
-        """Update with the latest log step."""
+        """Show the latest log step.
+
+        Args:
+            samples_seen: Samples seen so far.
+            phase: The name of the phase.
+            loss: The loss of the step.
+            images_per_second: The speed since the log step before.
+        """
         samples = f"{format_count(samples_seen)} of {format_count(self._total)}"
         speed = f"{images_per_second:,.0f} images/s"
+
         if self._progress is not None:
             self._progress.update(
                 self._task,

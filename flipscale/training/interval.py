@@ -1,4 +1,4 @@
-"""Throughput between two log steps."""
+"""The throughput between two log steps."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 
 
 class Interval:
-    """Time since the last log step, and how much of it training waited for the loader.
+    """The time since the last log step, and the part of it in which training waited for the loader.
 
-    On a GPU the host runs ahead and spends in the loader what time it has left, while the GPU is still at
-    the steps before. So there the GPU's own time counts: from the end of its work so far to the moment that
-    the next batch lies in its memory.
+    On a GPU the host runs ahead: it waits in the loader while the GPU computes the steps before. There the
+    GPU's own time counts, from the end of its work so far until the next batch is in its memory.
+
+    Args:
+        samples_seen: Samples seen at the start.
     """
 
     def __init__(self, samples_seen: int) -> None:
@@ -25,8 +27,10 @@ class Interval:
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
+        """Measure the wait for the next batch, inside the context."""
         if torch.cuda.is_available():
-            idle, ready = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            idle = torch.cuda.Event(enable_timing=True)
+            ready = torch.cuda.Event(enable_timing=True)
             idle.record()
             yield
             ready.record()
@@ -38,22 +42,32 @@ class Interval:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that does not count."""
+        """Exclude the time inside the context."""
         entered = time.perf_counter()
         yield
         self._began += time.perf_counter() - entered
 
     def restart(self, samples_seen: int) -> tuple[float, float]:
-        """Return (images per second, share of the time spent waiting for data) since the last call.
+        """Begin a new interval, and return the throughput of the last one.
 
-        Call it where the host has waited for the device, as for the scalars that it logs.
+        Call it after the host has waited for the device, as for the scalars that it logs.
+
+        Args:
+            samples_seen: Samples seen so far.
+
+        Returns:
+            Images per second, and the share of the time spent waiting for data.
         """
         for idle, ready in self._waits_on_gpu:
             ready.synchronize()
             self._waited += idle.elapsed_time(ready) / 1000
         self._waits_on_gpu.clear()
+
         now = time.perf_counter()
         seconds = now - self._began
         result = (samples_seen - self._samples) / seconds, self._waited / seconds
-        self._began, self._waited, self._samples = now, 0.0, samples_seen
+
+        self._began = now
+        self._waited = 0.0
+        self._samples = samples_seen
         return result

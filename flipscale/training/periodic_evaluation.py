@@ -1,4 +1,4 @@
-"""Evaluation while training: the job's sets, scored with the live model by all processes."""
+"""Evaluation while training: all processes score the sets of the job with the live model."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ _log = logging.getLogger(__name__)
 
 
 class PeriodicEvaluation:
-    """Evaluates at the job's `evaluation.every` and at the end of every phase; never where it is not set.
+    """The evaluation at the job's `evaluation.every` and at the end of every phase; none if that is not set.
 
     Args:
-        image_size: side in pixels of the squares that the model takes.
+        settings: The `evaluation` block of the job.
+        budget: The budget of the job.
+        model: The sharded model.
+        tokenizer: The tokenizer of the job.
+        image_size: Side in pixels of the images of the model.
+        world: The processes of the run.
     """
 
     def __init__(
@@ -45,22 +50,31 @@ class PeriodicEvaluation:
 
     @staticmethod
     def check(settings: Evaluation, world: World) -> None:
-        """Before training begins: raise UserError, on every process, where a set is not there or at odds with
-        its class names."""
+        """Check the sets before training begins; all processes call it together.
+
+        Args:
+            settings: The `evaluation` block of the job.
+            world: The processes of the run.
+
+        Raises:
+            UserError: If a set is missing or does not fit its class names; in every process.
+        """
         if settings.every is not None:
             world.together(lambda: check_sets(settings) if world.local_rank == 0 else None)
 
     def run(self, samples_seen: int, log: MetricsLog | None, alive: Callable[[], None]) -> None:
-        """Score the sets, unless that is recorded at `samples_seen` already; all processes call it.
+        """Score the sets, unless their scores are already recorded; all processes call it together.
 
-        A failure is recorded in place of the scores and does not end the training.
+        A failure is recorded instead of the scores, and does not end the training.
 
         Args:
-            log: the leading process's, and None on the others.
-            alive: called after every batch of images, so that a long evaluation is not taken for a hang.
+            samples_seen: Samples seen by the model.
+            log: The metrics of the run in the leading process; None in the others.
+            alive: A callback after every batch of images, so that a long evaluation does not count as a hang.
         """
         if self._world.lead(lambda: log is not None and log.evaluated(samples_seen)):
             return
+
         began = time.time()
         try:
             document = evaluate(
@@ -72,15 +86,20 @@ class PeriodicEvaluation:
         except UserError as error:
             _log.warning("the evaluation at %d samples failed: %s", samples_seen, error)
             document = {"samples_seen": samples_seen, "error": str(error)}
+
         if log is not None:
             log.write_evaluation({**document, "seconds": time.time() - began, "time": began})
 
     def due(self, samples_seen: int) -> bool:
-        """Whether the sets are scored at `samples_seen`. The trainer also saves there, so that what is
-        scored can be had, and a stop during the scoring costs nothing."""
+        """Return whether the sets are scored at this number of samples.
+
+        The trainer also saves there. The model that is scored is thus on disk, and a stop during the
+        evaluation costs nothing.
+        """
         every = self._settings.every
         if every is None or samples_seen == 0:
             return False
+
         span = self._budget.span_at(samples_seen - 1)
         if samples_seen == span.stop:
             return True
@@ -90,7 +109,7 @@ class PeriodicEvaluation:
 
 
 class _Live:
-    """The model that is being trained, as evaluation asks for one."""
+    """The model in training, as a DualEncoder of evaluation."""
 
     def __init__(self, model: ShardedModel) -> None:
         self._model = model

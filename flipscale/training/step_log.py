@@ -1,4 +1,4 @@
-"""What a run tells of its steps: lines of metrics, and the display."""
+"""The log of a run's steps: lines of metrics, and the display."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ _COUNTS = frozenset({"skipped_steps"})
 
 
 class StepLog:
-    """Brings the scalars of a step to the host once a log interval, all together.
+    """The log of the steps of a segment. Scalars come to the host once per log interval, all together.
 
     Args:
-        metrics: the leading process's; None on the others.
+        settings: The `logging` block of the job.
+        budget: The budget of the job.
+        samples_seen: Samples seen at the start.
+        metrics: The metrics of the run in the leading process; None in the others.
+        leads: Whether this is the leading process.
     """
 
     def __init__(
@@ -36,15 +40,20 @@ class StepLog:
         self._display = TrainingDisplay(budget.total, samples_seen, leads=leads)
 
     def waiting_for_data(self) -> AbstractContextManager[None]:
-        """Wraps the wait for the next batch."""
+        """Return a context for the wait for the next batch."""
         return self._interval.waiting_for_data()
 
     def paused(self) -> AbstractContextManager[None]:
-        """Wraps what is not training, such as an evaluation; its time does not count."""
+        """Return a context for work that is not training, such as an evaluation; its time does not count."""
         return self._interval.paused()
 
     def due(self, step: Step, steps_done: int) -> bool:
-        """Whether a line is due after `step`, the run's step number `steps_done`."""
+        """Return whether a line is due after a step.
+
+        Args:
+            step: The step.
+            steps_done: Steps of the run, this one included.
+        """
         if step.stop == self._budget.spans[step.phase].stop:
             return True
         if self._every.unit == "samples":
@@ -52,16 +61,19 @@ class StepLog:
         return steps_done % self._every.amount == 0
 
     def write(self, step: Step, steps_done: int, digest: OrderDigest, scalars: dict[str, Tensor]) -> None:
-        """Write the line of `step`.
+        """Write the line of a step. The host waits for the device.
 
         Args:
-            digest: order digest of all samples up to the step's end.
-            scalars: by name, `loss` among them; 0-d on the device.
+            step: The step.
+            steps_done: Steps of the run, this one included.
+            digest: Order digest of all samples up to the end of the step.
+            scalars: 0-d tensors on the device by name; `loss` is among them.
         """
         values = torch.stack([scalar.double() for scalar in scalars.values()]).tolist()
         named = {n: int(v) if n in _COUNTS else v for n, v in zip(scalars, values, strict=True)}
         phase = self._budget.spans[step.phase].phase.name
         images_per_second, waited = self._interval.restart(step.stop)
+
         if self._metrics is not None:
             self._metrics.write(
                 {
@@ -77,6 +89,7 @@ class StepLog:
                     "time": time.time(),
                 }
             )
+
         self._display.show(step.stop, phase, named["loss"], images_per_second)
 
     def __enter__(self) -> StepLog:

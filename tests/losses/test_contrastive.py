@@ -206,7 +206,7 @@ def test_nan_features_are_not_hidden():
 
 @pytest.mark.parametrize("tile", [0, -1])
 def test_a_tile_without_rows_is_refused(tile: int):
-    with pytest.raises(UserError, match=f"tiles of {tile} rows: give a tile of at least 1"):
+    with pytest.raises(UserError, match=f"tiles of {tile} rows: set a tile of at least 1"):
         contrastive_loss(*features(4, 2), torch.tensor(1.0), tile=tile)
 
 

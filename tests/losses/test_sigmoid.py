@@ -103,5 +103,5 @@ def test_half_features_and_scalars_of_one_element():
 
 
 def test_a_tile_without_rows_is_refused():
-    with pytest.raises(UserError, match="give a tile of at least 1"):
+    with pytest.raises(UserError, match="set a tile of at least 1"):
         sigmoid_loss(*inputs(4, 2, 1.0, 0.0), tile=0)

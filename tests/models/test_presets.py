@@ -58,5 +58,5 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
 
 
 def test_an_image_that_patches_do_not_tile_is_refused_with_the_nearest_sizes() -> None:
-    with pytest.raises(UserError, match=r"225 is no multiple of the patch size 16.*224, 240"):
+    with pytest.raises(UserError, match=r"225 is not a multiple of the patch size 16.*224, 240"):
         preset("vit_b16", image_size=225)

@@ -68,6 +68,6 @@ def test_sizes_are_shown_if_they_differ(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_phase_whose_sizes_do_not_fit_is_named() -> None:
     with pytest.raises(
-        UserError, match=r"phases\.1 \(p1\): image size 224 is no multiple of the patch size 15"
+        UserError, match=r"phases\.1 \(p1\): image size 224 is not a multiple of the patch size 15"
     ):
         plan_job(job_of({}, {"patch_size": 15}))
