@@ -15,7 +15,8 @@ cross ranks.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from flipscale.distributed.ranks import Ranks
-from flipscale.losses.tiles import LogitTiles, checked_tile
+from flipscale.losses.tiles import LogitTiles, by_rank, checked_tile
 
 
 def contrastive_loss(
@@ -55,7 +56,8 @@ def contrastive_loss(
         ValueError: If the features differ in shape or dtype, or are empty.
     """
     tile = checked_tile(image_features, text_features, tile)
-    return _ContrastiveLoss.apply(image_features, text_features, logit_scale, Ranks.of(group), tile)
+    apply = cast("Callable[..., Tensor]", _ContrastiveLoss.apply)  # pyright: ignore[reportUnknownMemberType]: untyped
+    return apply(image_features, text_features, logit_scale, Ranks.of(group), tile)
 
 
 class _ContrastiveLoss(torch.autograd.Function):
@@ -74,7 +76,9 @@ class _ContrastiveLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: torch's signature is open
+        ctx: Any, loss_grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
         images, texts, logit_scale, *statistics = ctx.saved_tensors
         with torch.autocast(images.device.type, enabled=False):
             tiles = LogitTiles(images, texts, logit_scale.reshape(()), ctx.ranks, ctx.tile)
@@ -152,7 +156,7 @@ def _backward(
             tiles.positives(weights, rows, block.columns).sub_(2)
             image_grads[rows].addmm_(weights, block.texts)
             block_grads.addmm_(weights.T, tile.images)
-        own_grads = ranks.scatter_sum(block_grads.unflatten(0, (ranks.size, -1)))
+        own_grads = ranks.scatter_sum(by_rank(block_grads, 0, ranks.size))
         text_grads[block.columns] = own_grads
         scale_grad += (own_grads * tiles.own_texts(block.columns)).sum()
 

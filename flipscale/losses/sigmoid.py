@@ -8,7 +8,8 @@ over the tiles. The backward pass only scales them.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
 from flipscale.distributed.ranks import Ranks
-from flipscale.losses.tiles import LogitTiles, checked_tile
+from flipscale.losses.tiles import LogitTiles, by_rank, checked_tile
 
 
 def sigmoid_loss(
@@ -52,7 +53,8 @@ def sigmoid_loss(
     tile = checked_tile(image_features, text_features, tile)
     inputs = (image_features, text_features, logit_scale, logit_bias)
     differentiate = torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
-    return _SigmoidLoss.apply(*inputs, Ranks.of(group), tile, differentiate)
+    apply = cast("Callable[..., Tensor]", _SigmoidLoss.apply)  # pyright: ignore[reportUnknownMemberType]: untyped
+    return apply(*inputs, Ranks.of(group), tile, differentiate)
 
 
 class _SigmoidLoss(torch.autograd.Function):
@@ -81,7 +83,9 @@ class _SigmoidLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: torch's signature is open
+        ctx: Any, loss_grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
         return (*(gradient * loss_grad for gradient in ctx.saved_tensors), None, None, None)
 
 
@@ -108,7 +112,7 @@ def _loss_and_gradients(
                 block_grads.addmm_(weights.T, tile.images)
                 bias_grad += weights.sum()
         if differentiate:
-            own_grads = ranks.scatter_sum(block_grads.unflatten(0, (ranks.size, -1)))
+            own_grads = ranks.scatter_sum(by_rank(block_grads, 0, ranks.size))
             text_grads[block.columns] = own_grads
             scale_grad += (own_grads * tiles.own_texts(block.columns)).sum()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -80,12 +81,18 @@ class LogitTiles:
 
     def positives(self, values: Tensor, rows: slice, columns: slice) -> Tensor:
         """Return the entries of the matching pairs in a tile (r, size * k): a view, possibly empty."""
-        own = values.unflatten(1, (self.ranks.size, -1))[:, self.ranks.index]
+        own = by_rank(values, 1, self.ranks.size)[:, self.ranks.index]
         return own.diagonal(rows.start - columns.start)
 
     def own_texts(self, columns: slice) -> Tensor:
         """Return this rank's own texts of a column block (k, d), unscaled."""
         return self.texts[self.ranks.index, columns].to(self.dtype)
+
+
+def by_rank(values: Tensor, dim: int, ranks: int) -> Tensor:
+    """Return a view whose dimension `dim`, rank after rank, is split into (ranks, the rest)."""
+    unflatten = cast("Callable[..., Tensor]", values.unflatten)  # pyright: ignore[reportUnknownMemberType]: untyped
+    return unflatten(dim, (ranks, -1))
 
 
 def checked_tile(image_features: Tensor, text_features: Tensor, tile: int) -> int:

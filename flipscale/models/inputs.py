@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from flipscale.config import Phase
@@ -66,5 +68,9 @@ class Inputs(NamedTuple):
     def split(self, size: int) -> list[Inputs]:
         """Return consecutive parts of at most `size` samples."""
         count = -(-self.size // size)
-        columns = [[None] * count if part is None else part.split(size) for part in self]
+        columns = [_split(part, size, count) for part in self]
         return [Inputs(*part) for part in zip(*columns, strict=True)]
+
+
+def _split(part: Tensor | None, size: int, count: int) -> Sequence[Tensor | None]:
+    return [None] * count if part is None else torch.split(part, size)

@@ -54,7 +54,7 @@ def visible_patches(positions: Tensor, patches: int, mask_ratio: float, seed: in
     if mask_ratio == 0.0:
         return None
 
-    smallest = _noise(positions, patches, seed).topk(kept, dim=1, largest=False, sorted=False).indices
+    smallest: Tensor = _noise(positions, patches, seed).topk(kept, dim=1, largest=False, sorted=False).indices
     return smallest.sort(dim=1).values
 
 

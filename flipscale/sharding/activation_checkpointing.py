@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils import checkpoint as torch_checkpoint
+from torch.utils.checkpoint import CheckpointPolicy
 
 from flipscale.models.flip import FLIP
 
@@ -38,9 +39,14 @@ def apply_activation_checkpointing(model: FLIP, mode: str) -> None:
         return
 
     every = int(mode.removeprefix("every ")) if mode.startswith("every ") else 1
-    recompute: Any = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # there is no dropout
+    library: Any = torch_checkpoint  # its functions are untyped
+    recompute: Any = partial(
+        library.checkpoint, use_reentrant=False, preserve_rng_state=False
+    )  # there is no dropout
     if mode == "selective":
-        recompute = partial(recompute, context_fn=partial(create_selective_checkpoint_contexts, _policy))
+        recompute = partial(
+            recompute, context_fn=partial(library.create_selective_checkpoint_contexts, _policy)
+        )
 
     for tower in model.transformers:
         for block in tower.resblocks[::every]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -54,7 +54,7 @@ class DdpModel(InPlaceOptimizer):
             return self._wrapped(inputs, reconstruct=reconstruct)
 
     @contextmanager
-    def micro_step(self, last: bool) -> Iterator[None]:
+    def micro_step(self, last: bool) -> Generator[None]:
         """Reduce gradients in the last micro-batch only."""
         if last or not isinstance(self._wrapped, DistributedDataParallel):
             yield

@@ -4,11 +4,14 @@ Tested with DeepSpeed 0.19. Its public calls neither return the gradient's norm 
 moments ahead of it. This file therefore uses private parts of its optimizer; comments say which.
 """
 
+# DeepSpeed has no types, and torch.distributed types its collectives loosely.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,7 +80,7 @@ class ZeroModel:
         return self._engine(inputs, reconstruct=reconstruct)
 
     @contextmanager
-    def micro_step(self, last: bool) -> Iterator[None]:
+    def micro_step(self, last: bool) -> Generator[None]:
         """Reduce gradients in the last micro-batch; zero2 and zero3, which keep a share only, in each."""
         self._engine.set_gradient_accumulation_boundary(last)
         yield

@@ -1,9 +1,12 @@
 """fairscale's FullyShardedDataParallel: weights, gradients and moments in one share per process."""
 
+# fairscale has no types, and torch types splits and collectives loosely.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -103,7 +106,7 @@ class FairscaleFsdpModel(InPlaceOptimizer):
         )
 
     @contextmanager
-    def micro_step(self, last: bool) -> Iterator[None]:
+    def micro_step(self, last: bool) -> Generator[None]:
         """Reduce gradients in every micro-batch, since each process keeps only a share of them."""
         yield
 

@@ -1,9 +1,12 @@
 """fairscale's OSS: the moments of the optimizer in one share per process."""
 
+# fairscale has no types, and torch.distributed types its collectives loosely.
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -70,7 +73,7 @@ class FairscaleOssModel:
         return self._wrapped(inputs, reconstruct=reconstruct)
 
     @contextmanager
-    def micro_step(self, last: bool) -> Iterator[None]:
+    def micro_step(self, last: bool) -> Generator[None]:
         """Reduce gradients in the last micro-batch only."""
         if last:
             yield
@@ -136,7 +139,7 @@ class FairscaleOssModel:
 
 
 @contextmanager
-def _without_log_messages() -> Iterator[None]:
+def _without_log_messages() -> Generator[None]:
     """Suppress the sizes that fairscale logs to the root logger without a name."""
     before = logging.root.manager.disable
     logging.disable(logging.INFO)

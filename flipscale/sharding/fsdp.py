@@ -1,8 +1,11 @@
 """FSDP2: every process keeps one share of the weights, gradients and moments."""
 
+# torch.distributed types its collectives loosely, and _foreach_mul_ is not a public name.
+# pyright: reportUnknownMemberType=false, reportPrivateUsage=false, reportPrivateImportUsage=false
+
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -65,7 +68,7 @@ class FsdpModel(InPlaceOptimizer):
             return self._model(inputs, reconstruct=reconstruct)
 
     @contextmanager
-    def micro_step(self, last: bool) -> Iterator[None]:
+    def micro_step(self, last: bool) -> Generator[None]:
         """Reduce gradients in the last micro-batch only."""
         assert isinstance(self._model, FSDPModule)
         self._model.set_requires_gradient_sync(last)

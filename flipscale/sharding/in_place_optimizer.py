@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 
 from flipscale.config import Optimizer
@@ -33,7 +34,7 @@ class InPlaceOptimizer:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of the 0-d loss."""
-        loss.backward()
+        torch.autograd.backward(loss)
 
     def update(self, lr: float, finite: Tensor) -> None:
         """Apply the gradients unless `finite` (0-d bool) is false, and clear them."""

@@ -25,7 +25,7 @@ def shard(model: FLIP, sharding: Sharding, optimizer: Optimizer, seed: int, worl
     if sharding.compile:
         for transformer in model.transformers:
             for block in transformer.resblocks:
-                block.compile()
+                block.compile()  # pyright: ignore[reportUnknownMemberType]: torch types it loosely
 
     strategy = sharding.strategy
     if strategy in ("fsdp", "hsdp"):

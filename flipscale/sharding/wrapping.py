@@ -47,7 +47,8 @@ def ensure_process_group(world: World) -> None:
     if not dist.is_initialized():
         assert world.size == 1
         backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]: public in torch's documentation
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
 def ignore_old_names() -> None:

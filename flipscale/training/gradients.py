@@ -86,7 +86,9 @@ def _in_parts(model: ShardedModel, inputs: Inputs, loss: Loss, micro_batch: int)
     image_gradients, text_gradients, *head_gradients = torch.autograd.grad(value, (images, texts, *head))
 
     # Compute each part again with a graph, and send it backward from the gradients of its features.
-    gradients = zip(image_gradients.split(micro_batch), text_gradients.split(micro_batch), strict=True)
+    gradients = zip(
+        torch.split(image_gradients, micro_batch), torch.split(text_gradients, micro_batch), strict=True
+    )
     reconstructed: Tensor | None = None
     for number, (part, feature_gradients) in enumerate(zip(parts, gradients, strict=True)):
         last = number == len(parts) - 1

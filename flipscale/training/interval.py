@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -26,7 +26,7 @@ class Interval:
         self._waits_on_gpu: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
-    def waiting_for_data(self) -> Iterator[None]:
+    def waiting_for_data(self) -> Generator[None]:
         """Measure the wait for the next batch, inside the context."""
         if torch.cuda.is_available():
             idle = torch.cuda.Event(enable_timing=True)
@@ -41,7 +41,7 @@ class Interval:
             self._waited += time.perf_counter() - entered
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> Generator[None]:
         """Exclude the time inside the context."""
         entered = time.perf_counter()
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -69,7 +70,8 @@ class StepLog:
             digest: Order digest of all samples up to the end of the step.
             scalars: 0-d tensors on the device by name; `loss` is among them.
         """
-        values = torch.stack([scalar.double() for scalar in scalars.values()]).tolist()
+        stacked = torch.stack([scalar.double() for scalar in scalars.values()])
+        values = cast("list[float]", stacked.tolist())  # pyright: ignore[reportUnknownMemberType]: untyped
         named = {n: int(v) if n in _COUNTS else v for n, v in zip(scalars, values, strict=True)}
         phase = self._budget.spans[step.phase].phase.name
         images_per_second, waited = self._interval.restart(step.stop)
