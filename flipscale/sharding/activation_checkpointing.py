@@ -40,9 +40,8 @@ def apply_activation_checkpointing(model: FLIP, mode: str) -> None:
 
     every = int(mode.removeprefix("every ")) if mode.startswith("every ") else 1
     library: Any = torch_checkpoint  # its functions are untyped
-    recompute: Any = partial(
-        library.checkpoint, use_reentrant=False, preserve_rng_state=False
-    )  # there is no dropout
+    # There is no dropout, so that the state of the random generators need not be kept.
+    recompute: Any = partial(library.checkpoint, use_reentrant=False, preserve_rng_state=False)
     if mode == "selective":
         recompute = partial(
             recompute, context_fn=partial(library.create_selective_checkpoint_contexts, _policy)
