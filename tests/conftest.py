@@ -17,7 +17,7 @@ from support.tiny_run import TinyRun
 from support.warm_start import EXECUTING_POPEN, WarmPopen
 
 from flipscale.data.synthetic.dataset import synthesize
-from flipscale.data.synthetic.scenes import COLOURS, SHAPES
+from flipscale.data.synthetic.vocabulary import COLOURS, SHAPES
 from flipscale.data.text.tokenizer import WordPieceTokenizer
 from flipscale.data.text.vocabulary import SPECIAL_TOKENS, write_vocabulary
 

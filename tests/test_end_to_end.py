@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from flipscale.data.synthetic.dataset import synthesize
-from flipscale.data.synthetic.scenes import COLOURS, SHAPES
+from flipscale.data.synthetic.vocabulary import COLOURS, SHAPES
 from flipscale.data.text.vocabulary import SPECIAL_TOKENS, write_vocabulary
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from flipscale.data.synthetic.dataset import make_sample
+from flipscale.data.synthetic.samples import make_sample
 from flipscale.errors import UserError
 from flipscale.interop.resampling import (
     KERNEL,

@@ -20,7 +20,7 @@ from support.tiny_run import TinyRun
 
 from flipscale.config import load_job
 from flipscale.data.shards.indexing import build_index
-from flipscale.data.synthetic.dataset import make_sample
+from flipscale.data.synthetic.samples import make_sample
 from flipscale.data.text.tokenizer import WordPieceTokenizer
 from flipscale.data.text.vocabulary import SPECIAL_TOKENS
 from flipscale.distributed.world import World

@@ -47,8 +47,8 @@ _NAME_RULES = re.compile(
     r"_is_no_|_are_no_|_told|_tells_|_mend|_goes_on|_go_on|_lies_|_lie_|_for_good|_anew|_beside_"
     r")\w*)"
 )
-_KEYS = {'"mend"'}
-"""Strings that programs read: a key of `flipscale doctor --json`."""
+_KEYS = {'"mend"', '"beside"'}
+"""Strings that are data: a key of `flipscale doctor --json`, and a word of the rendered captions."""
 _SUFFIXES = (".py", ".md", ".yaml")
 _STRINGS = {tokenize.STRING, tokenize.COMMENT} | {
     getattr(tokenize, name) for name in ("FSTRING_MIDDLE",) if hasattr(tokenize, name)

@@ -1,4 +1,4 @@
-"""Clean shards: the usable samples of a shard as a tar that every reader of webdataset tars takes."""
+"""Clean shards: the usable samples of a shard as a tar that every reader of webdataset tars accepts."""
 
 from __future__ import annotations
 
@@ -19,17 +19,27 @@ class _Member(NamedTuple):
     size: int
 
 
-def write_clean(file: BinaryIO, found: Scan, good: Sequence[int], path: Path) -> int:
-    """Copy the samples number `good` of an open tar, with all their members, to a new tar at `path`.
+def write_clean(file: BinaryIO, scanned: Scan, good: Sequence[int], path: Path) -> int:
+    """Copy samples of a tar, with all their members, to a new tar.
 
-    Keys that lead outside of a directory lose what leads there. Returns the number of samples written: a key
-    that is another's by then is left out.
+    Keys that lead outside of a directory lose the parts that do. If two keys are equal then, the second
+    sample is left out.
+
+    Args:
+        file: The open tar.
+        scanned: Its scan.
+        good: Numbers of the samples to copy.
+        path: The new tar; it appears whole or not at all.
+
+    Returns:
+        Number of samples written.
     """
     partial = path.with_suffix(".tar.partial")
     wanted = set(good)
     owners: dict[str, int] = {}
+
     with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as out:
-        for ordinal, member in _members_of_samples(file, found):
+        for ordinal, member in _members_of_samples(file, scanned):
             if ordinal not in wanted:
                 continue
             key = inside(member.key) or f"{ordinal:09d}"
@@ -39,37 +49,45 @@ def write_clean(file: BinaryIO, found: Scan, good: Sequence[int], path: Path) ->
             copy.size = member.size
             file.seek(member.offset)
             out.addfile(copy, file)
+
     os.replace(partial, path)
     return len(owners)
 
 
 def inside(key: str) -> str:
-    """The key as a path that stays below the directory it is put in."""
+    """Return the key as a path that stays within its directory."""
     return "/".join(part for part in key.split("/") if part not in ("", ".", ".."))
 
 
-def _members_of_samples(file: BinaryIO, found: Scan) -> Iterator[tuple[int, _Member]]:
-    """Each whole member with the number of its sample.
+def _members_of_samples(file: BinaryIO, scanned: Scan) -> Iterator[tuple[int, _Member]]:
+    """Yield each whole member with the number of its sample.
 
-    One that no index knows (a json, say) belongs to the sample of its key that it follows or goes before.
+    A member that no index knows (such as a json) belongs to the sample of its key that it follows or
+    precedes.
     """
-    offsets = {
+    offsets: dict[int, int] = {
         int(row[name]): ordinal
-        for ordinal, row in enumerate(found.members)
+        for ordinal, row in enumerate(scanned.members)
         for name in ("image", "text", "cls")
         if row[name]
     }
+
     members = _whole_members(file)
     behind: list[int | None] = [None] * len(members)  # the sample of the next known member
     following: int | None = None
     for number in reversed(range(len(members))):
-        following = offsets.get(members[number].offset, following)
+        if members[number].offset in offsets:
+            following = offsets[members[number].offset]
         behind[number] = following
+
     current: int | None = None
     written: set[tuple[int, str]] = set()
-    for member, coming in zip(members, behind, strict=True):
-        current = offsets.get(member.offset, current)
-        owner = next((o for o in (current, coming) if o is not None and found.keys[o] == member.key), None)
+    for member, next_sample in zip(members, behind, strict=True):
+        if member.offset in offsets:
+            current = offsets[member.offset]
+
+        owners = (o for o in (current, next_sample) if o is not None and scanned.keys[o] == member.key)
+        owner = next(owners, None)
         if owner is not None and (owner, member.extension) not in written:
             written.add((owner, member.extension))
             yield owner, member
@@ -78,9 +96,10 @@ def _members_of_samples(file: BinaryIO, found: Scan) -> Iterator[tuple[int, _Mem
 def _whole_members(file: BinaryIO) -> list[_Member]:
     size = file.seek(0, os.SEEK_END)
     members: list[_Member] = []
-    with suppress(*DAMAGE):  # what lies before the damage is whole
+    with suppress(*DAMAGE):  # the members before the damage are whole
         for member in read_members(file):
             if member.isreg() and not member.issparse() and member.offset_data + member.size <= size:
                 key, extension = split_name(member.name)
                 members.append(_Member(key, extension, member.offset_data, member.size))
+
     return members

@@ -1,9 +1,10 @@
-"""Pictures of what `flipscale data check` counted."""
+"""Pictures of the counts of `flipscale data check`."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from flipscale.errors import UserError
 
@@ -11,7 +12,14 @@ from flipscale.errors import UserError
 def draw_histogram(counts: Counter[int], title: str, unit: str, path: Path) -> None:
     """Write a PNG that shows how often each value occurs; its median is marked.
 
-    Raises UserError where matplotlib is not installed.
+    Args:
+        counts: Occurrences of each value.
+        title: Title of the picture.
+        unit: Label of the values.
+        path: File to write.
+
+    Raises:
+        UserError: If matplotlib is not installed.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,8 +28,10 @@ def draw_histogram(counts: Counter[int], title: str, unit: str, path: Path) -> N
         raise UserError(
             "pictures need matplotlib; `pip install flipscale[report]`, or leave out --report"
         ) from None
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    axes: Any = figure.subplots()  # matplotlib types its keyword arguments only in part
+
     values = sorted(counts)
     if values:
         bins = min(60, values[-1] - values[0] + 1)
@@ -33,17 +43,29 @@ def draw_histogram(counts: Counter[int], title: str, unit: str, path: Path) -> N
         axes.legend(frameon=False)
     else:
         axes.text(0.5, 0.5, "no usable sample", ha="center", va="center", transform=axes.transAxes)
+
     axes.set(title=f"{title} ({counts.total():,} samples)", xlabel=unit, ylabel="samples")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    FigureCanvasAgg(figure).print_png(str(path))
+    axes.yaxis.set_major_formatter(_format_count)
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(str(path))
+
+
+def _format_count(value: float, _: int | None) -> str:
+    return f"{value:,.0f}"
 
 
 def median(counts: Counter[int]) -> int:
-    """The middle value of those counted; the upper one of two."""
+    """Return the median of the counted values; the upper one of two.
+
+    Raises:
+        ValueError: If there are no values.
+    """
     left = counts.total() // 2
     for value in sorted(counts):
         left -= counts[value]
         if left < 0:
             return value
+
     raise ValueError("nothing was counted")

@@ -1,4 +1,4 @@
-"""A full scan of shards: decode every sample, and say what is there and what training could not use."""
+"""A full scan of shards: decodes every sample, and reports contents and samples that training cannot use."""
 
 from __future__ import annotations
 
@@ -28,47 +28,54 @@ _ARCHIVES = (".tar", ".tgz", ".gz", ".zip", ".bz2", ".xz", ".zst")
 
 @dataclass
 class ShardReport:
-    """What one shard holds."""
+    """The contents of one shard."""
 
     shard: int
     path: str
     samples: int = 0
     bytes: int = 0
-    bad: list[BadRecord] = field(default_factory=list)
-    damage: str | None = None  # why the tar ends early, or is none
-    sides: Counter[int] = field(default_factory=Counter)  # shorter side of the good images, in pixels
-    caption_words: Counter[int] = field(default_factory=Counter)
-    oddities: Counter[str] = field(default_factory=Counter)  # members that are worth a look
-    repeated_keys: list[str] = field(default_factory=list)  # that come again within this shard
-    # 64-bit hashes, a row for each sample: of its key and of its image (0 where that is missing).
+    bad: list[BadRecord] = field(default_factory=list[BadRecord])
+    damage: str | None = None  # why the tar ends early, or is not a tar
+    sides: Counter[int] = field(default_factory=Counter[int])  # shorter side of the good images, in pixels
+    caption_words: Counter[int] = field(default_factory=Counter[int])  # words per good caption
+    oddities: Counter[str] = field(default_factory=Counter[str])  # members that are worth a look
+    repeated_keys: list[str] = field(default_factory=list[str])  # every repeat of a key in this shard
+    # uint64 (samples, 2): hashes of each sample's key and image (0 if the image is missing).
     hashes: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.uint64))
-    written: int = 0  # samples that the clean shard holds
+    written: int = 0  # samples in the clean shard
 
 
 @dataclass(frozen=True)
 class Checking:
-    """How shards are checked."""
+    """The settings of a check."""
 
-    max_image_pixels: int
-    clean: Path | None = None  # directory for clean shards
+    max_image_pixels: int  # larger images count as bad
+    clean: Path | None = None  # directory of clean shards; None writes none
     storage: Storage = field(default_factory=Storage)
 
 
 def check_shards(paths: Sequence[str], checking: Checking, workers: int) -> Iterator[ShardReport]:
-    """Yield a report of each shard in order, decoding every sample as training would.
+    """Yield a report of each shard in order, decoding every sample as training does.
 
-    Raises UserError for a shard that does not exist.
+    Args:
+        paths: Shards.
+        checking: Settings of the check.
+        workers: Processes that share the shards.
+
+    Raises:
+        UserError: If a shard does not exist or cannot be read.
     """
     check = partial(_check_shard, checking)
     if workers <= 1 or len(paths) == 1:
         yield from map(check, range(len(paths)), paths)
         return
+
     with ProcessPoolExecutor(workers) as pool:
         yield from pool.map(check, range(len(paths)), paths)
 
 
 def duplicates(hashes: np.ndarray) -> np.ndarray:
-    """Row numbers whose hash an earlier row has already; the hash 0 stands for nothing and is left out."""
+    """Return the numbers of the rows whose hash occurs in an earlier row; 0 (missing) is left out."""
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     again = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)) + 1
@@ -85,24 +92,29 @@ def _check_shard(checking: Checking, number: int, path: str) -> ShardReport:
         raise UserError(f"the shard {path} does not exist; check the pattern that names it") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
     return report
 
 
 def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None:
     try:
-        found = scan(file)
+        scanned = scan(file)
     except NotATar as error:
         report.damage = f"not an uncompressed tar file ({error})"
         return
-    report.samples, report.damage = len(found.keys), found.damage
+
+    report.samples = len(scanned.keys)
+    report.damage = scanned.damage
     report.oddities = _oddities(file)
-    report.hashes = np.zeros((len(found.keys), 2), np.uint64)
+    report.hashes = np.zeros((len(scanned.keys), 2), np.uint64)
+
     seen: set[str] = set()
     good: list[int] = []
-    for ordinal, (key, row) in enumerate(zip(found.keys, found.members, strict=True)):
+    for ordinal, (key, row) in enumerate(zip(scanned.keys, scanned.members, strict=True)):
         report.hashes[ordinal, 0] = _hash(key.encode())
         if key in seen:
             report.repeated_keys.append(key)
+
         image = _content(file, row, "image")
         if image:
             report.hashes[ordinal, 1] = _hash(image)
@@ -116,15 +128,18 @@ def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None
             if key not in seen:
                 good.append(ordinal)
         seen.add(key)
+
     if checking.clean is not None:
-        report.written = write_clean(file, found, good, checking.clean / f"{report.shard:06d}.tar")
+        report.written = write_clean(file, scanned, good, checking.clean / f"{report.shard:06d}.tar")
 
 
 def _check_sample(image: bytes, text: bytes, max_image_pixels: int) -> tuple[str, int]:
+    """Decode a sample; return its caption and shorter side in pixels, or raise BadSample."""
     caption = decode_caption(text)
     opened = open_image(image, max_image_pixels)
     width, height = opened.size
     render(opened, View((0, 0, width, height), False), 8, "bilinear")
+
     return caption, min(width, height)
 
 
@@ -138,14 +153,15 @@ def _hash(data: bytes) -> int:
 
 
 def _oddities(file: BinaryIO) -> Counter[str]:
-    """Count members that a reader less careful than this one would trip over."""
-    found: Counter[str] = Counter()
+    """Count the members that a less careful reader may fail on."""
+    oddities: Counter[str] = Counter()
     try:
         for member in read_members(file):
-            found.update(_odd(member))
+            oddities.update(_odd(member))
     except DAMAGE:
         pass  # reported with the samples
-    return found
+
+    return oddities
 
 
 def _odd(member: tarfile.TarInfo) -> Iterator[str]:

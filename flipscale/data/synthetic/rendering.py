@@ -1,4 +1,4 @@
-"""Pixels of a scene: outlined shapes with patterns over a plain, graded or noisy ground."""
+"""The pixels of a scene: outlined shapes with patterns on a plain, graded or noisy ground."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import math
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from flipscale.data.synthetic.scenes import RGB, Background, Scene, SceneObject
+from flipscale.data.synthetic.scenes import Background, Scene, SceneObject
+from flipscale.data.synthetic.vocabulary import RGB
 
 RING_HOLE = 0.58
-"""Width of a ring's hole as a fraction of the ring's width."""
+"""The width of a ring's hole as a fraction of the ring's width."""
 
 OUTLINE = 0.04
-"""Width of the dark line around a shape as a fraction of its extent."""
+"""The width of the dark line around a shape as a fraction of its extent."""
 
 MAX_CORNERS = 12
-"""Outlines of more points than this stand for a curve."""
+"""The most corners of a polygon; an outline of more points is a curve."""
 
 INK: RGB = (16, 16, 16)
 
@@ -29,8 +30,14 @@ Points = np.ndarray
 
 
 def render(scene: Scene, image_size: int) -> Image.Image:
-    """Draws `scene` as an RGB image of (image_size, image_size) pixels, objects in reverse order (a ring
-    before what it holds)."""
+    """Draw a scene as an RGB image.
+
+    Objects are drawn in reverse order, so that a ring comes before the object inside it.
+
+    Args:
+        scene: The scene.
+        image_size: Height and width of the image, in pixels.
+    """
     image = _ground(scene.background, image_size)
     for thing in reversed(scene.objects):
         _draw(image, thing)
@@ -38,38 +45,36 @@ def render(scene: Scene, image_size: int) -> Image.Image:
 
 
 def bounding_box(thing: SceneObject, image_size: int) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of an object in pixels."""
+    """Return left, top, right and bottom of an object, in pixels."""
     corners = _corners(thing, image_size)
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
     return (float(left), float(top), float(right), float(bottom))
-
-
-def coverage(thing: SceneObject, image_size: int, *, outline: bool = True) -> np.ndarray:
-    """How much of each pixel the object covers, with or without the line around it: (image_size, image_size)
-    uint8, 255 = wholly."""
-    canvas = Image.new("L", (image_size, image_size))
-    left, top, whole, filling = _masks(thing, image_size)
-    canvas.paste((whole if outline else filling).reduce(SUPERSAMPLING), (left, top))
-    return np.asarray(canvas)
 
 
 def _draw(image: Image.Image, thing: SceneObject) -> None:
     left, top, whole, filling = _masks(thing, image.width)
     paint = Image.new("RGB", whole.size, INK)
     paint.paste(thing.rgb, (0, 0), filling)
+
     if thing.texture != "plain":
         shade = tuple(round(0.55 * value) for value in thing.rgb)
         bands = Image.fromarray(_pattern(thing, image.width, whole.size).view(np.uint8) * np.uint8(255))
         paint.paste(shade, (0, 0), ImageChops.darker(bands, filling))
+
     image.paste(paint.reduce(SUPERSAMPLING), (left, top), whole.reduce(SUPERSAMPLING))
 
 
 def _masks(thing: SceneObject, image_size: int) -> tuple[int, int, Image.Image, Image.Image]:
-    """The pixel (left, top) of the object's box, and two supersampled masks over that box: the whole
-    silhouette, and what its outline leaves."""
+    """Return the masks of an object.
+
+    Returns:
+        Left and top of the object's box in pixels, and two supersampled masks over that box: the whole
+        silhouette, and the silhouette without its outline.
+    """
     corners = _corners(thing, image_size)
     left, top = (math.floor(value) for value in corners.min(axis=0))
     right, bottom = (math.ceil(value) for value in corners.max(axis=0))
+
     whole = Image.new("L", ((right - left) * SUPERSAMPLING, (bottom - top) * SUPERSAMPLING))
     pen = ImageDraw.Draw(whole)
     edges = [(corners - (left, top)) * SUPERSAMPLING]
@@ -78,14 +83,16 @@ def _masks(thing: SceneObject, image_size: int) -> tuple[int, int, Image.Image, 
         middle = (edges[0].min(axis=0) + edges[0].max(axis=0)) / 2
         edges.append(middle + (edges[0] - middle) * RING_HOLE)
         pen.polygon(_flat(edges[1]), fill=0)
+
     filling = whole.copy()
     pen = ImageDraw.Draw(filling)
     for edge in edges:
-        # Half of a line along the edge lies within the shape; two corners more close it. Joints are slow, and
-        # a curve of many corners shows no gaps without them.
+        # Half of a line along the edge is within the shape; two more corners close it. Joints are slow, and
+        # a curve of many corners has no visible gaps without them.
         width = round(2 * OUTLINE * thing.extent * image_size * SUPERSAMPLING)
         joint = "curve" if len(edge) <= MAX_CORNERS else None
         pen.line(_flat(np.vstack([edge, edge[:2]])), fill=0, width=width, joint=joint)
+
     return left, top, whole, filling
 
 
@@ -94,9 +101,10 @@ def _flat(points: Points) -> list[float]:
 
 
 def _corners(thing: SceneObject, image_size: int) -> Points:
-    """The outline in pixels: turned, then scaled so that the longer side of its box is the extent."""
+    """Return the outline in pixels: rotated, then scaled so that the longer side of its box is the extent."""
     angle = math.radians(thing.rotation)
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+
     points = _outline(thing.shape) @ turn
     low, high = points.min(axis=0), points.max(axis=0)
     points = (points - (low + high) / 2) / (high - low).max()
@@ -105,7 +113,7 @@ def _corners(thing: SceneObject, image_size: int) -> Points:
 
 @functools.cache
 def _outline(shape: str) -> Points:
-    """Outline of a shape around the origin, of any scale."""
+    """Return the outline of a shape around the origin, of any scale."""
     match shape:
         case "circle" | "ring":
             points = _arc(1.0, 0.0, 360.0, 96)
@@ -116,7 +124,8 @@ def _outline(shape: str) -> Points:
         case "triangle":
             points = _arc(1.0, -90.0, 270.0, 3)
         case "star":
-            tips, dents = _arc(1.0, -90.0, 270.0, 5), _arc(0.42, -54.0, 306.0, 5)
+            tips = _arc(1.0, -90.0, 270.0, 5)
+            dents = _arc(0.42, -54.0, 306.0, 5)
             points = [point for pair in zip(tips, dents, strict=True) for point in pair]
         case "cross":
             arm = [(-0.32, -1.0), (0.32, -1.0), (0.32, -0.32)]
@@ -134,7 +143,7 @@ def _outline(shape: str) -> Points:
 def _arc(
     radius: float, start: float, end: float, count: int, centre_x: float = 0.0
 ) -> list[tuple[float, float]]:
-    """`count` points from the angle `start` towards `end` (degrees, clockwise from the right)."""
+    """Return `count` points from the angle `start` towards `end` (degrees, clockwise from the right)."""
     angles = [math.radians(start + (end - start) * step / count) for step in range(count)]
     return [(centre_x + radius * math.cos(angle), radius * math.sin(angle)) for angle in angles]
 
@@ -147,23 +156,27 @@ def _quarter_turns(point: tuple[float, float], turns: int) -> tuple[float, float
 
 
 def _heart(angle: float) -> tuple[float, float]:
-    """The well-known heart curve in sines and cosines, point downwards."""
+    """Return a point of the well-known heart curve in sines and cosines, with the tip downwards."""
     x = 16 * math.sin(angle) ** 3
     y = 13 * math.cos(angle) - 5 * math.cos(2 * angle) - 2 * math.cos(3 * angle) - math.cos(4 * angle)
     return (x, -y)
 
 
 def _pattern(thing: SceneObject, image_size: int, size: tuple[int, int]) -> np.ndarray:
-    """Where a patterned object is dark: (height, width) bool at the supersampled resolution. About half
-    of the object at most, so that its named colour prevails."""
-    # At least a tenth of the image a period: finer patterns drown in JPEG's 8-pixel blocks at 64 px.
+    """Return where a patterned object is dark, as (height, width) bool at the supersampled resolution.
+
+    At most about half of the object is dark, so that its named colour prevails.
+    """
+    # A period is at least a tenth of the image: JPEG's 8-pixel blocks blur finer patterns at 64 px.
     period = max(thing.extent / 4, 0.1) * image_size * SUPERSAMPLING
     angle = math.radians(thing.rotation)
     x = (np.arange(size[0], dtype=np.float32) - size[0] / 2) / np.float32(period)
     y = (np.arange(size[1], dtype=np.float32)[:, None] - size[1] / 2) / np.float32(period)
+
     along = _fraction(x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle)))
     if thing.texture == "striped":
         return along < 0.42
+
     across = _fraction(y * np.float32(math.cos(angle)) - x * np.float32(math.sin(angle)))
     if thing.texture == "checked":
         return (along < 0.5) == (across < 0.5)
@@ -175,10 +188,13 @@ def _fraction(values: np.ndarray) -> np.ndarray:
 
 
 def _ground(background: Background, image_size: int) -> Image.Image:
+    """Draw the background."""
     if background.kind == "plain":
         return Image.new("RGB", (image_size, image_size), background.rgb)
+
     rng = np.random.default_rng(background.seed)
     colour = np.array(background.rgb, dtype=np.float32)
+
     if background.kind == "gradient":
         end = colour * rng.uniform(0.65, 0.85)
         angle = rng.uniform(0, 2 * math.pi)
@@ -189,4 +205,5 @@ def _ground(background: Background, image_size: int) -> Image.Image:
     else:
         grain = rng.standard_normal((image_size, image_size, 1), dtype=np.float32)
         pixels = colour + grain * np.float32(rng.uniform(6, 16))
+
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

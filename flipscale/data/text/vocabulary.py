@@ -29,19 +29,24 @@ _MOST_REPEATS = 4096  # copies of a word handed to the trainer at a time, which 
 
 
 def clean_caption(caption: str) -> str:
-    """The caption as OpenCLIP's HFTokenizer sees it: mojibake and HTML entities resolved, blanks collapsed.
+    """Clean a caption as OpenCLIP's HFTokenizer does: resolve mojibake and HTML entities, collapse blanks.
 
     Entities are resolved twice, since crawled alt text is often escaped twice ("&amp;lt;").
     """
-    if not caption.isascii() or not caption.isprintable() or "&" in caption:  # else nothing is to be resolved
+    # Printable ASCII without an ampersand has nothing to resolve.
+    if not caption.isascii() or not caption.isprintable() or "&" in caption:
         caption = html.unescape(html.unescape(ftfy.fix_text(caption)))
+
     return " ".join(caption.split())
 
 
 def wordpiece_backend(pieces: Sequence[str]) -> Tokenizer:
-    """BERT's uncased tokenizer over `pieces` (id = place): lower case, no accents, words, then word pieces.
+    """Return BERT's uncased tokenizer: lower case, no accents, words, then word pieces.
 
     It adds no special tokens, does not pad and does not truncate.
+
+    Args:
+        pieces: Word pieces in the order of their ids.
     """
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     backend = Tokenizer(
@@ -53,13 +58,17 @@ def wordpiece_backend(pieces: Sequence[str]) -> Tokenizer:
 
 
 def read_vocabulary(source: str) -> tuple[str, ...]:
-    """Word pieces in the order of their ids.
+    """Return the word pieces of a vocabulary, in the order of their ids.
 
-    `source` is a vocab.txt (a piece a line), a tokenizer.json, a directory that holds either, or the name of
-    a model on the Hugging Face hub (looked up in its local cache first). Only the list of pieces is used: how
-    text is cleaned, split and framed is fixed by WordPieceTokenizer, and no code is taken from the hub.
-    Raises UserError if the vocabulary cannot be had, is no WordPiece, is cased, or lacks [PAD], [UNK] or
-    [CLS].
+    Only the list of pieces is used. WordPieceTokenizer fixes how text is cleaned, split and framed, and no
+    code is taken from the hub.
+
+    Args:
+        source: A vocab.txt (one piece per line), a tokenizer.json, a directory with either, or the name of a
+            model on the Hugging Face hub, whose local cache is searched first.
+
+    Raises:
+        UserError: If the vocabulary is not available, not WordPiece, cased, or lacks [PAD], [UNK] or [CLS].
     """
     path = _locate(source)
     pieces = _read_json(path) if path.suffix == ".json" else _read_lines(path)
@@ -69,18 +78,30 @@ def read_vocabulary(source: str) -> tuple[str, ...]:
             f"tokenizer vocabulary {source} lacks {' and '.join(missing)}; "
             "use a BERT-style vocabulary, or learn one with `flipscale data vocab`"
         )
+
     return pieces
 
 
 def learn_vocab(captions: Iterable[str], size: int, path: Path, *, min_frequency: int = 2) -> tuple[str, ...]:
-    """Learn at most `size` word pieces from `captions`, write them to `path` as a vocab.txt, return them.
+    """Learn a vocabulary from captions, and write it to a vocab.txt.
 
-    First the special tokens ([PAD] = 0), then the alphabet, then merges, most frequent first.
-    Deterministic: a pure function of the multiset of captions. (Left alone, the trainer numbers the alphabet
-    by the iteration order of a hash map and breaks ties between equally frequent pairs by that number, so
-    that it learns another vocabulary each time. Here the alphabet is numbered beforehand.) Memory grows with
-    the distinct words, not with the captions. Fewer pieces come back where no pair is left that occurs
-    `min_frequency` times. Raises UserError if there is no text or `size` has no room for the alphabet.
+    The pieces are the special tokens ([PAD] = 0), then the alphabet, then merges, the most frequent first.
+    They are a pure function of the multiset of captions. By itself, the trainer numbers the alphabet by the
+    iteration order of a hash map. It breaks ties between equally frequent pairs by that number, and so learns
+    another vocabulary each time. Here, the alphabet is numbered beforehand. Memory grows with the number of
+    distinct words, not of captions.
+
+    Args:
+        captions: Captions to learn from.
+        size: Most pieces to learn.
+        path: File to write.
+        min_frequency: Least occurrences of a pair that is merged.
+
+    Returns:
+        The pieces in the order of their ids; fewer than `size` if no frequent pair is left.
+
+    Raises:
+        UserError: If there is no text, or `size` has no room for the alphabet.
     """
     backend = wordpiece_backend((UNK,))
     words: Counter[str] = Counter()
@@ -98,6 +119,7 @@ def learn_vocab(captions: Iterable[str], size: int, path: Path, *, min_frequency
             letters[letter] += count
     by_frequency = sorted(letters, key=lambda letter: (-letters[letter], letter))
     alphabet = sorted(by_frequency[:_ALPHABET_SIZE])
+
     later = {letter for word in words for letter in word[1:]}
     numbered = [
         *SPECIAL_TOKENS,
@@ -108,6 +130,7 @@ def learn_vocab(captions: Iterable[str], size: int, path: Path, *, min_frequency
         raise UserError(
             f"a vocabulary of {size} has no room for the captions' alphabet; ask for at least {len(numbered)}"
         )
+
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
         min_frequency=min_frequency,
@@ -117,23 +140,27 @@ def learn_vocab(captions: Iterable[str], size: int, path: Path, *, min_frequency
         show_progress=False,
     )
     backend.train_from_iterator(_repeated(words), trainer)
+
     ids = backend.get_vocab(with_added_tokens=False)
     pieces = tuple(sorted(ids, key=ids.__getitem__))
     write_vocabulary(pieces, path)
+
     return pieces
 
 
 def write_vocabulary(pieces: Sequence[str], path: Path) -> None:
-    """A piece a line, so that the line number is the id. The file appears whole or not at all."""
+    """Write one piece per line, so that the line number is the id. The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
+
     with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(piece + "\n" for piece in pieces)
+
     os.replace(unfinished, path)
 
 
 def _repeated(words: Counter[str]) -> Iterable[list[str]]:
-    """Every word as often as it was counted."""
+    """Yield every word as often as it was counted."""
     for word, count in words.items():
         while count > 0:
             yield [word] * min(count, _MOST_REPEATS)
@@ -141,6 +168,7 @@ def _repeated(words: Counter[str]) -> Iterable[list[str]]:
 
 
 def _locate(source: str) -> Path:
+    """Return the file of a vocabulary (see `read_vocabulary`)."""
     path = Path(source).expanduser()
     if path.is_file():
         return path
@@ -151,17 +179,23 @@ def _locate(source: str) -> Path:
         raise UserError(
             f"tokenizer directory {source} holds neither {' nor '.join(_FILES)}; name one that does"
         )
+
     if path.suffix in (".txt", ".json") or not _HUB_NAME.fullmatch(source):
         raise UserError(
             f"tokenizer vocabulary {source} does not exist; name a vocab.txt, a directory or a hub name"
         )
+
     return _fetch(source)
 
 
 def _fetch(name: str) -> Path:
-    """The hub's file for `name`, from the local cache or by download."""
+    """Return the hub's file of a model, from the local cache or by download."""
     # Imported here since it costs 0.3 s, and only hub names need it.
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import (
+        get_hf_file_metadata,  # pyright: ignore[reportUnknownVariableType]
+        hf_hub_download,  # pyright: ignore[reportUnknownVariableType]
+        hf_hub_url,
+    )
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     for file in _FILES:
@@ -169,9 +203,10 @@ def _fetch(name: str) -> Path:
             return Path(hf_hub_download(name, file, local_files_only=True))
         except LocalEntryNotFoundError:
             continue
+
     for file in _FILES:
         try:
-            # Asked for by itself because hf_hub_download retries for 20 s and more where there is no network.
+            # A request of its own, since hf_hub_download retries for 20 s and more without a network.
             get_hf_file_metadata(hf_hub_url(name, file), timeout=_HUB_TIMEOUT)
             return Path(hf_hub_download(name, file, etag_timeout=_HUB_TIMEOUT))
         except RepositoryNotFoundError as error:
@@ -181,11 +216,13 @@ def _fetch(name: str) -> Path:
             ) from error
         except EntryNotFoundError:
             continue
-        except Exception as error:  # the hub client's own or its HTTP library's, which depends on its version
+        except Exception as error:  # of the hub client or its HTTP library, which depends on the version
             raise UserError(
-                f"tokenizer vocabulary {name} is no local path, not in the hub cache, and the Hugging Face "
-                f"hub is out of reach ({type(error).__name__}); name a vocab.txt or a tokenizer directory"
+                f"tokenizer vocabulary {name} is not a local path, not in the hub cache, and the Hugging "
+                f"Face hub is out of reach ({type(error).__name__}); name a vocab.txt or a tokenizer "
+                "directory"
             ) from error
+
     raise UserError(f"hub model {name} has neither {' nor '.join(_FILES)}; name a BERT-style model")
 
 
@@ -199,10 +236,11 @@ def _read_text(path: Path) -> str:
 
 
 def _read_lines(path: Path) -> tuple[str, ...]:
-    # Not splitlines(): some vocabularies hold pieces that Unicode counts as line breaks.
+    # Not splitlines(): some vocabularies have pieces that Unicode counts as line breaks.
     lines = _read_text(path).split("\n")
     while lines and not lines[-1]:
         lines.pop()
+
     line_of: dict[str, int] = {}
     for number, piece in enumerate(lines, start=1):
         if not piece or piece in line_of:
@@ -211,23 +249,27 @@ def _read_lines(path: Path) -> tuple[str, ...]:
                 f"tokenizer vocabulary {path}, line {number} {fault}; give each line its own word piece"
             )
         line_of[piece] = number
+
     return tuple(lines)
 
 
 def _read_json(path: Path) -> tuple[str, ...]:
     try:
         content: dict[str, Any] = json.loads(_read_text(path))
-        model, normalizer = content["model"], content.get("normalizer") or {}
+        model: dict[str, Any] = content["model"]
+        normalizer: dict[str, Any] = content.get("normalizer") or {}
+        tokens: list[dict[str, Any]] = content.get("added_tokens") or []
         kind = model.get("type", "unknown")
         prefix = model.get("continuing_subword_prefix", CONTINUATION)
         cased = normalizer.get("type") == "BertNormalizer" and not normalizer.get("lowercase", True)
-        added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
+        added = {token["content"]: token["id"] for token in tokens}
         ids: dict[str, int] = {**added, **dict(model["vocab"])}
         pieces = sorted(ids, key=ids.__getitem__)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
-            f"{path} is no tokenizer.json of the tokenizers library ({error}); name another"
+            f"{path} is not a tokenizer.json of the tokenizers library ({error}); name another"
         ) from error
+
     if kind != "WordPiece" or prefix != CONTINUATION:
         raise UserError(
             f"{path} holds a {kind} tokenizer; flipscale needs WordPiece with the prefix {CONTINUATION}"
@@ -240,4 +282,5 @@ def _read_json(path: Path) -> tuple[str, ...]:
         raise UserError(
             f"{path} does not number its word pieces 0 to {len(pieces) - 1}; repair or replace it"
         )
+
     return tuple(pieces)

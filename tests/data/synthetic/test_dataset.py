@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from webdataset.compat import WebDataset
 
+from flipscale.data.synthetic import captions, rendering, scenes, vocabulary
 from flipscale.data.synthetic import dataset as synthetic
-from flipscale.data.synthetic import scenes
-from flipscale.data.synthetic.rendering import bounding_box, coverage, render
+from flipscale.data.synthetic.rendering import bounding_box, render
+from flipscale.data.synthetic.samples import make_sample
 from flipscale.errors import UserError
 
-COLOUR = "|".join(scenes.COLOURS)
-SHAPE = "|".join(scenes.SHAPES)
+COLOUR = "|".join(vocabulary.COLOURS)
+SHAPE = "|".join(vocabulary.SHAPES)
 # Colour, maybe a texture, shape: "red star", "blue striped circles".
 NAMED = re.compile(rf"({COLOUR}) (?:(?:striped|dotted|checked) )?({SHAPE})")
 
@@ -41,6 +42,14 @@ def made(tmp_path_factory):
     )
     assert sum(done) == summary.samples
     return summary
+
+
+def coverage(thing, image_size: int, *, outline: bool = True) -> np.ndarray:
+    """Return how much of each pixel an object covers: (image_size, image_size) uint8, 255 = wholly."""
+    canvas = Image.new("L", (image_size, image_size))
+    left, top, whole, filling = rendering._masks(thing, image_size)
+    canvas.paste((whole if outline else filling).reduce(rendering.SUPERSAMPLING), (left, top))
+    return np.asarray(canvas)
 
 
 def samples_of(summary, split):
@@ -104,21 +113,21 @@ def test_workers_do_not_change_a_byte(tmp_path):
 
 
 def test_a_sample_depends_on_seed_split_and_number_only(made, splits):
-    scene, text, jpeg = synthetic.make_sample(3, "train", 412, 64)
+    scene, text, jpeg = make_sample(3, "train", 412, 64)
     sample = splits["train"][412]
     assert sample["__key__"] == "000010162"
     assert sample["txt"] == text
     assert np.array_equal(sample["jpg"], np.asarray(Image.open(io.BytesIO(jpeg))))
-    assert synthetic.make_sample(3, "val", 412, 64)[1:] != (text, jpeg)
+    assert make_sample(3, "val", 412, 64)[1:] != (text, jpeg)
     # The same scene at another size: only the pixels differ.
-    assert synthetic.make_sample(3, "train", 412, 48)[:2] == (scene, text)
+    assert make_sample(3, "train", 412, 48)[:2] == (scene, text)
 
 
 def test_heldout_pairs_occur_in_their_split_alone(splits):
-    held_out = set(scenes.HELD_OUT)
+    held_out = set(vocabulary.HELD_OUT)
     assert len(held_out) == 9
-    assert {colour for colour, _ in held_out} == set(scenes.COLOURS)
-    assert {shape for _, shape in held_out} == set(scenes.SHAPES)
+    assert {colour for colour, _ in held_out} == set(vocabulary.COLOURS)
+    assert {shape for _, shape in held_out} == set(vocabulary.SHAPES)
     for name, samples in splits.items():
         for sample in samples:
             drawn = {(thing["colour"], thing["shape"]) for thing in sample["json"]["objects"]}
@@ -180,11 +189,13 @@ def test_relations_hold_in_the_picture(splits):
             if relation != "inside":
                 dx, dy = np.abs(np.subtract(centre(first), centre(other)))
                 assert len(others) == 2 or (dx > dy) == (relation in ("left of", "right of"))
-    assert set(seen) == {None, "inside", *scenes.RELATIONS}
+    assert set(seen) == {None, "inside", *vocabulary.RELATIONS}
     assert 0.54 < seen[None] / 700 < 0.66  # 0.6 +- 3 standard deviations hold one object
 
 
-SAID = {word: relation for relation in (*scenes.RELATIONS, "inside") for word in scenes._WORDS[relation]}
+SAID = {
+    word: relation for relation in (*vocabulary.RELATIONS, "inside") for word in captions._WORDS[relation]
+}
 
 
 def test_captions_tell_the_truth(splits):
@@ -238,15 +249,17 @@ def test_captions_vary(splits):
 
 def palette_shares(pixels):
     """Share of the pixels (n, 3) nearest to each named colour."""
-    palette = np.array(list(scenes.COLOURS.values()))
+    palette = np.array(list(vocabulary.COLOURS.values()))
     nearest = ((pixels[:, None, :].astype(int) - palette) ** 2).sum(-1).argmin(1)
-    return dict(zip(scenes.COLOURS, np.bincount(nearest, minlength=len(palette)) / len(pixels), strict=True))
+    return dict(
+        zip(vocabulary.COLOURS, np.bincount(nearest, minlength=len(palette)) / len(pixels), strict=True)
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "test", "test_heldout"])
 def test_painted_colour_is_the_named_one_after_jpeg(split):
     for number in range(150):
-        scene, text, jpeg = synthetic.make_sample(0, split, number, 64)
+        scene, text, jpeg = make_sample(0, split, number, 64)
         picture = np.asarray(Image.open(io.BytesIO(jpeg)))
         for thing in scene.objects:
             pixels = picture[coverage(thing, 64, outline=False) == 255]
@@ -258,7 +271,7 @@ def test_painted_colour_is_the_named_one_after_jpeg(split):
 
 def test_a_dark_line_parts_every_object_from_its_ground():
     for number in range(60):
-        scene, text, _ = synthetic.make_sample(0, "train", number, 64)
+        scene, text, _ = make_sample(0, "train", number, 64)
         picture = np.asarray(render(scene, 256)).mean(-1)
         for thing in scene.objects:
             filling = coverage(thing, 256, outline=False)
@@ -275,8 +288,8 @@ def test_shapes_differ_in_silhouette():
         thing = scenes.SceneObject(shape, "red", "plain", "small", (0.5, 0.5), 0.45, rotation, (255, 0, 0))
         return coverage(thing, 64) / 255
 
-    for i, one in enumerate(scenes.SHAPES):
-        for other in scenes.SHAPES[i + 1 :]:
+    for i, one in enumerate(vocabulary.SHAPES):
+        for other in vocabulary.SHAPES[i + 1 :]:
             for turn in (-15, 0, 15):
                 a, b = silhouette(one, 0), silhouette(other, turn)
                 assert np.minimum(a, b).sum() / np.maximum(a, b).sum() < 0.9, (one, other, turn)
@@ -299,14 +312,14 @@ def test_objects_lie_inside_the_picture_and_apart(seed, size):
 
 
 def test_positions_sizes_and_grounds_of_the_test_split_vary():
-    drawn = [synthetic.make_sample(0, "test", number, 64)[0] for number in range(300)]
+    drawn = [make_sample(0, "test", number, 64)[0] for number in range(300)]
     x, y = np.array([scene.objects[0].centre for scene in drawn]).T
     assert min(x.std(), y.std()) > 0.08
     extents = np.array([scene.objects[0].extent for scene in drawn])
     assert extents.min() < 0.5
     assert extents.max() > 0.9
     assert len({(scene.background.colour, scene.background.kind) for scene in drawn}) == 15
-    assert {scene.objects[0].texture for scene in drawn} == set(scenes.TEXTURES)
+    assert {scene.objects[0].texture for scene in drawn} == set(vocabulary.TEXTURES)
 
 
 def test_any_size_and_splits_left_out(tmp_path):

@@ -268,9 +268,9 @@ def edited(source: dict, **model) -> dict:
         (lambda s: edited(s, continuing_subword_prefix="@@"), "needs WordPiece with the prefix ##"),
         (lambda s: {**s, "normalizer": {**s["normalizer"], "lowercase": False}}, "cased vocabulary"),
         (lambda s: edited(s, vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 7}), "does not number its word pieces"),
-        (lambda s: {"something": "else"}, "is no tokenizer.json"),
-        (lambda s: [], "is no tokenizer.json"),
-        (lambda s: edited(s, vocab=["a", "b"]), "is no tokenizer.json"),
+        (lambda s: {"something": "else"}, "is not a tokenizer.json"),
+        (lambda s: [], "is not a tokenizer.json"),
+        (lambda s: edited(s, vocab=["a", "b"]), "is not a tokenizer.json"),
     ],
 )
 def test_a_bad_tokenizer_json_is_one_clear_sentence(tokenizer, tmp_path, edit, message):
@@ -288,7 +288,7 @@ def test_other_bad_sources(tmp_path):
         (("wordpiece", str(tmp_path / "none.txt")), "does not exist"),
         (("wordpiece", "../no/such/place"), "does not exist"),
         (("wordpiece", str(tmp_path)), "holds neither tokenizer.json nor vocab.txt"),
-        (("wordpiece", str(tmp_path / "broken.json")), "is no tokenizer.json"),
+        (("wordpiece", str(tmp_path / "broken.json")), "is not a tokenizer.json"),
         (("clip_bpe", "vocab.txt"), "brings its own vocabulary"),
         (("spm", None), "use wordpiece or clip_bpe"),
     ]:
