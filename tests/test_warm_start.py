@@ -46,7 +46,7 @@ def run(kind: type[subprocess.Popen[str]], *arguments: str, **options: object) -
 
 
 def is_warm(process: subprocess.Popen[str]) -> bool:
-    return b"warm_start.py" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    return b"warm_server.py" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
 
 
 @pytest.mark.parametrize("new_session", [False, True])
@@ -111,7 +111,7 @@ def test_workers_of_torchrun_are_its_own_warm_children(any_program, tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(
         "import os, sys, torch.distributed as dist\n"
-        "warm = b'warm_start.py' in open('/proc/self/cmdline', 'rb').read()\n"
+        "warm = b'warm_server.py' in open('/proc/self/cmdline', 'rb').read()\n"
         "dist.init_process_group('gloo')\n"
         "print(f'{os.environ[\"RANK\"]} {os.getppid()} {warm}\\n', end='', flush=True)\n"
         "dist.destroy_process_group()\n"

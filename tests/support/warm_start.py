@@ -19,17 +19,14 @@ import ctypes
 import inspect
 import json
 import os
-import random
-import runpy
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
-import time
-import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 _READ_AT_IMPORT = (
@@ -41,6 +38,7 @@ _READ_LATER = (
     "PYTHONWARNINGS",  # taken over by the forked process
 )
 _COMMAND = os.path.join(os.path.dirname(sys.executable), "flipscale")
+_SERVER = Path(__file__).with_name("warm_server.py")
 _PR_SET_CHILD_SUBREAPER = 36
 _HEADER = struct.Struct("!I")
 _SECONDS_TO_WARM = 120.0
@@ -63,7 +61,7 @@ class WarmServer:
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         EXECUTING_POPEN(
-            [sys.executable, __file__, str(theirs.fileno())],
+            [sys.executable, str(_SERVER), str(theirs.fileno())],
             env=environment,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -71,7 +69,7 @@ class WarmServer:
         theirs.close()
 
         ours.settimeout(_SECONDS_TO_WARM)
-        if _receive(ours)[0] != {"ready": True}:
+        if receive(ours)[0] != {"ready": True}:
             raise RuntimeError("the warm server did not start")
         ours.settimeout(None)
         return cls(ours, environment)
@@ -90,8 +88,8 @@ class WarmServer:
             # The parent of the child ends at once; the kernel then gives the child to this process.
             _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
             try:
-                _send(self._connection, request, streams)
-                answer, _ = _receive(self._connection)
+                send(self._connection, request, streams)
+                answer, _ = receive(self._connection)
             finally:
                 _libc.prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
@@ -170,14 +168,15 @@ def _supported(options: Mapping[str, Any]) -> bool:
     return options.get("umask", -1) in (-1, None) and options.get("process_group", -1) in (-1, None)
 
 
-def _send(connection: socket.socket, message: Mapping[str, Any], descriptors: list[int]) -> None:
+def send(connection: socket.socket, message: Mapping[str, Any], descriptors: list[int]) -> None:
+    """Send a message, with copies of these file descriptors."""
     data = json.dumps(message).encode()
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
     connection.sendmsg([_HEADER.pack(len(data))], ancillary)
     connection.sendall(data)
 
 
-def _receive(connection: socket.socket) -> tuple[Any, list[int]]:
+def receive(connection: socket.socket) -> tuple[Any, list[int]]:
     """Return the next message and its descriptors; (None, []) at the end of the connection."""
     header, descriptors, _, _ = socket.recv_fds(connection, _HEADER.size, 3)
     if not header:
@@ -187,143 +186,3 @@ def _receive(connection: socket.socket) -> tuple[Any, list[int]]:
     while len(data) < left:
         data += connection.recv(left - len(data))
     return json.loads(data), descriptors
-
-
-def _serve(connection: socket.socket) -> list[str]:
-    """Fork a child per request. Returns only in a child, with the words of the program that it is to run."""
-    while True:
-        request, streams = _receive(connection)
-        if request is None:
-            os._exit(0)
-        reader, writer = os.pipe()
-        between = os.fork()
-        if between == 0:
-            parent = os.getpid()
-            if os.fork() != 0:
-                os._exit(0)
-            os.close(reader)
-            connection.close()
-            _become(request, streams, parent, writer)
-            return list(request["program"])
-
-        os.close(writer)
-        for stream in streams:
-            os.close(stream)
-        os.waitpid(between, 0)
-        pid = int(os.read(reader, 32))
-        os.close(reader)
-        _send(connection, {"pid": pid}, [])
-
-
-def _become(request: Mapping[str, Any], streams: list[int], parent: int, writer: int) -> None:
-    """Turn this process, a grandchild of the server, into the requested one."""
-    for standard, stream in enumerate(streams):
-        os.dup2(stream, standard)
-    for stream in set(streams) - {0, 1, 2}:
-        os.close(stream)
-    if request["new_session"]:
-        os.setsid()
-    os.umask(request["umask"])
-    os.chdir(request["directory"])
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    for number in request["ignored"]:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
-
-    for option in filter(None, request["environment"].get("PYTHONWARNINGS", "").split(",")):
-        warnings._setoption(option)  # type: ignore[attr-defined]
-
-    # A new interpreter would have seeded these from the operating system.
-    random.seed()
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()
-
-    # Announce the pid only when the caller is the parent, so that it can wait for the pid at once.
-    while os.getppid() == parent:
-        time.sleep(0.0005)
-    os.write(writer, str(os.getpid()).encode())
-    os.close(writer)
-
-
-def _run(program: list[str]) -> None:
-    """Run the program as the interpreter would; its end is this interpreter's end."""
-    if program[:2] == ["-m", "torch.distributed.run"]:
-        program = _warm_workers() or program
-
-    kind, *rest = program
-    if kind == "-m":
-        sys.path[0] = os.getcwd()
-        sys.argv = rest
-        sys.modules.pop(rest[0], None)  # runpy warns of a module that was imported before it is run
-        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-    elif kind == "-c":
-        sys.path[0] = ""
-        sys.argv = ["-c", *rest[1:]]
-        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
-    else:
-        sys.argv = program
-        sys.path[0] = os.path.dirname(os.path.abspath(kind))
-        runpy.run_path(kind, run_name="__main__")
-
-
-def _warm_workers() -> list[str] | None:
-    """Give this launcher a server of its own, forked before it has threads, and start its workers there.
-
-    Returns:
-        The program that this process is to run if it is one of the workers; None in the launcher.
-    """
-    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
-
-    ours, theirs = socket.socketpair()
-    if os.fork() == 0:
-        ours.close()
-        return _serve(theirs)
-
-    theirs.close()
-    WarmPopen.server = WarmServer(ours, os.environ)
-    WarmPopen.only_commands = False
-    subprocess_handler.Popen = WarmPopen  # type: ignore[misc]
-    return None
-
-
-def _import_everything() -> None:
-    """Import what commands import, and make sure that nothing of it started a thread."""
-    import importlib
-    import pkgutil
-
-    import torch
-    import torch._dynamo  # the first model on the device "meta" imports it
-    import torch.distributed.checkpoint
-    import torch.distributed.fsdp
-    import torch.distributed.run
-    import torch.utils.tensorboard
-    from PIL import Image
-
-    import flipscale
-
-    Image.init()
-    for module in pkgutil.walk_packages(flipscale.__path__, "flipscale."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    threads = len(os.listdir("/proc/self/task"))
-    if threads != 1:
-        raise RuntimeError(f"{threads} threads after the imports: a fork would not be faithful")
-    if torch.distributed.is_initialized() or torch.cuda.is_initialized():
-        raise RuntimeError("the imports made a process group or a CUDA context")
-
-
-def _main(descriptor: int) -> None:
-    import gc
-
-    connection = socket.socket(fileno=descriptor)
-    os.set_inheritable(descriptor, False)
-    _import_everything()
-    gc.collect()
-    gc.freeze()  # a collection in a child would copy every page of the imports
-    _send(connection, {"ready": True}, [])
-    _run(_serve(connection))
-
-
-if __name__ == "__main__":
-    _main(int(sys.argv[1]))
