@@ -2,13 +2,15 @@
 
 
 class UserError(Exception):
-    """The user's input is wrong: one sentence that says what, where, and how to mend (exit code 2)."""
+    """The user's input is wrong: one sentence says what, where, and how to fix it (exit code 2)."""
 
 
 class RunError(Exception):
-    """The run cannot go on for a reason that is not its input: a full disk, say (exit code 1).
+    """The run cannot continue for a reason other than its input, such as a full disk (exit code 1).
 
-    `kind` is the reason in the ledger, `suspects` are the nodes that are to blame.
+    Attributes:
+        kind: The reason in the ledger.
+        suspects: The nodes that probably caused the error.
     """
 
     def __init__(self, message: str, kind: str = "code", suspects: tuple[str, ...] = ()) -> None:
@@ -18,10 +20,11 @@ class RunError(Exception):
 
 
 class StoppedEarly(Exception):
-    """The run stopped with work left and wants to be started again by the same command (exit code 75).
+    """The run stopped with work left; the same command resumes it (exit code 75).
 
-    `reason` is that of the ledger: stopped (by a person), preempted, timeout, cancelled, data, ...;
-    `agreed` says that all processes stop together, after the same step.
+    Attributes:
+        reason: The reason in the ledger: stopped (by a person), preempted, timeout, cancelled, data, ...
+        agreed: Whether all processes stop together, after the same step.
     """
 
     def __init__(self, message: str, reason: str = "stopped", *, agreed: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Append-only files with one JSON object a line, safe against a crash in the middle of a line."""
+"""Append-only files with one JSON object per line, safe against a crash in the middle of a line."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from flipscale.errors import UserError
 from flipscale.files import write_durably
 
 
 def append(path: Path, records: Iterable[Mapping[str, Any]], *, durable: bool = False) -> None:
-    """Append records; with `durable`, return only when they are on disk."""
+    """Append records to a file, which is made if it does not exist.
+
+    Args:
+        path: The file.
+        records: Mappings of JSON values.
+        durable: Return only when the records are on disk.
+    """
     with open(path, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
         file.flush()
@@ -24,9 +30,10 @@ def append(path: Path, records: Iterable[Mapping[str, Any]], *, durable: bool = 
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the records (none where there is no file); a last line that a crash cut is left out.
+    """Return the records of a file, or none if there is no file; a last line that a crash cut is left out.
 
-    Raises UserError where any other line holds no JSON object.
+    Raises:
+        UserError: If any other line holds no JSON object.
     """
     if not path.exists():
         return []
@@ -34,9 +41,13 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def tail(path: Path, limit: int) -> list[dict[str, Any]]:
-    """The whole records among the file's last `limit` bytes, oldest first; for a look from outside.
+    """Return the whole records among the last bytes of a file, oldest first, for an observer of a run.
 
-    Never raises: a file that is not there, is being rewritten, or holds damaged lines gives what it can.
+    This never raises: a file that is missing, is being rewritten, or holds damaged lines gives what it can.
+
+    Args:
+        path: The file.
+        limit: The number of bytes at the end of the file that are read.
     """
     try:
         with open(path, "rb") as file:
@@ -45,53 +56,53 @@ def tail(path: Path, limit: int) -> list[dict[str, Any]]:
             data = file.read(limit + 1)
     except OSError:
         return []
+
     whole = data.split(b"\n")[1 if start else 0 : -1]
-    records: list[dict[str, Any]] = []
-    for line in whole:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
+    return [record for record in map(_parsed, whole) if record is not None]
 
 
 def scan(path: Path) -> Iterator[dict[str, Any]]:
-    """The file's whole records one by one, oldest first, for a look from outside at a file of any length.
+    """Yield the whole records of a file of any length, oldest first, for an observer of a run.
 
-    Never raises, and leaves out what `tail` leaves out.
+    This never raises, and leaves out what `tail` leaves out.
     """
     with suppress(OSError), open(path, "rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
                 return
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict):
+            record = _parsed(line)
+            if record is not None:
                 yield record
 
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict):
+    record = _parsed(line)
+    if record is None:
         raise UserError(f"{path}, line {number} is damaged: it holds no JSON object; restore the file")
     return record
 
 
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of a line; None if the line holds no JSON object."""
+    try:
+        record: Any = json.loads(line)
+    except ValueError:
+        return None
+    return cast("dict[str, Any]", record) if isinstance(record, dict) else None
+
+
 def keep(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda record: True) -> None:
-    """Rewrite the file with only the complete lines whose record is wanted, in one atomic step."""
+    """Rewrite a file with only the complete lines whose record is wanted, in one atomic step.
+
+    Raises:
+        UserError: As `read` does.
+    """
     if not path.exists():
         return
     write_durably(path, "".join(json.dumps(record) + "\n" for record in read(path) if wanted(record)))
 
 
 def number(record: Mapping[str, Any], key: str) -> float:
-    """The number at `key`; 0 where there is none."""
+    """Return the number at `key`, or 0 if there is none."""
     value = record.get(key)
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0

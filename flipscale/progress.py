@@ -32,7 +32,8 @@ class Progress:
         Raises:
             TypeError: If the record has other keys, or the digest is not a number.
         """
-        return cls(**{**record, "digest": OrderDigest(record.get("digest", 0))})
+        values: dict[str, Any] = {**record, "digest": OrderDigest(record.get("digest", 0))}
+        return cls(**values)
 
     def as_record(self) -> dict[str, int]:
         """Return the fields as a manifest stores them; the digest is an unsigned 64-bit integer."""

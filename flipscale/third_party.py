@@ -1,8 +1,9 @@
-"""Import open_clip and timm also where torchvision was built for another torch.
+"""Import open_clip and timm even if torchvision was built for another torch.
 
-Both import torchvision, whose compiled operators do not load beside a torch of another build (the CPU
-torch with the CUDA torchvision of PyPI, say). torchvision then dies while it registers fake versions of two
-operators that nothing declared. Neither library needs them: declaring them is enough.
+Both import torchvision, whose compiled operators do not load next to a torch of another build, such as the
+CPU build of torch with the CUDA build of torchvision from PyPI. torchvision then fails while it registers
+fake versions of two operators that nothing declared. Neither library needs them, so it is enough to declare
+them.
 """
 
 from __future__ import annotations
@@ -10,42 +11,44 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from flipscale.errors import UserError
 
 _MISSING_OPERATORS = ("nms", "qnms")
-_declarations: list[torch.library.Library] = []  # a declaration lives as long as its library object
+_declarations: list[torch.library.Library] = []
+"""The declared operators; a declaration lives as long as its library object."""
 
 
 def import_open_clip() -> ModuleType:
-    """The `open_clip` package, importable whatever the state of torchvision.
+    """Import the package `open_clip`, whatever the state of torchvision.
 
     Raises:
-        UserError: open_clip or torchvision is not installed.
+        UserError: If open_clip or torchvision is not installed.
     """
-    return import_beside_torchvision("open_clip", "open_clip_torch")
+    return _import_with_torchvision("open_clip", "open_clip_torch")
 
 
 def import_timm(module: str) -> ModuleType:
-    """A module of timm, such as `timm.layers`, importable whatever the state of torchvision.
+    """Import a module of timm, such as `timm.layers`, whatever the state of torchvision.
 
     Raises:
-        UserError: timm or torchvision is not installed.
+        UserError: If timm or torchvision is not installed.
     """
-    return import_beside_torchvision(module, "timm")
+    return _import_with_torchvision(module, "timm")
 
 
-def import_beside_torchvision(module: str, distribution: str) -> ModuleType:
-    """A module that imports torchvision on its way.
+def _import_with_torchvision(module: str, distribution: str) -> ModuleType:
+    """Import a module that imports torchvision.
 
     Args:
-        module: its whole name.
-        distribution: what pip calls the package it belongs to.
+        module: The full name of the module.
+        distribution: What pip calls the package that the module belongs to.
 
     Raises:
-        UserError: it, or something that it imports, is not installed.
+        UserError: If the module, or something that it imports, is not installed.
     """
     try:
         _import_torchvision()
@@ -58,17 +61,19 @@ def import_beside_torchvision(module: str, distribution: str) -> ModuleType:
 
 
 def _import_torchvision() -> None:
-    """Import torchvision; where it fails for its missing operators, declare them and try again."""
+    """Import torchvision. If it fails because operators are missing, declare them and try again."""
     try:
         importlib.import_module("torchvision")
     except Exception as error:
         _forget("torchvision")
         if not isinstance(error, RuntimeError) or "torchvision::nms" not in str(error) or _declarations:
             raise
-        library = torch.library.Library("torchvision", "DEF")
+
+        library: Any = torch.library.Library("torchvision", "DEF")
         for operator in _MISSING_OPERATORS:
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _declarations.append(library)
+
         try:
             importlib.import_module("torchvision")
         except Exception:
@@ -77,6 +82,6 @@ def _import_torchvision() -> None:
 
 
 def _forget(package: str) -> None:
-    """Drop what a failed import left behind, so that the next one starts afresh."""
+    """Remove the modules that a failed import left, so that the next import starts from nothing."""
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
         del sys.modules[name]

@@ -22,7 +22,7 @@ def phase(samples: int, batch_size: int, *, base_lr: float = 1e-3, warmup: int =
 
 @st.composite
 def budgets(draw: st.DrawFn) -> tuple[Budget, int]:
-    """A budget of 1 to 4 phases of up to 60 steps, and its number of lanes."""
+    """Draw a budget of 1 to 4 phases of up to 60 steps, and its number of lanes."""
     lanes = draw(st.integers(1, 64))
     phases: list[Phase] = []
     for number in range(draw(st.integers(1, 4))):
@@ -35,7 +35,7 @@ def budgets(draw: st.DrawFn) -> tuple[Budget, int]:
 
 
 @given(budgets())
-def test_the_steps_spend_exactly_the_budget(made):
+def test_steps_spend_exactly_the_budget(made):
     budget, lanes = made
     steps = list(budget.steps_from(0))
     assert [step.start for step in steps] == [0, *(step.stop for step in steps[:-1])]
@@ -67,18 +67,20 @@ def test_boundaries_and_steps_done_agree_with_counting(made, data):
 
 
 @given(budgets())
-def test_the_rate_rises_to_its_peak_and_falls(made):
+def test_rate_rises_to_its_peak_and_falls(made):
     budget, _ = made
     for span in budget.spans:
         rates = [step.lr for step in budget.steps_from(span.start) if step.phase == span.index]
         sizes = [step.size for step in budget.steps_from(span.start) if step.phase == span.index]
-        peak, warmup = span.peak_lr, span.phase.warmup
+        peak = span.peak_lr
+        warmup = span.phase.warmup
         assert peak == pytest.approx(span.phase.base_lr * span.phase.batch_size / 256)
         assert all(0.0 < rate <= peak * (1 + 1e-12) for rate in rates)
         top = rates.index(max(rates))
         assert rates[: top + 1] == sorted(rates[: top + 1])
         assert rates[top:] == sorted(rates[top:], reverse=True)
-        # The step that completes the warm-up has the whole peak; those before it rise linearly.
+
+        # The step that completes the warm-up reaches the peak; the rates before it rise linearly.
         stops = [sum(sizes[: number + 1]) for number in range(len(sizes))]
         assert stops[top] >= warmup
         assert rates[top] == pytest.approx(peak)
@@ -86,7 +88,7 @@ def test_the_rate_rises_to_its_peak_and_falls(made):
             assert rate == pytest.approx(peak * stop / warmup)
 
 
-def test_the_cosine_ends_near_zero():
+def test_cosine_ends_near_zero():
     span = Budget.of([phase(64_000, 64, warmup=6400)], 64).spans[0]
     rates = [span.lr_at(start) for start in range(0, 64_000, 64)]
     assert max(rates) == span.peak_lr
@@ -97,7 +99,7 @@ def test_the_cosine_ends_near_zero():
     assert rates[-1] < 1e-5 * span.peak_lr
 
 
-def test_the_papers_figures():
+def test_budget_of_the_paper():
     """Table 6 of the paper: batch 64k, base rate 4e-6, 51.2M warm-up, here over 12.8B samples."""
     paper = phase(12_800_000_000, 65_536, base_lr=4e-6, warmup=51_200_000)
     budget = Budget.of([paper], 1024)
@@ -131,7 +133,7 @@ def test_phases_follow_each_other():
 
 
 @given(st.integers(2, 5000), st.integers(1, 10**12), st.booleans())
-def test_a_refused_count_names_two_that_are_accepted(lanes, value, as_batch):
+def test_refused_count_names_two_that_are_accepted(lanes, value, as_batch):
     def build(count: int) -> Budget:
         return Budget.of([phase(lanes, count) if as_batch else phase(count, lanes)], lanes)
 
@@ -149,7 +151,7 @@ def test_a_refused_count_names_two_that_are_accepted(lanes, value, as_batch):
 
 
 @given(st.integers(1, 3000), st.integers(1, 5000))
-def test_a_refused_world_size_names_two_that_are_accepted(lanes, world_size):
+def test_refused_world_size_names_two_that_are_accepted(lanes, world_size):
     if lanes % world_size == 0:
         check_world_size(world_size, lanes)
         return
@@ -167,10 +169,10 @@ def test_a_refused_world_size_names_two_that_are_accepted(lanes, world_size):
 
 
 @given(st.integers(0, 300), st.integers(1, 300), st.integers(1, 100))
-def test_crossed_counts_multiples(before, length, every):
+def test_crosses_multiple_agrees_with_counting(before, length, every):
     after = before + length
     assert crosses_multiple(before, after, every) == any(n % every == 0 for n in range(before + 1, after + 1))
 
 
-def test_epochs():
+def test_epochs_are_passes_over_the_data_set():
     assert epochs(12_800_000_000, 400_000_000) == 32.0

@@ -1,4 +1,4 @@
-"""JSON lines: nothing half-written is ever read, nothing damaged is passed over."""
+"""JSON lines: a line that was half written is never read, and a damaged line is never skipped."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_appended_is_read(path):
+def test_appended_records_are_read(path):
     assert jsonl.read(path) == RECORDS
     assert len(path.read_bytes().splitlines()) == 3
 
 
-def test_no_file_holds_no_records(tmp_path):
+def test_missing_file_has_no_records(tmp_path):
     assert jsonl.read(tmp_path / "none.jsonl") == []
     jsonl.keep(tmp_path / "none.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_crash_anywhere_loses_only_the_line_it_cut(path):
+def test_crash_loses_only_the_line_that_it_cut(path):
     data = path.read_bytes()
     for size in range(len(data) + 1):
         path.write_bytes(data[:size])
@@ -47,13 +47,13 @@ def test_appending_after_a_crash_needs_keep(path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_keep_drops_what_is_not_wanted(path):
+def test_keep_drops_unwanted_records(path):
     jsonl.keep(path, lambda record: record.get("n", 9) > 1)
     assert jsonl.read(path) == RECORDS[1:]
 
 
 @pytest.mark.parametrize("line", [b"", b"not json", b"[1]", b"5", b"\xff\xfe", b"\0\0", b'{"n": 1} {"n": 2}'])
-def test_a_damaged_line_is_named(path, line):
+def test_damaged_line_is_named(path, line):
     damaged = path.read_bytes().replace(b"\n", b"\n" + line + b"\n", 1)
     path.write_bytes(damaged)
     for access in (jsonl.read, jsonl.keep):

@@ -1,4 +1,4 @@
-"""Each case in a fresh interpreter, since an import happens once in a process."""
+"""Imports next to any torchvision, each in a fresh interpreter, since a process imports only once."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def run(code: str, *search: Path) -> str:
 
 
 def package(directory: Path, init: str) -> Path:
-    """A stand-in for torchvision with one submodule that its `__init__` imports first."""
+    """Write a stand-in for torchvision, whose `__init__` first imports its one submodule."""
     (directory / "torchvision").mkdir()
     (directory / "torchvision" / "extension.py").write_text("")
     (directory / "torchvision" / "__init__.py").write_text(f"from torchvision import extension\n{init}\n")
@@ -43,39 +43,39 @@ print(tuple(preprocess(Image.new("RGB", (50, 40))).shape))
     assert run(code) == "(3, 32, 32)"
 
 
-def test_a_working_torchvision_is_left_alone(tmp_path: Path) -> None:
+def test_working_torchvision_is_not_changed(tmp_path: Path) -> None:
     code = f"""
 import sys, torch
-from flipscale import third_party as torchvision_fix
-torchvision_fix._import_torchvision()
-print({LOADED}, torchvision_fix._declarations)
+from flipscale import third_party
+third_party._import_torchvision()
+print({LOADED}, third_party._declarations)
 """
     assert run(code, package(tmp_path, "")) == "['torchvision', 'torchvision.extension'] []"
 
 
-def test_missing_operators_are_declared_and_the_import_repeated(tmp_path: Path) -> None:
+def test_missing_operators_are_declared_and_the_import_is_repeated(tmp_path: Path) -> None:
     init = (
         'import torch\ntorch.library.register_fake("torchvision::nms")(lambda dets, scores, threshold: dets)'
     )
     code = f"""
 import sys, torch
-from flipscale import third_party as torchvision_fix
-torchvision_fix._import_torchvision()
-print({LOADED}, len(torchvision_fix._declarations), torch.ops.torchvision.nms.default._schema.name)
+from flipscale import third_party
+third_party._import_torchvision()
+print({LOADED}, len(third_party._declarations), torch.ops.torchvision.nms.default._schema.name)
 """
     expected = "['torchvision', 'torchvision.extension'] 1 torchvision::nms"
     assert run(code, package(tmp_path, init)) == expected
 
 
 @pytest.mark.parametrize("failure", ["RuntimeError('disk on fire')", "ImportError('libjpeg')"])
-def test_another_failure_is_passed_on_and_nothing_half_imported_stays(tmp_path: Path, failure: str) -> None:
+def test_other_failure_is_raised_and_leaves_no_modules(tmp_path: Path, failure: str) -> None:
     code = f"""
 import sys
-from flipscale import third_party as torchvision_fix
+from flipscale import third_party
 try:
-    torchvision_fix.import_open_clip()
+    third_party.import_open_clip()
 except Exception as error:
-    print(error, {LOADED}, torchvision_fix._declarations)
+    print(error, {LOADED}, third_party._declarations)
 """
     message = failure.split("'")[1]
     assert run(code, package(tmp_path, f"raise {failure}")) == f"{message} [] []"

@@ -1,0 +1,1 @@
+"""Which process this is among all of a run, and how the processes agree."""

@@ -1,39 +1,50 @@
-"""The processes that share one global batch, and the collectives a loss needs from them."""
+"""The processes that share one global batch, and the collectives that a loss needs from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import torch.distributed as dist
+import torch.distributed
 from torch import Tensor
 
+_dist: Any = torch.distributed  # the signatures of its collectives are partially unknown
 # torch 2.13 renamed both and warns at every call of the old name; torch 2.8 knows only the old one.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+_all_gather: Any = getattr(_dist, "all_gather_single", None) or _dist.all_gather_into_tensor
+_reduce_scatter: Any = getattr(_dist, "reduce_scatter_single", None) or _dist.reduce_scatter_tensor
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """`size` processes of which this one is number `index`; every method must be called by all of them.
+    """The processes of a group, of which this one has the number `index`.
 
-    With one process each method returns at once and copies nothing: a loss needs no second code path.
+    All processes must call a method together. With one process each method returns at once and copies
+    nothing, so that a loss needs no second code path.
     """
 
     size: int
+    """Processes of the group."""
     index: int
-    group: dist.ProcessGroup | None = None
+    """Number of this process."""
+    group: torch.distributed.ProcessGroup | None = None
+    """The group of torch; None for the default group."""
 
     @classmethod
-    def of(cls, group: dist.ProcessGroup | None = None) -> Ranks:
-        """The ranks of `group`; None means the default group, or this process alone where there is none."""
-        if not dist.is_available() or not dist.is_initialized():
+    def of(cls, group: torch.distributed.ProcessGroup | None = None) -> Ranks:
+        """Return the ranks of a group.
+
+        Args:
+            group: None means the default group, or only this process if there is no default group.
+        """
+        if not _dist.is_available() or not _dist.is_initialized():
             return cls(size=1, index=0)
-        return cls(size=dist.get_world_size(group), index=dist.get_rank(group), group=group)
+        return cls(size=_dist.get_world_size(group), index=_dist.get_rank(group), group=group)
 
     def gather(self, values: Tensor) -> Tensor:
-        """`values` (...) of every rank, stacked to (size, ...). Not differentiable."""
+        """Return `values` (...) of every rank, stacked to (size, ...); not differentiable."""
         if self.size == 1:
             return values.unsqueeze(0)
+
         stacked = values.new_empty(self.size, *values.shape)
         _all_gather(stacked.flatten(0, 1), values.contiguous(), group=self.group)
         return stacked
@@ -42,18 +53,19 @@ class Ranks:
         """Sum `values` (size, ...) over the ranks and return this rank's own part (...)."""
         if self.size == 1:
             return values[0]
+
         own = values.new_empty(values.shape[1:])
         _reduce_scatter(own, values.flatten(0, 1), group=self.group)
         return own
 
     def sum_(self, values: Tensor) -> Tensor:
-        """Sum `values` over the ranks, in place."""
+        """Sum `values` over the ranks in place, and return them."""
         if self.size > 1:
-            dist.all_reduce(values, dist.ReduceOp.SUM, group=self.group)
+            _dist.all_reduce(values, _dist.ReduceOp.SUM, group=self.group)
         return values
 
     def max_(self, values: Tensor) -> Tensor:
-        """Largest of `values` over the ranks, in place."""
+        """Take the largest of `values` over the ranks in place, and return them."""
         if self.size > 1:
-            dist.all_reduce(values, dist.ReduceOp.MAX, group=self.group)
+            _dist.all_reduce(values, _dist.ReduceOp.MAX, group=self.group)
         return values

@@ -1,4 +1,4 @@
-"""The processes of a run: who they are, on which device, and how they agree on small facts."""
+"""The processes of a run: which one this is, on which device, and how they agree on small facts."""
 
 from __future__ import annotations
 
@@ -15,135 +15,177 @@ from flipscale.errors import RunError, UserError
 
 T = TypeVar("T")
 
+_dist: Any = dist  # the signatures of its collectives are partially unknown
+
 _SHORTEST_WAIT = timedelta(minutes=30)
-"""Of the small collectives: the others wait in them while one process lists a set or writes a checkpoint."""
+"""The shortest timeout of small collectives, in which processes wait while one lists or writes files."""
+
+_groups: list[dist.ProcessGroup | None] = []
+"""The control group of this process, once it is made."""
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all processes of the run. Collectives on CPU tensors go over gloo."""
+    """This process among all processes of the run. Collectives on CPU tensors run over gloo."""
 
     rank: int
+    """Number of this process."""
     size: int
+    """Processes of the run."""
     local_rank: int
+    """Number of this process among those of its node."""
     local_size: int
+    """Processes of the node."""
     device: torch.device
+    """The device of this process."""
     place: Placement = field(default_factory=Placement)
-    """Where this process runs, as its launcher said."""
+    """The placement of this process, as its launcher gave it."""
     timeout: timedelta = _SHORTEST_WAIT
     """How long a process waits for the others in the collectives of its World."""
 
     @property
     def leads(self) -> bool:
+        """Whether this is the leading process."""
         return self.rank == 0
 
     def gather(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-        """Return every process's `value`, in rank order; all processes call it together.
+        """Return every process's value, in rank order. All processes call this method together.
 
-        Threads other than the main one bring a `group` of their own (see `new_group`).
+        Args:
+            value: A value that can be pickled.
+            group: A group from `new_group`, which threads other than the main one must give.
         """
         if self.size == 1:
             return [value]
+
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=group or self._control_group())
+        _dist.all_gather_object(values, value, group=group or self._control_group())
         return values
 
     def new_group(self) -> dist.ProcessGroup | None:
-        """A further gloo group of all processes, or None for one process; all call it together."""
+        """Make a further gloo group of all processes. All processes call this method together.
+
+        Returns:
+            The group, or None if there is one process.
+        """
         if self.size == 1:
             return None
-        group = dist.new_group(backend="gloo", timeout=max(self.timeout, _SHORTEST_WAIT))
+
+        group: Any = _dist.new_group(backend="gloo", timeout=max(self.timeout, _SHORTEST_WAIT))
         assert isinstance(group, dist.ProcessGroup)
         return group
 
     def lead(self, work: Callable[[], T]) -> T:
-        """Let the leading process do `work`; every process returns its result, or raises its
-        UserError or RunError."""
+        """Let the leading process do some work. All processes call this method together.
+
+        Returns:
+            The result of the work, on every process.
+
+        Raises:
+            UserError: On every process, if the work raises it.
+            RunError: On every process, if the work raises it.
+        """
         if self.size == 1:
             return work()
+
         outcome: list[Any] = [None, None]
         if self.leads:
             try:
                 outcome[0] = work()
             except (UserError, RunError) as error:
                 outcome[1] = error
-        dist.broadcast_object_list(outcome, src=0, group=self._control_group())
+
+        _dist.broadcast_object_list(outcome, src=0, group=self._control_group())
         result, error = outcome
         if error is not None:
             raise error
         return result
 
     def together(self, work: Callable[[], T]) -> T:
-        """Let every process do `work`, since its node may not see what others see; all raise the first
-        UserError of any of them."""
-        done: list[T] = []
+        """Let every process do some work, since its node may not see what other nodes see.
+
+        Returns:
+            This process's own result.
+
+        Raises:
+            UserError: On every process, the first one that any of them raises.
+        """
+        results: list[T] = []
         problem: UserError | None = None
         try:
-            done.append(work())
+            results.append(work())
         except UserError as error:
             problem = error
-        for found in self.gather(problem):
-            if found is not None:
-                raise found
-        return done[0]
+
+        for other in self.gather(problem):
+            if other is not None:
+                raise other
+        return results[0]
 
     def sum(self, numbers: list[int]) -> list[int]:
-        """Sum int64 numbers over all processes, wrapping modulo 2**64; one small CPU collective."""
+        """Sum int64 numbers over all processes, modulo 2**64, with one small collective on the CPU."""
         if self.size == 1:
             return numbers
+
         total = torch.tensor(numbers, dtype=torch.int64)
-        dist.all_reduce(total, group=self._control_group())
-        return total.tolist()
+        _dist.all_reduce(total, group=self._control_group())
+        return [int(number) for number in total]
 
     def _control_group(self) -> dist.ProcessGroup | None:
-        """A gloo group of its own: control traffic never mixes with the tensors of a training step."""
+        """Return a gloo group of its own: control traffic never mixes with the tensors of a training step."""
         if not _groups:
             _groups.append(self.new_group())
         return _groups[0]
 
 
 def join_world(place: Placement, timeout: timedelta = timedelta(minutes=10)) -> World:
-    """Join the processes that a launcher started with this one; alone without a launcher.
+    """Join the processes that a launcher started with this one; without a launcher there are no others.
 
     Args:
-        timeout: how long processes wait for each other; those of World's own collectives 30 minutes or more.
+        place: The placement of this process.
+        timeout: How long processes wait for each other. The collectives of World wait 30 minutes or more.
 
-    Raises UserError where more processes than GPUs were started on this machine.
+    Raises:
+        UserError: If more processes than GPUs were started on this machine.
     """
-    if torch.cuda.is_available():
-        if place.local_rank >= torch.cuda.device_count():
-            raise UserError(
-                f"{place.local_size} processes were started on a machine with {torch.cuda.device_count()} "
-                "GPUs; start one process a GPU"
-            )
-        device = torch.device("cuda", place.local_rank)
-        torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
+    device = _own_device(place)
+
     if place.size > 1:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        ranks = {"rank": place.rank, "world_size": place.size, "timeout": timeout}
+        options: dict[str, Any] = {"rank": place.rank, "world_size": place.size, "timeout": timeout}
         if place.rendezvous:
-            dist.init_process_group(backend, store=_attempt_store(place, timeout), **ranks)
-        else:
-            dist.init_process_group(backend, **ranks)
+            options["store"] = _attempt_store(place, timeout)
+        dist.init_process_group(backend, **options)
+
     return World(place.rank, place.size, place.local_rank, place.local_size, device, place, timeout)
 
 
-def _attempt_store(place: Placement, timeout: timedelta) -> dist.Store:
-    """Where the processes of this start find each other.
-
-    Its keys carry the attempt, so that a process left over from an earlier start can never join.
-    """
-    host, _, port = place.rendezvous.rpartition(":")
-    store = dist.TCPStore(host, int(port), place.size, is_master=place.rank == 0, timeout=timeout)
-    return dist.PrefixStore(place.attempt, store)
-
-
 def leave_world() -> None:
+    """Leave the processes of the run, if this process joined them."""
     if dist.is_initialized():
         _groups.clear()
         dist.destroy_process_group()
 
 
-_groups: list[dist.ProcessGroup | None] = []
+def _own_device(place: Placement) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+
+    if place.local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"{place.local_size} processes were started on a machine with {torch.cuda.device_count()} "
+            "GPUs; start one process per GPU"
+        )
+    device = torch.device("cuda", place.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _attempt_store(place: Placement, timeout: timedelta) -> Any:
+    """Return the store in which the processes of this start find each other.
+
+    Its keys carry the attempt, so that a process left over from an earlier start can never join.
+    """
+    host, _, port = place.rendezvous.rpartition(":")
+    store = _dist.TCPStore(host, int(port), place.size, is_master=place.rank == 0, timeout=timeout)
+    return _dist.PrefixStore(place.attempt, store)

@@ -87,7 +87,7 @@ phases:
         ("phases.0.samples=12.8Q", "unknown unit"),
         ("phases.0.samples=-5", "not a count"),
         ("phases.0.batch_size=0", "greater than 0"),
-        ("phases.0.batch_size=100", "no multiple of data.lanes = 64; the nearest are 64 and 128"),
+        ("phases.0.batch_size=100", "not a multiple of data.lanes = 64; the nearest are 64 and 128"),
         ("phases.0.samples=650", "the nearest are 640 and 704"),
         ("model.preset=vit_b61", "vit_b16"),
         ("model.image_size=33", "patch size 8"),

@@ -182,7 +182,7 @@ def test_plan(tmp_path, job):
         assert shown in text
     assert "…" not in text
     sentence = refused("plan", "job.yaml", "phases.0.samples=1281", cwd=tmp_path)
-    assert sentence.endswith("no multiple of data.lanes = 8; the nearest are 1280 and 1288")
+    assert sentence.endswith("not a multiple of data.lanes = 8; the nearest are 1280 and 1288")
 
 
 def test_schema(tmp_path):

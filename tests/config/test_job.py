@@ -1,4 +1,4 @@
-"""Job files: what is accepted, what is refused and in which words, and that nothing changes on the way."""
+"""Job files: what is accepted, what is refused in which words, and that a dump keeps everything."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def problem(path: Path, *overrides: str) -> str:
-    """The one sentence with which a job is refused."""
+    """Return the one sentence with which a job is refused."""
     with pytest.raises(UserError) as refusal:
         load_job(path, overrides)
     sentence = str(refusal.value)
@@ -70,11 +70,11 @@ def problem(path: Path, *overrides: str) -> str:
     return sentence
 
 
-def test_units_and_defaults(write):
+def test_units_and_defaults_are_read(write):
     job = load_job(write(BASE))
     phase = job.phases[0]
     assert (phase.samples, phase.batch_size, phase.warmup) == (12_800_000_000, 65_536, 51_200_000)
-    assert phase.base_lr == 4e-6  # YAML takes 4e-6 for text
+    assert phase.base_lr == 4e-6  # YAML reads 4e-6 as text
     assert job.model.preset == "vit_b16"
     assert job.data.tokenizer.kind == "wordpiece"
     assert (job.data.lanes, job.data.window, job.data.workers) == (64, 2048, None)
@@ -85,7 +85,7 @@ def test_units_and_defaults(write):
     assert job.data.augmentation.crop_area == (0.5, 1.0)
 
 
-def test_every_part_of_a_job(write):
+def test_every_part_of_a_job_is_read(write):
     job = load_job(write(PAPER))
     assert (job.model.preset, job.model.image_size, job.model.patch_size) == ("vit_h14", 224, 14)
     assert job.checkpoint.every == (
@@ -101,24 +101,24 @@ def test_every_part_of_a_job(write):
 
 
 @pytest.mark.parametrize("text", [BASE, PAPER])
-def test_a_dumped_job_loads_as_the_same_job(write, text):
+def test_dumped_job_loads_as_the_same_job(write, text):
     job = load_job(write(text))
     assert load_job(write(dump_job(job), "dumped.yaml")) == job
 
 
-def test_the_dump_keeps_what_was_overridden(write):
+def test_dump_keeps_overrides(write):
     job = load_job(write(BASE), ["checkpoint.every=[7 steps, 90s]", "seed=9223372036854775807", "name='123'"])
     again = load_job(write(dump_job(job), "dumped.yaml"))
     assert again.checkpoint.every == (Cadence(7, "steps"), Cadence(90, "seconds"))
     assert (again.name, again.seed) == ("123", 2**63 - 1)
 
 
-def test_one_cadence_stands_for_a_list(write):
+def test_single_cadence_stands_for_a_list(write):
     job = load_job(write(BASE + "checkpoint: {every: 90s}\n"))
     assert job.checkpoint.every == (Cadence(90, "seconds"),)
 
 
-def test_a_job_is_frozen(write):
+def test_job_is_frozen(write):
     job = load_job(write(BASE))
     with pytest.raises(ValueError, match="frozen"):
         job.seed = 1
@@ -186,7 +186,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("override", "named"), WRONG)
-def test_a_wrong_value_is_refused_in_one_sentence(write, override, named):
+def test_wrong_value_is_refused_in_one_sentence(write, override, named):
     path = write(BASE)
     sentence = problem(path, override)
     assert sentence.startswith(f"{path}: ")
@@ -208,32 +208,32 @@ def test_a_wrong_value_is_refused_in_one_sentence(write, override, named):
         ),
     ],
 )
-def test_an_unknown_key_names_the_nearest(write, override, sentence):
+def test_unknown_key_names_the_nearest(write, override, sentence):
     path = write(BASE)
     assert problem(path, override) == f"{path}: {sentence}"
 
 
-def test_a_misspelt_key_goes_before_the_missing_one(write):
+def test_misspelt_key_is_reported_before_the_missing_one(write):
     path = write(BASE.replace("samples:", "sampels:"))
     assert problem(path) == f"{path}: unknown key phases.0.sampels; did you mean samples?"
 
 
 @pytest.mark.parametrize("key", ["name", "model", "data", "phases"])
-def test_a_missing_key_is_named(write, key):
+def test_missing_key_is_named(write, key):
     document = yaml.safe_load(BASE)
     del document[key]
     path = write(yaml.safe_dump(document))
     assert problem(path) == f"{path}: the key {key} is missing"
 
 
-def test_two_phases_of_one_name(write):
+def test_two_phases_of_one_name_are_refused(write):
     document = yaml.safe_load(BASE)
     document["phases"] *= 2
     assert "two phases are called 'masked'" in problem(write(yaml.safe_dump(document)))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("seed: 1\nseed: 2\n", "the key 'seed' is given twice (line 2)"),
         ("data: {lanes: 1, lanes: 2}\n", "the key 'lanes' is given twice (line 1)"),
@@ -252,16 +252,16 @@ def test_two_phases_of_one_name(write):
         ("1: 2\n" + BASE, "1"),
     ],
 )
-def test_a_file_that_is_no_job(write, text, said):
+def test_content_other_than_a_job_is_refused(write, text, expected):
     path = write(text)
     sentence = problem(path)
     assert str(path) in sentence
-    assert said in sentence
+    assert expected in sentence
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
-    told = problem(tmp_path / "none.yaml")
-    assert told == f"there is no job file at {tmp_path / 'none.yaml'}; {tmp_path} has no YAML files"
+def test_unreadable_file_is_named(tmp_path):
+    message = problem(tmp_path / "none.yaml")
+    assert message == f"there is no job file at {tmp_path / 'none.yaml'}; {tmp_path} has no YAML files"
     (tmp_path / "nine.yaml").touch()
     assert problem(tmp_path / "none.yaml").endswith("none.yaml; nearest names there: nine.yaml")
     assert "does not exist either, as seen from" in problem(tmp_path / "nowhere" / "none.yaml")
@@ -290,7 +290,7 @@ def test_extends_replaces_lists(write):
     assert [phase.name for phase in load_job(path).phases] == ["only"]
 
 
-def test_extends_in_a_circle(write):
+def test_cycle_of_extends_is_named(write):
     write("extends: b.yaml\n", "a.yaml")
     write("extends: c.yaml\n", "b.yaml")
     write("extends: a.yaml\n", "c.yaml")
@@ -300,7 +300,7 @@ def test_extends_in_a_circle(write):
     assert "extends itself" in problem(write("extends: self.yaml\n", "self.yaml"))
 
 
-def test_extends_that_cannot_be_followed(write, tmp_path):
+def test_missing_base_is_named(write, tmp_path):
     path = write("extends: gone.yaml\n")
     assert problem(path).startswith(
         f"there is no job file at {tmp_path / 'gone.yaml'} (extended by {path}); "
@@ -334,7 +334,7 @@ def test_overrides_reach_everywhere(write):
     assert job.data.train == "/a=b/{0..1}.tar"
 
 
-def test_an_override_opens_the_short_form_of_the_model(write):
+def test_override_expands_the_short_form_of_the_model(write):
     job = load_job(write(BASE), ["model.image_size=112"])
     assert (job.model.preset, job.model.image_size) == ("vit_b16", 112)
 
@@ -356,6 +356,6 @@ def test_an_override_opens_the_short_form_of_the_model(write):
         "name.x=5",
     ],
 )
-def test_an_override_that_fits_nowhere(write, override):
+def test_override_that_fits_nowhere_is_refused(write, override):
     path = write(BASE + "checkpoint: {every: [30min]}\n")
     assert repr(override) in problem(path, override)

@@ -66,7 +66,7 @@ def test_every_field_is_in_the_schema():
 
 
 def accepts(schema: dict[str, Any], value: Any, node: dict[str, Any] | None = None) -> bool:
-    """A direct reading of the keywords that job_schema uses; an unknown keyword fails the test."""
+    """Return whether a schema accepts a value, by the keywords that job_schema uses; others fail the test."""
     node = schema if node is None else node
     if "type" in node:
         wanted = [node["type"]] if isinstance(node["type"], str) else node["type"]

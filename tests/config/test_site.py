@@ -1,4 +1,4 @@
-"""Site files: the examples, what is refused and in which words, and which file is taken."""
+"""Site files: the examples, what is refused in which words, and which file is taken."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SITES = Path(__file__).parents[2] / "slurm"
 
 
 @pytest.mark.parametrize("path", sorted(SITES.glob("**/*.yaml")), ids=lambda path: path.stem)
-def test_every_example_is_a_site_and_survives_its_record(path: Path):
+def test_every_example_loads_and_survives_its_record(path: Path):
     site = load_site(path)
     assert site.name == (path.stem if path.parent == SITES else "dev")
     assert Site.model_validate(site.model_dump(mode="json", exclude_none=True)) == site
 
 
-def test_the_examples_are_there():
+def test_examples_cover_restarts_and_launchers():
     assert {load_site(path).restart for path in SITES.glob("*.yaml")} == {"requeue", "chain"}
     assert {load_site(path).launcher for path in SITES.glob("*.yaml")} == {"srun", "torchrun"}
     assert (SITES / "dev/site.yaml").exists()
@@ -41,7 +41,7 @@ def test_the_examples_are_there():
         ("environment: {NCCL_DEBUG: yes}", "environment.NCCL_DEBUG: input should be a valid string"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path, text: str, sentence: str):
+def test_wrong_site_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str):
     path = tmp_path / "site.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as raised:
@@ -51,7 +51,7 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path, text: str, senten
     assert "\n" not in str(raised.value)
 
 
-def test_a_site_extends_another_and_takes_units(tmp_path: Path):
+def test_site_extends_another_and_takes_units(tmp_path: Path):
     (tmp_path / "base.yaml").write_text("partition: gpu\nenvironment: {NCCL_DEBUG: INFO, A: 1}\n")
     path = tmp_path / "site.yaml"
     path.write_text(
@@ -63,7 +63,7 @@ def test_a_site_extends_another_and_takes_units(tmp_path: Path):
     assert (site.time_limit, site.stop_before, site.memory_per_node) == (86_400, 180, 512 * 2**30)
 
 
-def test_the_variable_names_the_site_of_those_who_give_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_variable_names_the_default_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("FLIPSCALE_SITE", raising=False)
     assert load_site() == Site()
     monkeypatch.setenv("FLIPSCALE_SITE", str(tmp_path / "mine.yaml"))
@@ -74,11 +74,11 @@ def test_the_variable_names_the_site_of_those_who_give_none(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(("text", "amount"), [("80GB", 80 * 10**9), ("1.5 KiB", 1536), (7, 7)])
-def test_memory(text: object, amount: int):
+def test_amount_of_memory_is_read(text: object, amount: int):
     assert parse_bytes(text) == amount
 
 
 @pytest.mark.parametrize("text", ["", "0GB", "-1GB", "8 bananas", True, "1e99TB"])
-def test_no_memory(text: object):
+def test_wrong_amount_of_memory_is_refused(text: object):
     with pytest.raises(ValueError, match="memory"):
         parse_bytes(text)

@@ -1,4 +1,4 @@
-"""Counts, durations and cadences: every unit, every refusal."""
+"""Counts, durations and cadences: every unit that is read, and every refusal."""
 
 import pytest
 from hypothesis import given
@@ -33,7 +33,7 @@ LARGEST = 2**63 - 1
         ("9223372036854775.807k", LARGEST),
     ],
 )
-def test_a_count_is_read_exactly(text, count):
+def test_count_is_read_exactly(text, count):
     assert parse_count(text) == count
     assert type(parse_count(text)) is int
 
@@ -69,13 +69,13 @@ def test_a_count_is_read_exactly(text, count):
         {"a": 1},
     ],
 )
-def test_no_count(text):
+def test_wrong_count_is_refused(text):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         parse_count(text)
 
 
 @given(st.integers(0, LARGEST))
-def test_every_whole_number_is_its_own_count(number):
+def test_every_whole_number_is_a_count(number):
     assert parse_count(number) == parse_count(str(number)) == number
     assert parse_count(f"{number // 1000}.{number % 1000:03}k") == number
 
@@ -96,7 +96,7 @@ def test_every_whole_number_is_its_own_count(number):
         ("2H", 7200),
     ],
 )
-def test_a_duration_is_read(text, seconds):
+def test_duration_is_read(text, seconds):
     assert parse_duration(text) == seconds
 
 
@@ -104,7 +104,7 @@ def test_a_duration_is_read(text, seconds):
     "text",
     [30, 30.0, "30", "", "h", "-5min", "1.5s", "5 weeks", "1h30", "min5", "24:00:00", "9 steps", None],
 )
-def test_no_duration(text):
+def test_wrong_duration_is_refused(text):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         parse_duration(text)
 
@@ -124,7 +124,7 @@ def test_no_duration(text):
         ("1.28B", Cadence(1_280_000_000, "samples")),
     ],
 )
-def test_a_cadence_is_read(text, cadence):
+def test_cadence_is_read(text, cadence):
     assert parse_cadence(text) == cadence
     assert parse_cadence(str(cadence)) == cadence
     assert parse_cadence(cadence) is cadence
@@ -150,7 +150,7 @@ def test_a_cadence_is_read(text, cadence):
         {"amount": 5, "unit": "steps"},
     ],
 )
-def test_no_cadence(text):
+def test_wrong_cadence_is_refused(text):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         parse_cadence(text)
 
@@ -162,6 +162,6 @@ def test_millions_and_minutes_are_never_guessed(text):
 
 
 @given(st.integers(1, LARGEST), st.sampled_from(["samples", "steps", "seconds"]))
-def test_a_cadence_reads_back_what_it_prints(amount, unit):
+def test_printed_cadence_reads_back(amount, unit):
     cadence = Cadence(amount, unit)
     assert parse_cadence(str(cadence)) == cadence

@@ -1,4 +1,4 @@
-"""Who a process is, from what launchers put into its environment."""
+"""The placement of a process, from the variables that launchers set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAUNCHERS = ("SLURM", "SUBMITIT", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_")
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     for name in list(os.environ):
@@ -43,13 +43,13 @@ def started_with(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> 
     return read_placement()
 
 
-def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     place = read_placement()
     assert (place.rank, place.size, place.attempt, place.rendezvous) == (0, 1, "", "")
     assert not place.under_slurm
 
 
-def test_under_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_srun_gives_ranks_and_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_resolves", lambda name: name == "gpu07")
     place = started_with(monkeypatch, SRUN)
     assert (place.rank, place.size, place.local_rank, place.local_size) == (17, 26, 1, 2)
@@ -59,7 +59,7 @@ def test_under_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place.under_slurm
 
 
-def test_every_start_of_a_job_meets_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_start_of_a_job_has_another_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_resolves", lambda name: True)
     first = started_with(monkeypatch, SRUN)
     third = started_with(monkeypatch, {"SLURM_RESTART_COUNT": "2"})
@@ -67,20 +67,20 @@ def test_every_start_of_a_job_meets_elsewhere(monkeypatch: pytest.MonkeyPatch) -
     assert third.rendezvous != first.rendezvous
 
 
-def test_no_outgoing_connection_can_hold_the_port_where_a_start_meets() -> None:
+def test_rendezvous_ports_are_below_those_of_outgoing_connections() -> None:
     ports = {rendezvous_port(job, restarts) for job in map(str, range(1000)) for restarts in range(5)}
     assert min(ports) > 1023
-    assert max(ports) < 32_768  # ip_local_port_range, as Linux has it where nobody changes it
+    assert max(ports) < 32_768  # ip_local_port_range, Linux's default
     assert len(ports) > 3000
 
 
-def test_an_element_of_an_array_has_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_element_of_an_array_has_its_own_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_resolves", lambda name: True)
     place = started_with(monkeypatch, SRUN | {"SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "3"})
     assert place.job_id == "40_3"
 
 
-def test_nodes_whose_names_do_not_resolve_meet_at_the_address_where_srun_runs(
+def test_unresolvable_node_is_replaced_by_the_address_of_srun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_resolves", lambda name: False)
@@ -89,7 +89,7 @@ def test_nodes_whose_names_do_not_resolve_meet_at_the_address_where_srun_runs(
     assert place.rendezvous.startswith("10.1.2.3:")
 
 
-def test_torchrun_goes_before_srun_and_meets_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_comes_before_srun_and_has_its_own_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = {"RANK": "5", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
     place = started_with(monkeypatch, SRUN | ranks)
     assert (place.rank, place.size, place.local_rank, place.local_size) == (5, 16, 1, 4)
@@ -97,31 +97,32 @@ def test_torchrun_goes_before_srun_and_meets_by_itself(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("given", "expected"), [(timedelta(hours=2), 2.0), (timedelta(minutes=10), 0.5)])
-def test_processes_wait_for_each_other_as_long_as_was_said(
+def test_collectives_have_the_given_timeout(
     monkeypatch: pytest.MonkeyPatch, given: timedelta, expected: float
 ) -> None:
-    """Hours, in groups of a real process, which goes without the second one that it is told of."""
+    """The expected hours are those of real groups, in a process that believes in a second one."""
     store = dist.HashStore()
-    monkeypatch.setattr(dist, "init_process_group", partial(_alone, dist.init_process_group, store))
+    monkeypatch.setattr(dist, "init_process_group", partial(_init_single, dist.init_process_group, store))
     world = join_world(Placement(rank=0, size=2), given)
     try:
-        assert world.lead(lambda: "done") == "done"  # makes the group for such things
-        control, own = world._control_group(), world.new_group()
+        assert world.lead(lambda: "done") == "done"  # makes the control group
+        control = world._control_group()
+        own = world.new_group()
         assert control is not own
         for group in (control, own):
             assert group is not None
-            # Torch tells the time in no other way.
+            # Torch offers no other way to read the timeout.
             options = group._get_backend(torch.device("cpu")).options  # pyright: ignore[reportAttributeAccessIssue]
             assert options._timeout / timedelta(hours=1) == expected
     finally:
         leave_world()
 
 
-def _alone(init: Callable[..., None], store: dist.Store, backend: str, **options: Any) -> None:
+def _init_single(init: Callable[..., None], store: dist.Store, backend: str, **options: Any) -> None:
     init(backend, **{**options, "store": store, "world_size": 1})
 
 
-def test_under_the_local_executor_of_submitit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_executor_gives_ranks_and_rendezvous(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = {"SUBMITIT_LOCAL_GLOBALID": "1", "SUBMITIT_LOCAL_LOCALID": "1", "SUBMITIT_LOCAL_NTASKS": "2"}
     place = started_with(monkeypatch, {"SUBMITIT_LOCAL_JOB_ID": "900", **ranks})
     assert (place.rank, place.size, place.local_rank, place.local_size) == (1, 2, 1, 2)
