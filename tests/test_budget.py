@@ -25,6 +25,7 @@ def budgets(draw: st.DrawFn) -> tuple[Budget, int]:
     """Draw a budget of 1 to 4 phases of up to 60 steps, and its number of lanes."""
     lanes = draw(st.integers(1, 64))
     phases: list[Phase] = []
+
     for number in range(draw(st.integers(1, 4))):
         batch = lanes * draw(st.integers(1, 20))
         samples = lanes * draw(st.integers(1, 60 * batch // lanes))
@@ -38,14 +39,17 @@ def budgets(draw: st.DrawFn) -> tuple[Budget, int]:
 def test_steps_spend_exactly_the_budget(made):
     budget, lanes = made
     steps = list(budget.steps_from(0))
+
     assert [step.start for step in steps] == [0, *(step.stop for step in steps[:-1])]
     assert steps[-1].stop == budget.total == sum(span.phase.samples for span in budget.spans)
     assert len(steps) == budget.steps
+
     for span in budget.spans:
         own = [step for step in steps if step.phase == span.index]
         assert len(own) == span.steps
         assert (own[0].start, own[-1].stop) == (span.start, span.stop)
         assert all(step.size == span.phase.batch_size for step in own[:-1])
+
     assert all(step.size > 0 and step.size % lanes == 0 and step.start % lanes == 0 for step in steps)
 
 
@@ -54,12 +58,15 @@ def test_boundaries_and_steps_done_agree_with_counting(made, data):
     budget, _ = made
     starts = {step.start: number for number, step in enumerate(budget.steps_from(0))}
     starts[budget.total] = len(starts)
+
     for samples_seen, done in starts.items():
         assert budget.is_boundary(samples_seen)
         assert budget.steps_done(samples_seen) == done
     inside = data.draw(st.integers(-2, budget.total + 2))
+
     assert budget.is_boundary(inside) == (inside in starts)
     resumed = data.draw(st.sampled_from(sorted(starts)))
+
     assert list(budget.steps_from(resumed)) == [s for s in budget.steps_from(0) if s.start >= resumed]
     if inside not in starts:
         with pytest.raises(ValueError, match="no step of this budget starts"):
@@ -103,9 +110,11 @@ def test_budget_of_the_paper():
     """Table 6 of the paper: batch 64k, base rate 4e-6, 51.2M warm-up, here over 12.8B samples."""
     paper = phase(12_800_000_000, 65_536, base_lr=4e-6, warmup=51_200_000)
     budget = Budget.of([paper], 1024)
+
     assert budget.steps == 195_313
     assert budget.spans[0].peak_lr == pytest.approx(1.024e-3)
     last = budget.step_at(195_312 * 65_536)
+
     assert (last.size, last.stop) == (32_768, 12_800_000_000)
     assert budget.is_boundary(last.start)
     assert budget.steps_done(last.start) == 195_312
@@ -118,6 +127,7 @@ def test_budget_of_the_paper():
 
 def test_phases_follow_each_other():
     budget = Budget.of([phase(96, 64, name="a"), phase(64, 32, warmup=32, name="b")], 32)
+
     assert [(s.phase, s.start, s.size) for s in budget.steps_from(0)] == [
         (0, 0, 64),
         (0, 64, 32),
@@ -127,6 +137,7 @@ def test_phases_follow_each_other():
     assert budget.step_at(96).lr == pytest.approx(budget.spans[1].peak_lr)
     assert budget.span_at(95).index == 0
     assert list(budget.steps_from(160)) == []
+
     for outside in (-1, 160):
         with pytest.raises(ValueError, match="outside the budget of 160 samples"):
             budget.span_at(outside)
@@ -155,13 +166,17 @@ def test_refused_world_size_names_two_that_are_accepted(lanes, world_size):
     if lanes % world_size == 0:
         check_world_size(world_size, lanes)
         return
+
     with pytest.raises(UserError) as refusal:
         check_world_size(world_size, lanes)
     sentence = str(refusal.value)
+
     assert f"{world_size} processes cannot share data.lanes = {lanes} evenly" in sentence
     named = [int(n) for n in re.findall(r"\d+", sentence.partition("start ")[2].partition(" processes")[0])]
+
     assert len(named) == (2 if world_size < lanes else 1)
     assert len(set(named)) == len(named)
+
     for count in named:
         check_world_size(count, lanes)
         between = range(min(count, world_size) + 1, max(count, world_size))

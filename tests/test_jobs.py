@@ -68,6 +68,7 @@ def test_scaled_runs_are_those_of_the_paper(
 ) -> None:
     job = job_of(f"{name}.yaml")
     masked, tuned = plan_job(job).phases
+
     assert job.model.preset == model
     assert ("laion2b" in job.data.train) == (pairs == LAION_2B)
     assert masked.samples == pytest.approx(pairs * epochs)
@@ -133,6 +134,7 @@ def test_l14_is_l16_tuned_at_patch_14(
 ) -> None:
     job = job_of(f"{name}.yaml")
     long, tuned = plan_job(job).phases
+
     assert job.model.preset == "vit_l16"
     assert (long.image_size, long.patch_size, tuned.image_size, tuned.patch_size) == (224, 16, 224, 14)
     assert (long.samples, long.mask_ratio, long.batch_size) == (samples, mask, batch)

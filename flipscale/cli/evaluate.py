@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flipscale.distributed.world import World
     from flipscale.evaluation.document import EvaluationDocument
     from flipscale.evaluation.masked_views import MaskedEncoder
-    from flipscale.interop.load_model import LoadedModel
+    from flipscale.interop.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from flipscale.errors import UserError
 
 if TYPE_CHECKING:
     from flipscale.config import Job
-    from flipscale.interop.load_model import LoadedModel
+    from flipscale.interop.loaded_model import LoadedModel
 
 
 def export(

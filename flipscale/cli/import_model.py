@@ -11,7 +11,7 @@ from flipscale.errors import UserError
 
 if TYPE_CHECKING:
     from flipscale.interop.import_source import ImportSource
-    from flipscale.interop.load_model import LoadedModel
+    from flipscale.interop.loaded_model import LoadedModel
     from flipscale.interop.verification import VerifyReport
 
 
@@ -36,7 +36,7 @@ def import_model(
     """Take over a model of OpenCLIP, and prove that it computes here what it computes there."""
     from flipscale.cli.openclip_messages import how_to_load, verification
     from flipscale.interop.import_source import find_import_source
-    from flipscale.interop.load_model import build_with_tokenizer
+    from flipscale.interop.loaded_model import build_with_tokenizer
     from flipscale.interop.openclip_export import export_openclip
     from flipscale.interop.verification import verify_export
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from flipscale.errors import UserError
-from flipscale.interop.mapping import StateDict
 from flipscale.interop.openclip_directory import CONFIG, finished_config
 from flipscale.interop.openclip_import import convert_openclip
+from flipscale.interop.openclip_state import StateDict
 from flipscale.interop.weights import find_weights, read_weights
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec

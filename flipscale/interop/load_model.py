@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from flipscale.config import Job
 from flipscale.data.text.of_job import load_job_tokenizer
-from flipscale.data.text.tokenizer import Tokenizer, load_tokenizer
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
-from flipscale.interop.mapping import StateDict
+from flipscale.interop.loaded_model import LoadedModel, build_with_tokenizer
 from flipscale.interop.openclip_directory import CONFIG
 from flipscale.interop.openclip_import import import_openclip
-from flipscale.models.flip import FLIP, build_model
+from flipscale.models.flip import build_model
 from flipscale.models.of_job import checkpoint_spec, model_spec
-from flipscale.models.presets import ModelSpec
-from flipscale.order_digest import OrderDigest
 from flipscale.runs import checkpoint
 from flipscale.runs.checkpoint import Checkpoint
 from flipscale.runs.directory import RunDirectory
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """An fp32 model with its tokenizer. What only a run has is None for an OpenCLIP directory."""
-
-    model: FLIP
-    """The model, on the device of its process."""
-    tokenizer: Tokenizer
-    """The tokenizer that the model was trained with."""
-    job: Job | None = None
-    """The job of the run."""
-    samples_seen: int | None = None
-    """Samples seen at the checkpoint."""
-    digest: OrderDigest | None = None
-    """The order digest of these samples."""
-    data: dict[str, Any] | None = None
-    """Fingerprint and number of samples of the training set."""
 
 
 def is_model(path: Path) -> bool:
@@ -79,25 +56,6 @@ def load_model(path: Path, world: World) -> LoadedModel:
     raise UserError(
         f"{path} is neither a run, nor a checkpoint, nor an OpenCLIP directory; name one of these"
     )
-
-
-def build_with_tokenizer(
-    spec: ModelSpec, state: StateDict, directory: Path | None, device: torch.device | str = "cpu"
-) -> LoadedModel:
-    """Build a model of OpenCLIP, and load its tokenizer.
-
-    Args:
-        spec: The model's shape.
-        state: Its weights, under flipscale's names.
-        directory: The OpenCLIP directory with the files of the tokenizer, if there is one.
-        device: The device of the model.
-    """
-    model = build_model(spec, device="meta").to_empty(device=device)
-    model.load_state_dict(state)
-
-    kind = "wordpiece" if spec.text.pool == "first" else "clip_bpe"
-    vocab = str(directory) if kind == "wordpiece" and directory is not None else None
-    return LoadedModel(model, load_tokenizer(kind, vocab, spec.text.context_length))
 
 
 def _read_checkpoint(path: Path) -> Checkpoint:

@@ -14,8 +14,8 @@ from torch import Tensor
 import flipscale
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.errors import UserError
-from flipscale.interop.mapping import open_clip_model_cfg, open_clip_state
 from flipscale.interop.model_card import model_card
+from flipscale.interop.openclip_config import open_clip_model_cfg
 from flipscale.interop.openclip_directory import (
     BIAS_KEY,
     CARD,
@@ -25,6 +25,7 @@ from flipscale.interop.openclip_directory import (
     read_config,
     write_config,
 )
+from flipscale.interop.openclip_state import open_clip_state
 from flipscale.interop.tensor_files import save_tensors
 from flipscale.interop.weights import WEIGHTS
 from flipscale.models.flip import FLIP

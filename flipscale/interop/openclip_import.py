@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from flipscale.interop.mapping import StateDict, flipscale_state, spec_of_open_clip
+from flipscale.interop.openclip_config import spec_of_open_clip
 from flipscale.interop.openclip_directory import BIAS_KEY, finished_config
+from flipscale.interop.openclip_state import StateDict, flipscale_state
 from flipscale.interop.weights import Weights, find_weights, read_weights
 from flipscale.models.presets import ModelSpec
 

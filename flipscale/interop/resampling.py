@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flipscale.errors import UserError
-from flipscale.interop.mapping import StateDict
+from flipscale.interop.openclip_state import StateDict
 from flipscale.models.flip import build_model
 from flipscale.models.presets import ModelSpec
 from flipscale.third_party import import_timm

@@ -19,8 +19,8 @@ from torch import Tensor
 import flipscale
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.errors import RunError
-from flipscale.interop.mapping import StateDict
 from flipscale.interop.openclip_directory import finished_config
+from flipscale.interop.openclip_state import StateDict
 from flipscale.interop.tensor_files import load_tensors, save_tensors
 from flipscale.interop.weights import loadable
 from flipscale.models.flip import FLIP, MAX_LOG_SCALE, build_model

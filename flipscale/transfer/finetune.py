@@ -8,7 +8,7 @@ from pathlib import Path
 from flipscale.data.samples.stream import default_workers
 from flipscale.distributed.world import World
 from flipscale.evaluation.decoding import Decoding
-from flipscale.interop.load_model import LoadedModel
+from flipscale.interop.loaded_model import LoadedModel
 from flipscale.transfer.augmented_batches import AugmentedBatches
 from flipscale.transfer.finetune_recipe import FinetuneRecipe
 from flipscale.transfer.finetune_state import FinetuneSettings, FinetuneState

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from flipscale.data.samples.stream import default_workers
 from flipscale.distributed.world import World
 from flipscale.evaluation.decoding import Decoding
-from flipscale.interop.load_model import LoadedModel
+from flipscale.interop.loaded_model import LoadedModel
 from flipscale.transfer.augmented_batches import AugmentedBatches
 from flipscale.transfer.image_features import (
     FeatureKind,

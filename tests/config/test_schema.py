@@ -117,6 +117,7 @@ def _keyword_accepts(schema: dict[str, Any], value: Any, node: dict[str, Any], k
 def test_schema_accepts_what_files_say():
     schema = job_schema()
     paper: dict[str, Any] = yaml.safe_load(EXAMPLE)
+
     assert accepts(schema, paper)
     assert accepts(schema, {"extends": "base.yaml", "data": {"lanes": 64}, "checkpoint": {"every": "30min"}})
     assert accepts(schema, {**paper, "model": "vit_b16", "logging": {"every": 4096}})

@@ -59,6 +59,7 @@ def test_site_extends_another_and_takes_units(tmp_path: Path):
         "environment: {A: 2.5}\n"
     )
     site = load_site(path)
+
     assert (site.partition, site.environment) == ("gpu", {"NCCL_DEBUG": "INFO", "A": "2.5"})
     assert (site.time_limit, site.stop_before, site.memory_per_node) == (86_400, 180, 512 * 2**30)
 

@@ -12,7 +12,7 @@ from flipscale.cli.app import app
 from flipscale.errors import RunError, UserError
 from flipscale.evaluation.document import EvaluationDocument
 from flipscale.interop import load_model
-from flipscale.interop.load_model import LoadedModel
+from flipscale.interop.loaded_model import LoadedModel
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
 

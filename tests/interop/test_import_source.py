@@ -90,12 +90,15 @@ def test_every_form_of_weights_is_read_as_open_clip_reads_it(
         torch.save(state, file)
     import_model(named, tmp_path / "out", weights=file, pretrained=None, random=False)
     printed = capsys.readouterr().out.splitlines()
+
     assert printed[0].startswith(f"{named} computes here as in stock open_clip")
     assert printed[1].startswith(f"{tmp_path / 'out'} imported and verified with stock open_clip")
     _, imported = import_openclip(tmp_path / "out")
     imported["logit_scale"] = imported["logit_scale"].reshape(())
+
     assert all(torch.equal(imported[name], state[name].float()) for name in state)
     provenance = json.loads((tmp_path / "out" / CONFIG).read_text())["flipscale"]["provenance"]
+
     assert (provenance["imported from"], provenance["weights"]) == (named, file.name)
 
 
@@ -106,10 +109,12 @@ def test_scale_that_half_precision_rounds_above_the_limit_is_imported_clipped(
     """Models that are trained for long reach the limit of the scale."""
     state = {name: value.half() for name, value in stock().state_dict().items()}
     state["logit_scale"].fill_(math.log(100))
+
     assert state["logit_scale"].float().exp() > 100.02
     torch.save(state, tmp_path / "w.pt")
     out = tmp_path / "out"
     import_model(named, out, weights=tmp_path / "w.pt", pretrained=None, random=False)
+
     assert load_file(out / WEIGHTS)["logit_scale"].exp().item() == pytest.approx(100.0, rel=1e-6)
     # An export must hold the scale clipped already.
     spec, tensors = import_openclip(out)
@@ -118,6 +123,7 @@ def test_scale_that_half_precision_rounds_above_the_limit_is_imported_clipped(
     exported = load_file(out / WEIGHTS)
     exported["logit_scale"].fill_(4.60546875)
     save_file(exported, out / WEIGHTS)
+
     with pytest.raises(verification.ExportMismatch, match="differs from the model"):
         verification.verify_export(out, model)
     with pytest.raises(verification.ExportMismatch, match="differs from the model"):
@@ -130,6 +136,7 @@ def test_quick_gelu_is_another_activation(named: str, tmp_path: Path) -> None:
     quick = tmp_path / "quick"
     import_model(f"{named}-quickgelu", quick, weights=tmp_path / "w.pt", pretrained=None, random=False)
     spec, _ = import_openclip(quick)
+
     assert (spec.vision.gelu, spec.text.gelu) == ("quick", "quick")
     # The same weights under the plain name compute something else, and verification detects it.
     config = json.loads((quick / CONFIG).read_text())
@@ -137,6 +144,7 @@ def test_quick_gelu_is_another_activation(named: str, tmp_path: Path) -> None:
     model = verification.build_model(spec)
     model.load_state_dict(import_openclip(quick)[1])
     (quick / CONFIG).write_text(json.dumps(config))
+
     with pytest.raises(verification.ExportMismatch, match="differs from the model"):
         verification.verify_export(quick, model)
 
@@ -160,6 +168,7 @@ def test_random_weights_have_the_fixed_positions_of_their_configuration(tmp_path
     out = tmp_path / "out"
     import_model(str(tmp_path / "plain"), out, weights=None, pretrained=None, random=True)
     spec, state = import_openclip(out)
+
     assert (spec.vision.positions, spec.vision.patch_bias) == ("sincos", True)
     assert not state["visual.conv1.bias"].any()
     made = open_clip.CLIP(**config).visual.positional_embedding.detach()
@@ -259,14 +268,18 @@ def test_program_as_openai_published_clip_can_be_converted(named: str, tmp_path:
     archive = tmp_path / "ViT.pt"
     converted = tmp_path / "ViT.safetensors"
     program(stock()).save(archive)
+
     with pytest.raises(UserError, match="is a TorchScript program") as refused:
         read_weights(archive)
     command = str(refused.value).split("\n", 1)[1]
     subprocess.check_call([sys.executable, *shlex.split(command)[1:]])
+
     assert load_file(converted).keys() == state.keys()
     earlier = tmp_path / "earlier.safetensors"  # as this command wrote it before it left the numbers out
     save_file(torch.jit.load(archive).state_dict(), earlier)
+
     assert len(load_file(earlier)) == len(state) + 3
+
     for file in (converted, earlier):
         out = tmp_path / f"{file.stem}_out"
         import_model(named, out, weights=file, pretrained=None, random=False)

@@ -23,7 +23,7 @@ from support.stock_comparison import (
 
 from flipscale.data.text.tokenizer import ClipTokenizer, WordPieceTokenizer
 from flipscale.errors import UserError
-from flipscale.interop.mapping import open_clip_model_cfg
+from flipscale.interop.openclip_config import open_clip_model_cfg
 from flipscale.interop.openclip_directory import CLASSIC, CONFIG
 from flipscale.interop.openclip_export import export_openclip
 from flipscale.interop.openclip_import import import_openclip
@@ -73,10 +73,12 @@ def test_stock_open_clip_computes_the_logits_of_a_sigmoid_model(tmp_path: Path) 
     images = some_images(SIGMOID_SPEC)
     texts = some_texts(SIGMOID_SPEC)
     floats = normalized(images, visual.preprocess_cfg["mean"], visual.preprocess_cfg["std"])
+
     with torch.no_grad():
         theirs, _ = stock.get_logits(floats, texts)  # type: ignore[operator]
         image_features, text_features, scale, bias, _ = model(Inputs(images, texts))
     ours = scale * image_features @ text_features.T + bias
+
     assert bias.item() < -9
     assert (theirs - ours).abs().max() <= TOLERANCE * float(scale)
 
@@ -99,6 +101,7 @@ def test_clip_presets_have_the_shapes_of_open_clips_models(ours: str, theirs: st
         name: tensor.shape for name, tensor in build_model(preset(ours), device="meta").state_dict().items()
     }
     shapes["logit_scale"] = torch.Size([])
+
     assert shapes == {name: tensor.shape for name, tensor in stock.items()}
     assert shapes == {name: tensor.shape for name, tensor in configured.items()}
 
@@ -126,9 +129,11 @@ def test_provenance_is_in_the_configuration_and_in_the_card(tmp_path: Path) -> N
     provenance = {"samples seen": 12_800_000_000, "data": "laion | 400m", "digest": "0f"}
     export_openclip(perturbed(FLIP_SPEC), FLIP_SPEC, tmp_path, provenance=provenance)
     config = json.loads((tmp_path / CONFIG).read_text())
+
     assert config["flipscale"]["provenance"] == provenance
     assert set(config) == {"model_cfg", "preprocess_cfg", "flipscale"}
     card = (tmp_path / "README.md").read_text()
+
     assert "| samples seen | 12800000000 |" in card
     assert "laion \\| 400m" in card
     assert "mean of the patch tokens" in card

@@ -16,10 +16,11 @@ from support.stock_comparison import (
 )
 
 from flipscale.errors import UserError
-from flipscale.interop.mapping import open_clip_model_cfg, open_clip_state
+from flipscale.interop.openclip_config import open_clip_model_cfg
 from flipscale.interop.openclip_directory import CONFIG
 from flipscale.interop.openclip_export import export_openclip
 from flipscale.interop.openclip_import import import_openclip
+from flipscale.interop.openclip_state import open_clip_state
 from flipscale.interop.weights import WEIGHTS
 from flipscale.models.flip import build_model
 from flipscale.third_party import import_open_clip
@@ -45,6 +46,7 @@ def test_imported_model_computes_what_open_clip_computes(tmp_path: Path) -> None
     model = build_model(spec)
     model.load_state_dict(state)
     stock = open_clip.create_model(f"local-dir:{tmp_path}").eval()
+
     assert max(stock_differences(stock, model)) <= TOLERANCE
 
 
@@ -92,10 +94,12 @@ def test_trained_positions_are_imported_as_learned(tmp_path: Path) -> None:
     tensors["visual.positional_embedding"] += 0.01 * torch.randn_like(tensors["visual.positional_embedding"])
     save_file(tensors, tmp_path / WEIGHTS)
     spec, state = import_openclip(tmp_path)
+
     assert (spec.vision.positions, spec.vision.patch_bias) == ("learned", False)
     model = build_model(spec)
     model.load_state_dict(state)
     stock = open_clip.create_model(f"local-dir:{tmp_path}").eval()
+
     assert max(stock_differences(stock, model)) <= TOLERANCE
 
 
@@ -128,6 +132,7 @@ def test_patch_bias_is_recovered_from_a_flip_that_others_saved(origin: str, tmp_
 def test_positions_other_than_table_plus_bias_are_learned(tmp_path: Path) -> None:
     export_openclip(perturbed(FLIP_SPEC), FLIP_SPEC, tmp_path)
     whole = load_file(tmp_path / WEIGHTS)
+
     for row in (0, 1, 5):
         tensors = {name: tensor.clone() for name, tensor in whole.items()}
         tensors["visual.positional_embedding"][row, 3] += 1e-4
@@ -138,5 +143,6 @@ def test_positions_other_than_table_plus_bias_are_learned(tmp_path: Path) -> Non
         assert torch.equal(state[name], tensors[name])
     del tensors[name]
     save_file(tensors, tmp_path / WEIGHTS)
+
     with pytest.raises(UserError, match=r"'visual\.positional_embedding' is missing in the file"):
         import_openclip(tmp_path)

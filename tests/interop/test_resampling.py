@@ -83,8 +83,10 @@ def test_larger_kernel_answers_to_enlarged_patches_as_before() -> None:
     patches = images.unfold(2, 8, 8).unfold(3, 8, 8)  # (8, 3, row, column, 8, 8)
     enlarged = resize(patches.reshape(8, 48, 8, 8), 14).reshape(8, 3, 4, 4, 14, 14)
     tiled = enlarged.permute(0, 1, 2, 4, 3, 5).reshape(8, 3, 56, 56)
+
     with torch.no_grad():
         difference = (model.encode_image(images) - larger.encode_image(tiled)).abs().max()
+
     assert difference < 1e-5
 
 
@@ -101,12 +103,14 @@ def test_patch_14_for_16_keeps_the_features_of_resized_images(name: str) -> None
     state = resample_state(model.state_dict(), old, new)
     plain = {**state, KERNEL: resize(model.state_dict()[KERNEL], 14)}
     images = scenes(16, 64)
+
     with torch.no_grad():
         wanted = model.encode_image(images)
         lost, lost_by_plain = (
             (1 - (wanted * loaded(new, weights).encode_image(resize(images, 56))).sum(dim=1)).max()
             for weights in (state, plain)
         )
+
     assert lost < 1e-3
     assert lost < lost_by_plain / 5
 

@@ -54,14 +54,18 @@ def test_pickle_that_runs_code_is_refused_and_can_be_converted(
     monkeypatch.chdir(tmp_path)
     state = stock().state_dict()
     torch.save({"state_dict": state, "args": Harmful()}, "w.pt")
+
     with pytest.raises(UserError, match="could run code when it is read, so it is refused") as refused:
         read_weights(Path("w.pt"))
     assert not Path("harm").exists()
     sentence, command = str(refused.value).split("\n", 1)
+
     assert sentence.endswith("give w.safetensors:")
     subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
+
     assert Path("harm").exists()  # the test's file does run code
     converted = read_weights(Path("w.safetensors")).tensors
+
     assert converted.keys() == state.keys()
     assert all(torch.equal(converted[name], state[name]) for name in state)
 
@@ -74,6 +78,7 @@ def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     torch.save(stock().state_dict(), tmp_path / "cut.pt")
     whole = (tmp_path / "cut.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+
     for name, message in (
         ("script.pt", "is a TorchScript program"),
         ("tensor.pt", "holds no state dict"),

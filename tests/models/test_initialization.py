@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from flipscale.interop.mapping import open_clip_model_cfg
+from flipscale.interop.openclip_config import open_clip_model_cfg
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.initialization import initial_value
 from flipscale.models.presets import PRESETS, preset

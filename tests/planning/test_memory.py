@@ -81,7 +81,9 @@ def test_estimate_covers_two_processes_of_every_strategy() -> None:
         timeout=600,
         check=False,
     )
+
     assert done.returncode == 0, done.stderr
+
     for sharding, found in zip(SHARDINGS, json.loads(done.stdout.splitlines()[-1]), strict=True):
         assert_close(sharding, **found)
 
@@ -138,9 +140,11 @@ def test_h14_needs_less_than_its_measured_process_held() -> None:
     job = paper_job({"strategy": "fsdp", "precision": "bf16", "activation_checkpointing": "full"}, batch=4)
     (memory,) = estimate_memory(job, preset("vit_h14"), 2, "cpu")
     python = raw["export"]["start_gib"]
+
     assert memory.total / 2**30 <= rank["stepped_gib"] - python
     # Before the first step there are only weights and moments, for which the two agree.
     built = (memory.weights + memory.moments) / 2**30
+
     assert built == pytest.approx(rank["built_gib"] - python, rel=0.02)
 
 
@@ -148,11 +152,13 @@ def test_sharding_divides_the_state() -> None:
     whole = of({"strategy": "ddp"})
     shared = of({"strategy": "fsdp"})
     parameters = parameter_count(preset("vit_h14")).total
+
     assert whole.weights + whole.gradients + whole.moments == 16 * parameters
     assert shared.weights + shared.gradients + shared.moments == pytest.approx(
         16 * parameters / 256, rel=1e-6
     )
     hsdp = of({"strategy": "hsdp", "shard_size": 8})
+
     assert hsdp.weights == pytest.approx(4 * parameters / 8, rel=1e-6)
 
 

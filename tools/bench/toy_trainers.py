@@ -18,8 +18,9 @@ from reproduction.machine import cores
 from reproduction.scores import seconds_at, training_clock
 
 from flipscale.config import Job
-from flipscale.interop.mapping import flipscale_state, spec_of_open_clip
+from flipscale.interop.openclip_config import spec_of_open_clip
 from flipscale.interop.openclip_directory import CONFIG
+from flipscale.interop.openclip_state import flipscale_state
 from flipscale.models.flip import FLIP, build_model
 from flipscale.runs.metrics import read_metrics
 

@@ -22,7 +22,8 @@ from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import evaluate
 from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.nearest_captions import examples, nearest_captions
-from flipscale.interop.load_model import LoadedModel, load_model
+from flipscale.interop.load_model import load_model
+from flipscale.interop.loaded_model import LoadedModel
 from flipscale.interop.openclip_export import export_openclip
 from flipscale.models.of_job import model_spec, phase_specs
 from flipscale.planning.plan import plan_job

@@ -1,8 +1,4 @@
-"""flipscale's models in OpenCLIP's terms and back: configurations and state dicts.
-
-Two things differ. OpenCLIP's patch convolution has no bias: the bias is added to the position of every patch
-instead, which gives the same sum. And fixed sin-cos positions are a tensor of OpenCLIP's state dict.
-"""
+"""Configurations of flipscale's models in OpenCLIP's terms, and back."""
 
 from __future__ import annotations
 
@@ -14,15 +10,10 @@ import torch
 from torch import Tensor
 
 from flipscale.errors import UserError
-from flipscale.models.flip import MAX_LOG_SCALE, build_model
+from flipscale.interop.openclip_state import POSITIONS, folded_bias
 from flipscale.models.initialization import SIGMOID_BIAS
 from flipscale.models.presets import OPENAI_MEAN, OPENAI_STD, ModelSpec, TextSpec, VisionSpec
 from flipscale.models.vision import sincos_positions
-
-StateDict = dict[str, Tensor]
-
-_BIAS = "visual.conv1.bias"
-_POSITIONS = "visual.positional_embedding"
 
 # Every key that can be imported, with OpenCLIP's default (CLIPVisionCfg, CLIPTextCfg).
 _TOWER_DEFAULTS: dict[str, Any] = {"mlp_ratio": 4.0, "norm_kwargs": None, "act_kwargs": None}
@@ -101,66 +92,6 @@ def open_clip_model_cfg(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def open_clip_state(state: Mapping[str, Tensor], spec: ModelSpec) -> StateDict:
-    """Convert a state dict of flipscale to one that OpenCLIP's CLIP class expects.
-
-    The logit scale is clipped as in the forward pass, since OpenCLIP uses it as it is. The decoder of the
-    reconstruction loss is left out: only training needs it.
-
-    Args:
-        state: Tensors under flipscale's names.
-        spec: The model's shape.
-
-    Returns:
-        Contiguous fp32 tensors on the CPU.
-    """
-    tensors = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in state.items()
-        if not name.startswith("reconstruction.")
-    }
-
-    if spec.vision.positions == "sincos":
-        tensors[_POSITIONS] = sincos_positions(spec.vision.width, spec.vision.grid)
-    if spec.vision.patch_bias:
-        positions = tensors[_POSITIONS].clone()
-        positions[1:] += tensors.pop(_BIAS)
-        tensors[_POSITIONS] = positions
-
-    tensors["logit_scale"] = tensors["logit_scale"].reshape(()).clamp(0.0, MAX_LOG_SCALE)
-    if spec.logit_bias:
-        tensors["logit_bias"] = tensors["logit_bias"].reshape(())
-    return tensors
-
-
-def flipscale_state(tensors: Mapping[str, Tensor], spec: ModelSpec, patch_bias: Tensor | None) -> StateDict:
-    """Convert a state dict of OpenCLIP to one of flipscale: the inverse of `open_clip_state`.
-
-    The inverse is exact with the patch bias that was added to the positions, and within a rounding without
-    it.
-
-    Args:
-        tensors: Tensors under OpenCLIP's names.
-        spec: The model's shape.
-        patch_bias: The bias (width,) of the patch convolution, if it was stored.
-
-    Raises:
-        UserError: If a tensor is missing, unknown, or has another shape than the spec says.
-    """
-    state = dict(tensors)
-
-    if spec.vision.positions == "sincos":
-        positions = state.pop(_POSITIONS)
-        if spec.vision.patch_bias:
-            state[_BIAS] = _folded_bias(positions) if patch_bias is None else patch_bias
-    for name in ("logit_scale", "logit_bias"):
-        if name in state and state[name].numel() == 1:
-            state[name] = state[name].reshape(1)
-
-    _check_shapes(state, spec)
-    return state
-
-
 def spec_of_open_clip(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None, patch_bias: Tensor | None, name: str
 ) -> ModelSpec:
@@ -215,25 +146,6 @@ def spec_of_open_clip(
     )
 
 
-def _check_shapes(state: Mapping[str, Tensor], spec: ModelSpec) -> None:
-    """Raise UserError unless a state dict has the tensors of the spec, by name and shape."""
-    expected = build_model(spec, device="meta").state_dict()
-
-    wrong: list[str] = []
-    for name in expected | dict(state):
-        actual = tuple(state[name].shape) if name in state else "missing"
-        wanted = tuple(expected[name].shape) if name in expected else "unknown"
-        if actual != wanted:
-            wrong.append(f"{name!r} is {actual} in the file, {wanted} by the configuration")
-
-    if wrong:
-        more = f", and {len(wrong) - 3} more tensors differ" if len(wrong) > 3 else ""
-        raise UserError(
-            f"the weights do not fit the model: {'; '.join(wrong[:3])}{more}; "
-            "name the model that they were trained as, or weights of this one"
-        )
-
-
 def _check_features(
     model: Mapping[str, Any],
     vision: Mapping[str, Any],
@@ -268,11 +180,11 @@ def _with_fixed_positions(
     if tensors is None:
         return replace(vision, positions="sincos", patch_bias=True) if fixed else vision
 
-    positions = tensors.get(_POSITIONS)
+    positions = tensors.get(POSITIONS)
     if positions is None or positions.shape != (1 + vision.patches, vision.width):
         return vision
     if patch_bias is None and fixed:
-        patch_bias = _folded_bias(positions)
+        patch_bias = folded_bias(positions)
     if patch_bias is not None and patch_bias.shape != (vision.width,):
         return vision
 
@@ -283,15 +195,6 @@ def _with_fixed_positions(
     if not torch.allclose(positions.float(), table, rtol=0.0, atol=1e-6):
         return vision
     return replace(vision, positions="sincos", patch_bias=patch_bias is not None)
-
-
-def _folded_bias(positions: Tensor) -> Tensor:
-    """Return the patch bias (width,) within fixed positions (1 + patches, width).
-
-    It is taken at the origin, where the table is zeros and ones on any machine: every process gets the same
-    bits, and zeros from a table without bias.
-    """
-    return positions[1].float() - sincos_positions(positions.shape[1], 1)[1]
 
 
 def _tower(settings: Mapping[str, Any], heads: int, quick_gelu: bool) -> dict[str, Any]:
