@@ -1,7 +1,7 @@
 """Import open_clip and timm even if torchvision was built for another torch.
 
-Both import torchvision, whose compiled operators do not load next to a torch of another build, such as the
-CPU build of torch with the CUDA build of torchvision from PyPI. torchvision then fails while it registers
+Both import torchvision, whose compiled operators do not load next to a torch of another build. An example is
+the CPU build of torch with the CUDA build of torchvision from PyPI. torchvision then fails while it registers
 fake versions of two operators that nothing declared. Neither library needs them, so it is enough to declare
 them.
 """

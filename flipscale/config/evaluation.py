@@ -18,8 +18,8 @@ class ZeroShot(Strict):
     """webdataset shards with .cls labels (brace expansion), a directory of CLIP_benchmark's converter, or a
     folder with one sub-folder per class."""
     classnames: str
-    """A file with one class name per line; `imagenet`; `folders` for the names of the class folders; `own`
-    for the file in CLIP_benchmark's directory; or the folder `mappings` of ObjectNet."""
+    """A file with one class name per line, or `imagenet`. `folders` takes the names of the class folders, and
+    `own` the file in CLIP_benchmark's directory. ObjectNet takes the path of its folder `mappings`."""
     templates: str = "openai7"
     """A file with one prompt template per line, `openai7`, `openai80`, `name` for the bare class name, or
     `own` for the file in CLIP_benchmark's directory."""

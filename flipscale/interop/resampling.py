@@ -8,7 +8,7 @@ Three things depend on these sizes:
 - Patch kernels are resized with the pseudo-inverse of the resizing of patches (Beyer et al., FlexiViT,
   section 3.4). Of all kernels of the new size, this gives the one whose products with resized patches are
   nearest to the old products with the patches themselves. A kernel that is resized as if it were an image
-  would also answer more weakly or strongly, by the ratio of the areas (14 px for 16: by 0.77).
+  would also change how strongly it answers, by the ratio of the areas (14 px for 16: by 0.77).
 
 The last layer of a decoder that reconstructs patches is resized so that it paints the old patches, resized.
 

@@ -56,16 +56,16 @@ def assert_close(sharding: dict[str, Any], measured: int, estimated: int, spec: 
 def test_estimate_covers_one_process(strategy: str, mode: str) -> None:
     torch.set_num_threads(1)
     sharding = {"strategy": strategy, "precision": "bf16", "activation_checkpointing": mode}
-    found = measure(World(0, 1, 0, 1, torch.device("cpu")), sharding)
-    assert_close(sharding, found["measured"], found["estimated"])
+    result = measure(World(0, 1, 0, 1, torch.device("cpu")), sharding)
+    assert_close(sharding, result["measured"], result["estimated"])
 
 
 @pytest.mark.parametrize("micro_batch", [None, 4])
 def test_estimate_covers_masked_texts_and_reconstruction(micro_batch: int | None) -> None:
     torch.set_num_threads(1)
     sharding = {"strategy": "fsdp", "precision": "bf16", "micro_batch": micro_batch}
-    found = measure(World(0, 1, 0, 1, torch.device("cpu")), sharding, ablations=True)
-    assert_close(sharding, **found, spec=WITH_DECODER)
+    result = measure(World(0, 1, 0, 1, torch.device("cpu")), sharding, ablations=True)
+    assert_close(sharding, **result, spec=WITH_DECODER)
 
 
 @pytest.mark.slow
@@ -84,8 +84,8 @@ def test_estimate_covers_two_processes_of_every_strategy() -> None:
 
     assert done.returncode == 0, done.stderr
 
-    for sharding, found in zip(SHARDINGS, json.loads(done.stdout.splitlines()[-1]), strict=True):
-        assert_close(sharding, **found)
+    for sharding, result in zip(SHARDINGS, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        assert_close(sharding, **result)
 
 
 @pytest.mark.gpu

@@ -90,9 +90,9 @@ def measure(world: World, sharding: dict[str, Any], *, ablations: bool = False) 
 def main() -> None:
     torch.set_num_threads(1)
     world = join_world(read_placement())
-    found = [measure(world, sharding) for sharding in json.loads(sys.argv[1])]
+    results = [measure(world, sharding) for sharding in json.loads(sys.argv[1])]
     if world.leads:
-        print(json.dumps(found), flush=True)
+        print(json.dumps(results), flush=True)
     leave_world()
 
 
