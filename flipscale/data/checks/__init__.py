@@ -1,0 +1,1 @@
+"""Checks of a data set: scan, summary, clean shards and histograms."""

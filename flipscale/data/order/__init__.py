@@ -1,0 +1,1 @@
+"""The sample order: which sample is read at which position."""

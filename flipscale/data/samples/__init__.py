@@ -1,0 +1,1 @@
+"""Samples: positions in, tensors out."""

@@ -1,0 +1,1 @@
+"""Shards: the bytes of the samples, and their index."""

@@ -54,9 +54,9 @@ def build_index(
         pattern: Shard paths with braces and `::`.
         directory: Directory of the index.
         workers: Processes that share the shards.
-        members: Whether to keep every sample's offsets (36 bytes per sample), so that no shard is scanned
-        again. from_stats: Take the counts from img2dataset's SHARD_stats.json instead of the tars; implies no
-        `members`. storage: Reads the shards; default: without commands, with the default time limits.
+        members: Keep every sample's offsets (36 bytes per sample), so that no shard is scanned again.
+        from_stats: Take the counts from img2dataset's SHARD_stats.json, not the tars; no `members`.
+        storage: Reads the shards; default: without commands, with the default time limits.
         progress: Called after each shard.
 
     Raises:

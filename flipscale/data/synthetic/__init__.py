@@ -1,0 +1,1 @@
+"""A rendered data set with captions."""
