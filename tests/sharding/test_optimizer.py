@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
-from flipscale.config import Optimizer
+from flipscale.config import Optimizer, Sharding
+from flipscale.errors import UserError
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
 from flipscale.sharding import optimizer as adamw
@@ -71,3 +75,20 @@ def test_a_reset_forgets_moments_and_bias_correction() -> None:
     adamw.reset_moments(optimizer, ("exp_avg", "exp_avg_sq"))
     assert adamw.updates(optimizer) == 0
     assert not optimizer.state[parameter]["exp_avg"].any()
+
+
+def test_unknown_optimizer_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"no optimizer.name 'sgd'; use adamw"):
+        adamw.check_optimizer(Optimizer(name="sgd"), Sharding())
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "zero3", "fairscale_oss", "fairscale_fsdp"])
+def test_optimizer_of_whole_parameters_is_refused_by_strategies_that_cut_them(
+    strategy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = adamw.OptimizerKind(adamw.build_adamw, moments=("exp_avg",), splits_anywhere=False)
+    monkeypatch.setattr(adamw, "OPTIMIZERS", {**adamw.OPTIMIZERS, "whole": whole})
+    settings = Optimizer(name="whole")
+    adamw.check_optimizer(settings, Sharding(strategy="fsdp"))
+    with pytest.raises(UserError, match=f"sharding.strategy {strategy} .*whole"):
+        adamw.check_optimizer(settings, Sharding(strategy=strategy))
