@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
 
 from flipscale.cli.console import print_table
+from flipscale.distributed import placement, world
+from flipscale.distributed.world import World
 from flipscale.formatting import format_interval, format_percent
 from flipscale.transfer.finetune_recipe import FinetuneRecipe
 from flipscale.transfer.lars_probe import LarsRecipe
@@ -15,9 +19,19 @@ from flipscale.transfer.passes import Passes
 from flipscale.transfer.results import ClassifierResults
 
 # The other processes wait while the leading one lists the sets: many minutes for ImageNet on a slow disk.
-LONGEST_WAIT = timedelta(hours=2)
+_LONGEST_WAIT = timedelta(hours=2)
 
 _Recipe = TypeVar("_Recipe", Passes, LarsRecipe, FinetuneRecipe)
+
+
+@contextmanager
+def joined_world() -> Generator[World]:
+    """Join the processes of the launcher while the block runs."""
+    joined = world.join_world(placement.read_placement(), _LONGEST_WAIT)
+    try:
+        yield joined
+    finally:
+        world.leave_world()
 
 
 def change_recipe(recipe: _Recipe, **changes: Passes | float | None) -> _Recipe:

@@ -14,9 +14,6 @@ from flipscale.errors import UserError
 
 if TYPE_CHECKING:
     from flipscale.config import Evaluation
-    from flipscale.distributed.world import World
-    from flipscale.evaluation.document import EvaluationDocument
-    from flipscale.evaluation.masked_views import MaskedEncoder
     from flipscale.interop.loaded_model import LoadedModel
 
 
@@ -38,6 +35,7 @@ class EvaluateOptions(SetOptions):
 
 def evaluate(options: EvaluateOptions) -> None:
     """Measure zero-shot classification and retrieval, on the sets named here or on those of the run's job."""
+    from flipscale.cli.evaluation_progress import evaluate_with_progress, make_encoder
     from flipscale.cli.evaluation_tables import print_evaluation
     from flipscale.cli.results import write_results
     from flipscale.distributed.placement import read_placement
@@ -62,7 +60,12 @@ def evaluate(options: EvaluateOptions) -> None:
             )
         world.lead(lambda: check_sets(sets))
 
-        document = _evaluated(trained, sets, options, world)
+        document = evaluate_with_progress(
+            make_encoder(trained, world, options.mask_ratio, ensemble=options.ensemble),
+            sets,
+            trained.samples_seen,
+            options.batch_size,
+        )
     finally:
         leave_world()
     if not world.leads:
@@ -80,36 +83,3 @@ def _sets_of_job(trained: LoadedModel) -> Evaluation:
     from flipscale.config import Evaluation
 
     return Evaluation() if trained.job is None else trained.job.evaluation
-
-
-def _evaluated(
-    trained: LoadedModel, sets: Evaluation, options: EvaluateOptions, world: World
-) -> EvaluationDocument:
-    """Evaluate the model, with progress on the leading process's terminal."""
-    from flipscale.cli.console import image_counts
-    from flipscale.evaluation.evaluate import evaluate as evaluate_encoder
-    from flipscale.evaluation.features import Encoder
-
-    views = _masked_views(trained, options)
-    image_size = trained.model.spec.vision.image_size
-    encoder = Encoder(trained.model, trained.tokenizer, image_size, world, views)
-
-    with image_counts((*sets.zero_shot, *sets.retrieval), shown=world.leads) as show:
-        return evaluate_encoder(
-            encoder,
-            sets,
-            samples_seen=trained.samples_seen,
-            batch_size=options.batch_size,
-            progress=lambda name, images: show(name, images * world.size),
-        )
-
-
-def _masked_views(trained: LoadedModel, options: EvaluateOptions) -> MaskedEncoder | None:
-    from flipscale.evaluation.masked_views import MaskedEncoder
-
-    if options.mask_ratio is not None:
-        patches = trained.model.spec.vision.patches
-        return MaskedEncoder(trained.model.encode_image, options.mask_ratio, patches, options.ensemble)
-    if options.ensemble:
-        raise UserError("--ensemble averages masked views; say with --mask-ratio how much each one hides")
-    return None

@@ -49,10 +49,8 @@ class FinetuneOptions:
 
 def finetune(options: FinetuneOptions) -> None:
     """Train the image tower and a linear classifier on it together, and score them."""
-    from flipscale.cli.classifier_scores import LONGEST_WAIT, print_scores
+    from flipscale.cli.classifier_scores import joined_world, print_scores
     from flipscale.cli.console import task_bars
-    from flipscale.distributed.placement import read_placement
-    from flipscale.distributed.world import join_world, leave_world
     from flipscale.interop.load_model import load_model
     from flipscale.transfer.finetune import FinetuneJob
     from flipscale.transfer.finetune import finetune as train_classifier
@@ -61,14 +59,11 @@ def finetune(options: FinetuneOptions) -> None:
 
     job = FinetuneJob(options.checkpoint, options.out, _recipe(options))
 
-    world = join_world(read_placement(), LONGEST_WAIT)
-    try:
+    with joined_world() as world:
         trained = load_model(options.checkpoint, world)
         sets = list_train_test(options.train, options.test, world)
         with task_bars(shown=world.leads) as progress:
             results = train_classifier(trained, sets, job, world, progress)
-    finally:
-        leave_world()
     if results is None:
         return
 

@@ -59,11 +59,9 @@ class ProbeOptions:
 
 def probe(options: ProbeOptions) -> None:
     """Train a linear classifier on frozen image features, and score it."""
-    from flipscale.cli.classifier_scores import LONGEST_WAIT, print_scores
+    from flipscale.cli.classifier_scores import joined_world, print_scores
     from flipscale.cli.console import task_bars
     from flipscale.cli.results import write_results
-    from flipscale.distributed.placement import read_placement
-    from flipscale.distributed.world import join_world, leave_world
     from flipscale.files import check_writable
     from flipscale.interop.load_model import load_model
     from flipscale.transfer.labelled_images import list_train_test
@@ -74,8 +72,7 @@ def probe(options: ProbeOptions) -> None:
     out = options.out
 
     enable_gpu_fits()
-    world = join_world(read_placement(), LONGEST_WAIT)
-    try:
+    with joined_world() as world:
         # Before the slow work: what cannot be written.
         if out is not None:
             world.lead(lambda: check_writable(out))
@@ -83,8 +80,6 @@ def probe(options: ProbeOptions) -> None:
         sets = list_train_test(options.train, options.test, world)
         with task_bars(shown=world.leads) as progress:
             results = train_probe(trained, sets, settings, world, progress)
-    finally:
-        leave_world()
     if results is None:
         return
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,6 @@ from flipscale.errors import UserError
 
 if TYPE_CHECKING:
     from flipscale.config import Job, Site
-    from flipscale.orchestration.checks.finding import Finding
     from flipscale.orchestration.cluster.submission import Submission
     from flipscale.runs.directory import RunDirectory
 
@@ -53,6 +52,7 @@ class SubmitOptions:
 
 def submit(options: SubmitOptions) -> None:
     """Submit jobs that then need nobody until their budget is spent; several become one job array."""
+    from flipscale.cli.submission_checks import ask_nodes, check_submission
     from flipscale.cli.submission_report import print_dry_run, print_plans, print_submissions
     from flipscale.config import load_job
     from flipscale.orchestration.checks.finding import refuse_errors
@@ -67,7 +67,7 @@ def submit(options: SubmitOptions) -> None:
     script = None
     if options.cluster == "slurm":
         script = script_for(runs, site, at_most=options.at_most).text(len(runs))
-    findings = _findings(runs, site, options)
+    findings = check_submission(runs, site, options.cluster, dry_run=options.dry_run)
     if options.dry_run:
         if not options.as_json:
             print_plans(jobs, site)
@@ -77,7 +77,7 @@ def submit(options: SubmitOptions) -> None:
     # Refuse before nodes are asked: that can take a while.
     refuse_errors(findings)
     if options.check_nodes and options.cluster == "slurm":
-        findings.append(_asked_nodes(runs, site))
+        findings.append(ask_nodes(runs, site))
         refuse_errors(findings)
     for finding in findings:
         if finding.level == "warning":
@@ -117,49 +117,6 @@ def _site(runs: Runs, options: SubmitOptions) -> Site:
     if not options.dry_run:
         require_slurm()
     return site
-
-
-def _findings(runs: Runs, site: Site, options: SubmitOptions) -> list[Finding]:
-    """Check the jobs and the cluster; with several jobs, the name of a finding begins with its job's."""
-    from flipscale.orchestration.checks.job import preflight
-
-    findings: list[Finding] = []
-    for run, job in runs:
-        for finding in preflight(run, job, site):
-            name = finding.name if len(runs) == 1 else f"{job.name}: {finding.name}"
-            findings.append(replace(finding, name=name))
-
-    if options.cluster == "slurm":
-        findings += _cluster_findings(runs[0][1], site, options.dry_run)
-    return findings
-
-
-def _cluster_findings(job: Job, site: Site, dry_run: bool) -> list[Finding]:
-    from flipscale.orchestration.checks.cluster import examine_cluster
-    from flipscale.orchestration.checks.finding import Finding
-    from flipscale.orchestration.cluster.allocation import resolve_allocation
-    from flipscale.slurm import SlurmError
-
-    try:
-        return examine_cluster(site, resolve_allocation(job, site))
-    except (UserError, SlurmError) as error:
-        if dry_run:
-            return [Finding("Slurm", "warning", f"its settings are not known: {error}")]
-        raise UserError(
-            f"Slurm does not answer ({error}); submit on a machine whose Slurm commands reach their cluster, "
-            "look at the plan only with --dry-run, or run here with --cluster local"
-        ) from None
-
-
-def _asked_nodes(runs: Runs, site: Site) -> Finding:
-    """Ask free nodes whether they see the run directory of the first run, for all of them."""
-    from flipscale.orchestration.checks.finding import run_check
-    from flipscale.orchestration.checks.run_directory import nodes_see_run
-    from flipscale.orchestration.cluster.allocation import resolve_allocation
-
-    run, job = runs[0]
-    allocation = resolve_allocation(job, site)
-    return run_check("nodes", lambda: nodes_see_run(run, allocation, site))
 
 
 def _submitted(runs: Runs, site: Site, options: SubmitOptions) -> list[Submission]:

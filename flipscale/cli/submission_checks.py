@@ -1,0 +1,60 @@
+"""The checks of `flipscale submit`: of the jobs, of the cluster, and of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flipscale.config import Job, Site
+from flipscale.errors import UserError
+from flipscale.orchestration.checks.cluster import examine_cluster
+from flipscale.orchestration.checks.finding import Finding, run_check
+from flipscale.orchestration.checks.job import preflight
+from flipscale.orchestration.checks.run_directory import nodes_see_run
+from flipscale.orchestration.cluster.allocation import resolve_allocation
+from flipscale.runs.directory import RunDirectory
+from flipscale.slurm import SlurmError
+
+Runs = Sequence[tuple[RunDirectory, Job]]
+
+
+def check_submission(runs: Runs, site: Site, cluster: str, *, dry_run: bool) -> list[Finding]:
+    """Check the jobs and the cluster; with several jobs, the name of a finding begins with its job's.
+
+    Args:
+        runs: The run directories with their jobs.
+        site: The site of the cluster.
+        cluster: "slurm" or "local".
+        dry_run: Whether a Slurm that does not answer is only a warning.
+
+    Raises:
+        UserError: If Slurm does not answer.
+    """
+    findings: list[Finding] = []
+    for run, job in runs:
+        for finding in preflight(run, job, site):
+            name = finding.name if len(runs) == 1 else f"{job.name}: {finding.name}"
+            findings.append(replace(finding, name=name))
+
+    if cluster == "slurm":
+        findings += _cluster_findings(runs[0][1], site, dry_run)
+    return findings
+
+
+def _cluster_findings(job: Job, site: Site, dry_run: bool) -> list[Finding]:
+    try:
+        return examine_cluster(site, resolve_allocation(job, site))
+    except (UserError, SlurmError) as error:
+        if dry_run:
+            return [Finding("Slurm", "warning", f"its settings are not known: {error}")]
+        raise UserError(
+            f"Slurm does not answer ({error}); submit on a machine whose Slurm commands reach their cluster, "
+            "look at the plan only with --dry-run, or run here with --cluster local"
+        ) from None
+
+
+def ask_nodes(runs: Runs, site: Site) -> Finding:
+    """Ask free nodes whether they see the run directory of the first run, for all of them."""
+    run, job = runs[0]
+    allocation = resolve_allocation(job, site)
+    return run_check("nodes", lambda: nodes_see_run(run, allocation, site))
