@@ -16,7 +16,7 @@ from support.shards import tiny_tokenizer
 from support.tiny_run import TinyRun
 from support.warm_start import EXECUTING_POPEN, WarmPopen
 
-from flipscale.data.synthetic.dataset import synthesize
+from flipscale.data.synthetic.dataset import SyntheticOptions, synthesize
 from flipscale.data.synthetic.vocabulary import COLOURS, SHAPES
 from flipscale.data.text.tokenizer import WordPieceTokenizer
 from flipscale.data.text.vocabulary import SPECIAL_TOKENS, write_vocabulary
@@ -72,7 +72,7 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """
 
     def make(root: Path) -> None:
-        synthesize(root, image_size=32, train=300, val=16, test=100, shard_size=100)
+        synthesize(root, SyntheticOptions(image_size=32, train=300, val=16, test=100, shard_size=100))
         words = [*SPECIAL_TOKENS, *COLOURS, *SHAPES, *"abcdefghijklmnopqrstuvwxyz"]
         write_vocabulary(words, root / "vocab.txt")
 

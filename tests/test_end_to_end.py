@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flipscale.data.synthetic.dataset import synthesize
+from flipscale.data.synthetic.dataset import SyntheticOptions, synthesize
 from flipscale.data.synthetic.vocabulary import COLOURS, SHAPES
 from flipscale.data.text.vocabulary import SPECIAL_TOKENS, write_vocabulary
 
@@ -40,7 +40,7 @@ def flipscale(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_from_shards_to_a_verified_openclip_directory(
     tmp_path: Path, model: str, tokenizer: dict[str, object]
 ) -> None:
-    synthesize(tmp_path / "set", image_size=32, train=128, val=20, test=80, shard_size=64)
+    synthesize(tmp_path / "set", SyntheticOptions(image_size=32, train=128, val=20, test=80, shard_size=64))
     write_vocabulary(
         [*SPECIAL_TOKENS, *COLOURS, *SHAPES, *"abcdefghijklmnopqrstuvwxyz"], tmp_path / "vocab.txt"
     )

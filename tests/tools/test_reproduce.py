@@ -18,7 +18,7 @@ from reproduction.scores import Scores
 from reproduction.session import Options, Session
 
 from flipscale.config import Site, dump_job
-from flipscale.data.synthetic.dataset import synthesize
+from flipscale.data.synthetic.dataset import SyntheticOptions, synthesize
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.runs.checkpoint import directory_name
 from flipscale.runs.ledger import read_ledger
@@ -233,7 +233,9 @@ def test_scale_of_the_paper_without_slurm_names_sbatch(
 @pytest.mark.slow
 def test_cells_are_trained_scored_and_shown(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    synthesize(data, image_size=toy.IMAGE_SIZE, train=16 * 32, val=0, test=64, shard_size=32)
+    synthesize(
+        data, SyntheticOptions(image_size=toy.IMAGE_SIZE, train=16 * 32, val=0, test=64, shard_size=32)
+    )
     runs = {
         "plain": toy.masked_run("plain", 0.0, "16k"),
         "masked": toy.masked_run("masked", 0.5, "32k", tuned=True),

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from flipscale.cli.data.vocab import vocab
-from flipscale.data.synthetic.dataset import synthesize
+from flipscale.data.synthetic.dataset import SyntheticOptions, synthesize
 from reproduction.cells import TrainingRun
 from reproduction.machine import precision
 
@@ -84,15 +84,10 @@ def make_data(data: Path, *, workers: int) -> None:
     """Make the data set and its vocabulary, if they are not complete."""
     if not (data / "README.md").exists():  # written last, so that it marks a complete set
         shutil.rmtree(data, ignore_errors=True)
-        synthesize(
-            data,
-            image_size=IMAGE_SIZE,
-            train=SHARDS * SHARD,
-            val=0,
-            test=TEST_IMAGES,
-            shard_size=SHARD,
-            workers=workers,
+        contents = SyntheticOptions(
+            image_size=IMAGE_SIZE, train=SHARDS * SHARD, val=0, test=TEST_IMAGES, shard_size=SHARD
         )
+        synthesize(data, contents, workers=workers)
 
     if not (data / "vocab.txt").exists():
         vocab(f"{data}/train/{{00000..{SHARDS - 1:05d}}}.tar", data / "vocab.txt", VOCABULARY)

@@ -29,20 +29,20 @@ def synth(options: SynthOptions) -> None:
     """Make a captioned set of rendered scenes that is worth learning, with held-out colour-shape pairs."""
     from flipscale.cli.console import progress_bar
     from flipscale.cli.data.cores import worker_count
-    from flipscale.data.synthetic.dataset import synthesize
+    from flipscale.data.synthetic.dataset import SyntheticOptions, synthesize
     from flipscale.formatting import format_megabytes
 
+    contents = SyntheticOptions(
+        image_size=options.size,
+        train=options.train,
+        val=options.val,
+        test=options.test,
+        shard_size=options.shard_size,
+        seed=options.seed,
+    )
     with progress_bar("rendering") as bar:
         summary = synthesize(
-            options.out,
-            image_size=options.size,
-            train=options.train,
-            val=options.val,
-            test=options.test,
-            shard_size=options.shard_size,
-            seed=options.seed,
-            workers=worker_count(options.workers),
-            progress=bar.advance,
+            options.out, contents, workers=worker_count(options.workers), progress=bar.advance
         )
 
     for split in summary.splits:

@@ -118,6 +118,7 @@ def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None
         image = _content(file, row, "image")
         if image:
             report.hashes[ordinal, 1] = _hash(image)
+
         try:
             caption, side = _check_sample(image, _content(file, row, "text"), checking.max_image_pixels)
         except BadSample as error:
@@ -127,6 +128,7 @@ def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None
             report.caption_words[len(caption.split())] += 1
             if key not in seen:
                 good.append(ordinal)
+
         seen.add(key)
 
     if checking.clean is not None:

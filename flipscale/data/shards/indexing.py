@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
-from flipscale import jsonl
 from flipscale.data.shards.index import Damage, Index, Shard, expand_shards, write_index
+from flipscale.data.shards.journal import IndexKind, Journal, JournalEntry
 from flipscale.data.shards.remote import Status
 from flipscale.data.shards.storage import Storage, is_command, is_remote
 from flipscale.data.shards.tar import MEMBER, NotATar, scan
@@ -69,7 +69,7 @@ def build_index(
     _check_local(paths, pattern)
     _prepare(directory)
 
-    journal = _Journal(directory, {"members": members, "from_stats": from_stats})
+    journal = Journal(directory, IndexKind(members, from_stats))
     shards = journal.reusable(paths, storage)
     damaged = journal.damaged(len(shards))
     if shards:
@@ -99,7 +99,7 @@ def build_index(
     return index
 
 
-def _record(results: Iterator[_ScannedShard], table: BinaryIO, journal: _Journal) -> Iterator[_ScannedShard]:
+def _record(results: Iterator[_ScannedShard], table: BinaryIO, journal: Journal) -> Iterator[_ScannedShard]:
     """Yield the results; store their rows in the table and, in batches, their lines in the journal."""
     batch: list[_ScannedShard] = []
 
@@ -107,7 +107,7 @@ def _record(results: Iterator[_ScannedShard], table: BinaryIO, journal: _Journal
         # The rows must be on disk before the lines that count them.
         table.flush()
         os.fsync(table.fileno())
-        journal.add(batch)
+        journal.add([JournalEntry(scanned.shard, scanned.damage) for scanned in batch])
         batch.clear()
 
     for scanned in results:
@@ -143,96 +143,6 @@ def _prepare(directory: Path) -> None:
         shutil.rmtree(directory / "members", ignore_errors=True)  # of the shards as they were
     except OSError as error:
         raise UserError(f"the index directory {directory} cannot be made: {error.strerror}") from None
-
-
-@dataclass(frozen=True)
-class _JournalEntry:
-    """One line of the journal: a shard that was scanned."""
-
-    shard: Shard
-    damage: str | None
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> _JournalEntry:
-        return cls(Shard(*record["shard"]), record["damage"])
-
-    def as_record(self) -> dict[str, Any]:
-        return {"shard": list(self.shard), "damage": self.damage}
-
-
-class _Journal:
-    """The shards scanned so far, one line per shard in index order. The file exists until the index does.
-
-    Args:
-        directory: Directory of the index.
-        kind: The options of the index. A journal of other options is discarded.
-    """
-
-    def __init__(self, directory: Path, kind: dict[str, bool]) -> None:
-        self._path = directory / "journal.jsonl"
-        self._table = directory / "members.bin"
-        self._has_rows = kind["members"]
-
-        try:
-            lines = jsonl.read(self._path)
-        except UserError:
-            lines = []
-        kept = lines[1:] if lines and lines[0] == kind else []
-        self._entries = [_JournalEntry.from_record(line) for line in kept]
-
-        if not self._entries:
-            self._path.unlink(missing_ok=True)
-            jsonl.append(self._path, [kind])
-        else:
-            jsonl.keep(self._path)  # without the line that a crash cut
-
-    def reusable(self, paths: Sequence[str], storage: Storage) -> list[Shard]:
-        """Return the shards that need no scan: from the first one to the first that differs from its line."""
-
-        def unchanged(pair: tuple[str, Shard]) -> bool:
-            path, shard = pair
-            try:
-                return path == shard.path and (is_command(path) or storage.status(path) == shard.status)
-            except OSError:
-                return False
-
-        known = [entry.shard for entry in self._entries]
-        with ThreadPoolExecutor(32) as pool:
-            same = list(pool.map(unchanged, zip(paths, known, strict=False)))
-        kept = same.index(False) if False in same else len(same)
-
-        # A crash may have cut the table as well.
-        rows = self._table.stat().st_size // MEMBER.itemsize if self._table.exists() else 0
-        while kept and self.rows(kept) > rows:
-            kept -= 1
-
-        if kept < len(self._entries):
-            self._entries = self._entries[:kept]
-            count = iter(range(kept + 1))
-            jsonl.keep(self._path, lambda _: next(count, None) is not None)
-
-        return known[:kept]
-
-    def rows(self, shards: int) -> int:
-        """Return the rows of the members table that belong to the first `shards`."""
-        return sum(entry.shard.samples for entry in self._entries[:shards]) if self._has_rows else 0
-
-    def damaged(self, shards: int) -> list[Damage]:
-        """Return the damage among the first `shards`."""
-        return [
-            Damage(entry.shard.path, entry.shard.samples, entry.damage)
-            for entry in self._entries[:shards]
-            if entry.damage is not None
-        ]
-
-    def add(self, batch: Sequence[_ScannedShard]) -> None:
-        """Append the shards durably."""
-        entries = (_JournalEntry(scanned.shard, scanned.damage) for scanned in batch)
-        jsonl.append(self._path, (entry.as_record() for entry in entries), durable=True)
-
-    def remove(self) -> None:
-        """Delete the journal."""
-        self._path.unlink(missing_ok=True)
 
 
 def _map(one: Callable[[str], _ScannedShard], paths: list[str], workers: int) -> Iterator[_ScannedShard]:

@@ -30,6 +30,30 @@ MIN_IMAGE_SIZE = 16  # pixels; in smaller images, shapes cannot be recognized
 MAX_SHARD_SIZE = 10_000  # img2dataset's keys have five digits for the shard and four for the sample in it
 
 
+@dataclass(frozen=True, kw_only=True)
+class SyntheticOptions:
+    """The contents of a synthetic data set, whichever process writes them."""
+
+    image_size: int = 64
+    """Height and width, in pixels."""
+    train: int = 20_000
+    """Samples for training, of 1 to 3 objects."""
+    val: int = 1_000
+    """Samples for retrieval, of 1 to 3 objects."""
+    test: int = 2_000
+    """Samples for zero-shot classification; `test_heldout` gets as many images per class."""
+    shard_size: int = 1_000
+    """Samples per shard."""
+    seed: int = 0
+    """Seed of all samples."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The samples of each split."""
+        heldout = -(-self.test * len(HELD_OUT) // len(SEEN))
+        return {"train": self.train, "val": self.val, "test": self.test, "test_heldout": heldout}
+
+
 @dataclass(frozen=True)
 class SyntheticSummary:
     """The data set that `synthesize` wrote. A split of 0 samples is left out of `splits`."""
@@ -58,13 +82,8 @@ class _Shard:
 
 def synthesize(
     out: Path,
+    options: SyntheticOptions,
     *,
-    image_size: int = 64,
-    train: int = 20_000,
-    val: int = 1_000,
-    test: int = 2_000,
-    shard_size: int = 1_000,
-    seed: int = 0,
     workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> SyntheticSummary:
@@ -72,24 +91,20 @@ def synthesize(
 
     Args:
         out: Directory of the data set, which is new or empty.
-        image_size: Height and width, in pixels.
-        train: Samples of the split.
-        val: Samples of the split.
-        test: Samples of the split; `test_heldout` gets as many images per class.
-        shard_size: Samples per shard.
-        seed: Seed of all samples.
+        options: Contents of the data set.
         workers: Processes that write shards; 0 writes them in this process.
         progress: Called with the number of samples of each finished shard.
 
     Raises:
         UserError: If a size or count is out of range, or `out` is not empty or cannot be written.
     """
-    _check(image_size, {"train": train, "val": val, "test": test}, shard_size, workers)
+    _check(options, workers)
     _claim(out)
 
-    heldout = -(-test * len(HELD_OUT) // len(SEEN))
-    counts = {"train": train, "val": val, "test": test, "test_heldout": heldout}
-    shards = [shard for split, count in counts.items() for shard in _plan(out, split, count, shard_size)]
+    counts = options.counts
+    shards = [
+        shard for split, count in counts.items() for shard in _plan(out, split, count, options.shard_size)
+    ]
     sizes: dict[_Shard, int] = {}
 
     def note(shard: _Shard, size: int) -> None:
@@ -100,15 +115,17 @@ def synthesize(
     folders = [out / split for split, count in counts.items() if count]
     for folder in folders:
         folder.mkdir()
+
     try:
-        _write_shards(shards, image_size, seed, workers, note)
+        _write_shards(shards, options, workers, note)
         splits = tuple(_summarize(out, split, sizes) for split, count in counts.items() if count)
-        write_descriptions(out, splits, image_size, seed)
+        write_descriptions(out, splits, options.image_size, options.seed)
     except BaseException as error:  # Ctrl-C too: half-written folders would stop the next attempt
         for folder in folders:
             shutil.rmtree(folder)
         for name in DESCRIPTIONS:
             (out / name).unlink(missing_ok=True)
+
         if isinstance(error, OSError):
             raise UserError(
                 f"{out} can't be written ({error}): free space or name another directory"
@@ -118,18 +135,21 @@ def synthesize(
     return SyntheticSummary(out, splits, out / "classnames.txt", out / "templates.txt")
 
 
-def _check(image_size: int, counts: dict[str, int], shard_size: int, workers: int) -> None:
-    if image_size < MIN_IMAGE_SIZE:
+def _check(options: SyntheticOptions, workers: int) -> None:
+    if options.image_size < MIN_IMAGE_SIZE:
         raise UserError(
-            f"size is {image_size} pixels, but shapes need at least {MIN_IMAGE_SIZE}: give a larger --size"
+            f"size is {options.image_size} pixels, but shapes need at least {MIN_IMAGE_SIZE}: "
+            "give a larger --size"
         )
-    for split, count in counts.items():
+
+    for split, count in (("train", options.train), ("val", options.val), ("test", options.test)):
         if count < 0:
             raise UserError(f"{split} is {count} samples: give --{split} 0 or more")
-    if counts["train"] == 0:
+    if options.train == 0:
         raise UserError("train is 0 samples: give --train 1 or more")
-    if not 1 <= shard_size <= MAX_SHARD_SIZE:
-        raise UserError(f"shard size is {shard_size} samples: give 1 to {MAX_SHARD_SIZE}")
+
+    if not 1 <= options.shard_size <= MAX_SHARD_SIZE:
+        raise UserError(f"shard size is {options.shard_size} samples: give 1 to {MAX_SHARD_SIZE}")
     if workers < 0:
         raise UserError(f"workers is {workers}: give 0 (no extra process) or more")
 
@@ -159,17 +179,17 @@ def _plan(out: Path, split: str, count: int, shard_size: int) -> list[_Shard]:
 
 
 def _write_shards(
-    shards: list[_Shard], image_size: int, seed: int, workers: int, note: Callable[[_Shard, int], None]
+    shards: list[_Shard], options: SyntheticOptions, workers: int, note: Callable[[_Shard, int], None]
 ) -> None:
     """Write all shards, and call `note` with the size in bytes of each finished one, in any order."""
     if workers == 0:
         for shard in shards:
-            note(shard, _write_shard(shard, image_size, seed))
+            note(shard, _write_shard(shard, options))
         return
 
     # Fresh processes, not forks: the caller may have threads and locks.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(_write_shard, shard, image_size, seed): shard for shard in shards}
+        futures = {pool.submit(_write_shard, shard, options): shard for shard in shards}
         try:
             for future in as_completed(futures):
                 note(futures[future], future.result())
@@ -177,14 +197,14 @@ def _write_shards(
             pool.shutdown(cancel_futures=True)
 
 
-def _write_shard(shard: _Shard, image_size: int, seed: int) -> int:
+def _write_shard(shard: _Shard, options: SyntheticOptions) -> int:
     """Write one tar, and return its size in bytes. Owner, time and order of its members are fixed."""
     with tarfile.open(shard.path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number in range(shard.start, shard.stop):
             key = f"{shard.number:05d}{number - shard.start:04d}"
-            for extension, content in sorted(
-                sample_members(seed, shard.split, number, image_size, key).items()
-            ):
+            members = sample_members(options.seed, shard.split, number, options.image_size, key)
+
+            for extension, content in sorted(members.items()):
                 member = tarfile.TarInfo(f"{key}.{extension}")
                 member.size = len(content)
                 member.mode = 0o444

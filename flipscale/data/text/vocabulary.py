@@ -259,9 +259,12 @@ def _read_json(path: Path) -> tuple[str, ...]:
         model: dict[str, Any] = content["model"]
         normalizer: dict[str, Any] = content.get("normalizer") or {}
         tokens: list[dict[str, Any]] = content.get("added_tokens") or []
+
         kind = model.get("type", "unknown")
         prefix = model.get("continuing_subword_prefix", CONTINUATION)
         cased = normalizer.get("type") == "BertNormalizer" and not normalizer.get("lowercase", True)
+
+        # The model's own pieces come last: their ids hold if an added token is named as well.
         added = {token["content"]: token["id"] for token in tokens}
         ids: dict[str, int] = {**added, **dict(model["vocab"])}
         pieces = sorted(ids, key=ids.__getitem__)
@@ -274,10 +277,12 @@ def _read_json(path: Path) -> tuple[str, ...]:
         raise UserError(
             f"{path} holds a {kind} tokenizer; flipscale needs WordPiece with the prefix {CONTINUATION}"
         )
+
     if cased:
         raise UserError(
             f"{path} is a cased vocabulary, but flipscale lower-cases captions; use the uncased one"
         )
+
     if [ids[piece] for piece in pieces] != list(range(len(pieces))):
         raise UserError(
             f"{path} does not number its word pieces 0 to {len(pieces) - 1}; repair or replace it"

@@ -1,0 +1,127 @@
+"""The journal of an unfinished index: the shards scanned so far, from which a killed command resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flipscale import jsonl
+from flipscale.data.shards.index import Damage, Shard
+from flipscale.data.shards.storage import Storage, is_command
+from flipscale.data.shards.tar import MEMBER
+from flipscale.errors import UserError
+
+_COMPARED_AT_ONCE = 32  # shards whose size and version are requested at the same time
+
+
+@dataclass(frozen=True)
+class IndexKind:
+    """The options that an index and its journal have in common. It is the first line of the journal."""
+
+    members: bool
+    """Whether the index has the members table."""
+    from_stats: bool
+    """Whether the counts are those of img2dataset, not of the tars."""
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """One line of the journal: a shard that was scanned."""
+
+    shard: Shard
+    damage: str | None
+    """Why the shard ends early; None if it does not."""
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> JournalEntry:
+        """Return the entry that `as_record` wrote."""
+        return cls(Shard(*record["shard"]), record["damage"])
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the entry as a mapping of JSON values."""
+        return {"shard": list(self.shard), "damage": self.damage}
+
+
+class Journal:
+    """The shards scanned so far, one line per shard in index order. The file exists until the index does.
+
+    Args:
+        directory: Directory of the index.
+        kind: The options of the index. A journal of other options is discarded.
+    """
+
+    def __init__(self, directory: Path, kind: IndexKind) -> None:
+        self._path = directory / "journal.jsonl"
+        self._table = directory / "members.bin"
+        self._has_rows = kind.members
+
+        try:
+            lines = jsonl.read(self._path)
+        except UserError:
+            lines = []
+        kept = lines[1:] if lines and lines[0] == asdict(kind) else []
+        self._entries = [JournalEntry.from_record(line) for line in kept]
+
+        if not self._entries:
+            self._path.unlink(missing_ok=True)
+            jsonl.append(self._path, [asdict(kind)])
+        else:
+            jsonl.keep(self._path)  # without the line that a crash cut
+
+    def reusable(self, paths: Sequence[str], storage: Storage) -> list[Shard]:
+        """Return the shards that need no scan, and remove the lines of the others.
+
+        These are the shards from the first one to the first that differs from its line, or whose rows are not
+        in the members table.
+
+        Args:
+            paths: All shards of the index, in order.
+            storage: Reports the size and version of a shard.
+        """
+
+        def unchanged(pair: tuple[str, Shard]) -> bool:
+            path, shard = pair
+            try:
+                return path == shard.path and (is_command(path) or storage.status(path) == shard.status)
+            except OSError:
+                return False
+
+        known = [entry.shard for entry in self._entries]
+        with ThreadPoolExecutor(_COMPARED_AT_ONCE) as pool:
+            same = list(pool.map(unchanged, zip(paths, known, strict=False)))
+        kept = same.index(False) if False in same else len(same)
+
+        # A crash may have cut the table as well.
+        rows = self._table.stat().st_size // MEMBER.itemsize if self._table.exists() else 0
+        while kept and self.rows(kept) > rows:
+            kept -= 1
+
+        if kept < len(self._entries):
+            self._entries = self._entries[:kept]
+            count = iter(range(kept + 1))
+            jsonl.keep(self._path, lambda _: next(count, None) is not None)
+
+        return known[:kept]
+
+    def rows(self, shards: int) -> int:
+        """Return the rows of the members table that belong to the first `shards`."""
+        return sum(entry.shard.samples for entry in self._entries[:shards]) if self._has_rows else 0
+
+    def damaged(self, shards: int) -> list[Damage]:
+        """Return the damage among the first `shards`."""
+        return [
+            Damage(entry.shard.path, entry.shard.samples, entry.damage)
+            for entry in self._entries[:shards]
+            if entry.damage is not None
+        ]
+
+    def add(self, entries: Sequence[JournalEntry]) -> None:
+        """Append the shards, and return when they are on disk."""
+        jsonl.append(self._path, (entry.as_record() for entry in entries), durable=True)
+
+    def remove(self) -> None:
+        """Delete the journal."""
+        self._path.unlink(missing_ok=True)
