@@ -81,6 +81,7 @@ class FLIP(TextTransformer):
                 that loss is zero, with gradients of zero.
         """
         images, texts, keep, keep_tokens = inputs
+        tokens: Tensor | None = None
         image_features: Tensor | None = None
         text_features: Tensor | None = None
         reconstruction: Tensor | None = None
@@ -88,10 +89,12 @@ class FLIP(TextTransformer):
         if images is not None:
             tokens = self.visual.tokens(images, keep)
             image_features = _normalized(self.visual.feature(tokens))
-            if reconstruct and self.reconstruction is not None:
-                reconstruction = self._reconstruction_loss(self.reconstruction, tokens, images, keep)
         if texts is not None:
             text_features = _normalized(self.text_features(texts, keep_tokens))
+
+        # The decoder comes last, so that the backward begins with it.
+        if reconstruct and self.reconstruction is not None and images is not None and tokens is not None:
+            reconstruction = self._reconstruction_loss(self.reconstruction, tokens, images, keep)
 
         scale = _at_least_fp32(self.logit_scale).clamp(0.0, MAX_LOG_SCALE).squeeze(0).exp()
         # A copy: a view would change with the update, and FSDP frees the storage of a view.

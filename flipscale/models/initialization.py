@@ -60,6 +60,7 @@ def _fill_flip(value: Tensor, name: str, spec: ModelSpec, generator: torch.Gener
 def _fill_clip(value: Tensor, name: str, spec: ModelSpec, generator: torch.Generator) -> Tensor:
     leaf = name.split("resblocks.")[-1].split(".", 1)[-1]
 
+    # Tables, class token and projections.
     if name == "token_embedding.weight":
         return value.normal_(std=0.02, generator=generator)
     if name == "positional_embedding":
@@ -69,17 +70,20 @@ def _fill_clip(value: Tensor, name: str, spec: ModelSpec, generator: torch.Gener
     if name == "text_projection":
         return value.normal_(std=spec.text.width**-0.5, generator=generator)
 
+    # Biases.
     if leaf in ("conv1.bias", "attn.in_proj_bias", "attn.out_proj.bias"):  # OpenCLIP has no conv1.bias
         return value.zero_()
     if leaf in ("mlp.c_fc.bias", "mlp.c_proj.bias"):
         width = (spec.vision if name.startswith("visual.") else spec.text).width
         return _uniform(value, (width if leaf == "mlp.c_fc.bias" else 4 * width) ** -0.5, generator)
 
+    # Matrices of the image tower.
     if name.startswith("visual."):
         if leaf == "attn.in_proj_weight":
             return _uniform(value, math.sqrt(6 / sum(value.shape)), generator)
         return _uniform(value, value[0].numel() ** -0.5, generator)
 
+    # Matrices of the text tower.
     width = spec.text.width
     layers = spec.text.layers
     residual = (width * 2 * layers) ** -0.5

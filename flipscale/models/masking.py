@@ -124,7 +124,8 @@ def visible_tokens(
 
     pooled = tokens.argmax(dim=1, keepdim=True) if pool == "argmax" else torch.zeros_like(tokens[:, :1])
     rank = rank.scatter(1, pooled, -1)
-    return rank.topk(kept, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
+    smallest: Tensor = rank.topk(kept, dim=1, largest=False, sorted=False).indices
+    return smallest.sort(dim=1).values
 
 
 def hidden_patches(keep: Tensor, patches: int) -> Tensor:

@@ -34,17 +34,31 @@ def model_spec(job: Job, tokenizer: TokenizerSize) -> ModelSpec:
     Raises:
         UserError: If the preset does not exist, a size does not fit, or the tokenizer is of another kind.
     """
-    spec = preset(
+    spec = preset_spec(job, tokenizer.vocab_size, tokenizer.context_length)
+    _check_tokenizer_fits(spec, job)
+    return spec
+
+
+def preset_spec(job: Job, vocab_size: int | None = None, context_length: int | None = None) -> ModelSpec:
+    """Return the shape of a job's model without reading its tokenizer.
+
+    Args:
+        job: The job.
+        vocab_size: The number of token ids; default: that of the preset.
+        context_length: The number of tokens per text; default: that of the preset.
+
+    Raises:
+        UserError: If the preset does not exist, or a size does not fit.
+    """
+    return preset(
         job.model.preset,
         image_size=job.model.image_size,
         patch_size=job.model.patch_size,
-        vocab_size=tokenizer.vocab_size,
-        context_length=tokenizer.context_length,
+        vocab_size=vocab_size,
+        context_length=context_length,
         logit_bias=job.loss.kind == "sigmoid",
         decoder=job.loss.decoder,
     )
-    _check_tokenizer_fits(spec, job)
-    return spec
 
 
 def phase_specs(spec: ModelSpec, job: Job) -> tuple[ModelSpec, ...]:

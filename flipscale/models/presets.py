@@ -114,16 +114,20 @@ _Size = tuple[int, int, int]  # width, layers, heads
 
 
 def _flip(name: str, image: int, patch: int, vision: _Size, text: _Size, embed_dim: int) -> ModelSpec:
+    width, layers, heads = vision
+    vision_spec = VisionSpec(width=width, layers=layers, heads=heads, image_size=image, patch_size=patch)
+
+    width, layers, heads = text
+    text_spec = TextSpec(
+        width=width, layers=layers, heads=heads, context_length=32, vocab_size=BERT_VOCABULARY
+    )
+
     return ModelSpec(
         name=name,
         family="flip",
         embed_dim=embed_dim,
-        vision=VisionSpec(
-            width=vision[0], layers=vision[1], heads=vision[2], image_size=image, patch_size=patch
-        ),
-        text=TextSpec(
-            width=text[0], layers=text[1], heads=text[2], context_length=32, vocab_size=BERT_VOCABULARY
-        ),
+        vision=vision_spec,
+        text=text_spec,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )
@@ -131,28 +135,31 @@ def _flip(name: str, image: int, patch: int, vision: _Size, text: _Size, embed_d
 
 def _clip(flip: ModelSpec) -> ModelSpec:
     """Return stock OpenCLIP of the same shape, down to its tokenizer and pixel statistics."""
+    vision = replace(
+        flip.vision,
+        norm_eps=1e-5,
+        gelu="none",
+        pool="class_token",
+        positions="learned",
+        patch_bias=False,
+        norm_before=True,
+    )
+    text = replace(
+        flip.text,
+        norm_eps=1e-5,
+        gelu="none",
+        context_length=77,
+        vocab_size=CLIP_VOCABULARY,
+        causal=True,
+        pool="argmax",
+    )
+
     return ModelSpec(
         name=flip.name.replace("vit_", "clip_"),
         family="clip",
         embed_dim=flip.embed_dim,
-        vision=replace(
-            flip.vision,
-            norm_eps=1e-5,
-            gelu="none",
-            pool="class_token",
-            positions="learned",
-            patch_bias=False,
-            norm_before=True,
-        ),
-        text=replace(
-            flip.text,
-            norm_eps=1e-5,
-            gelu="none",
-            context_length=77,
-            vocab_size=CLIP_VOCABULARY,
-            causal=True,
-            pool="argmax",
-        ),
+        vision=vision,
+        text=text,
         mean=OPENAI_MEAN,
         std=OPENAI_STD,
     )

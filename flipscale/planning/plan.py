@@ -8,8 +8,8 @@ from flipscale.budget import Budget, PhaseSpan, check_world_size
 from flipscale.config import Job
 from flipscale.data.text.tokenizer import CLIP_LENGTH, WORDPIECE_LENGTH
 from flipscale.errors import UserError
-from flipscale.models.of_job import phase_specs
-from flipscale.models.presets import ModelSpec, preset
+from flipscale.models.of_job import phase_specs, preset_spec
+from flipscale.models.presets import ModelSpec
 from flipscale.planning.fit import advise, fits
 from flipscale.planning.flops import parameter_count, training_flops
 from flipscale.planning.memory import PhaseMemory, estimate_memory
@@ -145,14 +145,7 @@ def model_shape(job: Job) -> ModelSpec:
     """
     source = job.data.tokenizer
     default_length = WORDPIECE_LENGTH if source.kind == "wordpiece" else CLIP_LENGTH
-    return preset(
-        job.model.preset,
-        image_size=job.model.image_size,
-        patch_size=job.model.patch_size,
-        context_length=source.context_length or default_length,
-        logit_bias=job.loss.kind == "sigmoid",
-        decoder=job.loss.decoder,
-    )
+    return preset_spec(job, context_length=source.context_length or default_length)
 
 
 def state_bytes(job: Job) -> int:

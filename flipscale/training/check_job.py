@@ -6,8 +6,7 @@ import torch
 
 from flipscale.budget import Budget, check_world_size
 from flipscale.config import Job
-from flipscale.models.of_job import phase_specs
-from flipscale.models.presets import preset
+from flipscale.models.of_job import phase_specs, preset_spec
 from flipscale.sharding.limits import check_sharding
 from flipscale.sharding.optimizer import check_optimizer
 
@@ -20,12 +19,11 @@ def check_job(job: Job, world_size: int) -> Budget:
         world_size: The number of processes that train it.
 
     Raises:
-        UserError: If a preset or a size of an image or a patch does not exist, or if the job cannot be
-            trained by this number of processes on this kind of device.
+        UserError: If the preset or the optimizer does not exist, if a size of an image, a patch or the
+            decoder does not fit, or if the job cannot be trained by this number of processes on this kind of
+            device.
     """
-    model = job.model
-    phase_specs(preset(model.preset, image_size=model.image_size, patch_size=model.patch_size), job)
-
+    phase_specs(preset_spec(job), job)
     check_world_size(world_size, job.data.lanes)
     check_sharding(job.sharding, world_size, "cuda" if torch.cuda.is_available() else "cpu")
     check_optimizer(job.optimizer, job.sharding)

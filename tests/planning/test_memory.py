@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from support.measured_step import SPEC, WITH_DECODER, job_of, measure
 
 from flipscale.config import Job, Site, load_job
-from flipscale.distributed.world import World
+from flipscale.distributed.world import World, leave_world
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.orchestration.checks.job import preflight
 from flipscale.planning.fit import CONTEXT, MARGIN, advise, fits
@@ -37,6 +38,14 @@ SHARDINGS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture
+def alone() -> Iterator[World]:
+    """Yield a world of one process; FSDP makes itself a process group, which must not outlive the test."""
+    torch.set_num_threads(1)
+    yield World(0, 1, 0, 1, torch.device("cpu"))
+    leave_world()
+
+
 def assert_close(sharding: dict[str, Any], measured: int, estimated: int, spec: ModelSpec = SPEC) -> None:
     """Assert that an estimate is never too small, but for 2 %, and not much too large.
 
@@ -53,18 +62,16 @@ def assert_close(sharding: dict[str, Any], measured: int, estimated: int, spec: 
 
 
 @pytest.mark.parametrize(("strategy", "mode"), [("ddp", "none"), ("ddp", "full"), ("fsdp", "selective")])
-def test_estimate_covers_one_process(strategy: str, mode: str) -> None:
-    torch.set_num_threads(1)
+def test_estimate_covers_one_process(alone: World, strategy: str, mode: str) -> None:
     sharding = {"strategy": strategy, "precision": "bf16", "activation_checkpointing": mode}
-    result = measure(World(0, 1, 0, 1, torch.device("cpu")), sharding)
+    result = measure(alone, sharding)
     assert_close(sharding, result["measured"], result["estimated"])
 
 
 @pytest.mark.parametrize("micro_batch", [None, 4])
-def test_estimate_covers_masked_texts_and_reconstruction(micro_batch: int | None) -> None:
-    torch.set_num_threads(1)
+def test_estimate_covers_masked_texts_and_reconstruction(alone: World, micro_batch: int | None) -> None:
     sharding = {"strategy": "fsdp", "precision": "bf16", "micro_batch": micro_batch}
-    result = measure(World(0, 1, 0, 1, torch.device("cpu")), sharding, ablations=True)
+    result = measure(alone, sharding, ablations=True)
     assert_close(sharding, **result, spec=WITH_DECODER)
 
 

@@ -16,6 +16,7 @@ from flipscale.orchestration.checks.run_directory import check_disk, check_run_d
 from flipscale.orchestration.cluster.allocation import resolve_allocation
 from flipscale.runs.directory import RunDirectory
 from flipscale.sharding.limits import check_sharding
+from flipscale.sharding.optimizer import check_optimizer
 
 
 def preflight(run: RunDirectory, job: Job, site: Site) -> list[Finding]:
@@ -54,6 +55,7 @@ def _check_processes(candidate: Candidate) -> str:
     job = candidate.job
     check_world_size(allocation.world_size, job.data.lanes)
     check_sharding(job.sharding, allocation.world_size, "cuda" if allocation.gpus_per_node else "cpu")
+    check_optimizer(job.optimizer, job.sharding)
 
     if allocation.cpus_per_process is None and allocation.world_size > 1:
         raise CheckWarning(

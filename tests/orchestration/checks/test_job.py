@@ -82,6 +82,11 @@ def test_missing_files_are_named(run: TinyRun, change: str, check: str, sentence
     assert (finding.level, sentence in finding.text) == ("error", True)
 
 
+def test_unknown_optimizer_is_an_error(run: TinyRun):
+    finding = findings(run, "optimizer.name=adam")["processes"]
+    assert (finding.level, finding.text) == ("error", "there is no optimizer.name 'adam'; use adamw")
+
+
 def test_disk_without_space_for_a_checkpoint_is_an_error(run: TinyRun, monkeypatch: pytest.MonkeyPatch):
     # A full file system needs root: the test replaces the free space of the real one.
     real = shutil.disk_usage
