@@ -1,5 +1,30 @@
 """Errors with causes outside flipscale's own code; the command line prints them without a traceback."""
 
+from typing import Literal
+
+Reason = Literal[
+    "done",  # the budget is spent
+    "stopped",  # by a person
+    "cancelled",  # by scancel
+    "preempted",
+    "timeout",  # the job's time limit
+    "killed",  # it left no message
+    "lost_process",  # a peer is gone
+    "node_failure",
+    "hang",  # a step did not end
+    "bad_node",  # a node failed its check
+    "data",  # a shard could not be read, after retries
+    "code",  # an unexpected exception
+    "input",  # a UserError
+    "out_of_memory",
+    "non_finite",  # the loss stayed infinite or NaN
+    "disk",
+    "no_progress",  # several starts in a row brought nothing
+    "rolled_back",  # newer checkpoints were damaged
+    "superseded",  # a newer start owns the run; this one writes no line
+]
+"""Why a segment ended, as the ledger says it; see docs/run_directory.md."""
+
 
 class UserError(Exception):
     """The user's input is wrong: one sentence says what, where, and how to fix it (exit code 2)."""
@@ -13,9 +38,9 @@ class RunError(Exception):
         suspects: The nodes that probably caused the error.
     """
 
-    def __init__(self, message: str, kind: str = "code", suspects: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, kind: Reason = "code", suspects: tuple[str, ...] = ()) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind: Reason = kind
         self.suspects = suspects
 
 
@@ -27,7 +52,7 @@ class StoppedEarly(Exception):
         agreed: Whether all processes stop together, after the same step.
     """
 
-    def __init__(self, message: str, reason: str = "stopped", *, agreed: bool = False) -> None:
+    def __init__(self, message: str, reason: Reason = "stopped", *, agreed: bool = False) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason: Reason = reason
         self.agreed = agreed

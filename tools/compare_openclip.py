@@ -20,7 +20,8 @@ from flipscale.interop.import_source import find_import_source
 from flipscale.planning.flops import parameter_count
 from flipscale.planning.plan import model_shape
 from flipscale.reporting.comparison.reference import PublishedModel, published_models
-from flipscale.runs.directory import committed_samples, existing_run, recorded_job
+from flipscale.runs.directory import existing_run, recorded_job
+from flipscale.runs.manifest import committed_samples
 
 _FAMILIES = ("CLIP", "OpenCLIP", "DataComp")  # open_clip loads their weights by a tag
 

@@ -13,10 +13,11 @@ from flipscale.config import Job, Site
 from flipscale.formatting import format_hours, format_minutes
 from flipscale.orchestration.checks.finding import Finding
 from flipscale.orchestration.cluster.allocation import resolve_allocation
-from flipscale.orchestration.cluster.submission import Submission
 from flipscale.planning.plan import plan_job
 from flipscale.planning.throughput import DEFAULT_GPU, Speed, make_speed
-from flipscale.runs.directory import RunDirectory, committed_samples
+from flipscale.runs.directory import RunDirectory
+from flipscale.runs.manifest import committed_samples
+from flipscale.runs.submissions import Submission
 
 Runs = Sequence[tuple[RunDirectory, Job]]
 

@@ -15,8 +15,8 @@ from flipscale.errors import UserError
 
 if TYPE_CHECKING:
     from flipscale.config import Job, Site
-    from flipscale.orchestration.cluster.submission import Submission
     from flipscale.runs.directory import RunDirectory
+    from flipscale.runs.submissions import Submission
 
     Runs = Sequence[tuple[RunDirectory, Job]]
 

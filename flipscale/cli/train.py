@@ -65,7 +65,7 @@ def _train_segment(job: Job, run: RunDirectory, stop: StopRequests) -> None:
     """Train in this process, which is one of those that a launcher started, until the segment ends."""
     from flipscale.distributed.placement import read_placement
     from flipscale.distributed.world import join_world, leave_world
-    from flipscale.orchestration.segments.segment import Segment, never_met
+    from flipscale.orchestration.segments.segment import Segment, handle_failed_rendezvous
     from flipscale.training.check_job import check_job
     from flipscale.training.trainer import train as train_steps
 
@@ -80,13 +80,13 @@ def _train_segment(job: Job, run: RunDirectory, stop: StopRequests) -> None:
     try:
         world = join_world(place)
     except (RuntimeError, OSError) as error:  # torch's DistNetworkError and its kind are RuntimeErrors
-        never_met(managed, error)
+        handle_failed_rendezvous(managed, error)
         raise
 
     segment = Segment(job, run, world, stop, managed)
     error: BaseException | None = None
     try:
-        with segment.held() if world.leads else nullcontext():
+        with segment.locked() if world.leads else nullcontext():
             train_steps(job, budget, segment)
     except BaseException as ended:
         error = ended

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -97,6 +97,23 @@ class Quarantine:
             self._known.update(fresh)
 
         return len(fresh)
+
+
+def scan_quarantine(path: Path) -> Iterator[BadRecord]:
+    """Yield the records of a list of any length, for a look from outside; never raises.
+
+    A number that is missing is 0, and a text that is missing is empty.
+    """
+    for record in jsonl.scan(path):
+        shard = record.get("shard")
+        ordinal = record.get("ordinal")
+        yield BadRecord(
+            shard=shard if isinstance(shard, int) else 0,
+            ordinal=ordinal if isinstance(ordinal, int) else 0,
+            path=str(record.get("path", "")),
+            key=str(record.get("key", "")),
+            reason=str(record.get("reason", "")),
+        )
 
 
 def read_quarantine(path: Path) -> list[BadRecord]:

@@ -19,11 +19,12 @@ from flipscale.models.of_job import checkpoint_spec, model_spec
 from flipscale.runs import checkpoint
 from flipscale.runs.checkpoint import Checkpoint
 from flipscale.runs.directory import RunDirectory
+from flipscale.runs.manifest import MANIFEST
 
 
 def is_model(path: Path) -> bool:
     """Return whether a path holds something that `load_model` loads."""
-    return any((path / name).is_file() for name in (CONFIG, "job.yaml", checkpoint.MANIFEST))
+    return any((path / name).is_file() for name in (CONFIG, "job.yaml", MANIFEST))
 
 
 def load_model(path: Path, world: World) -> LoadedModel:
@@ -49,7 +50,7 @@ def load_model(path: Path, world: World) -> LoadedModel:
             raise UserError(f"{path} has no whole checkpoint yet; train it first")
         return _from_checkpoint(run, newest, device)
 
-    if (path / checkpoint.MANIFEST).is_file():
+    if (path / MANIFEST).is_file():
         run = RunDirectory(path.resolve().parents[1])
         return _from_checkpoint(run, world.lead(lambda: _read_checkpoint(path)), device)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,7 +10,6 @@ from functools import partial
 
 import numpy as np
 
-from flipscale import jsonl
 from flipscale.budget import Budget, epochs
 from flipscale.data.order import lanes
 from flipscale.data.order.lanes import Int64s, Samples
@@ -20,6 +18,9 @@ from flipscale.data.quarantine import read_quarantine
 from flipscale.errors import UserError
 from flipscale.order_digest import OrderDigest
 from flipscale.runs.directory import RunDirectory, recorded_job
+from flipscale.runs.identity import read_identity
+from flipscale.runs.ledger import read_ledger
+from flipscale.runs.manifest import committed_checkpoints, read_progress
 
 _SAMPLES_AT_ONCE = 1 << 19
 _ORDINAL_BITS = 40  # of a sample key
@@ -66,12 +67,12 @@ def audit(run: RunDirectory, *, workers: int = 1) -> AuditReport:
     if not run.index.is_file():
         raise UserError(f"{run.path} has no index.json, so nothing was trained in it yet")
     job = recorded_job(run)
+    identity = read_identity(run)
     try:
-        identity = json.loads(run.index.read_text())
-        counts = [int(samples) for _, samples in identity["shards"]]
-        sources = job_sources(job.data, identity.get("sources"))
+        counts = [samples for _, samples in identity.shards]
+        sources = job_sources(job.data, identity.sources)
         order = Mixture(counts, job.data.lanes, job.data.window, job.seed, sources)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         raise UserError(f"{run.index} is damaged; restore it") from None
     recorded = _recorded(run)
     budget = Budget.of(job.phases, job.data.lanes)
@@ -95,18 +96,15 @@ def audit(run: RunDirectory, *, workers: int = 1) -> AuditReport:
 def _recorded(run: RunDirectory) -> dict[tuple[int, str], str]:
     """The run's own digests, by the samples seen and by what recorded them."""
     recorded: dict[tuple[int, str], str] = {}
-    for line in jsonl.read(run.ledger):
+    for line in read_ledger(run.path, required=("segment", "samples_to", "reason", "digest")):
+        recorded[line.samples_to, f"segment {line.segment} ({line.reason})"] = line.digest
+
+    for checkpoint in committed_checkpoints(run):
         try:
-            stop, source = int(line["samples_to"]), f"segment {line['segment']} ({line['reason']})"
-            recorded[stop, source] = str(line["digest"])
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{run.ledger} holds a line that is no segment; restore the file") from None
-    for path in run.checkpoints.glob("samples_*/manifest.json"):
-        try:
-            progress = json.loads(path.read_text())["progress"]
-            recorded[int(progress["samples_seen"]), path.parent.name] = OrderDigest(progress["digest"]).hex()
-        except (ValueError, KeyError, TypeError):
-            _log.warning("%s is damaged, so that it is left out", path)
+            progress = read_progress(checkpoint.path)
+            recorded[progress.samples_seen, checkpoint.path.name] = progress.digest.hex()
+        except (OSError, ValueError):
+            _log.warning("%s is damaged, so that it is left out", checkpoint.manifest)
     if not recorded:
         raise UserError(f"{run.path} has neither a finished segment nor a checkpoint yet; nothing to audit")
     return recorded

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
 import shutil
 import warnings
@@ -25,10 +24,13 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from flipscale.errors import RunError, UserError
 from flipscale.progress import Progress
+from flipscale.runs.manifest import (
+    LATEST,
+    checkpoints_in,
+    directory_name,
+    read_manifest,
+)
 
-VERSION = 1
-MANIFEST = "manifest.json"
-LATEST = "LATEST"
 _log = logging.getLogger(__name__)
 
 # One process that saves alone is meant; the remark would come from a background thread at any moment.
@@ -63,10 +65,6 @@ class DamagedCheckpoint(Exception):
     """A checkpoint that is incomplete or not as it was written; the message says how."""
 
 
-def directory_name(samples_seen: int) -> str:
-    return f"samples_{samples_seen:012d}"
-
-
 def find(root: Path) -> Checkpoint | None:
     """Return the newest whole checkpoint under `root`, warning about each newer one that is damaged."""
     names = sorted((entry.name for entry in root.glob("samples_*")), reverse=True) if root.exists() else []
@@ -84,26 +82,27 @@ def find(root: Path) -> Checkpoint | None:
 
 
 def read(path: Path) -> Checkpoint:
-    """Verify one checkpoint against its manifest. Raises DamagedCheckpoint."""
+    """Verify one checkpoint against its manifest.
+
+    Raises:
+        DamagedCheckpoint: If a file is missing, short or changed.
+    """
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        checkpoint = Checkpoint(
-            path, Progress.from_record(manifest["progress"]), bool(manifest["permanent"]), manifest["job"]
-        )
-        files: dict[str, dict[str, Any]] = manifest["files"]
+        manifest = read_manifest(path)
     except FileNotFoundError:
         raise DamagedCheckpoint("it has no manifest, so its save was never finished") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise DamagedCheckpoint(f"its manifest cannot be read ({error})") from None
-    for name, entry in files.items():
+
+    for name, entry in manifest.files.items():
         file = path / name
         if not file.is_file():
             raise DamagedCheckpoint(f"{name} is missing")
-        if file.stat().st_size != entry["bytes"]:
-            raise DamagedCheckpoint(f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}")
-        if sha256(file) != entry["sha256"]:
+        if file.stat().st_size != entry.bytes:
+            raise DamagedCheckpoint(f"{name} has {file.stat().st_size} bytes, not {entry.bytes}")
+        if sha256(file) != entry.sha256:
             raise DamagedCheckpoint(f"the contents of {name} changed since it was written")
-    return checkpoint
+    return Checkpoint(path, manifest.progress, manifest.permanent, manifest.job)
 
 
 def read_phase_end(root: Path, samples_seen: int) -> Checkpoint:
@@ -122,15 +121,17 @@ def read_phase_end(root: Path, samples_seen: int) -> Checkpoint:
 
 def prune(root: Path, keep_last: int) -> None:
     """Delete all but the newest `keep_last` committed checkpoints and those marked permanent."""
-    committed = sorted((p.parent for p in root.glob(f"samples_*/{MANIFEST}")), reverse=True)
-    for path in committed[keep_last:]:
+    newest_first = checkpoints_in(root)[::-1]
+    for checkpoint in newest_first[keep_last:]:
         try:
-            if json.loads((path / MANIFEST).read_text())["permanent"]:
+            if read_manifest(checkpoint.path).permanent:
                 continue
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError):
             continue  # damaged: left for a person to look at
-        (path / MANIFEST).unlink()  # first, so that a half-deleted directory never looks committed
-        shutil.rmtree(path)
+
+        # The manifest first, so that a half-deleted directory never looks committed.
+        checkpoint.manifest.unlink()
+        shutil.rmtree(checkpoint.path)
 
 
 def sha256(path: Path) -> str:

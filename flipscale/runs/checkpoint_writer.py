@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -21,16 +20,9 @@ from flipscale.distributed.world import World
 from flipscale.errors import RunError
 from flipscale.files import write_durably
 from flipscale.progress import Progress
-from flipscale.runs.checkpoint import (
-    LATEST,
-    MANIFEST,
-    VERSION,
-    directory_name,
-    prune,
-    reason_of,
-    sha256,
-)
+from flipscale.runs.checkpoint import prune, reason_of, sha256
 from flipscale.runs.host_copy import HostCopy
+from flipscale.runs.manifest import LATEST, MANIFEST, Manifest, StoredFile, directory_name
 
 _UNFINISHED = "saving_"
 FILE_BYTES = 1 << 29  # of all processes' shares of a file; the writer holds its share of one in memory
@@ -106,17 +98,16 @@ class CheckpointWriter:
     def _commit(self, path: Path, copy: dict[str, Tensor], progress: Progress, permanent: bool) -> None:
         self._agreed(path, lambda: self._write(path, copy))
         described = self._agreed(path, lambda: _synced_files(path, self._world))
-        manifest = {
-            "version": VERSION,
-            "progress": progress.as_record(),
-            "permanent": permanent,
-            "files": {name: entry for part in described for name, entry in part.items()},
-            "job": self._job,
-        }
+        manifest = Manifest(
+            progress=progress,
+            permanent=permanent,
+            files={name: entry for part in described for name, entry in part.items()},
+            job=self._job,
+        )
 
         def publish() -> None:
             if self._world.leads:
-                write_durably(path / MANIFEST, json.dumps(manifest, indent=1))
+                write_durably(path / MANIFEST, manifest.to_json())
                 final = self._root / directory_name(progress.samples_seen)
                 # What lies there is damaged: else the run would have gone on from it.
                 shutil.rmtree(final, ignore_errors=True)
@@ -175,11 +166,11 @@ def file_numbers(sizes: dict[str, int]) -> dict[str, int]:
     return numbers
 
 
-def _synced_files(path: Path, world: World) -> dict[str, dict[str, Any]]:
+def _synced_files(path: Path, world: World) -> dict[str, StoredFile]:
     """Sync this process's share of the files to disk, and return their sizes and digests by name."""
-    described: dict[str, dict[str, Any]] = {}
+    described: dict[str, StoredFile] = {}
     for file in sorted(path.glob("*.safetensors"))[world.rank :: world.size]:
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
-        described[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        described[file.name] = StoredFile(file.stat().st_size, sha256(file))
     return described

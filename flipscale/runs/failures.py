@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from flipscale.errors import RunError, StoppedEarly, UserError
+from flipscale.errors import Reason, RunError, StoppedEarly, UserError
 from flipscale.runs.heartbeat import Heartbeat
 
 # Ends after which the same job is worth another start: what ended it lies outside of the run.
-TRANSIENT = frozenset(
+TRANSIENT: frozenset[Reason] = frozenset(
     {"preempted", "timeout", "node_failure", "lost_process", "hang", "bad_node", "data", "killed"}
 )
 # What gloo and NCCL say when a process at the other end is gone.
@@ -19,7 +19,7 @@ _LOST = re.compile(
     r"gloo/|NCCL|ProcessGroup|connection (closed|reset) by peer|broken pipe|remote process exited",
     re.IGNORECASE,
 )
-_SLURM_WORDS = {
+_SLURM_WORDS: dict[str, Reason] = {
     "DUE TO NODE FAILURE": "node_failure",
     "DUE TO PREEMPTION": "preempted",
     "DUE TO TIME LIMIT": "timeout",
@@ -33,7 +33,7 @@ _CANCELLED_AT = re.compile(r"CANCELLED AT (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
 class Failure:
     """One word for the ledger, one sentence for a person, and the nodes to blame."""
 
-    kind: str
+    kind: Reason
     message: str
     suspects: tuple[str, ...] = ()
 
@@ -70,7 +70,7 @@ def verdict(own: Failure, beats: list[Heartbeat]) -> Failure:
     causes = [beat for beat in beats if beat.state == "failed" and beat.kind != "lost_process"]
     if causes:
         first = min(causes, key=lambda beat: beat.time)
-        return Failure(first.kind, f"rank {first.rank} on {first.node}: {first.message}")
+        return Failure(first.kind or "code", f"rank {first.rank} on {first.node}: {first.message}")
     silent = [beat for beat in beats if beat.state != "failed"]
     if not silent:
         return own
@@ -79,7 +79,7 @@ def verdict(own: Failure, beats: list[Heartbeat]) -> Failure:
     return Failure("lost_process", f"rank {ranks} on {', '.join(nodes)} ended without a word", nodes)
 
 
-def slurm_verdict(log: Path, since: datetime) -> str | None:
+def slurm_verdict(log: Path, since: datetime) -> Reason | None:
     """The last reason that Slurm wrote into the job's log after `since` (naive local time), as a kind."""
     try:
         lines = log.read_text(errors="replace").splitlines()

@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from flipscale.errors import Reason
+
 BEAT_SECONDS = 5.0  # between two writes of a process that is alive
 DIRECTORY = "heartbeats"
 _KEPT_ATTEMPTS = 5
 
-State = Literal["starting", "training", "saving", "stopped", "done", "failed"]
+ProcessState = Literal["starting", "training", "saving", "stopped", "done", "failed"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,11 @@ class Heartbeat:
     world_size: int
     node: str
     pid: int
-    state: State
+    state: ProcessState
     samples_seen: int
     step_seconds: float  # the longest of the latest steps; 0.0 before the first
     time: float  # seconds since 1970
-    kind: str = ""
+    kind: Reason | Literal[""] = ""
     """Of a failure: code, data, out_of_memory, non_finite, disk, input, lost_process or hang."""
     message: str = ""
     """Of a failure: its last line."""

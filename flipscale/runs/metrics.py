@@ -2,53 +2,125 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flipscale import jsonl
+from flipscale.runs.directory import RunDirectory
+from flipscale.runs.evaluations import RecordedEvaluation, append_evaluation, read_evaluations
+from flipscale.runs.records import Record, integer, text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-# Fields that depend on the machine and the hour; all others repeat bit by bit when steps are replayed.
+# Fields that depend on the machine and the time of day; all others repeat bit by bit when steps are replayed.
 TIMING_FIELDS = frozenset({"time", "seconds", "images_per_second", "data_wait_fraction", "peak_memory_gb"})
+_OWN_FIELDS = frozenset({"samples", "step", "phase", "digest"})
+
+
+@dataclass(frozen=True)
+class MetricsLine:
+    """One line of metrics.jsonl, at the end of a step.
+
+    Attributes:
+        samples: Samples seen.
+        step: Number of steps done in the run.
+        phase: Name of the phase.
+        scalars: Results of the step by name: `lr`, `loss`, `grad_norm`, `skipped_steps` and others.
+        digest: Order digest of all samples seen, 16 hexadecimal digits.
+        timing: Values of TIMING_FIELDS by name; `peak_memory_gb` is None on a CPU.
+    """
+
+    samples: int
+    step: int
+    phase: str
+    scalars: Mapping[str, float]
+    digest: str
+    timing: Mapping[str, float | None]
+
+    @classmethod
+    def from_record(cls, record: Record) -> MetricsLine:
+        """Read a line of any version: missing numbers are 0, missing strings are empty."""
+        scalars: dict[str, float] = {}
+        timing: dict[str, float | None] = {}
+        for name, value in record.items():
+            if isinstance(value, (int, float)) and name not in _OWN_FIELDS:
+                (timing if name in TIMING_FIELDS else scalars)[name] = value
+        return cls(
+            samples=integer(record, "samples"),
+            step=integer(record, "step"),
+            phase=text(record, "phase"),
+            scalars=scalars,
+            digest=text(record, "digest"),
+            timing=timing,
+        )
+
+    def column(self, name: str) -> float:
+        """Return the scalar or timing value `name` as it was written; NaN if the line has none."""
+        value = self.scalars.get(name, self.timing.get(name))
+        return math.nan if value is None else value
+
+    def finite(self, name: str) -> float:
+        """Return the scalar or timing value `name`; 0.0 if the line has no finite one."""
+        value = self.column(name)
+        return float(value) if math.isfinite(value) else 0.0
+
+    def to_record(self) -> dict[str, object]:
+        """Return the line as it is written."""
+        return {
+            "samples": self.samples,
+            "step": self.step,
+            "phase": self.phase,
+            **self.scalars,
+            "digest": self.digest,
+            **self.timing,
+        }
 
 
 class MetricsLog:
     """Writes the metrics of a run; only the leading process has one."""
 
     def __init__(self, run: Path, samples_seen: int, *, tensorboard: bool) -> None:
-        """Continue the log of `run` at `samples_seen`: later lines are of steps that will be replayed."""
-        self._path = run / "metrics.jsonl"
-        self._evaluations = run / "evaluations.jsonl"
-        jsonl.keep(self._path, lambda record: record["samples"] <= samples_seen)
-        jsonl.keep(self._evaluations, lambda record: record["samples_seen"] <= samples_seen)
+        """Continue the log of `run`.
+
+        Args:
+            run: The run directory.
+            samples_seen: Progress of the checkpoint; later lines are dropped, because their steps will be
+                replayed.
+            tensorboard: Whether to write TensorBoard's files as well.
+        """
+        self._run = RunDirectory(run)
+        jsonl.keep(self._run.metrics, lambda record: record["samples"] <= samples_seen)
+        jsonl.keep(self._run.evaluations, lambda record: record["samples_seen"] <= samples_seen)
+
         self._board: SummaryWriter | None = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(run / "tensorboard"), purge_step=samples_seen)
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Append a record; `samples` (seen so far) is its place on TensorBoard's axis."""
-        jsonl.append(self._path, [record])
+    def write(self, line: MetricsLine) -> None:
+        """Append a line; its `samples` are its place on TensorBoard's axis."""
+        jsonl.append(self._run.metrics, [line.to_record()])
         if self._board is not None:
-            for name, value in record.items():
+            for name, value in line.to_record().items():
                 if isinstance(value, (int, float)) and name not in ("samples", "time"):
-                    self._board.add_scalar(f"train/{name}", value, record["samples"])
+                    self._board.add_scalar(f"train/{name}", value, line.samples)
 
-    def write_evaluation(self, document: dict[str, Any]) -> None:
-        """Append the document of an evaluation; on disk on return."""
-        jsonl.append(self._evaluations, [document], durable=True)
+    def write_evaluation(self, evaluation: RecordedEvaluation) -> None:
+        """Append an evaluation; it is on disk when this returns."""
+        append_evaluation(self._run, evaluation)
         if self._board is not None:
-            for name, value in _scores(document, "eval"):
-                self._board.add_scalar(name, value, document["samples_seen"])
+            for name, value in _scores(evaluation.document, "eval"):
+                self._board.add_scalar(name, value, evaluation.samples_seen)
 
     def evaluated(self, samples_seen: int) -> bool:
-        """Whether the evaluation at `samples_seen` is recorded."""
-        return any(record["samples_seen"] == samples_seen for record in jsonl.read(self._evaluations))
+        """Return whether the evaluation at `samples_seen` is recorded."""
+        return any(recorded.samples_seen == samples_seen for recorded in read_evaluations(self._run.path))
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -60,20 +132,32 @@ class MetricsLog:
             self._board.close()
 
 
-def _scores(document: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    """The numbers of a document, by their path in it: eval/zero_shot/imagenet/top1."""
+def read_metrics(run: Path) -> list[MetricsLine]:
+    """Return all lines of a run, oldest first; an empty list if there are none.
+
+    Raises:
+        UserError: If a line is damaged.
+    """
+    return [MetricsLine.from_record(record) for record in jsonl.read(RunDirectory(run).metrics)]
+
+
+def scan_metrics(run: Path) -> Iterator[MetricsLine]:
+    """Yield the lines that have a number of samples, oldest first; never raises."""
+    for record in jsonl.scan(RunDirectory(run).metrics):
+        if isinstance(record.get("samples"), int):
+            yield MetricsLine.from_record(record)
+
+
+def tail_metrics(run: Path, limit: int) -> list[MetricsLine]:
+    """Return those of the last `limit` bytes of the file, oldest first; never raises."""
+    records = jsonl.tail(RunDirectory(run).metrics, limit)
+    return [MetricsLine.from_record(record) for record in records if isinstance(record.get("samples"), int)]
+
+
+def _scores(document: Mapping[str, object], prefix: str) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a document by their path in it, such as eval/zero_shot/imagenet/top1."""
     for name, value in document.items():
         if isinstance(value, Mapping):
-            yield from _scores(value, f"{prefix}/{name}")
+            yield from _scores(value, f"{prefix}/{name}")  # pyright: ignore[reportUnknownArgumentType]
         elif isinstance(value, (int, float)) and name not in ("format", "samples_seen", "time"):
             yield f"{prefix}/{name}", value
-
-
-def read_evaluations(run: Path) -> list[dict[str, Any]]:
-    """All evaluations made while training, oldest first."""
-    return jsonl.read(run / "evaluations.jsonl")
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All records of a run, oldest first."""
-    return jsonl.read(run / "metrics.jsonl")

@@ -1,27 +1,34 @@
-"""The files of a run as somebody finds them who only looks: each read once, whatever state it is in."""
+"""The files of a run as an observer finds them: each is read once, whatever state it is in."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from flipscale import jsonl
 from flipscale.config import Job
-from flipscale.jsonl import number
 from flipscale.runs.directory import RunDirectory, recorded_job
+from flipscale.runs.ledger import LedgerLine, read_open_segment, tail_ledger
+from flipscale.runs.manifest import committed_checkpoints
+from flipscale.runs.metrics import MetricsLine, tail_metrics
+from flipscale.runs.submissions import RecordedJob, tail_submissions
 
 _METRICS_TAIL = 256 * 1024  # bytes: hundreds of log lines
 _LISTS_TAIL = 32 * 2**20  # bytes of the ledger and of the submissions: tens of thousands of lines
-_QUARANTINE_COUNTED = 8 * 2**20  # bytes; a longer list is estimated from its end
+_QUARANTINE_COUNTED = 8 * 2**20  # bytes; the length of a longer list is estimated from its end
 
 
 @dataclass(frozen=True)
 class CheckpointStatus:
-    """The newest committed checkpoint."""
+    """The newest committed checkpoint.
+
+    Attributes:
+        path: Its directory.
+        samples: Samples seen.
+        age_seconds: Seconds since it was committed.
+    """
 
     path: str
     samples: int
@@ -30,20 +37,32 @@ class CheckpointStatus:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What the directory held at `now`."""
+    """What the run directory held at one moment.
+
+    Attributes:
+        run: The paths of the run.
+        job: The job of its last start.
+        now: The moment, in seconds since 1970.
+        ledger: The closed segments, oldest first.
+        open_segment: The segment under way, unless the ledger has closed it.
+        submissions: The submitted jobs, oldest first.
+        metrics: The last lines of metrics.jsonl.
+        checkpoint: The newest committed checkpoint.
+        changed: Newest change of segment.json or metrics.jsonl, in seconds since 1970.
+        quarantined: Number of lines of the quarantine list.
+        quarantined_is_estimate: Whether that number is an estimate.
+        stop_requested: Whether the STOP file exists.
+    """
 
     run: RunDirectory
     job: Job
-    now: float  # seconds since 1970
-    ledger: list[dict[str, Any]]
-    open_segment: dict[str, Any] | None
-    """segment.json, unless the ledger has closed it."""
-    submissions: list[dict[str, Any]]
-    metrics: list[dict[str, Any]]
-    """Its last lines."""
+    now: float
+    ledger: Sequence[LedgerLine]
+    open_segment: LedgerLine | None
+    submissions: Sequence[RecordedJob]
+    metrics: Sequence[MetricsLine]
     checkpoint: CheckpointStatus | None
     changed: float
-    """Newest change of segment.json or metrics.jsonl, seconds since 1970."""
     quarantined: int
     quarantined_is_estimate: bool
     stop_requested: bool
@@ -65,41 +84,46 @@ class RunFiles:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a run was ever prepared at `path`; a job file alone is none."""
+    """Return whether a run was ever prepared at `path`; a job file by itself is not a run."""
     return (path / "job.yaml").is_file() and (path / "checkpoints").is_dir()
 
 
 def runs_below(path: Path) -> list[Path]:
-    """All run directories at or below `path`, by name; runs do not lie within runs."""
+    """Return all run directories at or below `path`, by name; runs do not contain runs."""
     if is_run(path):
         return [path]
-    found: list[Path] = []
+
+    paths: list[Path] = []
     for directory, names, _ in os.walk(path):
         runs = [name for name in names if is_run(Path(directory, name))]
-        found += [Path(directory, name) for name in runs]
+        paths += [Path(directory, name) for name in runs]
         names[:] = [name for name in names if name not in runs and not name.startswith(".")]
-    return sorted(found)
+    return sorted(paths)
 
 
 def read_files(run: RunDirectory) -> RunFiles:
-    """Look at every file once. Raises UserError where the job file cannot be read."""
-    # The open segment before the ledger: one that is closed in between is then found in both, not in none.
-    open_segment = _json(run.path / "segment.json")
-    ledger = jsonl.tail(run.ledger, _LISTS_TAIL)
-    closed = max((number(record, "segment") for record in ledger), default=-1)
-    if open_segment is not None and number(open_segment, "segment") <= closed:
+    """Read every file once.
+
+    Raises:
+        UserError: If the job file cannot be read.
+    """
+    # The open segment before the ledger: one that is closed in between is then in both, not in neither.
+    open_segment = read_open_segment(run.path)
+    ledger = tail_ledger(run.path, _LISTS_TAIL)
+    closed = max((line.segment for line in ledger), default=-1)
+    if open_segment is not None and open_segment.segment <= closed:
         open_segment = None
-    metrics = jsonl.tail(run.path / "metrics.jsonl", _METRICS_TAIL)
+
     quarantined, estimated = _quarantined(run.quarantine)
     return RunFiles(
         run=run,
         job=recorded_job(run),
         ledger=ledger,
         open_segment=open_segment,
-        submissions=jsonl.tail(run.path / "submissions.jsonl", _LISTS_TAIL),
-        metrics=[record for record in metrics if isinstance(record.get("samples"), int)],
+        submissions=tail_submissions(run, _LISTS_TAIL),
+        metrics=tail_metrics(run.path, _METRICS_TAIL),
         checkpoint=_newest_checkpoint(run),
-        changed=max(_modified(run.path / name) for name in ("segment.json", "metrics.jsonl")),
+        changed=max(_modified(run.open_segment), _modified(run.metrics)),
         quarantined=quarantined,
         quarantined_is_estimate=estimated,
         stop_requested=run.stop_file.exists(),
@@ -108,17 +132,16 @@ def read_files(run: RunDirectory) -> RunFiles:
 
 
 def _newest_checkpoint(run: RunDirectory) -> CheckpointStatus | None:
-    for manifest in sorted(run.checkpoints.glob("samples_*/manifest.json"), reverse=True):
-        digits = manifest.parent.name.removeprefix("samples_")
-        written = _modified(manifest)
-        if digits.isdigit() and written:  # else it was deleted since the directory was read
+    for checkpoint in reversed(committed_checkpoints(run)):
+        written = _modified(checkpoint.manifest)
+        if written:  # else it was deleted since the directory was read
             age = round(max(0.0, time.time() - written), 1)
-            return CheckpointStatus(str(manifest.parent), int(digits), age)
+            return CheckpointStatus(str(checkpoint.path), checkpoint.samples, age)
     return None
 
 
 def _quarantined(path: Path) -> tuple[int, bool]:
-    """Records in the list, and whether that is an estimate."""
+    """Return the number of records in the list, and whether it is an estimate."""
     try:
         size = path.stat().st_size
         if size <= _QUARANTINE_COUNTED:
@@ -131,15 +154,8 @@ def _quarantined(path: Path) -> tuple[int, bool]:
 
 
 def _modified(path: Path) -> float:
+    """Return when a file was last changed, in seconds since 1970; 0.0 if there is no file."""
     try:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None

@@ -13,6 +13,7 @@ from flipscale.data.text.of_job import load_job_tokenizer
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.distributed.world import World
 from flipscale.models.of_job import model_spec, phase_specs
+from flipscale.runs.identity import DataIdentity
 from flipscale.training.shards import TrainingShards, open_shards
 
 
@@ -30,7 +31,7 @@ class TrainingData:
     tokenizer: Tokenizer
     stream: Stream
 
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> DataIdentity:
         """Return what must stay the same for the life of a run; see `flipscale.runs`."""
         return self.shards.identity(self.tokenizer.fingerprint)
 

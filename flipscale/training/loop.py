@@ -108,7 +108,7 @@ class TrainingLoop:
 
                 # Log before saving: the host waits for the device here, and a run that diverged ends unsaved.
                 if steps.due(step, self._steps_done):
-                    self._segment.check_hold()
+                    self._segment.check_lock()
                     steps.write(step, self._steps_done, self.progress.digest, scalars)
                     self._updater.check_skips(self.progress.samples_seen)
 
@@ -127,8 +127,8 @@ class TrainingLoop:
             return
 
         # Check the lock before the model is freed: a newer start may own the run.
-        self._segment.check_hold()
-        with steps.paused(), self._segment.watchdog.unhurried():
+        self._segment.check_lock()
+        with steps.paused(), self._segment.watchdog.long_operation():
             before = self.saver.phase_end(self.progress.samples_seen)
             self._stage.begin_phase(phase, before)
             self.saver.prepare(self._stage.model)
@@ -150,9 +150,9 @@ class TrainingLoop:
         if not self._stage.evaluation.due(samples_seen):
             return
 
-        self._segment.check_hold()
+        self._segment.check_lock()
         watchdog = self._segment.watchdog
-        with steps.paused(), watchdog.unhurried():
+        with steps.paused(), watchdog.long_operation():
             self._stage.evaluation.run(samples_seen, log, watchdog.alive)
 
     def _stop_if(self, reason: str | None) -> None:

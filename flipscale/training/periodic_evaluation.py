@@ -16,6 +16,7 @@ from flipscale.errors import UserError
 from flipscale.evaluation.evaluate import check_sets, evaluate
 from flipscale.evaluation.features import Encoder
 from flipscale.models.inputs import Inputs
+from flipscale.runs.evaluations import RecordedEvaluation
 from flipscale.runs.metrics import MetricsLog
 from flipscale.sharding.strategy import ShardedModel
 
@@ -88,7 +89,8 @@ class PeriodicEvaluation:
             document = {"samples_seen": samples_seen, "error": str(error)}
 
         if log is not None:
-            log.write_evaluation({**document, "seconds": time.time() - began, "time": began})
+            line = {**document, "seconds": time.time() - began, "time": began}
+            log.write_evaluation(RecordedEvaluation.from_record(line))
 
     def due(self, samples_seen: int) -> bool:
         """Return whether the sets are scored at this number of samples.

@@ -75,7 +75,7 @@ class Saver:
             self._saved_at, progress.samples_seen, keep_every
         )
 
-        with self._watchdog.unhurried():
+        with self._watchdog.long_operation():
             self._writer.save(model.state(), progress, permanent=permanent or marked)
 
         self._saved_at = progress.samples_seen

@@ -18,6 +18,7 @@ from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Storage
 from flipscale.distributed.world import World
+from flipscale.runs.identity import DataIdentity
 
 _log = logging.getLogger(__name__)
 
@@ -36,23 +37,24 @@ class TrainingShards:
     source: ShardSource
     counts: list[int] | None
 
-    def identity(self, tokenizer: str) -> dict[str, object]:
+    def identity(self, tokenizer: str) -> DataIdentity:
         """Return what must stay the same for the life of a run; see `flipscale.runs`.
 
         Args:
             tokenizer: The fingerprint of the tokenizer.
         """
-        identity: dict[str, object] = {
-            "fingerprint": self.index.fingerprint,
-            "tokenizer": tokenizer,
-            "samples": self.index.samples,
-            "shards": [[shard_name(shard.path), shard.samples] for shard in self.index.shards],
-        }
-
+        fingerprint = self.index.fingerprint
         if self.counts is not None:
-            divided = json.dumps([self.index.fingerprint, self.counts]).encode()
-            identity |= {"fingerprint": hashlib.sha256(divided).hexdigest(), "sources": self.counts}
-        return identity
+            divided = json.dumps([fingerprint, self.counts]).encode()
+            fingerprint = hashlib.sha256(divided).hexdigest()
+
+        return DataIdentity(
+            fingerprint=fingerprint,
+            tokenizer=tokenizer,
+            samples=self.index.samples,
+            shards=tuple((shard_name(shard.path), shard.samples) for shard in self.index.shards),
+            sources=None if self.counts is None else tuple(self.counts),
+        )
 
     def damage_records(self) -> list[BadRecord]:
         """Return a quarantine record for each shard that lost samples at its end."""

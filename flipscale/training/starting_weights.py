@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -16,12 +15,12 @@ from flipscale.config import Job
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
-from flipscale.files import write_durably
 from flipscale.interop.load_model import load_model
 from flipscale.interop.resampling import check_ready, resample_state, resized_names, shapes
 from flipscale.models.initialization import initial_value
 from flipscale.models.presets import ModelSpec, TextSpec, VisionSpec
 from flipscale.runs.checkpoint import Checkpoint
+from flipscale.runs.weights import check_weights_origin
 from flipscale.sharding.strategy import ShardedModel
 from flipscale.sharding.wrapping import write_whole
 
@@ -68,7 +67,7 @@ def start_from(
         for name, tensor in trained.model.state_dict().items()
         if not name.startswith("reconstruction.")
     }
-    world.lead(lambda: _record_weights(record, source, towers))
+    world.lead(lambda: check_weights_origin(record, source, _digest(towers)))
 
     old = {name: towers[name] for name in resized_names(theirs, resized) if name in towers}
     # Compute on one process only: other processors may round differently.
@@ -143,27 +142,6 @@ def _tower_settings(
 ) -> list[tuple[str, object, object]]:
     names = [field.name for field in fields(ours)]
     return [(f"{tower}.{name}", getattr(theirs, name), getattr(ours, name)) for name in names]
-
-
-@dataclass(frozen=True)
-class _StartingWeights:
-    """The content of the record: where the weights were, and their SHA-256."""
-
-    source: str
-    sha256: str
-
-
-def _record_weights(record: Path, source: Path, state: Mapping[str, Tensor]) -> None:
-    digest = _digest(state)
-    if record.exists():
-        recorded = _StartingWeights(**json.loads(record.read_text()))
-        if recorded.sha256 != digest:
-            raise UserError(
-                f"{source} is not what {record.parent} began with; restore these weights, or set another "
-                "`output`"
-            )
-        return
-    write_durably(record, json.dumps(asdict(_StartingWeights(str(source.resolve()), digest))))
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from flipscale.budget import Budget, Step, crosses_multiple
 from flipscale.config import Logging
 from flipscale.order_digest import OrderDigest
-from flipscale.runs.metrics import MetricsLog
+from flipscale.runs.metrics import MetricsLine, MetricsLog
 from flipscale.training.display import TrainingDisplay
 from flipscale.training.interval import Interval
 
@@ -78,18 +78,19 @@ class StepLog:
 
         if self._metrics is not None:
             self._metrics.write(
-                {
-                    "samples": step.stop,
-                    "step": steps_done,
-                    "phase": phase,
-                    "lr": step.lr,
-                    **named,
-                    "digest": digest.hex(),
-                    "images_per_second": images_per_second,
-                    "data_wait_fraction": waited,
-                    "peak_memory_gb": _peak_memory_gb(),
-                    "time": time.time(),
-                }
+                MetricsLine(
+                    samples=step.stop,
+                    step=steps_done,
+                    phase=phase,
+                    scalars={"lr": step.lr, **named},
+                    digest=digest.hex(),
+                    timing={
+                        "images_per_second": images_per_second,
+                        "data_wait_fraction": waited,
+                        "peak_memory_gb": _peak_memory_gb(),
+                        "time": time.time(),
+                    },
+                )
             )
 
         self._display.show(step.stop, phase, named["loss"], images_per_second)

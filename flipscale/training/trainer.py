@@ -9,7 +9,8 @@ from flipscale.config import Job
 from flipscale.orchestration.segments.segment import Segment
 from flipscale.progress import Progress
 from flipscale.runs import checkpoint
-from flipscale.runs.directory import check_identity, prepare
+from flipscale.runs.directory import prepare
+from flipscale.runs.identity import check_identity
 from flipscale.training.data import open_data
 from flipscale.training.loop import TrainingLoop
 from flipscale.training.precision import slow_in_bf16

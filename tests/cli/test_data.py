@@ -21,7 +21,8 @@ from flipscale.data.order.mixture import Mixture
 from flipscale.data.shards.index import load_index
 from flipscale.data.text.tokenizer import load_tokenizer
 from flipscale.runs.audit import expected_order, sample_keys
-from flipscale.runs.directory import RunDirectory, check_identity, prepare
+from flipscale.runs.directory import RunDirectory, prepare
+from flipscale.runs.identity import DataIdentity, check_identity
 
 PROGRAM = Path(sys.executable).with_name("flipscale")
 
@@ -149,10 +150,8 @@ def test_audit(tmp_path, job):
 
     run = RunDirectory(tmp_path / "run")
     prepare(run, load_job(job), 0)
-    shards = [["0.tar", 100], ["1.tar", 60]]
-    check_identity(
-        run, {"fingerprint": "f", "tokenizer": "t", "samples": 160, "shards": shards}, lambda directory: None
-    )
+    identity = DataIdentity("f", "t", samples=160, shards=(("0.tar", 100), ("1.tar", 60)))
+    check_identity(run, identity, lambda directory: None)
     assert "nothing to audit" in refused("data", "audit", "run", cwd=tmp_path)
 
     jsonl.append(run.quarantine, [{"shard": 0, "ordinal": 7, "path": "0.tar", "key": "7", "reason": "blank"}])

@@ -29,7 +29,8 @@ from flipscale.data.shards.indexing import build_index
 from flipscale.errors import UserError
 from flipscale.order_digest import OrderDigest
 from flipscale.runs.audit import audit, expected_order, sample_keys
-from flipscale.runs.directory import RunDirectory, check_identity, prepare
+from flipscale.runs.directory import RunDirectory, prepare
+from flipscale.runs.identity import DataIdentity, check_identity
 
 BAD_AT = {(0, 3): "half a jpeg", (1, 0): "missing caption", (1, 1): "no image", (2, 8): "not utf-8"}
 
@@ -41,7 +42,7 @@ class Recorded:
     job: Job
     order: Mixture
     batches: list[Batch]
-    identity: dict[str, Any]
+    identity: DataIdentity
 
     def digest(self, start: int, stop: int) -> OrderDigest:
         read = [batch.digest for batch in self.batches if start <= batch.step.start < stop]
@@ -67,8 +68,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     index = build_index(pattern, root / "index")
     reader, order = open_reader(index, 8, window=5, seed=11, size=8)
     batches = list(Stream(reader, Budget.of(job.phases, 8), LaneShare(8), 0).batches(0))
-    shards = [[Path(shard.path).name, shard.samples] for shard in index.shards]
-    identity = {"fingerprint": index.fingerprint, "tokenizer": "t", "samples": 97, "shards": shards}
+    shards = tuple((Path(shard.path).name, shard.samples) for shard in index.shards)
+    identity = DataIdentity(fingerprint=index.fingerprint, tokenizer="t", samples=97, shards=shards)
     return Recorded(job, order, batches, identity)
 
 
@@ -207,7 +208,7 @@ def test_a_changed_checkpoint_index_or_seed_is_noticed(run):
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("ledger", "{}\n", "holds a line that is no segment"),
+        ("ledger", "{}\n", "holds a line that is not a segment"),
         ("ledger", "[1]\n", "line 1 is damaged"),
         ("ledger", '{"segment": 0}\nnot json\n', "line 2 is damaged"),
         (

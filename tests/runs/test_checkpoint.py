@@ -22,6 +22,7 @@ from flipscale.order_digest import OrderDigest
 from flipscale.progress import Progress
 from flipscale.runs import checkpoint
 from flipscale.runs.checkpoint_writer import CheckpointWriter
+from flipscale.runs.manifest import directory_name
 
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
 
@@ -37,7 +38,7 @@ def save(root: Path, samples: int, *, permanent: bool = False, keep_last: int = 
     writer.save(state_at(samples).items(), progress, permanent=permanent)
     writer.close()
     assert writer.committed == progress
-    return root / checkpoint.directory_name(samples)
+    return root / directory_name(samples)
 
 
 def load(found: checkpoint.Checkpoint | None) -> dict[str, Tensor]:
@@ -96,12 +97,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
         assert found is not None
         assert found.progress.samples_seen == expected
         assert torch.equal(load(found)["model.a"], state_at(expected)["model.a"])
-        damage(tmp_path / checkpoint.directory_name(samples))
+        damage(tmp_path / directory_name(samples))
         expected -= 8
         with caplog.at_level(logging.WARNING):
             caplog.clear()
             after = checkpoint.find(tmp_path)
-        assert checkpoint.directory_name(samples) in caplog.text
+        assert directory_name(samples) in caplog.text
         assert (after.progress.samples_seen if after else 0) == expected
 
 
@@ -115,7 +116,7 @@ def test_latest_pointing_nowhere_is_noticed(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_a_save_replaces_what_an_interrupted_save_left(tmp_path: Path) -> None:
-    left = tmp_path / checkpoint.directory_name(8)
+    left = tmp_path / directory_name(8)
     left.mkdir()
     (left / "shard-00007-model-00001-of-00001.safetensors").write_bytes(b"half")
     save(tmp_path, 8)
@@ -151,7 +152,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="no space is left"):
             save(disk / "c", 16)
         assert torch.equal(load(checkpoint.find(disk / "c"))["model.a"], state_at(8)["model.a"])
-        assert [path.name for path in (disk / "c").glob("s*")] == [checkpoint.directory_name(8)]
+        assert [path.name for path in (disk / "c").glob("s*")] == [directory_name(8)]
     finally:
         os.system(f"umount '{disk}'")
 

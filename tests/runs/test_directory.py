@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ import yaml
 from flipscale.config import Job, load_job
 from flipscale.errors import UserError
 from flipscale.runs.directory import (
-    CHANGEABLE,
     RunDirectory,
-    check_identity,
     existing_run,
-    locked,
     prepare,
     recorded_job,
     run_directory,
 )
+from flipscale.runs.identity import DataIdentity, check_identity
+from flipscale.runs.job_changes import CHANGEABLE
+from flipscale.runs.lock import lock_run
 
 DOCUMENT: dict[str, Any] = {
     "name": "first",
@@ -35,7 +36,7 @@ DOCUMENT: dict[str, Any] = {
         {"name": "b", "samples": 320, "mask_ratio": 0.0, "batch_size": 32, "base_lr": 1e-4},
     ],
 }
-IDENTITY = {"fingerprint": "f", "tokenizer": "t", "samples": 5, "shards": [["0.tar", 5]]}
+IDENTITY = DataIdentity(fingerprint="f", tokenizer="t", samples=5, shards=(("0.tar", 5),))
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_no_run_there(tmp_path):
     for path in (tmp_path / "empty", tmp_path / "none", tmp_path / "file"):
         if path.name == "file":
             path.write_text("")
-        with pytest.raises(UserError, match="is no run directory"):
+        with pytest.raises(UserError, match="is not a run directory"):
             existing_run(path)
 
 
@@ -174,7 +175,7 @@ def test_a_directory_with_something_else(tmp_path):
     run.path.mkdir()
     (run.path / "thesis.tex").write_text("precious")
     assert "is not empty and holds no run" in refused(run, job(tmp_path), 0)
-    with pytest.raises(UserError, match="is not empty and holds no run"), locked(run):
+    with pytest.raises(UserError, match="is not empty and holds no run"), lock_run(run):
         pass
     assert [path.name for path in run.path.iterdir()] == ["thesis.tex"]
 
@@ -183,7 +184,7 @@ def test_a_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         assert "cannot be written" in refused(RunDirectory(path), job(tmp_path), 0)
-        with pytest.raises(UserError, match="cannot be written"), locked(RunDirectory(path)):
+        with pytest.raises(UserError, match="cannot be written"), lock_run(RunDirectory(path)):
             pass
 
 
@@ -193,7 +194,7 @@ def test_a_start_that_was_killed_can_be_repeated(tmp_path, left):
     run.path.mkdir()
     for name in left:
         (run.path / name).write_text("")
-    with locked(run):
+    with lock_run(run):
         prepare(run, job(tmp_path), 0)
     assert recorded_job(run) == job(tmp_path)
 
@@ -206,16 +207,17 @@ def test_a_recorded_job_that_was_edited(run, tmp_path):
 def test_the_data_must_stay_the_same(run):
     saved: list[Path] = []
     check_identity(run, IDENTITY, saved.append)
-    assert json.loads(run.index.read_text()) == IDENTITY
+    recorded = {"fingerprint": "f", "tokenizer": "t", "samples": 5, "shards": [["0.tar", 5]]}
+    assert json.loads(run.index.read_text()) == recorded
     assert saved == [run.tokenizer]
     check_identity(run, IDENTITY, saved.append)
     assert len(saved) == 1
     with pytest.raises(UserError, match=r"not those that .* began with \(5 samples then, 6 now"):
-        check_identity(run, {**IDENTITY, "fingerprint": "g", "samples": 6}, saved.append)
+        check_identity(run, replace(IDENTITY, fingerprint="g", samples=6), saved.append)
     with pytest.raises(
         UserError, match=f"vocabulary is not the one .* copy is in {re.escape(str(run.tokenizer))}"
     ):
-        check_identity(run, {**IDENTITY, "tokenizer": "u"}, saved.append)
+        check_identity(run, replace(IDENTITY, tokenizer="u"), saved.append)
     for damaged in ("", "{}", "[]"):
         run.index.write_text(damaged)
         with pytest.raises(UserError, match=r"index\.json is damaged"):
@@ -225,8 +227,9 @@ def test_the_data_must_stay_the_same(run):
 HOLD = """
 import sys, time
 from pathlib import Path
-from flipscale.runs.directory import RunDirectory, locked
-with locked(RunDirectory(Path(sys.argv[1]))):
+from flipscale.runs.directory import RunDirectory
+from flipscale.runs.lock import lock_run
+with lock_run(RunDirectory(Path(sys.argv[1]))):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -236,11 +239,11 @@ def test_a_second_process_is_kept_out_until_the_first_is_gone(run):
     first = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
     assert first.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match="another process is training in"), locked(run):
+    with pytest.raises(UserError, match="another process is training in"), lock_run(run):
         pass
     first.send_signal(signal.SIGKILL)
     first.wait()
-    with locked(run):
+    with lock_run(run):
         pass
-    with locked(run):
+    with lock_run(run):
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from flipscale.order_digest import OrderDigest
 from flipscale.progress import Progress
 from flipscale.runs.failures import Failure
 from flipscale.runs.heartbeat import Heartbeat, write_heartbeat
-from flipscale.runs.ledger import Ledger, fruitless, read_ledger
+from flipscale.runs.ledger import LedgerLine, fruitless_segments, read_ledger
+from flipscale.runs.ledger_writer import LedgerWriter
 
 
 def world(restarts: int = 0) -> World:
@@ -26,24 +28,24 @@ def world(restarts: int = 0) -> World:
 
 
 def test_a_spent_budget_and_what_it_cost(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, Progress(), world(), "7.0")
+    ledger = LedgerWriter(tmp_path, Progress(), world(), "7.0")
     ledger.training()
     assert (tmp_path / "segment.json").exists()
     ledger.close(Progress(640, OrderDigest(5)), Progress(640, OrderDigest(5)), Failure("done", ""))
     (line,) = read_ledger(tmp_path)
-    assert (line["samples_from"], line["samples_to"], line["reason"]) == (0, 640, "done")
-    assert (line["nodes"], line["attempt"], line["world_size"]) == (["n1", "n2"], "7.0", 2)
-    assert line["gpu_seconds"] == pytest.approx(2 * line["seconds"], abs=0.2)
-    assert 0 < line["startup_seconds"] <= line["seconds"]
+    assert (line.samples_from, line.samples_to, line.reason) == (0, 640, "done")
+    assert (line.nodes, line.attempt, line.world_size) == (("n1", "n2"), "7.0", 2)
+    assert line.gpu_seconds == pytest.approx(2 * line.seconds, abs=0.2)
+    assert 0 < line.startup_seconds <= line.seconds
     assert not (tmp_path / "segment.json").exists()
 
 
 def test_samples_after_the_last_checkpoint_are_lost_and_counted(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, Progress(128), world(), "7.0")
+    ledger = LedgerWriter(tmp_path, Progress(128), world(), "7.0")
     ledger.training()
     ledger.close(Progress(256), Progress(320), Failure("lost_process", "rank 1", ("n2",)))
     (line,) = read_ledger(tmp_path)
-    assert (line["lost_samples"], line["suspects"]) == (64, ["n2"])
+    assert (line.lost_samples, line.suspects) == (64, ("n2",))
 
 
 @pytest.mark.parametrize(
@@ -55,62 +57,67 @@ def test_samples_after_the_last_checkpoint_are_lost_and_counted(tmp_path: Path) 
     ],
 )
 def test_a_killed_segment_is_explained_by_slurm(tmp_path: Path, log: str, kind: str) -> None:
-    Ledger(tmp_path, Progress(), world(), "7.0")  # and then it was killed
+    LedgerWriter(tmp_path, Progress(), world(), "7.0")  # and then it was killed
     for rank in range(2):
         beat = Heartbeat("7.0", rank, 2, f"n{rank + 1}", 1, "training", 192, 0.1, time.time() + 10)
         write_heartbeat(tmp_path, beat)
     (tmp_path / "logs").mkdir()
     now = datetime.fromtimestamp(time.time() + 1).isoformat(timespec="seconds")
     (tmp_path / "logs" / "7_0_log.err").write_text(log.format(now=now))
-    Ledger(tmp_path, Progress(128), world(1), "7.1")
+    LedgerWriter(tmp_path, Progress(128), world(1), "7.1")
     (line,) = read_ledger(tmp_path)
-    assert line["reason"] == kind
-    assert (line["samples_to"], line["lost_samples"]) == (128, 64)
-    assert line["seconds"] >= 10
+    assert line.reason == kind
+    assert (line.samples_to, line.lost_samples) == (128, 64)
+    assert line.seconds >= 10
     assert json.loads((tmp_path / "segment.json").read_text())["segment"] == 1
 
 
 def test_the_cause_of_a_killed_segment_goes_before_its_consequences(tmp_path: Path) -> None:
-    Ledger(tmp_path, Progress(), world(), "7.0")
+    LedgerWriter(tmp_path, Progress(), world(), "7.0")
     now = time.time()
     write_heartbeat(tmp_path, Heartbeat("7.0", 0, 2, "n1", 1, "failed", 64, 0.1, now, "lost_process", "gone"))
     code = Heartbeat("7.0", 1, 2, "n2", 1, "failed", 64, 0.1, now + 1, "code", "KeyError: 'x'")
     write_heartbeat(tmp_path, code)
-    Ledger(tmp_path, Progress(), world(1), "7.1")
+    LedgerWriter(tmp_path, Progress(), world(1), "7.1")
     (line,) = read_ledger(tmp_path)
-    assert (line["reason"], line["detail"]) == ("code", "rank 1 on n2: KeyError: 'x'")
-    assert line["suspects"] == []
+    assert (line.reason, line.detail) == ("code", "rank 1 on n2: KeyError: 'x'")
+    assert line.suspects == ()
 
 
 def test_the_node_that_a_hang_was_blamed_on_is_kept_and_not_those_that_were_killed(tmp_path: Path) -> None:
-    Ledger(tmp_path, Progress(), world(), "7.0")
+    LedgerWriter(tmp_path, Progress(), world(), "7.0")
     now = time.time()
     hang = Heartbeat("7.0", 0, 3, "n1", 1, "failed", 64, 0.1, now, "hang", "no step", ("n2",))
     write_heartbeat(tmp_path, hang)
     write_heartbeat(tmp_path, Heartbeat("7.0", 1, 3, "n2", 1, "training", 64, 0.1, now + 1))  # woken by CONT
     write_heartbeat(tmp_path, Heartbeat("7.0", 2, 3, "n3", 1, "training", 64, 0.1, now - 1))
-    Ledger(tmp_path, Progress(), world(1), "7.1")
+    LedgerWriter(tmp_path, Progress(), world(1), "7.1")
     (line,) = read_ledger(tmp_path)
-    assert (line["reason"], line["suspects"]) == ("hang", ["n2"])
+    assert (line.reason, line.suspects) == ("hang", ("n2",))
 
 
 def test_time_in_the_queue_is_counted(tmp_path: Path) -> None:
-    Ledger(tmp_path, Progress(), world(), "7.0").close(Progress(64), Progress(64), Failure("preempted", ""))
+    LedgerWriter(tmp_path, Progress(), world(), "7.0").close(
+        Progress(64), Progress(64), Failure("preempted", "")
+    )
     (line,) = read_ledger(tmp_path)
-    ended = datetime.fromisoformat(line["ended"]).timestamp() - 500
-    line["ended"] = datetime.fromtimestamp(ended).astimezone().isoformat()
-    (tmp_path / "ledger.jsonl").write_text(json.dumps(line) + "\n")
-    Ledger(tmp_path, Progress(64), world(1), "7.1").close(Progress(128), Progress(128), Failure("done", ""))
+    ended = datetime.fromisoformat(line.ended).timestamp() - 500
+    line = replace(line, ended=datetime.fromtimestamp(ended).astimezone().isoformat())
+    (tmp_path / "ledger.jsonl").write_text(json.dumps(asdict(line)) + "\n")
+    LedgerWriter(tmp_path, Progress(64), world(1), "7.1").close(
+        Progress(128), Progress(128), Failure("done", "")
+    )
     waited = psutil.Process().create_time() - ended
-    assert read_ledger(tmp_path)[1]["queue_seconds"] == pytest.approx(max(0.0, waited), abs=0.1)
+    assert read_ledger(tmp_path)[1].queue_seconds == pytest.approx(max(0.0, waited), abs=0.1)
 
 
-def line(reason: str, gained: int, started: str = "2026-11-25T03:00:00+00:00") -> dict[str, object]:
-    return {"reason": reason, "samples_from": 64, "samples_to": 64 + gained, "started": started, "detail": ""}
+def line(reason: str, gained: int, started: str = "2026-11-25T03:00:00+00:00") -> LedgerLine:
+    record = {"reason": reason, "samples_from": 64, "samples_to": 64 + gained, "started": started}
+    return LedgerLine.from_record(record)
 
 
 def test_segments_that_bring_nothing_are_counted_since_a_person_last_stepped_in() -> None:
     lines = [line("hang", 0), line("timeout", 16), line("hang", 0), line("preempted", 0), line("timeout", 0)]
-    assert [entry["reason"] for entry in fruitless(lines, 0.0)] == ["hang", "timeout"]
-    assert fruitless(lines, time.time() + 1e9) == []
-    assert fruitless([line("hang", 0), line("code", 0)], 0.0) == []
+    assert [entry.reason for entry in fruitless_segments(lines, 0.0)] == ["hang", "timeout"]
+    assert fruitless_segments(lines, time.time() + 1e9) == []
+    assert fruitless_segments([line("hang", 0), line("code", 0)], 0.0) == []

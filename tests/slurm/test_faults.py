@@ -62,9 +62,9 @@ def test_a_process_that_hangs_is_noticed_and_the_job_restarts(
     run.wait_for_end(job)
 
     ledger = run.ledger()
-    assert [line["reason"] for line in ledger] == ["hang", "done"], run.log()
-    assert "no sign of rank 1" in ledger[0]["detail"]
-    assert len(ledger[0]["suspects"]) == 1
+    assert [line.reason for line in ledger] == ["hang", "done"], run.log()
+    assert "no sign of rank 1" in ledger[0].detail
+    assert len(ledger[0].suspects) == 1
     assert "Thread 0x" in run.log()  # the Python stacks of the process that waited
     assert "_agree" in run.log() or "_step" in run.log()
     assert trained_without_gaps(ledger, 4_000)
@@ -84,8 +84,8 @@ def test_a_defect_in_one_process_ends_all_and_is_not_retried(
     run.wait_for_end(job, "FAILED", timeout=30)  # all processes are gone within this time
 
     (line,) = run.ledger()
-    assert line["reason"] == "code", run.log()
-    assert "KeyError: 'a defect in the code'" in line["detail"]
+    assert line.reason == "code", run.log()
+    assert "KeyError: 'a defect in the code'" in line.detail
     states = run.cluster.run("sinfo", "--noheader", "--format=%T").stdout.split()
     assert set(states) <= {"idle", "completing"}
     assert patient_cluster.job(job)["Restarts"] == "0"
@@ -105,7 +105,7 @@ def test_processes_that_do_not_meet_try_again_on_another_port(
     with pytest.warns(UserWarning, match=r"only \[1\] came to a segment"):
         run.wait_for_end(job)
     assert "the processes did not find each other" in run.log()
-    assert [(line["restarts"], line["reason"]) for line in run.ledger()] == [(1, "done")], run.log()
+    assert [(line.restarts, line.reason) for line in run.ledger()] == [(1, "done")], run.log()
     assert trained_without_gaps(run.ledger(), 2_000)
 
 
@@ -118,7 +118,7 @@ def test_a_cancelled_job_stays_cancelled(tiny_run: MakeRun, patient_cluster: Clu
     run.wait_for_end(job, "CANCELLED")
 
     (line,) = run.ledger()
-    assert (line["reason"], line["lost_samples"]) == ("cancelled", 0)
+    assert (line.reason, line.lost_samples) == ("cancelled", 0)
 
     # A person may resume it.
     again = run.submit("cluster.nodes=1")
@@ -127,7 +127,7 @@ def test_a_cancelled_job_stays_cancelled(tiny_run: MakeRun, patient_cluster: Clu
     run.wait_for_end(again, "FAILED")  # exit code 75: work is left
     assert patient_cluster.job(again)["ExitCode"] == "75:0"
 
-    assert [line["reason"] for line in run.ledger()] == ["cancelled", "stopped"]
+    assert [line.reason for line in run.ledger()] == ["cancelled", "stopped"]
 
 
 @pytest.mark.long
@@ -148,8 +148,8 @@ def test_signals_before_the_first_step_and_twice_and_in_a_save(
     run.wait_for_end(job)
 
     ledger = run.ledger()
-    assert [line["reason"] for line in ledger] == ["preempted", "preempted", "done"], run.log()
-    assert ledger[0]["samples_to"] == 0
+    assert [line.reason for line in ledger] == ["preempted", "preempted", "done"], run.log()
+    assert ledger[0].samples_to == 0
     assert trained_without_gaps(ledger, 4_000)
 
 
@@ -168,7 +168,7 @@ def test_an_older_start_that_still_holds_the_run_loses_it(
     run.starts_again(job, 1)
     run.wait_for_end(job)
 
-    assert [line["reason"] for line in run.ledger()][-1] == "done", run.log()
+    assert [line.reason for line in run.ledger()][-1] == "done", run.log()
     assert not Path(f"/proc/{orphan}/cmdline").exists() or not Path(f"/proc/{orphan}/cmdline").read_bytes()
 
 
@@ -196,7 +196,7 @@ def test_fifty_looks_at_a_job_ask_slurm_once_each_and_do_it_no_harm(
     assert len(calls.read_text().splitlines()) <= 50
     run.wait_for_end(job)
 
-    assert [line["reason"] for line in run.ledger()] == ["done"], run.log()
+    assert [line.reason for line in run.ledger()] == ["done"], run.log()
     assert trained_without_gaps(run.ledger(), 24_000)
 
 
@@ -221,9 +221,9 @@ def test_a_save_that_cannot_end_in_the_grace_time_leaves_the_checkpoint_before(
     run.wait_for_end(job)
 
     ledger = run.ledger()
-    assert [line["reason"] for line in ledger] == ["preempted", "done"], run.log()
-    assert ledger[0]["samples_to"] >= 800
-    assert ledger[0]["samples_to"] % 800 == 0
-    assert ledger[0]["lost_samples"] > 0
+    assert [line.reason for line in ledger] == ["preempted", "done"], run.log()
+    assert ledger[0].samples_to >= 800
+    assert ledger[0].samples_to % 800 == 0
+    assert ledger[0].lost_samples > 0
     assert trained_without_gaps(ledger, 8_000)
     assert audit(RunDirectory(run.run.output)).proven

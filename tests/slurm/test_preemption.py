@@ -65,12 +65,12 @@ def test_preemptions_a_time_limit_a_killed_process_and_a_lost_node_leave_no_trac
     cluster.node_start(second)
 
     ledger = run.ledger()
-    reasons = [line["reason"] for line in ledger]
+    reasons = [line.reason for line in ledger]
     assert reasons == ["preempted"] * 3 + ["lost_process", "timeout", "lost_process", "done"], run.log()
     assert trained_without_gaps(ledger, 14_160)
-    assert all(line["lost_samples"] == 0 for line in ledger if line["reason"] in ("preempted", "timeout"))
-    assert all(line["lost_samples"] <= 50 * 16 for line in ledger)
-    assert ledger[5]["suspects"] == [second]
+    assert all(line.lost_samples == 0 for line in ledger if line.reason in ("preempted", "timeout"))
+    assert all(line.lost_samples <= 50 * 16 for line in ledger)
+    assert ledger[5].suspects == [second]
     assert audit(RunDirectory(disturbed.output)).proven
 
     assert straight.train(processes=2).returncode == 0

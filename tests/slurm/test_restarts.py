@@ -29,7 +29,7 @@ def test_the_number_of_nodes_may_change_at_every_start(tiny_run: MakeRun, patien
         )
         run.starts_again(job, restarts)
     run.wait_for_end(job)
-    assert [line["world_size"] for line in run.ledger()] == [2, 1, 2], run.log()
+    assert [line.world_size for line in run.ledger()] == [2, 1, 2], run.log()
     assert straight.train().returncode == 0
     digest = straight.last_manifest()["progress"]["digest"]
     assert moved.last_manifest()["progress"]["digest"] == digest
@@ -48,7 +48,7 @@ def test_a_refused_requeue_falls_back_to_a_job_that_follows(
     run.wait_for_segments(1)
     successor = patient_cluster.wait_until(run.newest_job, lambda newest: newest != job)
     run.wait_for_end(successor)
-    assert [line["job_id"] for line in run.ledger()] == [job, successor]
+    assert [line.job_id for line in run.ledger()] == [job, successor]
     assert trained_without_gaps(run.ledger(), 4_000)
 
 
@@ -64,7 +64,7 @@ def test_a_chain_resumes_after_a_kill_without_warning_and_ends_with_the_budget(
     for rank in (0, 1):
         run.kill(rank, signal.SIGKILL)
     run.wait_for_end(follower)
-    assert [line["job_id"] for line in run.ledger()] == [job, follower], run.log()
+    assert [line.job_id for line in run.ledger()] == [job, follower], run.log()
     assert trained_without_gaps(run.ledger(), 4_000)
 
     # The job that would have followed is cancelled.
@@ -80,5 +80,5 @@ def test_one_torchrun_per_node(tiny_run: MakeRun, patient_cluster: Cluster) -> N
     run.starts_again(job, 1)
     run.wait_for_end(job)
 
-    assert [line["reason"] for line in run.ledger()] == ["preempted", "done"], run.log()
+    assert [line.reason for line in run.ledger()] == ["preempted", "done"], run.log()
     assert trained_without_gaps(run.ledger(), 4_000)

@@ -14,8 +14,8 @@ from support.cluster_handle import Cluster
 from support.tiny_run import TinyRun
 
 from flipscale.config import load_job
-from flipscale.orchestration.cluster.submission import Submission, read_submissions
 from flipscale.runs.directory import existing_run
+from flipscale.runs.submissions import Submission, read_submissions
 
 SITE = Path(__file__).parents[2] / "slurm/dev/site.yaml"
 
@@ -55,9 +55,9 @@ def test_a_job_on_two_nodes_spends_its_budget(cluster: Cluster, make: Callable[.
     cluster.wait_for(job, "COMPLETED", 120)
 
     segments = [json.loads(line) for line in (run.output / "ledger.jsonl").read_text().splitlines()]
-    assert segments[-1]["reason"] == "done"
-    assert segments[-1]["samples_to"] == sum(phase.samples for phase in load_job(run.job).phases)
-    assert segments[-1]["world_size"] == 2
+    assert segments[-1].reason == "done"
+    assert segments[-1].samples_to == sum(phase.samples for phase in load_job(run.job).phases)
+    assert segments[-1].world_size == 2
 
 
 def test_a_waiting_run_is_refused_and_a_cancelled_one_resumes(
@@ -134,4 +134,4 @@ def test_a_script_through_torchrun(cluster: Cluster, make: Callable[..., TinyRun
     submit(cluster, run.job, site=site)
     cluster.wait_for(last(run).job_id, "COMPLETED", 180)
     segment = json.loads((run.output / "ledger.jsonl").read_text().splitlines()[-1])
-    assert (segment["reason"], segment["world_size"]) == ("done", 4)
+    assert (segment.reason, segment.world_size) == ("done", 4)

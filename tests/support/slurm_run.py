@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from support.cluster_handle import Cluster, Job, is_requeued
 from support.tiny_run import TinyRun
 
 from flipscale.runs.heartbeat import Heartbeat, read_heartbeats
-from flipscale.runs.ledger import read_ledger
+from flipscale.runs.ledger import LedgerLine, read_ledger
 from flipscale.runs.metrics import read_metrics
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL")
@@ -68,8 +68,8 @@ class SlurmRun:
 
     def newest_job(self) -> str:
         """Return the id of the job that was submitted last."""
-        from flipscale.orchestration.cluster.submission import read_submissions
         from flipscale.runs.directory import RunDirectory
+        from flipscale.runs.submissions import read_submissions
 
         return read_submissions(RunDirectory(self.run.output))[-1].job_id
 
@@ -84,7 +84,7 @@ class SlurmRun:
 
         def seen() -> int:
             metrics = read_metrics(self.run.output)
-            return metrics[-1]["samples"] if metrics and metrics[-1]["time"] >= since else 0
+            return metrics[-1].samples if metrics and metrics[-1].finite("time") >= since else 0
 
         with self._logs_on_failure():
             return self.cluster.wait_until(seen, lambda count: count >= samples, timeout)
@@ -100,13 +100,13 @@ class SlurmRun:
     def last_segment_end(self) -> int:
         """Return the samples at the end of the newest segment in the ledger."""
         ledger = self.ledger()
-        return ledger[-1]["samples_to"] if ledger else 0
+        return ledger[-1].samples_to if ledger else 0
 
-    def ledger(self) -> list[dict[str, Any]]:
+    def ledger(self) -> list[LedgerLine]:
         """Return the lines of the ledger."""
         return read_ledger(self.run.output)
 
-    def wait_for_segments(self, count: int, timeout: float = 90) -> dict[str, Any]:
+    def wait_for_segments(self, count: int, timeout: float = 90) -> LedgerLine:
         """Wait until the ledger has a number of lines; return the last of these."""
         lines = self.cluster.wait_until(self.ledger, lambda lines: len(lines) >= count, timeout)
         return lines[count - 1]
@@ -155,7 +155,7 @@ class SlurmRun:
             record = self.cluster.wait_for(job, lambda record: record["JobState"] in ENDED, timeout)
             assert record["JobState"] == state, record
 
-        starts = [line["restarts"] for line in self.ledger() if line["job_id"] == job]
+        starts = [line.restarts for line in self.ledger() if line.job_id == job]
         if set(range(int(record["Restarts"]) + 1)) - set(starts):
             text = f"of the starts of job {job}, up to {record['Restarts']}, only {starts} came to a segment"
             warnings.warn(f"{text}{self._tails()}", stacklevel=2)
@@ -181,11 +181,11 @@ class SlurmRun:
         return sorted((self.run.output / "logs").glob("*.err"))
 
 
-def trained_without_gaps(ledger: Sequence[Mapping[str, Any]], total: int) -> bool:
+def trained_without_gaps(ledger: Sequence[LedgerLine], total: int) -> bool:
     """Return whether the segments follow each other without gap or overlap, up to the whole budget."""
     reached = 0
     for line in ledger:
-        if line["samples_from"] != reached:
+        if line.samples_from != reached:
             return False
-        reached = line["samples_to"]
+        reached = line.samples_to
     return reached == total

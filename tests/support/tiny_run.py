@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from flipscale import jsonl
 from flipscale.runs import checkpoint
-from flipscale.runs.metrics import TIMING_FIELDS, read_metrics
+from flipscale.runs.metrics import TIMING_FIELDS
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class TinyRun:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The metrics without the fields that depend on the clock."""
-        kept = (record.items() for record in read_metrics(self.output))
+        kept = (record.items() for record in jsonl.read(self.output / "metrics.jsonl"))
         return [{key: value for key, value in items if key not in TIMING_FIELDS} for items in kept]
 
     def newest(self) -> Path:

@@ -20,8 +20,8 @@ from reproduction.session import Options, Session
 from flipscale.config import Site, dump_job
 from flipscale.data.synthetic.dataset import SyntheticOptions, synthesize
 from flipscale.errors import StoppedEarly, UserError
-from flipscale.runs.checkpoint import directory_name
 from flipscale.runs.ledger import read_ledger
+from flipscale.runs.manifest import directory_name
 
 
 def finish(run: PlannedRun) -> None:
@@ -261,7 +261,7 @@ def test_cells_are_trained_scored_and_shown(tmp_path: Path) -> None:
     again.run()
     for run in again.planned:
         (segment,) = read_ledger(run.directory.path)  # nothing was trained twice
-        assert segment["reason"] == "done"
+        assert segment.reason == "done"
 
     (again.planned[0].directory.checkpoints / "LATEST").unlink()
     (tmp_path / "table1_toy/scores/plain_s0.json").write_text("damaged")

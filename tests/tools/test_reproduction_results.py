@@ -21,7 +21,7 @@ from reproduction.scores import Point, Scores, score_key, score_run
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World, join_world
 from flipscale.errors import UserError
-from flipscale.runs.checkpoint import directory_name
+from flipscale.runs.manifest import directory_name
 
 
 def test_cell_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

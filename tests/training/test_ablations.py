@@ -51,7 +51,7 @@ def train(run: TinyRun, stop: StopRequests | None = None) -> None:
     job = load_job(run.job)
     directory = run_directory(job)
     segment = Segment(job, directory, ALONE, stop or StopRequests(directory.stop_file))
-    with segment.held():
+    with segment.locked():
         trainer.train(job, check_job(job, 1), segment)
 
 
@@ -65,11 +65,11 @@ def test_it_learns_both_resumes_to_the_bit_and_exports_without_the_decoder(
     straight, stopped = tiny_run("straight", **CHANGES), tiny_run("stopped", **CHANGES)
     train(straight)
     metrics = read_metrics(straight.output)
-    masked = [m for m in metrics if m["phase"] == "masked"]
-    assert all("reconstruction" in m for m in masked)
-    assert not any("reconstruction" in m for m in metrics if m["phase"] == "unmasked")
-    contrastive = [m["loss"] - 0.5 * m["reconstruction"] for m in masked]
-    reconstruction = [m["reconstruction"] for m in masked]
+    masked = [m for m in metrics if m.phase == "masked"]
+    assert all("reconstruction" in m.scalars for m in masked)
+    assert not any("reconstruction" in m.scalars for m in metrics if m.phase == "unmasked")
+    contrastive = [m.scalars["loss"] - 0.5 * m.scalars["reconstruction"] for m in masked]
+    reconstruction = [m.scalars["reconstruction"] for m in masked]
     assert mean(reconstruction[-10:]) < 0.95 * mean(reconstruction[:10])
     assert mean(contrastive[-10:]) < 0.95 * mean(contrastive[:10])
 

@@ -23,7 +23,8 @@ from flipscale.errors import StoppedEarly, UserError
 from flipscale.orchestration.segments.segment import Segment
 from flipscale.orchestration.segments.watchdog import Watchdog
 from flipscale.runs.directory import run_directory
-from flipscale.runs.metrics import TIMING_FIELDS, read_evaluations
+from flipscale.runs.evaluations import read_evaluations
+from flipscale.runs.metrics import TIMING_FIELDS
 from flipscale.training import trainer
 from flipscale.training.check_job import check_job
 from flipscale.training.periodic_evaluation import PeriodicEvaluation
@@ -56,7 +57,7 @@ def train(run: TinyRun, *, steps: int = 10**6) -> None:
 
 def evaluations(run: TinyRun) -> list[dict[str, Any]]:
     """Without the fields that depend on the clock."""
-    kept = (record.items() for record in read_evaluations(run.output))
+    kept = (recorded.document.items() for recorded in read_evaluations(run.output))
     return [{key: value for key, value in items if key not in TIMING_FIELDS} for items in kept]
 
 

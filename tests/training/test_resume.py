@@ -44,9 +44,9 @@ def test_five_kills_leave_no_trace(tiny_run: MakeRun) -> None:
     assert killed.weights() == straight.weights()
     assert killed.metrics() == straight.metrics()
     assert killed.last_manifest()["progress"] == straight.last_manifest()["progress"]
-    reasons = [line["reason"] for line in read_ledger(killed.output)]
+    reasons = [line.reason for line in read_ledger(killed.output)]
     assert reasons == ["killed"] * 5 + ["done"]
-    assert sum(line["samples_to"] - line["samples_from"] for line in read_ledger(killed.output)) == 792
+    assert sum(line.samples_to - line.samples_from for line in read_ledger(killed.output)) == 792
 
 
 def kill_in_a_save(run: TinyRun, rng: random.Random) -> None:
@@ -149,5 +149,5 @@ def test_a_request_to_stop_saves_and_exits_75(tiny_run: MakeRun, request_name: s
     assert "Traceback" not in errors
     assert not (run.output / "STOP").exists()
     line = read_ledger(run.output)[-1]
-    assert line["reason"] == "stopped"
-    assert line["samples_to"] == run.last_manifest()["progress"]["samples_seen"] > 0
+    assert line.reason == "stopped"
+    assert line.samples_to == run.last_manifest()["progress"]["samples_seen"] > 0

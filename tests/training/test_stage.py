@@ -32,7 +32,8 @@ from flipscale.orchestration.segments.segment import Segment
 from flipscale.progress import Progress
 from flipscale.runs import checkpoint
 from flipscale.runs.directory import run_directory
-from flipscale.runs.metrics import read_evaluations
+from flipscale.runs.evaluations import read_evaluations
+from flipscale.runs.manifest import directory_name
 from flipscale.training import stage as stages
 from flipscale.training import trainer
 from flipscale.training.check_job import check_job
@@ -79,7 +80,7 @@ def train(run: TinyRun, *overrides: str, steps: int = 10**6) -> Progress:
     job = load_job(run.job, overrides)
     directory = run_directory(job)
     segment = Segment(job, directory, ALONE, StopAt(directory, steps))
-    with segment.held():
+    with segment.locked():
         return trainer.train(job, check_job(job, 1), segment)
 
 
@@ -219,7 +220,7 @@ def test_what_a_phase_sees(tiny_run: MakeRun, data_set: Path, monkeypatch: pytes
     stopped(run, 3)
     train(run)
     assert list(dict.fromkeys(seen)) == [(24, 4), (24, None), (48, 12), (48, None)]
-    assert [record["samples_seen"] for record in read_evaluations(run.output)] == [48, 88]
+    assert [recorded.samples_seen for recorded in read_evaluations(run.output)] == [48, 88]
 
 
 def test_a_phase_that_has_not_begun_may_get_another_shape(at_boundary: TinyRun) -> None:
@@ -255,7 +256,7 @@ def test_sizes_that_do_not_fit_are_refused_by_phase(tiny_run: MakeRun, override:
 def test_stock_open_clip_loads_the_last_shape(tiny_run: MakeRun, tmp_path: Path) -> None:
     run = tiny_run(**SETTINGS)
     train(run)
-    first = load_model(run.output / "checkpoints" / checkpoint.directory_name(48), ALONE)
+    first = load_model(run.output / "checkpoints" / directory_name(48), ALONE)
     assert (first.model.spec.vision.image_size, first.model.spec.vision.patch_size) == (24, 8)
     trained, out = load_model(run.output, ALONE), tmp_path / "export"
     assert (trained.model.spec.vision.image_size, trained.model.spec.vision.patch_size) == (48, 12)

@@ -54,7 +54,7 @@ def train(run: TinyRun, *overrides: str, stop: StopRequests | None = None) -> Pr
     directory = run_directory(job)
     budget = check_job(job, 1)
     segment = Segment(job, directory, ALONE, stop or StopRequests(directory.stop_file))
-    with segment.held():
+    with segment.locked():
         return trainer.train(job, budget, segment)
 
 
@@ -81,13 +81,13 @@ def test_both_phases_run_to_the_exact_budget(tiny_run: MakeRun) -> None:
     progress = train(run)
     assert progress.samples_seen == 792
     metrics = read_metrics(run.output)
-    assert [m["phase"] for m in metrics].count("unmasked") > 0
-    assert metrics[-1]["samples"] == 792
-    assert metrics[-1]["step"] == 50
-    by_samples = {m["samples"]: m for m in metrics}
-    assert by_samples[48]["lr"] == pytest.approx(0.02 * 16 / 256 * 48 / 64)
-    assert by_samples[640]["phase"] == "masked"
-    assert metrics[-1]["lr"] < 0.1 * 0.002 * 16 / 256
+    assert [m.phase for m in metrics].count("unmasked") > 0
+    assert metrics[-1].samples == 792
+    assert metrics[-1].step == 50
+    by_samples = {m.samples: m for m in metrics}
+    assert by_samples[48].scalars["lr"] == pytest.approx(0.02 * 16 / 256 * 48 / 64)
+    assert by_samples[640].phase == "masked"
+    assert metrics[-1].scalars["lr"] < 0.1 * 0.002 * 16 / 256
     # The end of each phase is kept for good, besides the newest two.
     kept = {int(path.name.split("_")[1]): path for path in (run.output / "checkpoints").glob("samples_*")}
     assert {640, 792} <= set(kept)
@@ -104,7 +104,7 @@ def test_a_finished_run_trained_again_does_nothing(tiny_run: MakeRun) -> None:
     weights, metrics = run.weights(), run.metrics()
     assert train(run).samples_seen == 792
     assert (run.weights(), run.metrics()) == (weights, metrics)
-    assert [line["reason"] for line in read_ledger(run.output)] == ["done", "done"]
+    assert [line.reason for line in read_ledger(run.output)] == ["done", "done"]
 
 
 @pytest.mark.slow
@@ -151,8 +151,8 @@ def test_damaged_checkpoints_roll_the_run_back_and_it_still_ends_the_same(tiny_r
     assert damaged.weights() == straight.weights()
     assert damaged.metrics() == straight.metrics()
     ledger = read_ledger(damaged.output)
-    assert [line["reason"] for line in ledger] == ["stopped", "rolled_back", "done"]
-    assert sum(line["samples_to"] - line["samples_from"] for line in ledger) == 792
+    assert [line.reason for line in ledger] == ["stopped", "rolled_back", "done"]
+    assert sum(line.samples_to - line.samples_from for line in ledger) == 792
     assert audit(RunDirectory(damaged.output)).proven
 
 
@@ -176,9 +176,9 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_run(
     with pytest.raises(RunError, match="not finite for the last 20 steps"):
         train(run)
     metrics = read_metrics(run.output)
-    assert [m["skipped_steps"] for m in metrics[:8]] == [0, 0, 0, 0, 1, 2, 2, 2]
-    assert math.isfinite(metrics[7]["loss"])
-    assert read_ledger(run.output)[-1]["reason"] == "non_finite"
+    assert [m.scalars["skipped_steps"] for m in metrics[:8]] == [0, 0, 0, 0, 1, 2, 2, 2]
+    assert math.isfinite(metrics[7].scalars["loss"])
+    assert read_ledger(run.output)[-1].reason == "non_finite"
 
 
 def test_unusable_samples_are_replaced_recorded_and_audited(
@@ -278,5 +278,5 @@ def test_a_broken_node_ends_the_start_and_is_blamed(
     with pytest.raises(RunError, match="failed its check"):
         train(broken, "cluster.check_node=true")
     (line,) = read_ledger(broken.output)
-    assert (line["reason"], line["samples_to"]) == ("bad_node", 0)
-    assert line["suspects"] == [ALONE.place.node]
+    assert (line.reason, line.samples_to) == ("bad_node", 0)
+    assert line.suspects == (ALONE.place.node,)

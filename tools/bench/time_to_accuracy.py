@@ -42,7 +42,7 @@ from flipscale.interop.load_model import load_model
 from flipscale.interop.openclip_export import export_openclip
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.of_job import model_spec
-from flipscale.runs.checkpoint import directory_name
+from flipscale.runs.manifest import directory_name
 
 CHECKPOINTS = 5  # of a run, evenly spaced
 

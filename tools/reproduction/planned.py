@@ -16,8 +16,8 @@ from pathlib import Path
 from flipscale.budget import Budget
 from flipscale.config import Job, load_job
 from flipscale.errors import UserError
-from flipscale.runs import checkpoint
-from flipscale.runs.directory import RunDirectory, committed_samples, run_directory
+from flipscale.runs.directory import RunDirectory, run_directory
+from flipscale.runs.manifest import committed_samples, directory_name
 from reproduction import toy
 from reproduction.cells import Cell, Experiment, TrainingRun
 
@@ -57,7 +57,7 @@ class PlannedRun:
     def checkpoint_of(self, cell: Cell) -> Path:
         """Return the checkpoint of a cell's model: a run keeps the one at the end of each phase."""
         spans = {span.phase.name: span for span in self.budget.spans}
-        return self.directory.checkpoints / checkpoint.directory_name(spans[self.phase_of(cell)].stop)
+        return self.directory.checkpoints / directory_name(spans[self.phase_of(cell)].stop)
 
     def phase_of(self, cell: Cell) -> str:
         """Return the phase at whose end the model of a cell is taken."""

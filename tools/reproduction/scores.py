@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +17,9 @@ from flipscale.evaluation.features import Encoder
 from flipscale.evaluation.masked_views import MaskedEncoder
 from flipscale.files import write_durably
 from flipscale.interop.load_model import load_model
-from flipscale.runs.checkpoint import MANIFEST
-from flipscale.runs.metrics import read_evaluations, read_metrics
+from flipscale.runs.evaluations import RecordedEvaluation, read_evaluations
+from flipscale.runs.manifest import MANIFEST
+from flipscale.runs.metrics import MetricsLine, read_metrics
 from reproduction.cells import Cell, View
 from reproduction.planned import PlannedRun
 
@@ -120,7 +120,7 @@ def read_scores(file: Path) -> Scores | None:
     return scores
 
 
-def training_clock(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+def training_clock(metrics: Sequence[MetricsLine]) -> list[tuple[int, float]]:
     """Return the training time at every line of the metrics.
 
     Returns:
@@ -129,7 +129,8 @@ def training_clock(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, floa
     clock = [(0, 0.0)]
     for line in metrics:
         samples, seconds = clock[-1]
-        clock.append((line["samples"], seconds + (line["samples"] - samples) / line["images_per_second"]))
+        more = (line.samples - samples) / line.column("images_per_second")
+        clock.append((line.samples, seconds + more))
 
     return clock
 
@@ -140,9 +141,11 @@ def seconds_at(clock: Sequence[tuple[int, float]], samples: int) -> float:
     return float(np.interp(samples, places, seconds))
 
 
-def _curve(evaluations: Sequence[Mapping[str, Any]], clock: Sequence[tuple[int, float]]) -> tuple[Point, ...]:
+def _curve(
+    evaluations: Sequence[RecordedEvaluation], clock: Sequence[tuple[int, float]]
+) -> tuple[Point, ...]:
     points: list[Point] = []
-    for document in evaluations:
+    for document in (evaluation.document for evaluation in evaluations):
         if document.get("zero_shot"):  # an evaluation that failed has none
             (result,) = document["zero_shot"].values()
             samples = document["samples_seen"]

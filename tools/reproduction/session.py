@@ -18,7 +18,8 @@ from flipscale.errors import RunError, UserError
 from flipscale.files import write_durably
 from flipscale.formatting import format_hours
 from flipscale.planning.plan import plan_job
-from flipscale.runs.directory import committed_samples, prepare
+from flipscale.runs.directory import prepare
+from flipscale.runs.manifest import committed_samples
 from reproduction import toy
 from reproduction.cells import Experiment
 from reproduction.machine import cores

@@ -71,7 +71,7 @@ def _complete(run: PlannedRun, site: Site, done: Callable[[PlannedRun], None]) -
         time.sleep(_LOOK_EVERY)
     if not run.done:
         segments = read_ledger(directory.path)
-        reason = f"{segments[-1]['reason']}: {segments[-1]['detail']}" if segments else "it never began"
+        reason = f"{segments[-1].reason}: {segments[-1].detail}" if segments else "it never began"
         raise RunError(f"{run.name} ended before its budget was spent ({reason}); see {logs(directory)}")
 
     done(run)

@@ -12,7 +12,7 @@ from flipscale.planning.fit import advise, fits
 from flipscale.planning.memory import estimate_memory
 from flipscale.planning.plan import model_shape
 from flipscale.planning.throughput import find_gpu
-from flipscale.runs.directory import committed_samples
+from flipscale.runs.manifest import committed_samples
 
 
 def check_weights(candidate: Candidate) -> str:

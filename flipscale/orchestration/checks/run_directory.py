@@ -16,6 +16,7 @@ from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.batch_script import visibility_command
 from flipscale.planning.plan import state_bytes
 from flipscale.runs.directory import RunDirectory
+from flipscale.runs.manifest import committed_checkpoints
 from flipscale.slurm import SlurmError, run_slurm
 
 _LOCAL_FILE_SYSTEMS = ("tmpfs", "ramfs", "overlay")
@@ -83,7 +84,7 @@ def nodes_see_run(run: RunDirectory, allocation: Allocation, site: Site) -> str:
 def check_disk(candidate: Candidate) -> str:
     """Check that the checkpoints which the run will keep fit the free space."""
     size = state_bytes(candidate.job)
-    present = len(list(candidate.run.checkpoints.glob("samples_*/manifest.json")))
+    present = len(committed_checkpoints(candidate.run))
     # The newest checkpoint is written before the oldest is deleted.
     missing = max(1, candidate.job.checkpoint.keep_last + 1 - present)
 

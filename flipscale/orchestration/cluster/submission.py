@@ -4,53 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from flipscale import jsonl
 from flipscale.config import Site
 from flipscale.errors import UserError
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.local_executor import controller_lives
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.ledger import read_ledger
+from flipscale.runs.submissions import ClusterKind, Submission, append_submission, read_submissions
 from flipscale.slurm import SlurmError, query_queue, read_configuration
 
-ClusterKind = Literal["slurm", "local"]
-
-_RECORDS = "submissions.jsonl"
 _BLAMED_TWICE = 2
-
-
-@dataclass(frozen=True)
-class Submission:
-    """One line of submissions.jsonl.
-
-    Attributes:
-        time: Seconds since 1970.
-        cluster: `slurm`, or `local` for submitit on this machine.
-        job_id: Slurm's job id, `123_4` for an element of an array; for `local` the pid of submitit's
-            controller.
-        nodes: Number of nodes.
-        processes_per_node: Training processes on each node.
-        partition: Slurm's partition; empty for the cluster's default.
-        time_limit: Seconds of one segment.
-        accounting: Whether `sacct` answers.
-        dependency: Id of the job that this one waits for.
-        site: The site file at the time of the submission.
-    """
-
-    time: float
-    cluster: ClusterKind
-    job_id: str
-    nodes: int
-    processes_per_node: int
-    partition: str
-    time_limit: int
-    accounting: bool
-    dependency: str | None
-    site: Site
 
 
 @dataclass(frozen=True)
@@ -85,17 +51,8 @@ def record_submission(
         site=site,
     )
 
-    line = asdict(submission) | {"site": site.model_dump(mode="json", exclude_none=True)}
-    jsonl.append(run.path / _RECORDS, [line], durable=True)
+    append_submission(run, submission)
     return submission
-
-
-def read_submissions(run: RunDirectory) -> list[Submission]:
-    """Return all submissions of a run, oldest first; an empty list if it was never submitted."""
-    records = jsonl.read(run.path / _RECORDS)
-    for record in records:
-        record["site"] = Site.model_validate(record["site"])
-    return [Submission(**record) for record in records]
 
 
 def living_submissions(run: RunDirectory) -> list[Submission]:
@@ -121,7 +78,7 @@ def living_submissions(run: RunDirectory) -> list[Submission]:
 
 def suspected_nodes(run: RunDirectory) -> list[str]:
     """Return the nodes that at least two segments of the run blame for their end."""
-    blamed = Counter(node for segment in read_ledger(run.path) for node in set(segment.get("suspects", ())))
+    blamed = Counter(node for segment in read_ledger(run.path) for node in set(segment.suspects))
     return sorted(node for node, times in blamed.items() if times >= _BLAMED_TWICE)
 
 

@@ -24,15 +24,15 @@ from flipscale.orchestration.cluster.batch_script import ScriptOptions, SlurmScr
 from flipscale.orchestration.cluster.launcher import Launch
 from flipscale.orchestration.cluster.local_executor import DetachedExecutor
 from flipscale.orchestration.cluster.submission import (
-    ClusterKind,
-    Submission,
     SubmittedJob,
     living_submissions,
     logs,
     record_submission,
     suspected_nodes,
 )
-from flipscale.runs.directory import RunDirectory, committed_samples, prepare
+from flipscale.runs.directory import RunDirectory, prepare
+from flipscale.runs.manifest import committed_samples
+from flipscale.runs.submissions import ClusterKind, Submission
 
 TOKEN = "token"
 """The file by which a node sees that it shares the run directory."""

@@ -14,12 +14,12 @@ from submitit.helpers import clean_env, environment_variables
 from flipscale import slurm
 from flipscale.config import Site
 from flipscale.distributed.placement import Placement
-from flipscale.errors import UserError
-from flipscale.orchestration.cluster.submission import Submission, read_submissions
+from flipscale.errors import Reason, UserError
 from flipscale.orchestration.cluster.submit import submit_run
 from flipscale.runs.directory import RunDirectory, recorded_job
 from flipscale.runs.failures import slurm_verdict
 from flipscale.runs.ledger import read_ledger
+from flipscale.runs.submissions import Submission, read_submissions
 from flipscale.slurm import NoAnswerError, SlurmError
 
 # A stop this close to the time limit is on its account: Slurm warns up to a minute early, on a coarse clock.
@@ -50,15 +50,15 @@ class ManagedJob:
 
     def starts_without_a_segment(self) -> int:
         """Starts of this job, up to this one, since the last that came as far as the ledger."""
-        lines = [line for line in read_ledger(self.run.path) if line.get("job_id") == self.place.job_id]
-        return self.place.restarts - (lines[-1]["restarts"] if lines else -1)
+        lines = [line for line in read_ledger(self.run.path) if line.job_id == self.place.job_id]
+        return self.place.restarts - (lines[-1].restarts if lines else -1)
 
     def deadline(self) -> float | None:
         """time.monotonic() value at which to stop for the job's time limit; None where it has none."""
         end = _end_of(slurm.query_job(self.place.job_id) or {})
         return None if end is None else time.monotonic() + end - time.time() - self.site.stop_before
 
-    def reason_of_stop(self, requested: str) -> str:
+    def reason_of_stop(self, requested: str) -> Reason:
         """The ledger's word for a stop that was requested by `requested`, one of stop.REASONS."""
         if requested in ("stop_file", "sigint"):
             return "stopped"
@@ -116,7 +116,7 @@ class ManagedJob:
             job = self._submit_successor().job_id
             _log.info("job %s will follow this one (the site's restart is chain)", job)
 
-    def renounce(self) -> None:
+    def cancel_successor(self) -> None:
         """No further start is wanted: cancel the successor that waits for this job."""
         if (successor := self._successor()) is not None:
             try:

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 from flipscale import slurm
 from flipscale.config import Job
 from flipscale.distributed.world import World
-from flipscale.errors import RunError, StoppedEarly, UserError
+from flipscale.errors import Reason, RunError, StoppedEarly, UserError
 from flipscale.orchestration.segments.stop_requests import StopRequests
 from flipscale.orchestration.segments.watchdog import Watchdog
 from flipscale.progress import Progress
-from flipscale.runs.directory import Hold, RunDirectory, locked
+from flipscale.runs.directory import RunDirectory
 from flipscale.runs.failures import TRANSIENT, Failure, failure_of, verdict
 from flipscale.runs.heartbeat import read_heartbeats
-from flipscale.runs.ledger import Ledger, fruitless, read_ledger
+from flipscale.runs.ledger import fruitless_segments, read_ledger
+from flipscale.runs.ledger_writer import LedgerWriter
+from flipscale.runs.lock import RunLock, lock_run
 from flipscale.slurm import SlurmError
 
 if TYPE_CHECKING:
@@ -59,8 +61,8 @@ class Segment:
         self.attempt = world.place.attempt or world.lead(lambda: unnamed)
         self.watchdog = Watchdog(run.path, world, self.attempt, job.hang, self._hangs)
         self._resumed = Progress()
-        self._ledger: Ledger | None = None
-        self._hold: Hold | None = None
+        self._ledger: LedgerWriter | None = None
+        self._lock: RunLock | None = None
 
     def begin(self, resumed: Progress) -> None:
         """Open the ledger at the progress that training goes on from; all processes call it.
@@ -82,26 +84,26 @@ class Segment:
             self._check_nodes()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """The leading process holds the run. Raises UserError where another one trains in it."""
-        with locked(self.run, self.attempt, self._is_over) as self._hold:
+        with lock_run(self.run, self.attempt, self._is_over) as self._lock:
             try:
                 yield
             except BaseException as error:
                 self.end(self._resumed, self._resumed, error)  # where training did not come to do it
                 raise
 
-    def check_hold(self) -> None:
+    def check_lock(self) -> None:
         """Raise RunError where a newer start has taken over: nothing may be written any more."""
-        if self._hold is not None:
-            self._hold.check()
+        if self._lock is not None:
+            self._lock.check()
 
     def training(self) -> None:
         """The first step is about to begin."""
         if self._ledger is not None:
             self._ledger.training()
 
-    def reason_of_stop(self, requested: str) -> str:
+    def reason_of_stop(self, requested: str) -> Reason:
         """The ledger's word for an agreed stop; all processes call it."""
         managed = self._managed
         if managed is None:
@@ -141,7 +143,7 @@ class Segment:
         managed = self._managed
         again = managed is not None and error is not None and self.failed(error).kind in TRANSIENT
         if managed is not None and not again and self.world.leads:
-            managed.renounce()
+            managed.cancel_successor()
         if error is None:
             return
         if managed is not None and again and _agreed(error):
@@ -162,16 +164,16 @@ class Segment:
             _exit_now(1)
 
     def _open_ledger(self, resumed: Progress) -> None:
-        self._ledger = Ledger(self.run.path, resumed, self.world, self.attempt)
+        self._ledger = LedgerWriter(self.run.path, resumed, self.world, self.attempt)
         if self._managed is None:
             return
         lines = read_ledger(self.run.path)
-        bad = fruitless(lines, self._managed.submitted_by_a_person)
+        bad = fruitless_segments(lines, self._managed.submitted_by_a_person)
         if len(bad) >= MOST_FRUITLESS:
-            reasons = ", ".join(line["reason"] for line in bad)
+            reasons = ", ".join(line.reason for line in bad)
             raise RunError(
                 f"the last {len(bad)} segments brought no progress ({reasons}; "
-                f"the last one: {bad[-1]['detail']}); mend the cause and give `flipscale submit` again",
+                f"the last one: {bad[-1].detail}); mend the cause and give `flipscale submit` again",
                 kind="no_progress",
             )
 
@@ -246,7 +248,7 @@ def _agreed(error: BaseException) -> bool:
     return isinstance(error, StoppedEarly) and error.agreed
 
 
-def never_met(managed: ManagedJob | None, error: Exception) -> None:
+def handle_failed_rendezvous(managed: ManagedJob | None, error: Exception) -> None:
     """The processes of a start did not find each other: a node is gone, or a port taken. Try again, but not
     for ever. Returns where nothing is to be done about it."""
     if managed is None or managed.starts_without_a_segment() > MOST_FRUITLESS:

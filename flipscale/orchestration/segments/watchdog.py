@@ -19,7 +19,7 @@ from flipscale.runs.failures import Failure
 from flipscale.runs.heartbeat import (
     BEAT_SECONDS,
     Heartbeat,
-    State,
+    ProcessState,
     forget_old_attempts,
     read_heartbeats,
     write_heartbeat,
@@ -51,7 +51,7 @@ class Watchdog:
         self._attempt = attempt
         self._limits = limits
         self._on_hang = on_hang
-        self._state: State = "starting"
+        self._state: ProcessState = "starting"
         self._samples = 0
         self._steps: deque[float] = deque(maxlen=20)
         self._last_step = time.monotonic()
@@ -80,7 +80,7 @@ class Watchdog:
         self._last_step = time.monotonic()
 
     @contextmanager
-    def unhurried(self) -> Iterator[None]:
+    def long_operation(self) -> Iterator[None]:
         """Inside, no step is expected for `limits.start`, counted from the last `alive`."""
         before, self._state = self._state, "saving"
         try:
@@ -88,7 +88,7 @@ class Watchdog:
         finally:
             self._state, self._last_step = before, time.monotonic()
 
-    def close(self, state: State, failure: Failure | None = None) -> None:
+    def close(self, state: ProcessState, failure: Failure | None = None) -> None:
         """Leave the last sign; the thread ends."""
         self._closed.set()
         self._state = state
@@ -116,7 +116,7 @@ class Watchdog:
         """End where a peer has failed and the training does not notice: a GPU collective waits for ever."""
         for beat in read_heartbeats(self._run, self._attempt):
             if beat.state == "failed" and beat.rank != self._world.rank and beat.age > _GRACE_AFTER_PEER:
-                self._end(Failure(beat.kind, f"rank {beat.rank} on {beat.node}: {beat.message}"))
+                self._end(Failure(beat.kind or "code", f"rank {beat.rank} on {beat.node}: {beat.message}"))
 
     def _hang(self, seconds: float) -> Failure:
         beats = read_heartbeats(self._run, self._attempt)

@@ -1,17 +1,17 @@
 """What became of a run's time: its segments, what they gained, and what start-ups, replays and queues cost.
 
-Pure: from the records of ledger.jsonl, segment.json and submissions.jsonl, whatever of them is there.
+The functions are pure: they work on what was read from ledger.jsonl, segment.json and submissions.jsonl.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
 
-from flipscale.jsonl import number
 from flipscale.runs.failures import TRANSIENT
+from flipscale.runs.ledger import LedgerLine
+from flipscale.runs.submissions import RecordedJob
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ def needs_a_person(reason: str) -> bool:
 
 
 def segments_of(
-    ledger: Sequence[Mapping[str, Any]],
-    submissions: Sequence[Mapping[str, Any]],
+    ledger: Sequence[LedgerLine],
+    submissions: Sequence[RecordedJob],
     under_way: SegmentStatus | None,
 ) -> tuple[SegmentStatus, ...]:
     """All segments, oldest first; a missing `queue_seconds` is worked out from the times."""
-    submitted = [number(record, "time") for record in submissions]
+    submitted = [job.time for job in submissions]
     segments: list[SegmentStatus] = []
     for segment in (*map(segment_of, ledger), *([under_way] if under_way else [])):
         before = next((past for past in reversed(segments) if past.reason != "rolled_back"), None)
@@ -75,33 +75,28 @@ def segments_of(
     return tuple(segments)
 
 
-def segment_of(record: Mapping[str, Any]) -> SegmentStatus:
-    """One line of the ledger; fields that are missing or of another kind count as zero or empty."""
-    started = text(record, "started")
-    seconds = number(record, "seconds")
-    ended = text(record, "ended") or _plus(started, seconds)
-    nodes = texts(record, "nodes") or ((text(record, "host"),) if text(record, "host") else ())
-    stop = record.get("stop_seconds")
+def segment_of(line: LedgerLine) -> SegmentStatus:
+    """Return the status of a segment by its line of the ledger."""
     return SegmentStatus(
-        segment=int(number(record, "segment")),
-        reason=text(record, "reason"),
-        detail=text(record, "detail"),
-        started=started,
-        ended=ended,
-        job_id=text(record, "job_id"),
-        restarts=int(number(record, "restarts")),
-        nodes=nodes,
-        world_size=int(number(record, "world_size")),
-        samples_from=int(number(record, "samples_from")),
-        samples_to=int(number(record, "samples_to")),
-        seconds=seconds,
-        gpu_hours=round(number(record, "gpu_seconds") / 3600, 4),
-        startup_seconds=number(record, "startup_seconds"),
-        queue_seconds=number(record, "queue_seconds"),
-        lost_samples=int(number(record, "lost_samples")),
-        lost_seconds=number(record, "lost_seconds"),
-        stop_seconds=number(record, "stop_seconds") if isinstance(stop, (int, float)) else None,
-        suspects=texts(record, "suspects"),
+        segment=line.segment,
+        reason=line.reason,
+        detail=line.detail,
+        started=line.started,
+        ended=line.ended or _plus(line.started, line.seconds),
+        job_id=line.job_id,
+        restarts=line.restarts,
+        nodes=line.nodes or ((line.host,) if line.host else ()),
+        world_size=line.world_size,
+        samples_from=line.samples_from,
+        samples_to=line.samples_to,
+        seconds=line.seconds,
+        gpu_hours=round(line.gpu_seconds / 3600, 4),
+        startup_seconds=line.startup_seconds,
+        queue_seconds=line.queue_seconds,
+        lost_samples=line.lost_samples,
+        lost_seconds=line.lost_seconds,
+        stop_seconds=line.stop_seconds,
+        suspects=line.suspects,
     )
 
 
@@ -133,10 +128,10 @@ def effective_speed(segments: Sequence[SegmentStatus], waiting_now: float) -> fl
 
 
 def waiting_seconds(
-    segments: Sequence[SegmentStatus], submissions: Sequence[Mapping[str, Any]], now: float
+    segments: Sequence[SegmentStatus], submissions: Sequence[RecordedJob], now: float
 ) -> float:
     """How long a job that is in the queue at `now` (seconds since 1970) has waited there."""
-    submitted = [number(record, "time") for record in submissions]
+    submitted = [job.time for job in submissions]
     return round(_queue_before(now, segments[-1] if segments else None, submitted), 1)
 
 
@@ -147,18 +142,6 @@ def unix_time(stamp: str) -> float | None:
     except ValueError:
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-
-
-def text(record: Mapping[str, Any], key: str) -> str:
-    """The string at `key`; empty where there is none."""
-    value = record.get(key)
-    return value if isinstance(value, str) else ""
-
-
-def texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """The strings of the list at `key`; none where there is no list."""
-    value = record.get(key)
-    return tuple(str(item) for item in value) if isinstance(value, list) else ()
 
 
 def _with_queue(

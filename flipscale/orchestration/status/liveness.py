@@ -6,14 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from flipscale.distributed.placement import read_placement
 from flipscale.errors import UserError
-from flipscale.orchestration.status.history import text
 from flipscale.runs.heartbeat import BEAT_SECONDS, Heartbeat, read_heartbeats
+from flipscale.runs.ledger import LedgerLine
+from flipscale.runs.submissions import RecordedJob
 from flipscale.slurm import JobState, SlurmError, query_accounting, query_queue
 
 # A process is silent after this long, or after this many of its own steps where these are slow.
@@ -122,7 +122,7 @@ def processes_of(run: Path, attempt: str | None, now: float) -> tuple[ProcessSta
 
 
 def slurm_jobs_of(
-    submissions: Sequence[Mapping[str, Any]], segment: Mapping[str, Any] | None
+    submissions: Sequence[RecordedJob], segment: LedgerLine | None
 ) -> tuple[tuple[str, ...], bool]:
     """Ids of the run's newest Slurm jobs, newest first, and whether `sacct` knows them.
 
@@ -130,20 +130,20 @@ def slurm_jobs_of(
         submissions: records of submissions.jsonl.
         segment: the open segment: names the job of a run that was started by a script of one's own.
     """
-    ours = [record for record in submissions if record.get("cluster") == "slurm" and text(record, "job_id")]
-    ids = [text(record, "job_id") for record in reversed(ours[-_JOBS_ASKED_FOR:])]
-    own = text(segment, "job_id") if segment is not None else ""
+    ours = [job for job in submissions if job.cluster == "slurm" and job.job_id]
+    ids = [job.job_id for job in reversed(ours[-_JOBS_ASKED_FOR:])]
+    own = segment.job_id if segment is not None else ""
     if own and not submissions:
         ids.append(own)
-    return tuple(dict.fromkeys(ids)), bool(ours and ours[-1].get("accounting"))
+    return tuple(dict.fromkeys(ids)), bool(ours and ours[-1].accounting)
 
 
 def jobs_of(
-    run: Path, submissions: Sequence[Mapping[str, Any]], slurm_ids: Sequence[str], answer: SlurmAnswer
+    run: Path, submissions: Sequence[RecordedJob], slurm_ids: Sequence[str], answer: SlurmAnswer
 ) -> tuple[JobStatus, ...]:
     """The run's live jobs, those at work first; where none lives, the newest one."""
     jobs = [_slurm_job(job_id, answer) for job_id in slurm_ids]
-    if submissions and submissions[-1].get("cluster") == "local":
+    if submissions and submissions[-1].cluster == "local":
         jobs.insert(0, _local_job(run, submissions[-1]))
     live = sorted((job for job in jobs if job.live), key=lambda job: job.waits)
     return tuple(live or jobs[:1])
@@ -196,9 +196,9 @@ def _slurm_job(job_id: str, answer: SlurmAnswer) -> JobStatus:
     return JobStatus("slurm", job_id, known.state, known.reason, known.nodes, known.live, known.waits)
 
 
-def _local_job(run: Path, submission: Mapping[str, Any]) -> JobStatus:
+def _local_job(run: Path, submission: RecordedJob) -> JobStatus:
     from flipscale.orchestration.cluster.local_executor import controller_lives  # here: it imports submitit
 
-    pid = text(submission, "job_id")
+    pid = submission.job_id
     lives = controller_lives(pid, run / "logs")
     return JobStatus("local", pid, "RUNNING" if lives else "ENDED", "", here() if lives else "", lives, False)

@@ -12,7 +12,7 @@ from flipscale.formatting import format_duration
 from flipscale.orchestration.status.history import SegmentStatus, needs_a_person
 from flipscale.orchestration.status.liveness import UNKNOWN, JobStatus, ProcessStatus
 
-State = Literal[
+RunState = Literal[
     "new",  # nothing was ever started
     "queued",  # Slurm will start it
     "starting",
@@ -27,7 +27,7 @@ State = Literal[
     "failed",  # something has to be mended
     "done",
 ]
-_ALIVE: tuple[State, ...] = ("queued", "starting", "training", "saving", "stopping", "failing", "silent")
+_ALIVE: tuple[RunState, ...] = ("queued", "starting", "training", "saving", "stopping", "failing", "silent")
 _HELD = ("JobHeldUser", "JobHeldAdmin", "job_requeued_in_held_state", "launch_failed_requeued_held")
 
 
@@ -52,12 +52,12 @@ class Evidence:
         return quote(str(self.run))
 
 
-def goes_on_by_itself(state: State) -> bool:
+def goes_on_by_itself(state: RunState) -> bool:
     """Whether the run will change without anybody's help."""
     return state in _ALIVE
 
 
-def outlook(evidence: Evidence) -> tuple[State, str]:
+def outlook(evidence: Evidence) -> tuple[RunState, str]:
     """The run's state, and one line that says what happens or has to be done next."""
     state = _state(evidence)
     return state, _next(state, evidence)
@@ -69,7 +69,7 @@ def failures(processes: Sequence[ProcessStatus]) -> list[ProcessStatus]:
     return [process for process in failed if process.kind != "lost_process"] or failed
 
 
-def _state(evidence: Evidence) -> State:
+def _state(evidence: Evidence) -> RunState:
     at_work = any(job.live and not job.waits for job in evidence.jobs)
     alive = any(process.alive for process in evidence.processes)
     unheard = not evidence.processes and evidence.open_segment and evidence.moving
@@ -93,7 +93,7 @@ def _state(evidence: Evidence) -> State:
     return "saving" if "saving" in states else "training"
 
 
-def _resting(evidence: Evidence) -> State:
+def _resting(evidence: Evidence) -> RunState:
     if evidence.spent:
         return "done"
     if evidence.open_segment:
@@ -106,7 +106,7 @@ def _resting(evidence: Evidence) -> State:
     return "failed" if needs_a_person(reason) and reason != "done" else "interrupted"
 
 
-def _next(state: State, evidence: Evidence) -> str:
+def _next(state: RunState, evidence: Evidence) -> str:
     again = "`flipscale submit JOB`" if evidence.submitted else "`flipscale train JOB`"
     if evidence.stop_requested and not evidence.submitted and not goes_on_by_itself(state):
         # `submit` removes it by itself.

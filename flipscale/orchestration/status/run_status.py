@@ -6,14 +6,13 @@ what they hold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from flipscale.config import Job
 from flipscale.errors import UserError
-from flipscale.jsonl import number
 from flipscale.orchestration.status.history import (
     LostTime,
     SegmentStatus,
@@ -21,7 +20,6 @@ from flipscale.orchestration.status.history import (
     lost_time,
     segment_of,
     segments_of,
-    text,
     unix_time,
     waiting_seconds,
 )
@@ -34,8 +32,9 @@ from flipscale.orchestration.status.liveness import (
     processes_of,
     slurm_jobs_of,
 )
-from flipscale.orchestration.status.outlook import Evidence, State, outlook
+from flipscale.orchestration.status.outlook import Evidence, RunState, outlook
 from flipscale.runs.directory import RunDirectory
+from flipscale.runs.ledger import LedgerLine
 from flipscale.runs.snapshot import CheckpointStatus, RunFiles, read_files
 
 SCHEMA = 1  # of the JSON document; counted up when a field changes its meaning or goes
@@ -85,7 +84,7 @@ class RunStatus:
     path: str
     name: str
     time: float  # seconds since 1970
-    state: State
+    state: RunState
     next: str
     samples: int
     """Trained while it runs; of the newest checkpoint, which a start goes on from, while it does not."""
@@ -139,7 +138,7 @@ def read_statuses(paths: Sequence[Path], slurm: SlurmView) -> tuple[list[RunStat
 
 def _status(files: RunFiles, answer: SlurmAnswer) -> RunStatus:
     open_segment = files.open_segment
-    attempt = text(open_segment, "attempt") if open_segment else ""
+    attempt = open_segment.attempt if open_segment else ""
     processes = processes_of(files.run.path, None, files.now)
     if attempt and (fresh := processes_of(files.run.path, attempt, files.now)):
         processes = fresh
@@ -150,7 +149,7 @@ def _status(files: RunFiles, answer: SlurmAnswer) -> RunStatus:
         spent=files.spent,
         jobs=jobs,
         processes=processes,
-        segments=[segment_of(record) for record in files.ledger],
+        segments=[segment_of(line) for line in files.ledger],
         open_segment=open_segment is not None,
         trained=open_segment is not None and _has_trained(open_segment, files),
         moving=files.now - files.changed < _MOVING_SECONDS,
@@ -195,44 +194,41 @@ def _status(files: RunFiles, answer: SlurmAnswer) -> RunStatus:
 
 
 def _under_way(
-    record: Mapping[str, Any], files: RunFiles, processes: Sequence[ProcessStatus], *, lost: bool
+    line: LedgerLine, files: RunFiles, processes: Sequence[ProcessStatus], *, lost: bool
 ) -> SegmentStatus:
     """The open segment with what it has done so far, by metrics and heartbeats."""
-    started = unix_time(text(record, "started")) or files.now
+    started = unix_time(line.started) or files.now
     signs = [files.changed, *(files.now - process.age_seconds for process in processes)]
     seconds = round(max(0.0, (min(files.now, max(signs)) if lost else files.now) - started), 1)
-    begun = segment_of(
-        {
-            **record,
-            "reason": "lost" if lost else "running",
-            "detail": "",
-            "seconds": seconds,
-            "gpu_seconds": seconds * number(record, "world_size"),
-        }
-    )
-    seen = [files.metrics[-1]["samples"]] if _has_trained(record, files) else []
+    begun = segment_of(replace(line, detail="", seconds=seconds, gpu_seconds=seconds * line.world_size))
+    seen = [files.metrics[-1].samples] if _has_trained(line, files) else []
     seen += [process.samples for process in processes if not process.ended]
     reached = files.committed if lost else max([begun.samples_from, *seen])
-    return replace(begun, ended=begun.ended if lost else None, samples_to=max(begun.samples_from, reached))
+    return replace(
+        begun,
+        reason="lost" if lost else "running",
+        ended=begun.ended if lost else None,
+        samples_to=max(begun.samples_from, reached),
+    )
 
 
-def _has_trained(segment: Mapping[str, Any], files: RunFiles) -> bool:
+def _has_trained(segment: LedgerLine, files: RunFiles) -> bool:
     """Whether the last line of the metrics is of this open segment."""
-    started = unix_time(text(segment, "started"))
-    return started is not None and any(number(line, "time") >= started for line in files.metrics[-1:])
+    started = unix_time(segment.started)
+    return started is not None and any(line.finite("time") >= started for line in files.metrics[-1:])
 
 
 def _speed(files: RunFiles, segments: Sequence[SegmentStatus], samples: int, waiting: float) -> SpeedStatus:
     lines = files.metrics[-_RECENT_LINES:]
-    lines = [line for line in lines if line.get("phase") == lines[-1].get("phase")]
+    lines = [line for line in lines if line.phase == lines[-1].phase]
     began = unix_time(segments[-1].started) if segments else None
-    lines = [line for line in lines if began and number(line, "time") >= began] or lines
-    lines = [line for line in lines if number(line, "images_per_second") > 0]
+    lines = [line for line in lines if began and line.finite("time") >= began] or lines
+    lines = [line for line in lines if line.finite("images_per_second") > 0]
     recent = waited = None
     if lines:  # lines are as far apart in samples, so their speeds average by time: harmonically
-        times = [1 / number(line, "images_per_second") for line in lines]
+        times = [1 / line.finite("images_per_second") for line in lines]
         recent = len(times) / sum(times)
-        waits = [time * number(line, "data_wait_fraction") for time, line in zip(times, lines, strict=True)]
+        waits = [time * line.finite("data_wait_fraction") for time, line in zip(times, lines, strict=True)]
         waited = sum(waits) / sum(times)
     effective = effective_speed(segments, waiting)
     left = files.total - samples
@@ -251,14 +247,14 @@ def _training(files: RunFiles) -> TrainingStatus | None:
     if not files.metrics:
         return None
     last = files.metrics[-1]
-    loss = last.get("loss")
+    loss = last.column("loss")
     return TrainingStatus(
-        text(last, "phase"),
-        int(number(last, "step")),
-        loss if isinstance(loss, (int, float)) and loss - loss == 0 else None,  # JSON knows no NaN
-        number(last, "lr"),
-        int(number(last, "skipped_steps")),
-        round(max(0.0, files.now - number(last, "time")), 1),
+        last.phase,
+        last.step,
+        loss if math.isfinite(loss) else None,  # JSON has no NaN
+        last.finite("lr"),
+        int(last.finite("skipped_steps")),
+        round(max(0.0, files.now - last.finite("time")), 1),
     )
 
 

@@ -12,8 +12,8 @@ from flipscale.config import Evaluation
 from flipscale.errors import UserError
 from flipscale.interop.openclip_directory import finished_config
 from flipscale.interop.stock import LOCAL, find_stock
-from flipscale.runs.checkpoint import MANIFEST, directory_name
-from flipscale.runs.directory import RunDirectory, committed_samples, recorded_job
+from flipscale.runs.directory import RunDirectory, recorded_job
+from flipscale.runs.manifest import MANIFEST, committed_samples, directory_name
 
 ModelKind = Literal["run", "checkpoint", "export", "OpenCLIP"]
 """What a name refers to; an export is an OpenCLIP directory that flipscale wrote."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flipscale.config import Phase
-from flipscale.jsonl import number
 from flipscale.models.presets import ModelSpec
 from flipscale.planning.flops import training_flops
 from flipscale.runs.directory import RunDirectory
@@ -44,14 +43,14 @@ def gpu_hours_at(run: RunDirectory, samples: int) -> float | None:
         GPU-hours, or None if no segment in the ledger reaches so many samples.
     """
     lines = read_ledger(run.path)
-    spans = [(number(line, "samples_from"), number(line, "samples_to")) for line in lines]
+    spans = [(line.samples_from, line.samples_to) for line in lines]
     reached = [place for place, (start, stop) in enumerate(spans) if start < samples <= stop]
     if not reached:
         return None
 
     last = reached[-1]  # a run that was rolled back after damage passes here again
     start, stop = spans[last]
-    seconds = [number(line, "gpu_seconds") for line in lines]
+    seconds = [line.gpu_seconds for line in lines]
     within = seconds[last] * (samples - start) / (stop - start)
 
     return (sum(seconds[:last]) + within) / 3600

@@ -14,11 +14,11 @@ from support.tiny_run import TinyRun
 
 from flipscale.config import Site, load_job, load_site
 from flipscale.errors import UserError
-from flipscale.orchestration.cluster.submission import read_submissions
 from flipscale.orchestration.cluster.submit import submit_run
 from flipscale.planning.plan import plan_job
 from flipscale.planning.throughput import make_speed
 from flipscale.runs.directory import run_directory
+from flipscale.runs.submissions import read_submissions
 
 
 def test_a_submission_is_recorded_and_the_run_directory_ready(

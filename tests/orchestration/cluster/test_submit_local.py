@@ -15,8 +15,8 @@ import pytest
 from support.tiny_run import TinyRun
 
 from flipscale.orchestration.cluster.local_executor import controller_lives
-from flipscale.orchestration.cluster.submission import read_submissions
 from flipscale.runs.directory import RunDirectory, existing_run
+from flipscale.runs.submissions import read_submissions
 
 pytestmark = pytest.mark.executes  # submitit starts its processes itself
 

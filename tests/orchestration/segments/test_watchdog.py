@@ -70,7 +70,7 @@ def test_the_limit_follows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
         now[0] += seconds
         dog.step(16)
     assert dog.limit == 50  # the first step, which compiles and warms up, is no measure
-    with dog.unhurried():
+    with dog.long_operation():
         assert dog.limit == 600
         now[0] += 300
     dog.step(32)
@@ -85,7 +85,7 @@ def test_work_that_gives_signs_may_take_longer_than_the_limit(tmp_path: Path) ->
     script = STUCK.replace('"start": "60s"', '"start": "2s"').replace(
         "stuck_in_a_collective()\n",
         """
-with dog.unhurried():
+with dog.long_operation():
     for batch in range(12):
         time.sleep(0.5)
         dog.alive()

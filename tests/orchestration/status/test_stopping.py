@@ -137,5 +137,5 @@ def test_a_number_that_another_process_got_is_not_signalled(run, capsys):
 
 def test_what_is_no_run(tmp_path):
     for command in (cancel, lambda path: stop(path, wait=False)):
-        with pytest.raises(UserError, match="is no run directory"):
+        with pytest.raises(UserError, match="is not a run directory"):
             command(tmp_path)

@@ -205,5 +205,5 @@ def test_page_is_written_neither_into_run_nor_below_file(tmp_path: Path) -> None
         report(run.path, tmp_path / "file")
     with pytest.raises(UserError, match="is inside the run"):
         report(run.path, run.path / "report")
-    with pytest.raises(UserError, match="is no run directory"):
+    with pytest.raises(UserError, match="is not a run directory"):
         report(tmp_path, None)

@@ -1,0 +1,90 @@
+"""What may change in the job file of a run between two of its starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import yaml
+
+from flipscale.budget import Budget
+from flipscale.config import Job, dump_job
+from flipscale.errors import UserError
+
+# Keys that may differ between two starts of a run: they change neither the samples nor the mathematics.
+CHANGEABLE = (
+    "output",
+    "data.train",  # the index fingerprint shows whether it is the same data
+    "data.index",
+    "data.allow_pipe",
+    "data.cache",
+    "data.max_bad_fraction",
+    "data.workers",
+    "data.tokenizer.vocab",  # the tokenizer's fingerprint shows whether it is the same
+    # All of sharding except the precision: what it distributes and recomputes changes no result.
+    "sharding.strategy",
+    "sharding.shard_size",
+    "sharding.reshard_after_forward",
+    "sharding.offload_optimizer",
+    "sharding.activation_checkpointing",
+    "sharding.compile",
+    "sharding.micro_batch",
+    "checkpoint",
+    "logging",
+    "evaluation",
+    "hang",
+    "cluster",
+)
+
+
+def check_same_job(path: Path, before: Job, now: Job, samples_seen: int) -> None:
+    """Check that a run can be resumed with a changed job.
+
+    Args:
+        path: The run directory, for the message.
+        before: The job that the run was last started with.
+        now: The job of this start.
+        samples_seen: Samples of the checkpoint that the run is resumed from.
+
+    Raises:
+        UserError: If the jobs differ in more than CHANGEABLE keys and phases that have not begun.
+    """
+    if before.name != now.name:
+        raise UserError(
+            f"{path} holds the run of the job {before.name!r}, not {now.name!r}; set another `output`"
+        )
+
+    spans = Budget.of(before.phases, before.data.lanes).spans
+    begun = sum(span.start < samples_seen for span in spans)
+    old = _leaves(yaml.safe_load(dump_job(before)))
+    new = _leaves(yaml.safe_load(dump_job(now)))
+
+    changed = [
+        f"{key} was {old.get(key, 'not set')}, now {new.get(key, 'not set')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not _may_change(key, begun)
+    ]
+    if changed:
+        raise UserError(
+            f"the job file changed since {path} began: {'; '.join(changed)}; change it back, or set "
+            f"another `output` (in a run only {', '.join(CHANGEABLE)} and phases not yet begun may change)"
+        )
+
+
+def _may_change(key: str, phases_begun: int) -> bool:
+    if any(key == changeable or key.startswith(f"{changeable}.") for changeable in CHANGEABLE):
+        return True
+    return key.startswith("phases.") and int(key.split(".")[1]) >= phases_begun
+
+
+def _leaves(document: object, prefix: str = "") -> dict[str, object]:
+    """Return the values of a nested document by their dotted keys."""
+    items: Iterable[tuple[object, object]]
+    if isinstance(document, dict) and document:
+        items = cast("dict[object, object]", document).items()
+    elif isinstance(document, list) and document:
+        items = enumerate(cast("list[object]", document))
+    else:
+        return {prefix[:-1]: document}
+    return {key: leaf for name, value in items for key, leaf in _leaves(value, f"{prefix}{name}.").items()}

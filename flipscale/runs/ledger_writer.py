@@ -1,0 +1,219 @@
+"""Writes the ledger: opens a segment at a start, closes it at its end, and accounts for killed segments."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from flipscale import jsonl
+from flipscale.errors import UserError
+from flipscale.progress import Progress
+from flipscale.runs.directory import RunDirectory
+from flipscale.runs.failures import Failure, slurm_verdict
+from flipscale.runs.heartbeat import Heartbeat, read_heartbeats
+from flipscale.runs.ledger import (
+    LedgerLine,
+    append_to_ledger,
+    read_ledger,
+    read_open_segment,
+    timestamp,
+    utc,
+    write_open_segment,
+)
+
+if TYPE_CHECKING:
+    from flipscale.distributed.world import World
+
+
+class LedgerWriter:
+    """The ledger of one start. The leading process has one, and closes it with the reason of the end."""
+
+    def __init__(self, run: Path, resumed: Progress, world: World, attempt: str) -> None:
+        """Account for what no process could write, and open this segment.
+
+        Args:
+            run: The run directory.
+            resumed: Progress of the checkpoint that the run is resumed from.
+            world: The processes of this start.
+            attempt: Name of the start; see `Heartbeat.attempt`.
+
+        Raises:
+            UserError: If the ledger or segment.json is damaged.
+        """
+        self._run = RunDirectory(run)
+        jsonl.keep(self._run.ledger)
+        _account_for_the_past(self._run, resumed)
+
+        lines = read_ledger(run)
+        self._began = psutil.Process().create_time()
+        self._training_from: float | None = None
+        self._first = LedgerLine(
+            segment=len(lines),
+            attempt=attempt,
+            job_id=world.place.job_id,
+            restarts=world.place.restarts,
+            host=socket.gethostname(),
+            nodes=tuple(world.place.nodes or (world.place.node,)),
+            world_size=world.size,
+            started=utc(self._began),
+            ended="",
+            samples_from=resumed.samples_seen,
+            samples_to=resumed.samples_seen,
+            digest=resumed.digest.hex(),
+            seconds=0.0,
+            gpu_seconds=0.0,
+            queue_seconds=_seconds_in_queue(lines, self._began),
+            startup_seconds=0.0,
+            stop_seconds=0.0,
+            lost_samples=0,
+            lost_seconds=0.0,
+            reason="killed",
+        )
+        write_open_segment(run, self._first)
+
+    def training(self) -> None:
+        """Note that the first step is about to begin."""
+        self._training_from = time.time()
+
+    def close(
+        self, committed: Progress, reached: Progress, failure: Failure, *, stop_seconds: float = 0.0
+    ) -> None:
+        """Write the segment's line.
+
+        Args:
+            committed: Progress of the last checkpoint on disk.
+            reached: Progress of the training, which may be further.
+            failure: Why it ended; its kind is `done` for a spent budget.
+            stop_seconds: Seconds since the request to stop.
+        """
+        now = time.time()
+        seconds = now - self._began
+        trained_from = self._training_from or now
+        lost = reached.samples_seen - committed.samples_seen
+        trained = reached.samples_seen - self._first.samples_from
+
+        line = replace(
+            self._first,
+            ended=utc(now),
+            samples_to=committed.samples_seen,
+            digest=committed.digest.hex(),
+            seconds=round(seconds, 1),
+            gpu_seconds=round(seconds * self._first.world_size, 1),
+            startup_seconds=round(trained_from - self._began, 1),
+            stop_seconds=round(stop_seconds, 1),
+            lost_samples=lost,
+            lost_seconds=round((now - trained_from) * lost / trained, 1) if trained else 0.0,
+            reason=failure.kind,
+            detail=failure.message,
+            suspects=failure.suspects,
+        )
+
+        # The line first: a crash in between leaves the open segment as well, which the next start removes.
+        append_to_ledger(self._run.path, line)
+        self._run.open_segment.unlink()
+
+
+def _account_for_the_past(run: RunDirectory, resumed: Progress) -> None:
+    """Add what no process could write: the line of a killed segment, and a roll-back behind the last one."""
+    lines = read_ledger(run.path)
+    digest = resumed.digest.hex()
+
+    if run.open_segment.exists():
+        killed = read_open_segment(run.path)
+        if killed is None:
+            raise UserError(f"{run.open_segment} is damaged; restore it, or remove it")
+        if not lines or killed.segment > lines[-1].segment:
+            line = replace(_closed(run.path, killed, resumed), digest=digest)
+            append_to_ledger(run.path, line)
+            lines.append(line)
+        run.open_segment.unlink()
+
+    if lines and lines[-1].samples_to != resumed.samples_seen:
+        append_to_ledger(run.path, _roll_back(lines[-1], resumed.samples_seen, digest))
+
+
+def _roll_back(last: LedgerLine, samples: int, digest: str) -> LedgerLine:
+    """Return the line which says that the run falls back behind its last segment."""
+    return replace(
+        last,
+        segment=last.segment + 1,
+        started=last.ended,
+        samples_from=last.samples_to,
+        samples_to=samples,
+        digest=digest,
+        seconds=0.0,
+        gpu_seconds=0.0,
+        queue_seconds=0.0,
+        startup_seconds=0.0,
+        stop_seconds=0.0,
+        lost_samples=0,
+        lost_seconds=0.0,
+        reason="rolled_back",
+        detail="newer checkpoints were damaged; their samples are trained again",
+        suspects=(),
+    )
+
+
+def _closed(run: Path, killed: LedgerLine, resumed: Progress) -> LedgerLine:
+    """Close a killed segment with what its processes' last signs and Slurm's log say about it."""
+    started = timestamp(killed.started)
+    beats = read_heartbeats(run, killed.attempt)
+    last = max((beat.time for beat in beats), default=_last_metrics(run, started))
+    seconds = max(0.0, last - started)
+
+    lost = max([beat.samples_seen for beat in beats] + [resumed.samples_seen]) - resumed.samples_seen
+    trained = lost + resumed.samples_seen - killed.samples_from
+    failure = _failure_of_killed(run, killed, beats)
+
+    return replace(
+        killed,
+        samples_to=resumed.samples_seen,
+        ended=utc(started + seconds),
+        seconds=round(seconds, 1),
+        gpu_seconds=round(seconds * killed.world_size, 1),
+        lost_samples=lost,
+        lost_seconds=round(seconds * lost / trained, 1) if trained > 0 else 0.0,
+        reason=failure.kind,
+        detail=failure.message,
+        suspects=failure.suspects,
+    )
+
+
+def _failure_of_killed(run: Path, killed: LedgerLine, beats: Sequence[Heartbeat]) -> Failure:
+    """Return why a segment ended that could not say so itself."""
+    failed = [beat for beat in beats if beat.state == "failed"]
+    log = run / "logs" / f"{killed.job_id}_0_log.err"
+    local_start = datetime.fromtimestamp(timestamp(killed.started))
+    from_slurm = slurm_verdict(log, local_start) if killed.job_id else None
+    if not failed:
+        return Failure(from_slurm or "killed", "its processes left no word")
+
+    # A failure of a process's own comes before those that are only its consequence.
+    first = min(failed, key=lambda beat: (beat.kind == "lost_process", beat.time))
+    kind = first.kind or "code"
+    suspects = first.suspects
+    if first.kind == "lost_process":
+        kind = from_slurm or kind
+        suspects = tuple(dict.fromkeys(beat.node for beat in beats if beat.state != "failed"))
+    return Failure(kind, f"rank {first.rank} on {first.node}: {first.message}", suspects)
+
+
+def _seconds_in_queue(lines: Sequence[LedgerLine], now: float) -> float:
+    if not lines or not lines[-1].ended:
+        return 0.0
+    return round(max(0.0, now - timestamp(lines[-1].ended)), 1)
+
+
+def _last_metrics(run: Path, otherwise: float) -> float:
+    """Return when metrics.jsonl was last written, in seconds since 1970; `otherwise` if there is none."""
+    try:
+        return RunDirectory(run).metrics.stat().st_mtime
+    except FileNotFoundError:
+        return otherwise
