@@ -146,7 +146,7 @@ def job(tmp_path: Path) -> Path:
 
 def test_audit(tmp_path, job):
     """Audit a directory as a run of 736 samples leaves it; test_audit.py reads the streams themselves."""
-    assert "is no run directory" in refused("data", "audit", "none", cwd=tmp_path)
+    assert "is not a run directory" in refused("data", "audit", "none", cwd=tmp_path)
 
     run = RunDirectory(tmp_path / "run")
     prepare(run, load_job(job), 0)

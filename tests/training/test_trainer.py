@@ -263,7 +263,7 @@ def test_a_tokenizer_of_the_other_family_is_refused(tiny_run: MakeRun) -> None:
 
 
 def test_existing_run_names_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run directory"):
+    with pytest.raises(UserError, match="not a run directory"):
         existing_run(tmp_path)
 
 
