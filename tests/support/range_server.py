@@ -1,4 +1,4 @@
-"""A web server on 127.0.0.1 that serves byte ranges of a directory, and fails in every way servers do."""
+"""A web server on 127.0.0.1 that serves byte ranges of files, and can fail in every way that servers do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ FAULTS = ("error", "cut", "wrong", "stall", "drip", "slow header")
 
 
 class RangeServer(ThreadingHTTPServer):
-    """Serves `root`. `fault_every` n > 0 makes every n-th request fail, with the `faults` in turn."""
+    """A server of the files in `root`.
+
+    If `fault_every` is n > 0, every n-th request fails, with each of `faults` in turn.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -47,7 +50,7 @@ class RangeServer(ThreadingHTTPServer):
             return fault
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that leave are what the tests are about."""
+        """Print nothing: clients that disconnect are part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -100,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _drip(self, content: bytes) -> None:
-        """A byte now and then, so that no time limit between two bytes is ever reached."""
+        """Send one byte at a time, so often that no time limit between two bytes is reached."""
         for start in range(len(content)):
             self.wfile.write(content[start : start + 1])
             self.wfile.flush()

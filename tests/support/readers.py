@@ -18,7 +18,7 @@ MAX_PIXELS = 100_000_000
 
 
 def hasty(*allow_pipe: str) -> Storage:
-    """Storage that gives up soon, for what is broken on purpose."""
+    """Return storage that gives up soon, for shards that are broken on purpose."""
     return Storage(allow_pipe, Patience(pauses=(0.01, 0.02), attempt=1.0, command=5.0))
 
 
@@ -32,7 +32,7 @@ def open_reader(
     augmentation: Augmentation | None = None,
     storage: Storage | None = None,
 ) -> tuple[SampleReader, Mixture]:
-    """A reader with nothing remembered, and the order it reads in; a pattern is indexed beside its shards."""
+    """Return a reader without known bad samples, and its order. A pattern is indexed next to its shards."""
     index = source if isinstance(source, Index) else build_index(source, Path(source).parent / "index")
     order = Mixture(index.counts, lanes, window, seed)
     settings = ReaderSettings(size, augmentation or Augmentation(), MAX_PIXELS)

@@ -20,18 +20,18 @@ Member = tuple[str, bytes]
 
 
 def tiny_tokenizer(context_length: int = 8) -> WordPieceTokenizer:
-    """A tokenizer of a few words, and of numbers digit by digit."""
+    """Return a tokenizer of a few words, which spells numbers digit by digit."""
     return WordPieceTokenizer([*SPECIAL_TOKENS, *WORDS], context_length)
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
-    """A smooth random RGB image, unlike that of any other seed."""
+    """Return a smooth random RGB image, unlike that of any other seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
-    """The image as the bytes of a file; `kind` is JPEG, PNG or WEBP."""
+    """Return the bytes of an image file; `kind` is JPEG, PNG, WEBP or GIF."""
     file = io.BytesIO()
     image.save(file, kind)
     return file.getvalue()
@@ -42,13 +42,13 @@ def caption(number: int) -> str:
 
 
 def good(number: int, key: str | None = None) -> list[Member]:
-    """The members of a usable sample."""
+    """Return the members of a usable sample."""
     key = f"{number:09d}" if key is None else key
     return [(f"{key}.jpg", encoded(picture(number))), (f"{key}.txt", caption(number).encode())]
 
 
 def vast_png(width: int, height: int) -> bytes:
-    """A valid PNG of one colour, far smaller than its pixels."""
+    """Return a valid PNG of one colour, which is far smaller than its pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -56,7 +56,7 @@ def vast_png(width: int, height: int) -> bytes:
     compressor = zlib.compressobj(9)
     row = bytes(1 + -(-width // 8))
     pixels = b"".join(compressor.compress(row) for _ in range(height)) + compressor.flush()
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)  # one bit a pixel, grey
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)  # one bit per pixel, grey
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
@@ -64,8 +64,7 @@ def _half(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
 
-# Everything that a sample can suffer: (image, caption) with None for a member that is missing, and the reason
-# that is given for it.
+# Every kind of bad sample: (image, caption, reason reported for it); None stands for a missing member.
 BAD: dict[str, tuple[bytes | None, bytes | None, str]] = {
     "half a jpeg": (_half(encoded(picture(1, 160, 120))), b"a cat", "the image cannot be decoded"),
     "half a png": (_half(encoded(picture(1, 160, 120), "PNG")), b"a cat", "the image cannot be decoded"),
@@ -89,7 +88,7 @@ BAD: dict[str, tuple[bytes | None, bytes | None, str]] = {
 
 
 def bad(kind: str, key: str) -> list[Member]:
-    """The members of a sample that suffers what BAD calls `kind`."""
+    """Return the members of a bad sample; `kind` is a key of BAD."""
     image, text, _ = BAD[kind]
     members = [] if image is None else [(f"{key}.jpg", image)]
     return members + ([] if text is None else [(f"{key}.txt", text)])

@@ -1,4 +1,4 @@
-"""The sample order against a slow direct reference, and against values frozen for good."""
+"""The sample order against a slow direct reference, and against frozen values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def slow_hash(*words: int) -> int:
 
 
 def slow_sorted(count: int, *words: int) -> list[int]:
-    """0..count by the high 40 bits of their hashes."""
+    """Return 0 to count - 1, sorted by the high 40 bits of their hashes."""
     return sorted(range(count), key=lambda i: (slow_hash(*words, i) >> 24, i))
 
 
@@ -49,7 +49,7 @@ def slow_lane(counts: Sequence[int], lanes: int, lane: int) -> list[Pair]:
 
 
 def slow_pieces(counts: Sequence[int], lanes: int, seed: int, lane: int, epoch: int) -> list[Pair]:
-    """A lane's epoch before its windows are shuffled."""
+    """Return a lane's epoch before its windows are shuffled."""
     own = slow_lane(counts, lanes, lane)
     pieces = [[pair for pair in own if pair[0] == shard] for shard in sorted({pair[0] for pair in own})]
     return [pair for number in slow_sorted(len(pieces), seed, 1, lane, epoch) for pair in pieces[number]]
@@ -58,7 +58,7 @@ def slow_pieces(counts: Sequence[int], lanes: int, seed: int, lane: int, epoch: 
 def slow_order(
     counts: Sequence[int], lanes: int, window: int, seed: int, lane: int, epoch: int
 ) -> list[Pair]:
-    """One epoch of a lane, from the words of the docstrings alone."""
+    """Return one epoch of a lane, written only from the docstrings."""
     pieces = slow_pieces(counts, lanes, seed, lane, epoch)
     order: list[Pair] = []
     for number in range(-(-len(pieces) // window)):
@@ -77,7 +77,7 @@ def whole_epoch(order: Lanes, lane: int, epoch: int) -> list[Pair]:
 
 @st.composite
 def sets(draw: st.DrawFn) -> tuple[list[int], int, int, int]:
-    """Shard counts (empty ones included), lanes, window and seed."""
+    """Draw shard counts (some of them 0), lanes, window and seed."""
     counts = draw(st.lists(st.integers(0, 12), min_size=1, max_size=12).filter(lambda c: sum(c) > 0))
     lanes = draw(st.integers(1, sum(counts)))
     window = draw(st.integers(1, 20))
@@ -202,7 +202,7 @@ def test_seeds_epochs_and_lanes_shuffle_differently():
     assert len(set(windows)) == 10
 
 
-def test_too_many_lanes_or_too_large_a_window():
+def test_too_many_lanes_and_too_large_windows_are_refused():
     with pytest.raises(UserError, match=r"data.lanes is 9, .* only 8 samples; set data.lanes to at most 8"):
         Lanes([5, 3], 9, 4, 0)
     with pytest.raises(UserError, match=r"data\.window is"):

@@ -1,4 +1,4 @@
-"""Mixtures: exact shares, every source an order of its own, and all of it a function of the position."""
+"""Mixtures: shares are exact, each source has its own order, and both are functions of the position."""
 
 from __future__ import annotations
 
@@ -60,21 +60,21 @@ def test_shares_are_those_of_the_weights(made, rows):
 @FEW
 @given(mixtures())
 def test_every_source_is_read_epoch_by_epoch(made):
-    """A source's samples in the order of their positions are those of the source alone."""
+    """A source's samples in the order of their positions are those of an order of only this source."""
     counts, sources, order = made
     positions = np.arange(40 * order.lanes, dtype=np.int64)
     found = order.locate(positions)
     which = source_of(sources, found.shards)
     first = 0
     for number, source in enumerate(sources):
-        alone = Lanes(counts[first : first + source.shards], order.lanes, order.orders[0].window, order.seed)
+        single = Lanes(counts[first : first + source.shards], order.lanes, order.orders[0].window, order.seed)
         for lane in range(order.lanes):
             here = (which == number) & (positions % order.lanes == lane)
             own = np.arange(here.sum(), dtype=np.int64) * order.lanes + lane
-            wanted = alone.locate(own)
+            wanted = single.locate(own)
             assert (found.shards[here] - first).tolist() == wanted.shards.tolist()
             assert found.ordinals[here].tolist() == wanted.ordinals.tolist()
-            size = alone.lane_size(lane)
+            size = single.lane_size(lane)
             epoch = list(zip(found.shards[here][:size], found.ordinals[here][:size], strict=True))
             assert len(set(epoch)) == len(epoch)
         first += source.shards
@@ -97,8 +97,8 @@ def test_any_resume_point_equals_the_straight_read(made, data):
 
 @FEW
 @given(mixtures(), st.data())
-def test_strands_are_the_inverse(made, data):
-    """What the audit walks: each source's stretch of a lane, and the positions it stands at."""
+def test_strands_invert_the_order(made, data):
+    """The audit walks strands: a source's stretch of a lane, and the positions of its samples."""
     _, _, order = made
     first, stop = sorted(data.draw(st.tuples(st.integers(0, 200), st.integers(0, 200))))
     for lane in range(order.lanes):
@@ -161,7 +161,7 @@ def test_the_order_of_a_mixture_is_frozen():
 FROZEN = "1.0 1.6 2.5 1.2 1.8 0.3 0.0 1.7 2.2 1.3 0.2 2.4 1.1 1.5 0.4 0.0 2.1 2.3 1.4 0.1 2.6 1.0 2.0 2.7"
 
 
-def test_weights_and_sources_that_do_not_fit():
+def test_weights_and_sources_that_do_not_fit_are_refused():
     assert integer_weights([Fraction("0.3"), Fraction("0.7"), Fraction(2)]) == [3, 7, 20]
     with pytest.raises(UserError, match=r"data\.weights .* too many digits"):
         Mixture([9, 9], 2, 4, 0, [Source(1, 0.123456789), Source(1, 1.0)])

@@ -25,20 +25,20 @@ LIBRARIES = {
     "all": (),
     "no simplejpeg": ("simplejpeg",),
     "no cykooz_resizer": ("cykooz_resizer",),
-    "Pillow alone": ("simplejpeg", "cykooz_resizer"),
+    "only Pillow": ("simplejpeg", "cykooz_resizer"),
 }
 
 
 @pytest.fixture(params=LIBRARIES)
 def library(request, monkeypatch) -> str:
-    """Decode with these libraries."""
+    """The libraries that decode; the others are hidden."""
     for missing in LIBRARIES[request.param]:
         monkeypatch.setattr(decode, missing, None)
     return request.param
 
 
 def scene(seed: int, width: int, height: int) -> Image.Image:
-    """Detail at every size down to two pixels, weaker the finer it is, as in a photograph."""
+    """Return an image with detail down to two pixels; fine detail is weak, as in a photograph."""
     random = np.random.default_rng(seed)
     pixels = np.full((height, width, 3), 128.0)
     cells = 2
@@ -60,7 +60,7 @@ def jpeg(image: Image.Image, **options: Any) -> bytes:
 
 def turned() -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0112] = 6  # lying on its side
+    exif[0x0112] = 6  # turned by 90 degrees
     return exif
 
 
@@ -91,12 +91,12 @@ def views_of(width: int, height: int, count: int) -> list[View]:
 
 @cache
 def whole(data: bytes) -> Image.Image:
-    """Every pixel, decoded by Pillow."""
+    """Return every pixel, decoded by Pillow."""
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def exact(data: bytes, view: View, size: int, interpolation: str = "bicubic") -> np.ndarray:
-    """The view of the whole image, by Pillow."""
+    """Return the view of the whole image, rendered by Pillow."""
     image = whole(data).resize((size, size), Image.Resampling[interpolation.upper()], box=view.box)
     if view.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -135,7 +135,7 @@ def test_a_view_moved_by_a_pixel_would_be_noticed():
 
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 def test_the_decoders_give_the_same_pixels_at_every_scale(scale):
-    """So that a run on machines with different libraries learns from the same images but for rounding."""
+    """A run on machines with different libraries then learns from the same images, up to rounding."""
     for kind in ("photograph", "odd sides", "grey", "progressive", "whole chroma"):
         data = jpeg_of(kind)
         turbo = decode._turbo_decoded(open_image(data, LIMIT), scale)
@@ -159,7 +159,7 @@ def test_images_are_decoded_only_as_large_as_the_view_needs(monkeypatch):
 
 
 def verdict(data: bytes, size: int) -> str | None:
-    """Why the whole image cannot be shown; None where it can."""
+    """Return why the whole image cannot be rendered; None if it can."""
     try:
         image = open_image(data, LIMIT)
         render(image, View((0, 0, *image.size), False), size, "bilinear")
@@ -169,7 +169,7 @@ def verdict(data: bytes, size: int) -> str | None:
 
 
 def exact_verdict(data: bytes) -> str | None:
-    """The same by decoding everything with Pillow."""
+    """Return the same verdict by decoding every pixel with Pillow."""
     try:
         image = open_image(data, LIMIT)
     except BadSample as error:
@@ -182,7 +182,7 @@ def exact_verdict(data: bytes) -> str | None:
 
 
 def damaged(file: bytes, number: int, random: np.random.Generator) -> bytes:
-    """Cut anywhere or by its last bytes, or with some bytes changed in its headers or anywhere."""
+    """Return a file cut anywhere or near its end, or with bytes changed in its headers or anywhere."""
     data = bytearray(file)
     if number % 4 == 0:
         del data[random.integers(1, len(data)) :]
@@ -200,7 +200,7 @@ def damaged(file: bytes, number: int, random: np.random.Generator) -> bytes:
 
 @pytest.mark.parametrize("kind", ["baseline", "progressive", "grey", "cmyk", "restart markers", "small"])
 def test_what_is_bad_does_not_depend_on_library_or_scale(monkeypatch, kind):
-    """What is bad decides what replaces it, so that the order digest rests on these verdicts."""
+    """The verdicts decide which samples are replaced, and so they decide the order digest."""
     small = scene(1, 120, 90)
     undamaged = {
         "baseline": jpeg(small),
@@ -218,8 +218,8 @@ def test_what_is_bad_does_not_depend_on_library_or_scale(monkeypatch, kind):
         refused += expected is not None
         for size in (8, 40, 90):  # decoded at an eighth, at half, whole
             assert verdict(data, size) == expected
-            with monkeypatch.context() as alone:
-                alone.setattr(decode, "simplejpeg", None)
+            with monkeypatch.context() as without:
+                without.setattr(decode, "simplejpeg", None)
                 assert verdict(data, size) == expected
     assert 30 < refused < 90
 
@@ -234,6 +234,6 @@ def test_a_file_cut_short_is_bad_however_small_it_is_shown(library):
 
 
 def test_the_decoder_is_in_use():
-    """Otherwise the tests above compare Pillow with itself."""
+    """Without the decoder, the tests above would compare Pillow with itself."""
     assert decode.simplejpeg is not None
     assert decode._turbo_decoded(open_image(encoded(picture(0)), LIMIT), 1) is not None

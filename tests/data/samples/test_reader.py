@@ -76,9 +76,9 @@ def test_a_position_looks_the_same_however_it_is_reached(tmp_path):
     pattern = write_shards(tmp_path, [7, 5, 9], {(1, 2): "half a jpeg", (2, 0): "no image"})
     together = open_reader(pattern, 3)[0].read(positions(0, 63))
     backwards = positions(0, 63)[::-1].copy()
-    alone = open_reader(pattern, 3)[0]
+    single = open_reader(pattern, 3)[0]
     for position in backwards:
-        chunk = alone.read(np.array([position]))
+        chunk = single.read(np.array([position]))
         assert chunk.images[0].equal(together.images[position])
         assert chunk.tokens[0].equal(together.tokens[position])
     # Another epoch and another seed show other views.
@@ -97,7 +97,7 @@ def test_flips_are_drawn_for_half_of_the_positions(tmp_path):
 
 @pytest.mark.parametrize("kind", BAD)
 def test_every_damage_is_replaced_and_recorded(tmp_path, kind):
-    """A bad sample beside two good ones: its place is taken by the next good one of the window."""
+    """One of three samples is bad: the next good one of the window takes its place."""
     pattern = write_shards(tmp_path, [3], {(0, 1): kind})
     reader, order = open_reader(pattern, window=3)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -115,7 +115,7 @@ def test_every_damage_is_replaced_and_recorded(tmp_path, kind):
 
 
 def next_good(order: Mixture, count: int, bad: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The samples that the first `count` positions must show, position by position."""
+    """Return the samples that the first `count` positions must give, position by position."""
     shown: list[tuple[int, int]] = []
     for position in range(count):
         here = np.array([position], dtype=np.int64)
@@ -139,7 +139,7 @@ def test_neighbouring_damage_is_recorded_once(tmp_path, tokenizer):
     assert tokenizer(shown).tolist() == [row for chunk in chunks for row in chunk.tokens.tolist()]
 
 
-def test_a_window_without_a_usable_sample(tmp_path):
+def test_window_without_a_usable_sample_is_refused(tmp_path):
     bad_at = {(0, ordinal): "half a jpeg" for ordinal in range(4)}
     reader, _ = open_reader(write_shards(tmp_path, [4, 4], bad_at), 2, window=4)
     assert len(reader.read(positions(1, 2)).bad) == 0  # lane 1 is whole
@@ -152,7 +152,7 @@ def test_a_window_without_a_usable_sample(tmp_path):
 
 
 def modes() -> dict[str, bytes]:
-    """One image in every mode that web images come in."""
+    """Return one image in every mode that web images have."""
     image = picture(3)
     palette = encoded(image.convert("P"), "PNG")
     transparent = Image.merge("RGBA", (*image.split(), picture(4).convert("L")))
@@ -187,7 +187,7 @@ def test_sixteen_bit_grey_is_scaled_and_not_cut_off():
     )
 
 
-def test_only_the_given_limit_holds(monkeypatch):
+def test_only_the_limit_of_the_caller_holds(monkeypatch):
     """Pillow's own limit is neither needed nor changed."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12_345)
     assert open_image(vast_png(20_000, 10_000), 10**9).size == (20_000, 10_000)
@@ -198,7 +198,7 @@ def test_only_the_given_limit_holds(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_no_damage_gets_past_the_decoder(kind):
-    """Hundreds of damaged files: decoded or refused, and nothing else."""
+    """Each of hundreds of damaged files is either decoded or refused."""
     whole = encoded(picture(0), kind)
     random = np.random.default_rng(0)
     reasons: list[str] = []
@@ -216,7 +216,7 @@ def test_no_damage_gets_past_the_decoder(kind):
     assert "\n" not in "".join(reasons)
 
 
-def test_a_shard_that_became_shorter(tmp_path):
+def test_shard_that_became_shorter_is_refused(tmp_path):
     reader, _ = open_reader(write_shards(tmp_path, [6]))
     os.truncate(tmp_path / "00000.tar", 3000)
     with pytest.raises(UserError, match=r"00000\.tar became shorter since the index was made"):
@@ -230,13 +230,13 @@ def test_read_errors_end_the_segment_after_retries(tmp_path):
     with pytest.raises(DataReadError, match=r"00000\.tar cannot be read .* after 2 retries") as stop:
         reader.read(positions(0, 6))
     assert time.monotonic() - began >= 0.03
-    assert isinstance(stop.value, StoppedEarly)  # exit 75: the same command goes on
+    assert isinstance(stop.value, StoppedEarly)  # exit 75: the same command resumes
     (tmp_path / "away.tar").rename(tmp_path / "00000.tar")
     assert reader.read(positions(0, 6)).bad == []
 
 
 def test_a_read_error_that_passes_changes_nothing(tmp_path, monkeypatch):
-    """The file server comes back during the second pause."""
+    """The file is back during the second pause."""
     pattern = write_shards(tmp_path, [6])
     expected = open_reader(pattern)[0].read(positions(0, 6))
     reader, _ = open_reader(pattern)
@@ -274,7 +274,7 @@ def test_only_so_many_shards_stay_open(tmp_path):
     assert len(os.listdir("/proc/self/fd")) - before <= 65
 
 
-def test_members_behind_directories_and_other_extensions(tmp_path, tokenizer):
+def test_members_in_directories_and_with_other_extensions_are_read(tmp_path, tokenizer):
     path = write_tar(
         tmp_path / "0.tar",
         [

@@ -1,4 +1,4 @@
-"""One order digest, wherever the shards lie, however they are reached, and whoever reads them."""
+"""The order digest is the same wherever the shards are stored, and whichever processes read them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def server(shards: Path) -> Iterator[RangeServer]:
 
 @pytest.fixture(scope="module")
 def indices(shards: Path, server: RangeServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Index]:
-    """The same shards as files, over http, and without a members table."""
+    """The indices of the same shards as files, over http, and over http without a members table."""
     root, storage = tmp_path_factory.mktemp("indices"), Storage(patience=PATIENT)
     local, remote = f"{shards}/{{00000..00002}}.tar", f"{server.address}/{{00000..00002}}.tar"
     return {
@@ -56,7 +56,7 @@ def indices(shards: Path, server: RangeServer, tmp_path_factory: pytest.TempPath
 
 
 def read(index: Index, cache: BlockCache | None, world_size: int, workers: int) -> dict[str, Any]:
-    """Digest, pixels by position and bad samples of the whole budget."""
+    """Return the digest, the pixels by position, and the bad samples of the whole budget."""
     pixels: dict[int, bytes] = {}
     digest = OrderDigest()
     bad: set[tuple[int, int, str, str]] = set()
@@ -87,7 +87,7 @@ def test_an_index_over_http_is_that_of_the_files(indices):
     assert not (lazy.directory / "members.bin").exists()
 
 
-# The local combinations are test_stream.py's; here each remote way is taken with some of the rest.
+# test_stream.py has the local combinations. Here, each remote place is combined with some of the rest.
 @pytest.mark.parametrize(
     ("place", "cached", "world_size", "workers"),
     [
@@ -107,7 +107,9 @@ def test_an_index_over_http_is_that_of_the_files(indices):
     ],
 )
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-def test_the_digest_is_equal(tmp_path, indices, server, straight, place, cached, world_size, workers):
+def test_digest_is_equal_in_every_place(
+    tmp_path, indices, server, straight, place, cached, world_size, workers
+):
     server.fault_every, server.faults = 61, FAULTS
     try:
         cache = BlockCache(tmp_path / "cache", 1 << 20) if cached else None
@@ -121,7 +123,7 @@ def test_the_digest_is_equal(tmp_path, indices, server, straight, place, cached,
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 @pytest.mark.long
-def test_workers_that_are_not_forked(indices, straight, method, tmp_path):
+def test_workers_that_are_not_forked_read_the_same_order(indices, straight, method, tmp_path):
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method(method, force=True)
     try:

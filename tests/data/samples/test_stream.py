@@ -1,4 +1,4 @@
-"""The stream of batches: the same whatever the workers, the processes and the place it begins at."""
+"""The stream of batches: the same for any number of workers and processes, and from any step."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_batches_are_the_steps_of_the_budget(straight, tokenizer):
     assert sum(len(batch.bad) for batch in straight) == len(BAD_AT)
 
 
-def test_the_stream_goes_on_from_any_step(index, straight):
+def test_stream_resumes_from_any_step(index, straight):
     for number, batch in enumerate(straight):
         assert_equal(stream(index).batches(batch.step.start), straight[number:])
     assert list(stream(index).batches(BUDGET.total)) == []
@@ -106,7 +106,7 @@ def test_every_phase_has_images_of_its_own_size(index, straight, workers):
 def test_loader_workers_make_no_difference(index, straight, workers):
     read = list(stream(index, workers=workers).batches(0))
     assert_equal(read, straight)
-    # Each worker finds bad samples for itself; the quarantine list keeps one record of each.
+    # Each worker reports the bad samples it meets; the quarantine list keeps one record of each.
     assert {(r.shard, r.ordinal, r.reason) for batch in read for r in batch.bad} == {
         (r.shard, r.ordinal, r.reason) for batch in straight for r in batch.bad
     }
@@ -128,8 +128,8 @@ def test_the_processes_together_read_the_single_stream(index, straight, world_si
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_ends_the_run_is_said_in_one_sentence(tmp_path, workers):
-    """Also by a loader worker, whose exceptions torch would turn into tracebacks."""
+def test_fatal_errors_are_reported_in_one_sentence(tmp_path, workers):
+    """Errors in a loader worker count as well: torch would turn them into tracebacks."""
     pattern = write_shards(tmp_path, [40])
     index = build_index(pattern, tmp_path / "index")
     os.truncate(tmp_path / "00000.tar", 5000)
@@ -141,7 +141,7 @@ def test_what_ends_the_run_is_said_in_one_sentence(tmp_path, workers):
         list(stream(index, workers=workers).batches(0))
     assert str(stop.value).startswith(f"{tmp_path / '00000.tar'} cannot be read")
     assert "\n" not in str(wrong.value) + str(stop.value)
-    # The tracebacks, which live on here, do not keep the workers alive.
+    # The tracebacks, which this test still holds, do not keep the workers alive.
     assert multiprocessing.active_children() == []
 
 
@@ -179,7 +179,7 @@ def test_workers_end_with_a_stream_that_is_left_early(index):
 
 
 class CountingSource(ShardSource):
-    """Remembers the sizes of what is read of shards: each is a member of a sample."""
+    """A source that records the size of each read from a shard; a read is one member of a sample."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -191,7 +191,7 @@ class CountingSource(ShardSource):
 
 
 def test_resuming_in_the_middle_of_an_epoch_reads_no_more_than_starting(tmp_path, tokenizer):
-    """1,000 shards: nothing but the first batch is read, and so it takes no longer."""
+    """In both cases, only the first batch of 1,000 shards is read, and so the time is the same."""
     shards, each, lanes, size = 1000, 4, 16, 64
     pattern = write_shards(tmp_path, [each] * shards)
     build_index(pattern, tmp_path / "index", workers=2)
@@ -211,7 +211,7 @@ def test_resuming_in_the_middle_of_an_epoch_reads_no_more_than_starting(tmp_path
             assert next(batches).positions.tolist() == list(range(start, start + size))
             seconds[start].append(time.process_time() - began)
             batches.close()
-            # An image and a caption each; a window of every lane would be 2,048 samples.
+            # Each sample has an image and a caption. One window of every lane would be 2,048 samples.
             assert len(source.sizes) == 2 * size
     assert statistics.median(seconds[middle]) <= 1.5 * statistics.median(seconds[0])
 

@@ -1,4 +1,4 @@
-"""The cache: what was put in comes out, within its limit, whoever shares it and whatever happens to it."""
+"""The cache: it returns the bytes of the shard within its limit, even if it is shared or damaged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DATA = np.random.default_rng(0).bytes(20 * BLOCK + 777)
 
 
 class Shard:
-    """Counts what is read of the shard itself."""
+    """A shard that records what is read of it."""
 
     def __init__(self) -> None:
         self.read: list[tuple[int, int]] = []
@@ -38,7 +38,7 @@ def test_a_block_is_fetched_once(tmp_path):
     for offset, size in [(10, 20), (BLOCK - 5, 10), (3 * BLOCK, 2 * BLOCK + 1), (len(DATA) - 9, 9), (10, 20)]:
         assert cache.read("s", offset, size, len(DATA), shard) == DATA[offset : offset + size]
     assert shard.read == [(n * BLOCK, BLOCK) for n in (0, 1, 3, 4, 5)] + [(20 * BLOCK, 777)]
-    # Another process finds what the first one left; another shard, or another version of it, does not.
+    # Another process uses the blocks of the first. Another shard, or another version of it, has its own.
     other = BlockCache(tmp_path / "new" / "cache", 64 * BLOCK)
     assert other.read("s", 10, 2 * BLOCK - 20, len(DATA), shard) == DATA[10 : 2 * BLOCK - 10]
     assert len(shard.read) == 6
@@ -85,7 +85,7 @@ def test_a_damaged_block_is_read_again(tmp_path, damage):
     assert shard.read == [(0, BLOCK)] * 2
 
 
-def test_files_of_others_and_of_dead_processes(tmp_path):
+def test_files_of_others_stay_and_those_of_dead_processes_are_removed(tmp_path):
     (tmp_path / "thesis.tex").write_bytes(bytes(100 * BLOCK))
     abandoned = tmp_path / ".0123.block.dead"
     abandoned.write_bytes(b"x")
@@ -106,7 +106,7 @@ def _use(cache: BlockCache, seed: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes_share_it_while_it_evicts(tmp_path, method):
+def test_processes_share_the_cache_while_it_evicts(tmp_path, method):
     context = multiprocessing.get_context(method)
     cache = BlockCache(tmp_path, 8 * BLOCK)
     workers = [context.Process(target=_use, args=(cache, seed)) for seed in range(3)]
@@ -120,8 +120,8 @@ def test_processes_share_it_while_it_evicts(tmp_path, method):
     assert cache.failures == 0
 
 
-def test_a_directory_that_cannot_be_written(tmp_path, caplog):
-    """Reading goes on, with one warning and a count; a full disk is in test_cli_data.py."""
+def test_reading_continues_without_a_writable_directory(tmp_path, caplog):
+    """There is one warning, and a count of failures. The test of a full disk is in test_data_job.py."""
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"data\.cache\.directory .* cannot be made"):
         BlockCache(tmp_path / "file" / "cache", 10**7)
@@ -136,6 +136,6 @@ def test_a_directory_that_cannot_be_written(tmp_path, caplog):
     assert shard.read[1:] == [(2 * BLOCK, 10), (5, 10)]  # no more whole blocks
 
 
-def test_it_travels_to_workers_only_while_they_start(tmp_path):
+def test_cache_is_passed_to_workers_only_while_they_start(tmp_path):
     with pytest.raises(RuntimeError, match="inheritance"):
         pickle.dumps(BlockCache(tmp_path, 10**7))

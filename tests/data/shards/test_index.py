@@ -1,18 +1,18 @@
-"""The index on real tars: all that writers of shards produce, and all that can be wrong with them."""
+"""The index of real tars, in all the forms that writers of shards produce."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.indices import indexed, refused
 from support.shards import caption, encoded, good, picture, write_shards, write_tar
 
-from flipscale.data.shards.index import Index, expand_shards, load_index
+from flipscale.data.shards.index import Index, expand_shards
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.tar import split_name
@@ -22,7 +22,7 @@ JPEG, TEXT = encoded(picture(0)), b"a cat"
 
 
 def contents(index: Index, row: int) -> dict[str, bytes]:
-    """The bytes that the index gives for sample number `row`."""
+    """Return the bytes that the index gives for sample number `row`."""
     shard = int(np.searchsorted(np.cumsum(index.counts), row, side="right"))
     data = Path(index.shards[shard].path).read_bytes()
     member = index.members[row]
@@ -33,18 +33,7 @@ def contents(index: Index, row: int) -> dict[str, bytes]:
     }
 
 
-def indexed(path: Path) -> Index:
-    return build_index(str(path), path.parent / "index")
-
-
-def refused(pattern: str, directory: Path) -> str:
-    with pytest.raises(UserError) as refusal:
-        build_index(pattern, directory)
-    assert "\n" not in str(refusal.value)
-    return str(refusal.value)
-
-
-def test_shards_as_img2dataset_writes_them(tmp_path):
+def test_shards_of_img2dataset_are_indexed(tmp_path):
     members = []
     for number, kind in enumerate(["jpg", "jpeg", "png", "webp", "JPG", "PNG"]):
         key = f"{number:09d}"
@@ -64,7 +53,7 @@ def test_shards_as_img2dataset_writes_them(tmp_path):
 
 
 @pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_directories_in_names_and_every_tar_layout(tmp_path, layout):
+def test_directories_in_names_are_kept_in_every_tar_layout(tmp_path, layout):
     long = "" if layout == tarfile.USTAR_FORMAT else "very/" * 40 + "long" * 30
     keys = ["000", "a/b.c/000", "./d/001", "café/ключ", f"{long}x"]
     members = [
@@ -76,7 +65,7 @@ def test_directories_in_names_and_every_tar_layout(tmp_path, layout):
     assert [ShardSource(index).key(0, row) for row in range(len(keys))] == keys
 
 
-def test_names_that_are_not_utf8(tmp_path):
+def test_names_other_than_utf8_are_escaped(tmp_path):
     path = tmp_path / "0.tar"
     with tarfile.open(path, "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
         for name, data in (("café.jpg", JPEG), ("café.txt", TEXT)):
@@ -85,27 +74,10 @@ def test_names_that_are_not_utf8(tmp_path):
             tar.addfile(info, io.BytesIO(data))
     index = indexed(path)
     assert index.samples == 1
-    assert ShardSource(index).key(0, 0) == "caf\\xe9"  # something that any terminal and file can hold
+    assert ShardSource(index).key(0, 0) == "caf\\xe9"  # printable on every terminal, and valid in every file
 
 
-@pytest.mark.parametrize(
-    ("name", "key", "extension"),
-    [
-        ("000.jpg", "000", "jpg"),
-        ("a.b/000.JPG", "a.b/000", "jpg"),
-        ("a/000.seg.png", "a/000", "seg.png"),
-        ("a/000", "a/000", ""),
-        ("./000.txt", "./000", "txt"),
-    ],
-)
-def test_names_split_as_in_webdataset(name, key, extension):
-    from webdataset.tariterators import base_plus_ext
-
-    assert split_name(name) == (key, extension)
-    assert base_plus_ext(name) in ((key, extension), (key, extension.upper()), (None, None))
-
-
-def test_groups_that_lack_something(tmp_path):
+def test_group_with_an_image_or_a_caption_is_a_sample(tmp_path):
     members = [
         ("0.jpg", JPEG),
         ("0.txt", TEXT),
@@ -113,7 +85,7 @@ def test_groups_that_lack_something(tmp_path):
         ("2.txt", TEXT),  # no image
         ("3.json", b"{}"),  # neither: no sample
         ("README", b"hello"),
-        ("4.cls", b"7"),  # a label alone: no sample
+        ("4.cls", b"7"),  # only a label: no sample
         ("5.jpg", b""),  # empty
         ("5.txt", TEXT),
         ("6.cls", b"3"),
@@ -144,7 +116,7 @@ def test_a_key_that_comes_twice_makes_two_samples(tmp_path):
     ]
 
 
-def test_members_that_are_no_files(tmp_path):
+def test_members_other_than_files_are_left_out(tmp_path):
     path = tmp_path / "0.tar"
     with tarfile.open(path, "w") as tar:
         for kind, name in ((tarfile.DIRTYPE, "d"), (tarfile.SYMTYPE, "0.png"), (tarfile.LNKTYPE, "0.txt")):
@@ -161,7 +133,7 @@ def test_members_that_are_no_files(tmp_path):
     ]
 
 
-def test_shards_that_are_missing(tmp_path):
+def test_missing_shards_are_named(tmp_path):
     write_shards(tmp_path, [1, 1])
     pattern = str(tmp_path / "{00000..00004}.tar")
     assert f"the shard {tmp_path / '00002.tar'} and 2 more of the pattern" in refused(pattern, tmp_path / "i")
@@ -170,7 +142,7 @@ def test_shards_that_are_missing(tmp_path):
     assert not (tmp_path / "i").exists()
 
 
-def test_patterns():
+def test_pattern_expands_in_order():
     assert expand_shards("/a/{000..002}.tar") == ["/a/000.tar", "/a/001.tar", "/a/002.tar"]
     assert expand_shards("/a/{0..1}.tar::/b/x.tar") == ["/a/0.tar", "/a/1.tar", "/b/x.tar"]
     for unbalanced in ("/a/{000..002.tar", "/a/0}.tar::/b{", "/a/{{0..1}.tar"):
@@ -180,7 +152,7 @@ def test_patterns():
         expand_shards("/a/{0..1}.tar::/a/1.tar")
 
 
-def test_two_sources_in_their_order(tmp_path):
+def test_two_sources_keep_their_order(tmp_path):
     first, second = write_shards(tmp_path / "one", [2, 3]), write_shards(tmp_path / "two", [4])
     index = build_index(f"{second}::{first}", tmp_path / "index")
     assert index.counts.tolist() == [4, 2, 3]
@@ -199,7 +171,7 @@ def test_workers_and_places_make_no_difference(tmp_path):
     assert moved.fingerprint == indices[0].fingerprint
 
 
-def test_the_fingerprint_knows_the_data(tmp_path):
+def test_fingerprint_depends_on_the_data(tmp_path):
     def fingerprint(counts: list[int], name: str) -> str:
         return build_index(write_shards(tmp_path / name, counts), tmp_path / name / "index").fingerprint
 
@@ -214,92 +186,18 @@ def test_progress_counts_shards(tmp_path):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_only_the_index_directory_is_written(tmp_path):
-    pattern = write_shards(tmp_path / "shards", [2, 2])
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    build_index(pattern, tmp_path / "new" / "index", workers=2)
-    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    made = {tmp_path / "new" / "index" / name for name in ("index.json", "members.bin")}
-    assert after.keys() - before.keys() == made
-    assert {path: after[path] for path in before} == before
+@pytest.mark.parametrize(
+    ("name", "key", "extension"),
+    [
+        ("000.jpg", "000", "jpg"),
+        ("a.b/000.JPG", "a.b/000", "jpg"),
+        ("a/000.seg.png", "a/000", "seg.png"),
+        ("a/000", "a/000", ""),
+        ("./000.txt", "./000", "txt"),
+    ],
+)
+def test_names_split_as_in_webdataset(name, key, extension):
+    from webdataset.tariterators import base_plus_ext
 
-
-def test_a_loaded_index_is_the_built_one(tmp_path):
-    built = build_index(write_shards(tmp_path / "shards", [3, 2]), tmp_path / "index")
-    loaded = load_index(tmp_path / "index")
-    assert loaded == built
-    assert loaded.members.tolist() == built.members.tolist()
-    assert loaded.fingerprint == built.fingerprint
-    loaded.verify()
-
-
-def test_an_index_is_made_again_in_place(tmp_path):
-    build_index(write_shards(tmp_path / "shards", [3]), tmp_path / "index")
-    again = build_index(write_shards(tmp_path / "shards", [3, 4]), tmp_path / "index")
-    assert load_index(tmp_path / "index") == again
-    # While it is being made, there is none.
-    (tmp_path / "shards" / "00001.tar").write_text("no tar")
-    refused(str(tmp_path / "shards" / "{00000..00001}.tar"), tmp_path / "index")
-    with pytest.raises(UserError, match="there is no index"):
-        load_index(tmp_path / "index")
-
-
-def test_directories_that_hold_something_else(tmp_path):
-    pattern = write_shards(tmp_path / "shards", [1])
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").write_text("precious")
-    assert "is not empty and holds no index" in refused(pattern, tmp_path / "full")
-    assert "is not empty and holds no index" in refused(pattern, tmp_path / "shards")
-    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
-    assert "cannot be made" in refused(pattern, tmp_path / "full" / "thesis.tex")
-    assert "cannot be made" in refused(pattern, tmp_path / "full" / "thesis.tex" / "index")
-
-
-@pytest.mark.parametrize("change", ["longer", "touched", "gone"])
-def test_stale_shards_are_named(tmp_path, change):
-    index = build_index(write_shards(tmp_path, [1, 1, 1]), tmp_path / "index")
-    path = tmp_path / "00001.tar"
-    status = path.stat()
-    if change == "longer":
-        path.write_bytes(path.read_bytes() + bytes(512))
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    elif change == "touched":
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    else:
-        path.unlink()
-    with pytest.raises(UserError, match="flipscale data index") as refusal:
-        index.verify()
-    assert str(path) in str(refusal.value)
-    assert "more shards" not in str(refusal.value)
-    (tmp_path / "00000.tar").unlink()
-    with pytest.raises(UserError, match=r"\(and 1 more shards\)"):
-        index.verify()
-
-
-def test_an_index_that_is_damaged(tmp_path):
-    directory = tmp_path / "index"
-    build_index(write_shards(tmp_path / "shards", [3]), directory)
-    text = (directory / "index.json").read_text()
-
-    def loading(document: str) -> str:
-        (directory / "index.json").write_text(document)
-        with pytest.raises(UserError) as refusal:
-            load_index(directory)
-        assert str(directory) in str(refusal.value)
-        return str(refusal.value)
-
-    for broken in (
-        text[:-20],
-        "",
-        "[]",
-        "{}",
-        '{"version": 2}',
-        '{"version": 2, "paths": [1], "samples": [], "bytes": [], "versions": [], "damaged": []}',
-    ):
-        assert "make it again" in loading(broken)
-    assert "has version 99, not" in loading(text.replace('"version": 2', '"version": 99'))
-    (directory / "index.json").write_text(text)
-    os.truncate(directory / "members.bin", 40)
-    assert "members.bin has the wrong size" in loading(text)
-    (directory / "members.bin").unlink()
-    assert "there is no index" in loading(text)
+    assert split_name(name) == (key, extension)
+    assert base_plus_ext(name) in ((key, extension), (key, extension.upper()), (None, None))

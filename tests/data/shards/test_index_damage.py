@@ -1,4 +1,4 @@
-"""The index of damaged tars: what is whole is used, and every loss is reported."""
+"""The index of damaged tars: whole samples are used, and every loss is reported."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from support.indices import indexed, refused
 from support.shards import good, write_tar
 
 from flipscale.data.shards.index import Index, load_index
@@ -16,31 +17,21 @@ from flipscale.errors import UserError
 
 
 def captions(index: Index) -> list[bytes]:
-    """The captions that the index finds, in order."""
+    """Return the captions that the index gives, in order."""
     data = {shard.path: Path(shard.path).read_bytes() for shard in index.shards}
     paths = [shard.path for shard in index.shards for _ in range(shard.samples)]
     rows = [(int(row["text"]), int(row["text_bytes"])) for row in index.members]
     return [data[path][start : start + size] for path, (start, size) in zip(paths, rows, strict=True)]
 
 
-def indexed(path: Path) -> Index:
-    return build_index(str(path), path.parent / "index")
-
-
-def refused(pattern: str, directory: Path) -> str:
-    with pytest.raises(UserError) as refusal:
-        build_index(pattern, directory)
-    assert "\n" not in str(refusal.value)
-    return str(refusal.value)
-
-
 def offsets(path: Path) -> list[tuple[str, int, int]]:
-    """Name, offset of the header and offset of the data of every member."""
+    """Return the name, offset of the header and offset of the data of every member."""
     with tarfile.open(path) as tar:
         return [(member.name, member.offset, member.offset_data) for member in tar]
 
 
-# Where a tar of four samples is cut, as (member, bytes after its header's offset), and the samples left.
+# The place of the cut in a tar of four samples, as (member, bytes after its header's offset), and the whole
+# samples before it.
 CUTS = {
     "in the data of the first image": (("0.jpg", 600), 0),
     "in the data of an image": (("2.jpg", 600), 2),
@@ -55,7 +46,7 @@ CUTS = {
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_a_tar_that_is_cut(tmp_path, cut):
+def test_whole_samples_of_a_cut_tar_are_used(tmp_path, cut):
     """Samples that are known to be whole are used; the one at the cut is not, and the cut is reported."""
     (member, further), whole = CUTS[cut]
     path = write_tar(tmp_path / "cut.tar", [m for n in range(4) for m in good(n, str(n))])
@@ -75,7 +66,7 @@ def test_a_tar_that_is_cut(tmp_path, cut):
 
 @pytest.mark.parametrize("change", ["garbage", "zeros", "one bit"])
 def test_a_header_overwritten_in_the_middle_is_not_the_end(tmp_path, change):
-    """Python's tarfile takes an unreadable header for the end of the archive: a silent loss."""
+    """Python's tarfile takes an unreadable header for the end of the archive, and loses the rest silently."""
     path = write_tar(tmp_path / "0.tar", [m for n in range(4) for m in good(n, str(n))])
     data = bytearray(path.read_bytes())
     start = {name: header for name, header, _ in offsets(path)}["2.jpg"]
@@ -98,8 +89,8 @@ def test_a_tar_appended_to_another_is_reported(tmp_path):
 @pytest.mark.parametrize(
     "field", [(b"\xff" * 12, b"0"), (b"\x80" + b"\x7f" * 11, b"0"), (b"\xff" * 12, b"x")]
 )
-def test_absurd_sizes_in_a_header(tmp_path, field):
-    """Negative and huge sizes, of a file and of a pax header; the checksum is right."""
+def test_absurd_sizes_in_a_header_are_reported(tmp_path, field):
+    """The sizes are negative or huge, in the header of a file or of pax; the checksum is right."""
     path = write_tar(tmp_path / "0.tar", [m for n in range(3) for m in good(n, str(n))])
     data = bytearray(path.read_bytes())
     start = {name: header for name, header, _ in offsets(path)}["2.jpg"]
@@ -112,15 +103,15 @@ def test_absurd_sizes_in_a_header(tmp_path, field):
     assert [damage.samples for damage in index.damaged] == [index.samples]
 
 
-def test_files_that_are_no_tar(tmp_path):
+def test_files_other_than_tar_are_refused(tmp_path):
     whole = write_tar(tmp_path / "whole.tar", good(0))
-    (tmp_path / "text.tar").write_text("this is no tar\n" * 1000)
+    (tmp_path / "text.tar").write_text("not a tar\n" * 1000)
     (tmp_path / "empty.tar").write_bytes(b"")
     (tmp_path / "gz.tar").write_bytes(gzip.compress(whole.read_bytes()))
     for name in ("text", "empty", "gz"):
         path = tmp_path / f"{name}.tar"
         assert f"{path} is not an uncompressed tar file" in refused(str(path), tmp_path / "index")
-        # Found by a worker process, the sentence is the same.
+        # A worker process raises the same sentence.
         with pytest.raises(UserError, match="is not an uncompressed tar file") as refusal:
             build_index(str(tmp_path / f"{{whole,{name}}}.tar"), tmp_path / "index", workers=2)
         assert "\n" not in str(refusal.value)
@@ -128,13 +119,13 @@ def test_files_that_are_no_tar(tmp_path):
         load_index(tmp_path / "index")
 
 
-def test_sets_without_a_sample(tmp_path):
+def test_set_without_a_sample_is_refused(tmp_path):
     write_tar(tmp_path / "0.tar", [])
     write_tar(tmp_path / "1.tar", [("0.json", b"{}")])
     assert "holds image-caption pairs" in refused(str(tmp_path / "{0..1}.tar"), tmp_path / "index")
     os.truncate(write_tar(tmp_path / "2.tar", good(0)), 600)
     sentence = refused(str(tmp_path / "{0..2}.tar"), tmp_path / "index")
     assert f"{tmp_path / '2.tar'} is damaged" in sentence
-    # An empty shard among others is no fault.
+    # An empty shard among others is allowed.
     write_tar(tmp_path / "3.tar", good(1))
     assert build_index(str(tmp_path / "{0..3}.tar"), tmp_path / "index").counts.tolist() == [0, 0, 0, 1]

@@ -1,4 +1,4 @@
-"""Making an index at scale: it goes on where it was killed, and needs no tar where statistics are there."""
+"""Making an index: a killed command resumes, and statistics replace the scan of tars."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def kill_after(shards: int, pattern: str, directory: Path, members: bool = True)
 
 
 @pytest.mark.parametrize("members", [True, False])
-def test_a_killed_index_goes_on_where_it_stopped(tmp_path, members):
+def test_killed_index_resumes_where_it_stopped(tmp_path, members):
     pattern = write_shards(tmp_path / "shards", [1, 2, 0, 1, 2, 1, 1, 3, 1, 2])
     os.truncate(tmp_path / "shards" / "00001.tar", 9000)
     whole = build_index(pattern, tmp_path / "straight", members=members)
@@ -88,8 +88,8 @@ def stats(path: Path, successes: object) -> None:
     path.with_name(path.stem + "_stats.json").write_text(json.dumps({"count": 10, "successes": successes}))
 
 
-def test_counts_from_statistics(tmp_path):
-    """As img2dataset leaves them; offsets are found when a shard is first read, and kept."""
+def test_counts_are_taken_from_statistics(tmp_path):
+    """The counts are those of img2dataset. Offsets are found on the first read of a shard, and kept."""
     pattern = write_shards(tmp_path / "shards", [3, 2])
     for number, count in enumerate([3, 2]):
         stats(tmp_path / "shards" / f"{number:05d}.tar", count)
@@ -103,19 +103,19 @@ def test_counts_from_statistics(tmp_path):
         assert source.key(shard, ordinal) == known.key(shard, ordinal)
     kept = sorted((tmp_path / "index").rglob("*.npz"))
     assert [path.name for path in kept] == ["0000000.npz", "0000001.npz"]
-    # What is kept is used, and a damaged one is made again.
+    # The stored offsets are used; damaged ones are found again.
     (tmp_path / "shards" / "00001.tar").write_bytes(b"no tar")
     kept[0].write_bytes(b"PK damaged")
     again = ShardSource(load_index(tmp_path / "index"))
     assert again.member(1, 1) == known.member(1, 1)
     assert again.member(0, 2) == known.member(0, 2)
-    # An index made anew forgets what was found for the old shards.
+    # A new index discards the offsets of the old shards.
     write_shards(tmp_path / "shards", [3, 2])
     build_index(pattern, tmp_path / "index", from_stats=True)
     assert not list((tmp_path / "index").rglob("*.npz"))
 
 
-def test_an_index_that_may_only_be_read(tmp_path):
+def test_read_only_index_is_used(tmp_path):
     pattern = write_shards(tmp_path / "shards", [2])
     index = build_index(pattern, tmp_path / "index", members=False)
     (tmp_path / "index" / "members").write_text("in the way")
@@ -151,7 +151,7 @@ def test_shards_that_hold_fewer_or_more_than_their_statistics(tmp_path, caplog):
         ('{"successes": -1}', "successes is -1"),
     ],
 )
-def test_statistics_that_are_none(tmp_path, text, said):
+def test_unusable_statistics_are_refused(tmp_path, text, said):
     pattern = write_shards(tmp_path / "shards", [1])
     if text is not None:
         (tmp_path / "shards" / "00000_stats.json").write_text(text)
@@ -161,7 +161,7 @@ def test_statistics_that_are_none(tmp_path, text, said):
     assert "\n" not in str(refusal.value)
 
 
-def test_find_says_what_a_sample_is(tmp_path):
+def test_find_returns_shard_and_ordinal(tmp_path):
     index = Index(tmp_path, tuple(Shard(f"{n}.tar", n, 9, "") for n in (0, 3, 0, 2)), ())
     found = [index.find(number) for number in range(5)]
     assert [(shard.path, ordinal) for shard, ordinal in found] == [

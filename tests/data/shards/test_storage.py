@@ -1,4 +1,4 @@
-"""Shards that are not local files: every fault of a server is survived or said, and nothing ever hangs."""
+"""Shards that are not local files: every fault of a server is survived or reported, and no call hangs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[RangeServer]:
         yield running
 
 
-def test_ranges_over_http(server):
+def test_ranges_are_read_over_http(server):
     storage, path = hasty(), f"{server.address}/x.bin?signature=1"
     status = storage.status(path)
     assert status.bytes == len(CONTENT)
@@ -67,7 +67,7 @@ def test_a_fault_that_stays_ends_the_segment_in_time(server, fault):
     assert "\n" not in str(stop.value)
 
 
-def test_what_no_retry_mends(server, tmp_path):
+def test_faults_that_no_retry_can_fix_are_reported(server, tmp_path):
     storage = hasty()
     with pytest.raises(FileNotFoundError):
         storage.status(f"{server.address}/none.tar")
@@ -80,11 +80,11 @@ def test_what_no_retry_mends(server, tmp_path):
     server.ranges = False
     with pytest.raises(UserError, match="does not answer range requests"):
         storage.read(f"{server.address}/x.bin", 0, 10)
-    with pytest.raises(DataReadError):  # nobody listens there
+    with pytest.raises(DataReadError):  # no server listens on this port
         storage.read("http://127.0.0.1:9/x.tar", 0, 10)
 
 
-def test_storage_of_fsspec():
+def test_storage_of_fsspec_is_read():
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/set/0.bin", CONTENT)
     storage = hasty()
@@ -102,7 +102,7 @@ def test_storage_of_fsspec():
 
 @pytest.mark.parametrize(("protocol", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
 def test_a_missing_package_is_named(protocol, package, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)  # also where it is installed
+    monkeypatch.setitem(sys.modules, package, None)  # even if it is installed
     with pytest.raises(UserError, match=f"pip install {package}"):
         hasty().status(f"{protocol}://bucket/0.tar")
 
@@ -148,7 +148,7 @@ def test_shards_from_commands_are_read_through_the_cache(tmp_path):
     ]
     local = ShardSource(build_index(pattern.removeprefix("pipe:cat "), tmp_path / "local"))
     assert read == [bytes_of(local, s, o) for s, count in enumerate([3, 2]) for o in range(count)]
-    # From now on the command is not needed.
+    # All blocks are in the cache, so that the command is not needed from here on.
     (tmp_path / "data").rename(tmp_path / "away")
     again = ShardSource(index, storage, BlockCache(tmp_path / "cache", 10**7))
     assert bytes_of(again, 1, 1) == read[-1]
