@@ -21,7 +21,7 @@ BENCHMARK = Path(__file__).parents[2] / "tools" / "bench" / "contrastive_memory.
 
 
 def dense_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """The loss as it is written down: two cross-entropies of the whole matrix."""
+    """Compute the loss from its definition: two cross-entropies of the whole matrix."""
     logits = scale * images @ texts.T
     labels = torch.arange(len(images))
     return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
@@ -30,7 +30,7 @@ def dense_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
 def features(
     batch: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float64, paired: float = 0.5
 ) -> tuple[Tensor, Tensor]:
-    """Normalised features whose pairs are alike by `paired` in 0..1."""
+    """Return normalised features whose pairs are alike by `paired` in 0..1."""
     generator = torch.Generator().manual_seed(seed)
     images, noise = torch.randn(2, batch, width, generator=generator, dtype=dtype)
     return normalize(images), normalize(paired * images + (1 - paired) * noise)
@@ -64,7 +64,7 @@ def assert_same(
 
 @pytest.fixture
 def narrow_columns(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets the columns of a tile, so that small matrices too are cut both ways."""
+    """Return a function that sets the columns of a tile, so that small matrices are cut both ways as well."""
     return lambda width: monkeypatch.setattr(tiles, "_COLUMNS_ELSEWHERE", width)
 
 
@@ -156,7 +156,7 @@ def test_second_derivatives_are_refused():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_features_are_worked_on_in_fp32(dtype: torch.dtype):
+def test_half_features_are_computed_in_fp32(dtype: torch.dtype):
     images, texts = (value.to(dtype) for value in features(300, 32, dtype=torch.float32))
     scale = torch.tensor(100.0)
     value, gradients = value_and_gradients(lambda *x: contrastive_loss(*x, tile=128), images, texts, scale)
@@ -220,15 +220,15 @@ def test_a_tile_without_rows_is_refused(tile: int):
         (torch.ones(3, 2), torch.ones(3, 2).double(), "one dtype"),
     ],
 )
-def test_features_that_are_no_pairs_are_refused(images: Tensor, texts: Tensor, problem: str):
+def test_features_that_do_not_pair_are_refused(images: Tensor, texts: Tensor, problem: str):
     with pytest.raises(ValueError, match=problem):
         contrastive_loss(images, texts, torch.tensor(1.0))
 
 
-@pytest.mark.slow  # starts an interpreter, so that the peak is this loss's alone
+@pytest.mark.slow  # starts an interpreter, so that the peak is only that of this loss
 @pytest.mark.parametrize("loss", ["flipscale", "flipscale_sigmoid"])
 def test_memory_stays_far_below_one_matrix_of_logits(loss: str):
-    """Resident memory of a few MiB comes and goes with the allocator: only a bound on the whole is a fact."""
+    """The allocator changes resident memory by a few MiB, so that the test only bounds the total."""
     command = [sys.executable, BENCHMARK, "measure", loss, "16384", "--width=64", "--threads=1"]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout)["peak_growth_bytes"] < 128 * 2**20  # one such matrix: 1 GiB

@@ -14,7 +14,7 @@ from flipscale.third_party import import_open_clip
 
 
 def dense_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """The loss as it is written down: a log-sigmoid of every entry of the matrix."""
+    """Compute the loss from its definition: a log-sigmoid of every entry of the matrix."""
     signs = 2 * torch.eye(len(images), dtype=images.dtype) - 1
     return -logsigmoid(signs * (scale * images @ texts.T + bias)).sum() / len(images)
 

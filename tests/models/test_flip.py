@@ -106,7 +106,7 @@ def test_every_parameter_takes_part(name: str) -> None:
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_shapes_can_be_had_without_memory() -> None:
+def test_shapes_need_no_memory() -> None:
     model = build_model(preset("vit_h14"), device="meta")
     with torch.device("meta"):
         images, texts, *_ = model(

@@ -34,7 +34,7 @@ def test_every_preset_has_a_rule_for_every_parameter(name: str) -> None:
             assert initial_value(parameter, tensor.shape, spec, seed=0).shape == tensor.shape
 
 
-def test_values_depend_on_the_seed_and_the_name_alone() -> None:
+def test_values_depend_only_on_the_seed_and_the_name() -> None:
     spec = preset("vit_micro_p8", vocab_size=100)
     model, again, other = build_model(spec, seed=3), build_model(spec, seed=3), build_model(spec, seed=4)
     torch.rand(10)  # the global generator has no say

@@ -12,7 +12,7 @@ WORD = 1 << 64
 
 
 def slow_hash64(*words: int) -> int:
-    """The chained splitmix64 finaliser over Python's unbounded integers."""
+    """Hash with the chained splitmix64 finaliser in Python's unbounded integers."""
     state = 0
     for word in words:
         z = ((state ^ (word % WORD)) + 0x9E3779B97F4A7C15) % WORD
@@ -51,7 +51,7 @@ def test_at_least_one_patch_stays() -> None:
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, float("nan")])
-def test_a_ratio_that_is_none_is_refused(ratio: float) -> None:
+def test_ratio_outside_its_range_is_refused(ratio: float) -> None:
     with pytest.raises(UserError, match="outside"):
         visible_count(196, ratio)
 
@@ -66,7 +66,7 @@ def test_the_patches_of_least_noise_are_visible(ratio: float) -> None:
         assert ids == sorted(by_noise[: visible_count(49, ratio)])
 
 
-def test_a_mask_belongs_to_its_position_alone() -> None:
+def test_mask_depends_only_on_its_position() -> None:
     positions = torch.arange(64)
     whole = visible_patches(positions, 196, 0.5, seed=1)
     again = visible_patches(positions.flip(0)[:20], 196, 0.5, seed=1)
@@ -79,7 +79,7 @@ def test_a_mask_belongs_to_its_position_alone() -> None:
     assert not torch.equal(whole, other_seed)
 
 
-def test_nothing_is_drawn_where_nothing_is_hidden() -> None:
+def test_hiding_nothing_gives_no_mask() -> None:
     assert visible_patches(torch.arange(4), 196, 0.0, seed=0) is None
 
 

@@ -52,7 +52,7 @@ def test_sizes_can_be_overridden() -> None:
     assert (spec.text.vocab_size, spec.text.context_length) == (500, 16)
 
 
-def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+def test_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'vit_h14'"):
         preset("vit_h_14")
 

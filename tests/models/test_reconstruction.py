@@ -23,7 +23,7 @@ SIDE, GRID = 8, 4
 
 
 def model_of(name: str = "vit_micro_p8") -> FLIP:
-    """A model with no weight at its initial value."""
+    """Return a model with no weight at its initial value."""
     model = build_model(preset(name, vocab_size=50, decoder=DECODER), seed=1)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -46,8 +46,10 @@ def decoder_of(model: FLIP) -> Reconstruction:
 
 
 def slow_targets(image: Tensor, model: FLIP) -> list[np.ndarray]:
-    """Each patch of one image (3, 32, 32): its pixels, channel by channel, less their mean, over their
-    standard deviation."""
+    """Return the targets of each patch of one image (3, 32, 32).
+
+    The pixels, channel by channel, are normalised by their mean and standard deviation.
+    """
     pixels = image.double().numpy() / 255.0
     targets = []
     for row in range(GRID):
@@ -64,7 +66,7 @@ def slow_targets(image: Tensor, model: FLIP) -> list[np.ndarray]:
 
 
 def slow_positions(width: int) -> Tensor:
-    """The class token's row, then a row a patch: sines and cosines of the column, then of the row."""
+    """Return the class token's row, then one per patch: sines and cosines of the column, then of the row."""
     quarter = width // 4
     rows = [[0.0] * width]
     for row in range(GRID):
@@ -75,7 +77,7 @@ def slow_positions(width: int) -> Tensor:
 
 
 def slow_painting(model: FLIP, tokens: Tensor, visible: list[int]) -> Tensor:
-    """What the decoder paints for every patch of one image, from its tower's tokens (1 + K, width)."""
+    """Return the decoder's output for every patch of one image, from its tower's tokens (1 + K, width)."""
     decoder, spec = decoder_of(model), model.spec.decoder
     assert spec is not None
     sequence = [decoder.embed(tokens[0])]
@@ -107,7 +109,7 @@ def test_the_loss_is_that_of_a_loop_over_patches(name: str, ratio: float) -> Non
 
 def test_the_decoder_is_that_of_another_library() -> None:
     """Hugging Face's ViTMAE decoder with our weights paints the same; it also makes its own positions."""
-    import_open_clip()  # which mends torchvision where it must be
+    import_open_clip()  # fixes torchvision if its version needs it
     # By name: pyright would read all of transformers, for half a minute.
     published = import_module("transformers.models.vit_mae")
 
@@ -171,7 +173,7 @@ def test_hidden_patches_are_the_others() -> None:
         assert hidden == [patch for patch in range(16) if patch not in visible]
 
 
-def test_features_do_not_change_by_it_and_it_is_made_on_request_alone() -> None:
+def test_decoder_leaves_features_unchanged_and_runs_only_on_request() -> None:
     images, keep = inputs()
     model, bare = model_of(), build_model(preset("vit_micro_p8", vocab_size=50))
     bare.load_state_dict({n: p for n, p in model.state_dict().items() if not n.startswith("reconstruction.")})
@@ -182,7 +184,7 @@ def test_features_do_not_change_by_it_and_it_is_made_on_request_alone() -> None:
     assert model(Inputs(texts=torch.zeros(2, 32, dtype=torch.int64)), reconstruct=True).reconstruction is None
 
 
-def test_every_parameter_of_the_decoder_gets_a_gradient_and_a_zero_one_where_nothing_is_hidden() -> None:
+def test_every_decoder_parameter_gets_a_gradient_and_zero_if_nothing_is_hidden() -> None:
     images, keep = inputs()
     model = model_of()
     model(Inputs(images=images, keep=keep), reconstruct=True).reconstruction.backward()
@@ -223,8 +225,8 @@ def test_bytes_and_normalised_floats_have_the_same_loss() -> None:
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-6)
 
 
-def test_it_begins_at_the_variance_of_its_targets_and_as_maes_weights() -> None:
-    """Every patch has variance 1, and the first painting is nearly independent of it."""
+def test_decoder_begins_at_the_variance_of_its_targets_with_the_weights_of_mae() -> None:
+    """Every patch has variance 1, and the first output is nearly independent of the patch."""
     model = build_model(preset("vit_tiny_p8", vocab_size=50, decoder=(64, 2, 2)))
     decoder = decoder_of(model)
     assert float(decoder.mask_token.detach().std()) == pytest.approx(0.02, rel=0.5)

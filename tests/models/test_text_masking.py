@@ -23,7 +23,7 @@ Pool = Literal["first", "argmax"]
 
 
 def captions() -> Tensor:
-    """(5, 16) ids; the last token of each is the largest, and one caption holds the padding's id inside."""
+    """Return (5, 16) ids. The last token of each is the largest; one caption has the padding's id inside."""
     tokens = torch.full((len(LENGTHS), 16), PAD)
     for row, length in zip(tokens, LENGTHS, strict=True):
         row[:length] = torch.arange(20, 20 + length)
@@ -35,7 +35,7 @@ def captions() -> Tensor:
 def slow_tokens(
     tokens: Tensor, positions: Tensor, ratio: float, seed: int, kind: TextMask, pool: Pool
 ) -> list[list[int]]:
-    """Slots sorted by what they are, then by noise."""
+    """Return the slots sorted by their class, then by noise."""
     kept = []
     for ids, position in zip(tokens.tolist(), positions.tolist(), strict=True):
         real = len(ids)
@@ -61,7 +61,7 @@ def test_the_slots_are_those_of_a_loop(ratio: float, kind: TextMask, pool: Pool)
     assert visible.tolist() == slow_tokens(captions(), POSITIONS, ratio, 3, kind, pool)
 
 
-def test_prioritised_keeps_every_token_that_fits_and_no_padding_besides_those_that_do_not() -> None:
+def test_prioritised_hides_no_token_before_all_padding_is_hidden() -> None:
     tokens = captions().repeat(200, 1)
     positions = torch.arange(len(tokens))
     visible = visible_tokens(tokens, positions, 0.5, 0, "prioritised", "first", PAD)
@@ -98,7 +98,7 @@ def test_random_hides_every_other_slot_equally_often() -> None:
     assert (frequency[1:] - share).abs().max() < 4.5 * deviation
 
 
-def test_a_mask_belongs_to_its_position_and_is_not_the_images() -> None:
+def test_mask_depends_on_its_position_and_differs_from_the_images_mask() -> None:
     positions = torch.arange(4000)
     tokens = captions()[-1:].expand(4000, -1)
     whole = visible_tokens(tokens, positions, 0.5, 1, "random", "first", PAD)
@@ -114,12 +114,12 @@ def test_a_mask_belongs_to_its_position_and_is_not_the_images() -> None:
     assert (together - 7 / 30).abs().max() < 4.5 * deviation
 
 
-def test_nothing_is_drawn_where_nothing_is_hidden() -> None:
+def test_hiding_nothing_gives_no_mask() -> None:
     assert visible_tokens(captions(), POSITIONS, 0.0, 0, "random", "first", PAD) is None
 
 
 def slow_text_feature(model: FLIP, ids: list[int], slots: list[int]) -> Tensor:
-    """The feature of one caption of which `slots` are read, token by token."""
+    """Return the feature of one caption, computed token by token from these slots."""
     spec = model.spec.text
     rows = [model.token_embedding.weight[ids[slot]] + model.positional_embedding[slot] for slot in slots]
     x = run_blocks(model.transformer, spec, torch.stack(rows)[None], causal=spec.causal)[0]

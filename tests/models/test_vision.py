@@ -14,7 +14,7 @@ PATCHES = 16
 
 
 def perturbed(name: str) -> FLIP:
-    """A model with no weight at its initial value, so that biases count, too."""
+    """Return a model with no weight at its initial value, so that biases count as well."""
     model = build_model(preset(name, vocab_size=100))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def some_mask(batch: int = 6) -> Tensor:
 
 
 def hidden_pixels(keep: Tensor) -> Tensor:
-    """(B, 32, 32) booleans, true where no visible patch lies."""
+    """Return (B, 32, 32) booleans, true for the pixels of hidden patches."""
     hidden = torch.ones(len(keep), PATCHES, dtype=torch.bool).scatter_(1, keep, False)
     grid = hidden.view(-1, 4, 4)
     return grid.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
@@ -48,7 +48,7 @@ def normalized(model: FLIP, images: Tensor) -> Tensor:
 
 
 def embed_all_then_select(model: FLIP, images: Tensor, keep: Tensor | None) -> Tensor:
-    """The paper's order of work: convolve everything, add the positions, drop the hidden patches."""
+    """Embed in the paper's order: convolve everything, add the positions, drop the hidden patches."""
     visual, spec = model.visual, model.spec.vision
     patches = F.conv2d(
         normalized(model, images), visual.conv1.weight, visual.conv1.bias, stride=spec.patch_size
@@ -64,14 +64,14 @@ def embed_all_then_select(model: FLIP, images: Tensor, keep: Tensor | None) -> T
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("masked", [True, False])
-def test_embedding_the_visible_patches_alone_changes_nothing(name: str, masked: bool) -> None:
+def test_embedding_only_the_visible_patches_changes_nothing(name: str, masked: bool) -> None:
     model, images = perturbed(name), some_images()
     keep = some_mask() if masked else None
     difference = model.encode_image(images, keep) - embed_all_then_select(model, images, keep)
     assert difference.abs().max() <= 1e-6
 
 
-def test_keeping_every_patch_is_no_mask() -> None:
+def test_keeping_every_patch_equals_no_mask() -> None:
     model, images = perturbed("vit_micro_p8"), some_images()
     every = torch.arange(PATCHES).expand(len(images), -1)
     assert torch.equal(model.encode_image(images, every), model.encode_image(images))

@@ -1,4 +1,4 @@
-"""Recomputed activations: the same gradients to the bit, and really less memory."""
+"""Recomputed activations give the same gradients to the bit, and need less memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def loss_of(model: FLIP) -> Tensor:
 
 
 def held_after_forward(mode: str) -> int:
-    """Bytes made in the forward that wait for the backward."""
+    """Return the bytes that the forward keeps for the backward."""
     model = tiny_model(mode)
     with LiveBytes() as live:
         loss = loss_of(model)

@@ -1,4 +1,4 @@
-"""Shardings that cannot be: one sentence and exit 2, before the processes meet."""
+"""Impossible shardings end in one sentence and exit code 2, before the processes meet."""
 
 from __future__ import annotations
 
@@ -54,8 +54,10 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
         ),
     ],
 )
-def test_it_is_one_sentence(tiny_run: MakeRun, processes: int, overrides: list[str], sentence: str) -> None:
-    """`check_job` is what the command asks before the processes meet."""
+def test_impossible_sharding_is_refused_in_one_sentence(
+    tiny_run: MakeRun, processes: int, overrides: list[str], sentence: str
+) -> None:
+    """The command calls `check_job` before the processes meet."""
     run = tiny_run()
     with pytest.raises(UserError) as raised:
         check_job(load_job(run.job, overrides), processes)
@@ -64,8 +66,8 @@ def test_it_is_one_sentence(tiny_run: MakeRun, processes: int, overrides: list[s
 
 
 @pytest.mark.slow
-def test_it_ends_with_exit_2_before_the_processes_meet(tiny_run: MakeRun) -> None:
-    """One of two processes is started alone: it would wait for the other if it tried to meet it."""
+def test_impossible_sharding_exits_2_before_the_processes_meet(tiny_run: MakeRun) -> None:
+    """Only one of two processes is started: it would wait for the other one if it tried to meet it."""
     run = tiny_run()
     overrides = ["sharding.strategy=hsdp", "sharding.shard_size=4"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""ZeRO: one process step by step against ddp, and what the library must not do to a run or its process."""
+"""ZeRO compared with ddp step by step in one process, and effects that the library must not have."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STAGES = ["zero1", "zero2", "zero3"]
 ONE_IS_LONG = [pytest.param("zero1", marks=pytest.mark.long), "zero3"]
 SHORT = [{"name": "p", "samples": 96, "mask_ratio": 0.5, "batch_size": 16, "base_lr": 0.02, "warmup": 64}]
 
-pytestmark = pytest.mark.slow  # importing DeepSpeed alone takes seconds
+pytestmark = pytest.mark.slow  # the import of DeepSpeed takes seconds
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,9 +32,11 @@ def _one_process_group() -> Iterator[None]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize("strategy", STAGES)
-def test_alone_it_trains_as_ddp(strategy: str, offload: bool, precision: str) -> None:
-    """Nothing differs but the order of the norm's sums. Clipping puts that into the weights, and on some CPUs
-    bf16 (autocast under both) makes steps of its own size of it: it is compared without."""
+def test_one_process_trains_as_ddp(strategy: str, offload: bool, precision: str) -> None:
+    """Only the order of the norm's sums differs, and clipping carries this into the weights.
+
+    On some CPUs bf16 (autocast under both) amplifies it to its own rounding: bf16 is compared unclipped.
+    """
     plain = OneProcess.start("ddp", precision=precision)
     zero = OneProcess.start(strategy, precision=precision, offload_optimizer=offload)
     clip = 0.5 if precision == "fp32" else None
@@ -68,7 +70,7 @@ def test_a_step_that_is_not_finite_changes_nothing(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", STAGES)
-def test_a_restored_model_goes_on_as_the_one_that_was_saved(strategy: str) -> None:
+def test_restored_model_continues_as_the_saved_one(strategy: str) -> None:
     saved = OneProcess.start(strategy)
     fresh = saved.copied_state()  # before any step
     assert not any(tensor.any() for name, tensor in fresh.items() if name.startswith("exp_avg"))
@@ -123,7 +125,7 @@ def test_micro_batches_on_two_processes_equal_the_whole_batch(tiny_run: MakeRun,
 def test_no_compiler_and_a_quiet_terminal(
     tiny_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
-    """Without anything on PATH and with an empty cache of compiled extensions."""
+    """Nothing is on PATH, and the cache of compiled extensions is empty."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))

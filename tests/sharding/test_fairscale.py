@@ -1,4 +1,4 @@
-"""fairscale: OSS in one process step by step and in two by the command; its FSDP on a GPU."""
+"""fairscale: OSS step by step in one process and by the command in two, and its FSDP on a GPU."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fill(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("strategy", "device"), STRATEGIES)
-def test_alone_it_trains_as_ddp(strategy: str, device: str, precision: str) -> None:
+def test_one_process_trains_as_ddp(strategy: str, device: str, precision: str) -> None:
     plain = OneProcess.start("ddp", device, precision=precision)
     sharded = OneProcess.start(strategy, device, precision=precision)
     tolerance = 1e-6 if device == "cpu" else 1e-4 if precision == "fp32" else 1e-2
@@ -57,7 +57,7 @@ def test_a_step_that_is_not_finite_changes_nothing(strategy: str, device: str) -
 
 
 @pytest.mark.parametrize(("strategy", "device"), STRATEGIES)
-def test_a_restored_model_goes_on_as_the_one_that_was_saved(strategy: str, device: str) -> None:
+def test_restored_model_continues_as_the_saved_one(strategy: str, device: str) -> None:
     saved, restored = OneProcess.start(strategy, device), OneProcess.start(strategy, device)
     saved.steps(range(3))
     state = saved.copied_state()
@@ -80,7 +80,7 @@ def test_a_reset_optimizer_is_a_fresh_one(strategy: str, device: str) -> None:
 
 @pytest.mark.slow
 def test_micro_batches_on_two_processes_equal_the_whole_batch(tiny_run: MakeRun) -> None:
-    """Gradients are added up in the owners only; any slip in clearing them shows from the second step on."""
+    """Only the owners add gradients up: a mistake in clearing them shows from the second step on."""
     changes = {"phases": SHORT, "optimizer": {"clip_grad_norm": 0.5}, "logging": {"every": "1 steps"}}
     whole = tiny_run("whole", **changes)
     parts = tiny_run("parts", **changes, sharding={"strategy": "fairscale_oss", "micro_batch": 3})

@@ -39,7 +39,7 @@ def alone() -> Iterator[World]:
 
 
 def curve(world: World, **sharding: Any) -> list[dict[str, float]]:
-    """Scalars of 6 steps; the middle two hide nothing."""
+    """Return the scalars of 6 steps; the middle two hide nothing."""
     job = Job.model_validate(
         {
             "name": "x",

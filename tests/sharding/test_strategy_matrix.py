@@ -1,4 +1,4 @@
-"""Every strategy trains as one process does, and a run may stop under one strategy and go on under another.
+"""Every strategy trains as one process does, and a run may stop under one and resume under another.
 
 Real processes of the real command. Each strategy runs once from start to end; a run that stopped at half of
 it is that run's directory without what came after.
@@ -47,7 +47,7 @@ Straight = Callable[[str], TinyRun]
 
 @pytest.fixture(scope="module")
 def straight(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
-    """The uninterrupted run of a setting; made once, when first asked for."""
+    """The uninterrupted run of a setting; made once, on first use."""
     root = tmp_path_factory.mktemp("matrix")
     done: dict[str, TinyRun] = {}
 
@@ -127,7 +127,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_stop_under_one_and_go_on_under_another(
+def test_run_stops_under_one_strategy_and_resumes_under_another(
     straight: Straight, tmp_path: Path, first: str, second: str
 ) -> None:
     uninterrupted = straight(second)

@@ -1,4 +1,4 @@
-"""A run with masked captions and reconstruction: it learns both, goes on after a stop, and exports as any."""
+"""A run with masked captions and reconstruction: it learns both, resumes, and exports as any other."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def test_it_learns_both_resumes_to_the_bit_and_exports_without_the_decoder(
+def test_run_learns_both_resumes_to_the_bit_and_exports_without_the_decoder(
     tiny_run: MakeRun, tmp_path: Path
 ) -> None:
     straight, stopped = tiny_run("straight", **CHANGES), tiny_run("stopped", **CHANGES)
@@ -94,7 +94,7 @@ def test_it_learns_both_resumes_to_the_bit_and_exports_without_the_decoder(
 
 
 def assert_the_decoder_had_no_gradient_in_the_unmasked_phase(run: TinyRun) -> None:
-    """Its moments faded by their betas alone."""
+    """Assert that only the betas of the optimizer have changed the decoder's moments."""
     after = run.tensors()
     masked_end, _ = sorted((run.output / "checkpoints").glob("samples_*"))
     (run.output / "checkpoints" / "LATEST").write_text(masked_end.name + "\n")
@@ -116,7 +116,7 @@ def assert_the_decoder_had_no_gradient_in_the_unmasked_phase(run: TinyRun) -> No
         ({"phases": [{**MASKED, "text_mask": "some"}]}, "text_mask"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(
+def test_impossible_ablation_is_refused_in_one_sentence(
     tiny_run: MakeRun, changes: dict[str, Any], said: str
 ) -> None:
     run = tiny_run(**changes)
@@ -126,7 +126,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(
 
 
 def test_the_text_mask_is_that_of_its_kind(tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a run gives the text tower: half of the slots, and with `prioritised` no token is lost."""
+    """The text tower of the run reads half of the slots, and `prioritised` loses no token."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     gradients = update.accumulate_gradients
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.long  # each starts the command several times
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 300 kB."""
+    """Yield a file system of 300 kB."""
     directory = tmp_path / "disk"
     directory.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(directory)]
@@ -33,7 +33,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def said(finished: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence with which wrong input ends."""
+    """Return the one sentence that reports wrong input."""
     assert finished.returncode == 2, finished.stderr
     assert "Traceback" not in finished.stderr
     (sentence,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
@@ -41,7 +41,7 @@ def said(finished: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_remote_shards_through_a_cache_that_fills_up(tiny_run, data_set, small_disk):
-    """The same training as from files; the full disk is warned of once."""
+    """The training is the same as from files, and there is one warning about the full disk."""
     straight = tiny_run("straight")
     assert straight.train().returncode == 0
     with serving(data_set) as server:

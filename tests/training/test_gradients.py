@@ -1,4 +1,4 @@
-"""Cached-feature accumulation gives the whole batch's gradients."""
+"""Accumulation with cached features gives the gradients of the whole batch."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_micro_batch_above_the_batch_is_the_batch(tmp_path: Path) -> None:
 def with_ablations(
     micro_batch: int | None, mask_ratio: float
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Scalars and gradients with half of each caption masked, and with reconstruction."""
+    """Return scalars and gradients with half of each caption masked, and with reconstruction."""
     settings = job(micro_batch, "contrastive", reconstruct=True)
     spec = preset("vit_micro_p8", vocab_size=90, context_length=12, decoder=settings.loss.decoder)
     model = build_model(spec, seed=3)
@@ -126,6 +126,6 @@ def test_the_losses_are_added_with_the_weight() -> None:
         assert torch.equal(found[name], parameter.grad), name
 
 
-def test_where_nothing_is_hidden_no_reconstruction_is_reported() -> None:
+def test_no_reconstruction_is_reported_if_nothing_is_hidden() -> None:
     scalars, _ = with_ablations(None, 0.0)
     assert "reconstruction" not in scalars

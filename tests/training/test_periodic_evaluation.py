@@ -1,4 +1,4 @@
-"""Evaluation while training: when, by whom, how often, and that the training does not notice it."""
+"""Evaluation while training: its cadence, its processes, and that it leaves the training unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def sets(data_set: Path) -> dict[str, Any]:
-    """100 labelled and 16 captioned images: batches of 64 that two processes do not share evenly."""
+    """Return 100 labelled and 16 captioned images: two processes cannot share their batches of 64 evenly."""
     seen = {"data": str(data_set / "test/00000.tar"), "classnames": str(data_set / "classnames.txt")}
     return {
         "zero_shot": {"seen": {**seen, "templates": str(data_set / "templates.txt")}},
@@ -56,7 +56,7 @@ def train(run: TinyRun, *, steps: int = 10**6) -> None:
 
 
 def evaluations(run: TinyRun) -> list[dict[str, Any]]:
-    """Without the fields that depend on the clock."""
+    """Return the evaluations without the fields that depend on the clock."""
     kept = (recorded.document.items() for recorded in read_evaluations(run.output))
     return [{key: value for key, value in items if key not in TIMING_FIELDS} for items in kept]
 
@@ -100,7 +100,7 @@ def test_a_cadence_by_the_clock_or_without_sets_is_refused(settings: dict[str, A
 
 
 class TwoNodes(World):
-    """This process and one on another node, which says the same whenever it is asked."""
+    """This process and one on another node, which always gives the same answer."""
 
     def gather(self, value: Any, group: Any = None) -> list[Any]:
         return [value, UserError("names.txt is not on n2")]
@@ -131,7 +131,7 @@ def test_training_is_the_same_to_the_bit_and_the_scores_are_those_of_the_command
     assert evaluated.last_manifest()["progress"] == plain.last_manifest()["progress"]
     assert places(evaluated) == [320, 640, 792]
     assert not (plain.output / "evaluations.jsonl").exists()
-    # What was scored can be had, and the command gives the same numbers for it.
+    # The scored model is on disk, and the command computes the same numbers for it.
     assert (evaluated.output / "checkpoints" / "samples_000000000640").exists()
     assert evaluations(evaluated)[-1] == by_command(evaluated)
 
@@ -158,7 +158,7 @@ def by_command(run: TinyRun, processes: int = 1, *options: str) -> dict[str, Any
 def test_processes_share_the_command_and_get_the_numbers_of_one(
     tiny_run: MakeRun, sets: dict[str, Any]
 ) -> None:
-    """With 15 and with 3 batches; two processes print one document."""
+    """The sets have 15 and 3 batches; two processes print one document."""
     run = tiny_run(evaluation=sets)
     with pytest.raises(StoppedEarly):
         train(run, steps=4)
@@ -177,7 +177,7 @@ def test_a_stopped_run_repeats_and_leaves_out_no_evaluation(tiny_run: MakeRun, s
     with pytest.raises(StoppedEarly):
         train(stopped, steps=3)
     assert places(stopped) == [64, 128]
-    # As a crash would leave it: an evaluation of steps that the newest checkpoint does not have.
+    # The state after a crash: an evaluation of steps that the newest checkpoint does not have.
     newest = stopped.newest()
     (newest / "manifest.json").unlink()
     with open(stopped.output / "evaluations.jsonl", "a") as file:

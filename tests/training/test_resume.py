@@ -19,7 +19,7 @@ MakeRun = Callable[..., TinyRun]
 
 
 def kill_at_random_moments(run: TinyRun, kills: int, seed: int) -> None:
-    """SIGKILL the run and its workers `kills` times, each some steps and a random moment further on."""
+    """SIGKILL the run and its workers `kills` times, each time some steps and a random moment later."""
     rng = random.Random(seed)
     for number in range(kills):
         process = run.start()
@@ -50,7 +50,7 @@ def test_five_kills_leave_no_trace(tiny_run: MakeRun) -> None:
 
 
 def kill_in_a_save(run: TinyRun, rng: random.Random) -> None:
-    """SIGKILL the run at a random moment while a checkpoint that does not count yet is being written."""
+    """SIGKILL the run at a random moment while it writes a checkpoint that is not yet committed."""
     process = run.start("checkpoint.every=1 steps")
     committed = set((run.output / "checkpoints").glob("samples_*/manifest.json"))
     deadline = time.monotonic() + 120

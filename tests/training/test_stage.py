@@ -1,5 +1,8 @@
-"""Phases of another image and patch size: the same end whatever the stops and the sharding, what each phase
-sees, and what its checkpoints hold."""
+"""Phases of another image or patch size.
+
+The end of the run is the same for any stops and any sharding. The tests also check the inputs of each phase
+and the content of its checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _afresh() -> Iterator[None]:
-    """No process group of another test: FSDP and the like make themselves one, and DeepSpeed remembers it."""
+    """Leave the process group of any other test: FSDP makes one for itself, and DeepSpeed remembers it."""
     torch.set_num_threads(1)
     _leave()
     yield
@@ -92,7 +95,7 @@ def stopped(run: TinyRun, steps: int) -> TinyRun:
 
 @pytest.fixture
 def at_boundary(tiny_run: MakeRun) -> TinyRun:
-    """A run that stopped where its first phase ended."""
+    """Return a run that stopped at the end of its first phase."""
     return stopped(tiny_run("boundary", **SETTINGS), 3)
 
 
@@ -111,7 +114,7 @@ def test_stops_around_the_boundary_leave_no_trace(tiny_run: MakeRun) -> None:
 
 
 @pytest.mark.slow
-def test_learned_positions_go_on_over_the_boundary(tiny_run: MakeRun) -> None:
+def test_learned_positions_continue_across_the_boundary(tiny_run: MakeRun) -> None:
     settings = SETTINGS | {"model": "clip_micro_p8", "data": {"tokenizer": {"kind": "clip_bpe"}}}
     straight, run = tiny_run("straight", **settings), tiny_run("stopped", **settings)
     train(straight)
@@ -120,7 +123,7 @@ def test_learned_positions_go_on_over_the_boundary(tiny_run: MakeRun) -> None:
     assert run.metrics() == straight.metrics()
 
 
-def test_a_decoder_goes_on_over_the_boundary(tiny_run: MakeRun) -> None:
+def test_decoder_continues_across_the_boundary(tiny_run: MakeRun) -> None:
     settings = SETTINGS | {"loss": {"reconstruction": {"width": 32, "layers": 1, "heads": 2}}}
     straight, run = tiny_run("straight", **settings), tiny_run("stopped", **settings)
     train(straight)
@@ -191,7 +194,7 @@ def test_every_strategy_enters_a_phase_with_the_resampled_state(
 
 
 def _step_in_vain(stage: Stage, job: Job) -> None:
-    """All that a step does, so that the library holds what it comes to hold, but the update."""
+    """Do a step without its update, so that the library keeps all that it keeps after a step."""
     side, texts = stage.spec.vision.image_size, torch.zeros(4, 16, dtype=torch.int64)
     images = torch.zeros(4, 3, side, side, dtype=torch.uint8)
     accumulate_gradients(stage.model, Inputs(images, texts, None), job.loss, job.sharding.micro_batch)
@@ -204,8 +207,10 @@ def _whole(tensor: Any) -> torch.Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def test_what_a_phase_sees(tiny_run: MakeRun, data_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Image sides and visible patches in training and in evaluation, also in one that a stop put off."""
+def test_phase_has_its_image_size_and_mask(
+    tiny_run: MakeRun, data_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Check image sides and visible patches in training and in evaluation, also in one after a stop."""
     seen: list[tuple[int, int | None]] = []
     forward = FLIP.forward
 
@@ -231,7 +236,7 @@ def test_a_phase_that_has_not_begun_may_get_another_shape(at_boundary: TinyRun) 
 
 
 def test_a_damaged_end_of_a_phase_is_named(at_boundary: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is whole when the run starts, and no more when the phase begins."""
+    """The checkpoint is whole when the run starts, and damaged when the phase begins."""
     (manifest,) = (at_boundary.output / "checkpoints").glob("samples_*48/manifest.json")
     begin = Segment.training
     monkeypatch.setattr(Segment, "training", lambda self: (manifest.unlink(), begin(self)))
@@ -271,7 +276,7 @@ def test_stock_open_clip_loads_the_last_shape(tiny_run: MakeRun, tmp_path: Path)
     "strategy", ["fsdp", *(pytest.param(name, marks=pytest.mark.long) for name in ("ddp", "zero3"))]
 )
 def test_two_processes_cross_the_boundary_as_one(tiny_run: MakeRun, strategy: str) -> None:
-    """Also where one process stopped there and two go on: fsdp."""
+    """For fsdp, one process also stops there and two resume."""
     one, two = tiny_run("one", **SETTINGS), tiny_run("two", **SETTINGS)
     train(one)
     if strategy == "fsdp":

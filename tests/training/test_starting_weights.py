@@ -1,18 +1,16 @@
-"""A run that starts from a trained model: from which, with what it may differ in, and never twice."""
+"""A run that starts from a trained model: the sources, the sizes that may differ, and what is refused."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from support.shards import tiny_tokenizer
+from support.starting_weights import ONE_STEP, export_some, run_judge, started_from
 from support.stop_at import StopAt
 from support.tiny_run import TinyRun
 
@@ -27,19 +25,15 @@ from flipscale.interop.openclip_directory import CONFIG
 from flipscale.interop.openclip_export import export_openclip
 from flipscale.interop.openclip_import import import_openclip
 from flipscale.interop.resampling import resample_state
-from flipscale.interop.stock_features import write_stock_features
-from flipscale.interop.weights import WEIGHTS
 from flipscale.models.flip import build_model
-from flipscale.models.presets import ModelSpec, preset
+from flipscale.models.presets import preset
 from flipscale.orchestration.segments.segment import Segment
 from flipscale.runs.directory import run_directory
-from flipscale.training import starting_weights, trainer
+from flipscale.training import trainer
 from flipscale.training.check_job import check_job
 
 MakeRun = Callable[..., TinyRun]
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
-STILL = 1e-30  # a learning rate that changes no bit of an fp32 weight
-ONE_STEP = [{"name": "tuned", "samples": 16, "mask_ratio": 0.0, "batch_size": 16, "base_lr": STILL}]
 
 
 @pytest.fixture(autouse=True)
@@ -52,20 +46,6 @@ def exported(data_set: Path, tmp_path: Path) -> Path:
     return export_some(data_set, tmp_path / "exported")
 
 
-def export_some(
-    data_set: Path, out: Path, seed: int = 5, name: str = "vit_micro_p8", context_length: int = 16
-) -> Path:
-    """An OpenCLIP directory of a model that no run of these tests begins as by itself."""
-    tokenizer = load_tokenizer("wordpiece", str(data_set / "vocab.txt"), context_length)
-    spec = preset(name, vocab_size=tokenizer.vocab_size, context_length=context_length)
-    model = build_model(spec, seed=seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.01
-    export_openclip(model, spec, out, tokenizer=tokenizer)
-    return out
-
-
 def train(run: TinyRun, *, steps: int = 10**6) -> None:
     job = load_job(run.job)
     directory = run_directory(job)
@@ -76,19 +56,15 @@ def lost_before_a_checkpoint(_: object) -> None:
     raise KeyboardInterrupt
 
 
-def started_from(weights: Path, **model: Any) -> dict[str, Any]:
-    return {"model": {"preset": "vit_micro_p8", "weights": str(weights), **model}, "phases": ONE_STEP}
-
-
 def assert_weights(run: TinyRun, wanted: dict[str, torch.Tensor]) -> None:
     tensors = run.tensors()
     assert [name for name, value in wanted.items() if not torch.equal(tensors[f"model.{name}"], value)] == []
 
 
-def test_flip_goes_out_comes_back_is_tuned_and_goes_out_again(
+def test_flip_is_exported_imported_tuned_and_exported_again(
     tiny_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every export and import compares with stock open_clip (1e-5), here in this process, which is faster."""
+    """Every export and import compares with stock open_clip (1e-5), in this process to save time."""
 
     monkeypatch.setattr(verification.subprocess, "run", run_judge)
     masked = {"name": "masked", "samples": 64, "mask_ratio": 0.5, "batch_size": 16, "base_lr": 0.02}
@@ -132,7 +108,7 @@ def test_the_optimizer_is_fresh(tiny_run: MakeRun, exported: Path) -> None:
         torch.testing.assert_close(squared, 0.05 * (moments[name] / 0.1).square())
 
 
-def test_a_resume_never_reads_them_again(tiny_run: MakeRun, exported: Path) -> None:
+def test_resume_never_reads_the_weights_again(tiny_run: MakeRun, exported: Path) -> None:
     phases = [{**ONE_STEP[0], "samples": 64}]
     run = tiny_run(**{**started_from(exported), "phases": phases})
     with pytest.raises(StoppedEarly):
@@ -176,85 +152,7 @@ def test_sizes_are_resampled(tiny_run: MakeRun, data_set: Path, exported: Path) 
     assert_weights(run, wanted)
 
 
-class Done:
-    returncode = 0
-
-
-def run_judge(command: list[str], **_: object) -> Done:
-    write_stock_features(Path(command[-1]))
-    return Done()
-
-
-class Pair(World):
-    """Two processes one after the other: the second is told what the first worked out."""
-
-    answers: ClassVar[list[Any]] = []
-
-    def lead(self, work: Callable[[], Any]) -> Any:
-        if not self.leads:
-            return self.answers.pop(0)
-        self.answers.append(work())
-        return self.answers[-1]
-
-
-class Filled:
-    """What `start_from` asks of a sharded model: `fill` gets its state dict."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.tensors = {f"model.{name}": value for name, value in build_model(spec).state_dict().items()}
-
-    def restore(self, fill: Callable[[dict[str, torch.Tensor]], None], updates: int) -> None:
-        fill(self.tensors)
-
-
-def test_processors_that_round_differently_start_with_the_same_bits(
-    tiny_run: MakeRun, data_set: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Replicas are never compared again: a last bit between them would stay for the whole run."""
-    spec, _ = import_openclip(exported)
-    larger = replace(spec, vision=replace(spec.vision, image_size=48, patch_size=16))
-    job = load_job(tiny_run(**started_from(exported, image_size=48, patch_size=16)).job)
-    tokenizer = load_tokenizer("wordpiece", str(data_set / "vocab.txt"), 16)
-    directory = run_directory(job)
-    directory.path.mkdir()
-    started: list[dict[str, torch.Tensor]] = []
-    for rank in range(2):
-        if rank == 1:
-            monkeypatch.setattr(
-                starting_weights,
-                "resample_state",
-                lambda *given: {name: value * (1 + 1e-6) for name, value in resample_state(*given).items()},
-            )
-        model: Any = Filled(larger)
-        world = Pair(rank, 2, 0, 1, torch.device("cpu"))
-        starting_weights.start_from(job, larger, tokenizer, model, directory.weights, world)
-        started.append(model.tensors)
-    leader, follower = started
-    assert not torch.equal(
-        leader["model.visual.conv1.weight"], Filled(larger).tensors["model.visual.conv1.weight"]
-    )
-    assert [name for name in leader if not torch.equal(leader[name], follower[name])] == []
-
-
-def test_a_flip_that_others_saved_and_one_with_random_weights_fit_the_preset(
-    tiny_run: MakeRun, data_set: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec, state = import_openclip(exported)
-    save_file(load_file(exported / WEIGHTS), exported / WEIGHTS)  # without flipscale's header
-    monkeypatch.setattr(verification.subprocess, "run", run_judge)
-    import_model(str(exported), tmp_path / "trial", weights=None, pretrained=None, random=True)
-    tokenizer = load_tokenizer("wordpiece", str(data_set / "vocab.txt"), 16)
-    for source, wanted in ((exported, state), (tmp_path / "trial", build_model(spec).state_dict())):
-        job = load_job(tiny_run(f"from_{source.name}", **started_from(source)).job)
-        directory = run_directory(job)
-        directory.path.mkdir()
-        model: Any = Filled(spec)
-        starting_weights.start_from(job, spec, tokenizer, model, directory.weights, ALONE)
-        for name, value in wanted.items():
-            torch.testing.assert_close(model.tensors[f"model.{name}"], value, rtol=0.0, atol=1e-6)
-
-
-def test_what_the_weights_lack_keeps_its_initial_value(tiny_run: MakeRun, exported: Path) -> None:
+def test_parameter_that_the_weights_lack_keeps_its_initial_value(tiny_run: MakeRun, exported: Path) -> None:
     run = tiny_run(**started_from(exported), loss={"kind": "sigmoid"})
     train(run)
     _, state = import_openclip(exported)

@@ -62,7 +62,7 @@ def train(run: TinyRun, *overrides: str, stop: StopRequests | None = None) -> Pr
     ("capability", "precision", "warned"),
     [("AVX2", "bf16", True), ("AVX2", "fp32", False), ("AVX512", "bf16", False)],
 )
-def test_a_cpu_that_is_slow_in_bf16_is_told_of(
+def test_cpu_that_is_slow_in_bf16_is_reported(
     tiny_run: MakeRun,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -88,7 +88,7 @@ def test_both_phases_run_to_the_exact_budget(tiny_run: MakeRun) -> None:
     assert by_samples[48].scalars["lr"] == pytest.approx(0.02 * 16 / 256 * 48 / 64)
     assert by_samples[640].phase == "masked"
     assert metrics[-1].scalars["lr"] < 0.1 * 0.002 * 16 / 256
-    # The end of each phase is kept for good, besides the newest two.
+    # The end of each phase is kept permanently, in addition to the newest two.
     kept = {int(path.name.split("_")[1]): path for path in (run.output / "checkpoints").glob("samples_*")}
     assert {640, 792} <= set(kept)
     manifest = json.loads((kept[640] / "manifest.json").read_text())
@@ -109,7 +109,7 @@ def test_a_finished_run_trained_again_does_nothing(tiny_run: MakeRun) -> None:
 
 @pytest.mark.slow
 def test_the_loss_begins_at_the_log_of_the_batch() -> None:
-    """On a preset of the paper; in towers as narrow as the tiny ones random features spread further."""
+    """It takes a preset of the paper: in towers as narrow as the tiny ones random features spread further."""
     batch = 16
     model = build_model(preset("vit_b16", vocab_size=200))
     samples = [make_sample(0, "train", number, 224) for number in range(batch)]
@@ -241,7 +241,7 @@ def test_other_data_and_another_vocabulary_are_refused(
         train(run, fewer, f"data.index={tmp_path / 'index'}")
 
 
-def test_a_run_goes_on_where_its_shards_were_moved(tiny_run: MakeRun, data_set: Path, tmp_path: Path) -> None:
+def test_run_resumes_with_moved_shards(tiny_run: MakeRun, data_set: Path, tmp_path: Path) -> None:
     straight, moved = tiny_run("straight"), tiny_run("moved")
     train(straight)
     with pytest.raises(StoppedEarly):
@@ -262,14 +262,12 @@ def test_a_tokenizer_of_the_other_family_is_refused(tiny_run: MakeRun) -> None:
         train(tiny_run(model="clip_micro_p8"))
 
 
-def test_existing_run_names_what_is_no_run(tmp_path: Path) -> None:
+def test_directory_that_is_not_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run directory"):
         existing_run(tmp_path)
 
 
-def test_a_broken_node_ends_the_start_and_is_blamed(
-    tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_node_ends_the_start_and_is_named(tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tiny_run()
     train(run, "cluster.check_node=true", "phases.0.samples=64", "phases.0.warmup=0")  # this machine is whole
     slow = dataclasses.replace(node_check._PRODUCT_CPU, limit=1e9)
