@@ -106,7 +106,8 @@ def _forward(tiles: LogitTiles) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, T
     positive = torch.empty_like(row_peak)
 
     for block in tiles.blocks():
-        peak, total = column_peak[:, block.columns].flatten(), column_sum[:, block.columns].flatten()
+        peak = column_peak[:, block.columns].flatten()
+        total = column_sum[:, block.columns].flatten()
         for tile in tiles.tiles(block):
             rows = tile.rows
             row_peak[rows], row_sum[rows] = _fold(row_peak[rows], row_sum[rows], tile.logits, dim=1)

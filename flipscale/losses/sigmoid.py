@@ -74,6 +74,7 @@ class _SigmoidLoss(torch.autograd.Function):
         with torch.autocast(images.device.type, enabled=False):
             tiles = LogitTiles(images, ranks.gather(texts), logit_scale.reshape(()), ranks, tile)
             loss, gradients = _loss_and_gradients(tiles, logit_bias.reshape(()), differentiate)
+
         inputs = (images, texts, logit_scale, logit_bias)
         if gradients is not None:
             ctx.save_for_backward(
@@ -97,7 +98,8 @@ def _loss_and_gradients(
     loss = tiles.images.new_zeros((), dtype=torch.float64)  # N^2 / tile terms: fp32 would lose digits
     image_grads = torch.zeros_like(tiles.images, dtype=tiles.dtype)
     text_grads = torch.empty_like(image_grads)
-    scale_grad, bias_grad = image_grads.new_zeros(()), image_grads.new_zeros(())
+    scale_grad = image_grads.new_zeros(())
+    bias_grad = image_grads.new_zeros(())
 
     for block in tiles.blocks():
         block_grads = torch.zeros_like(block.texts)
@@ -105,12 +107,14 @@ def _loss_and_gradients(
             logits = tile.logits.add_(bias)
             tiles.positives(logits, tile.rows, block.columns).neg_()  # now -z l
             loss -= logsigmoid(-logits).sum()
+
             if differentiate:
                 weights = logits.sigmoid_()
                 tiles.positives(weights, tile.rows, block.columns).neg_()
                 image_grads[tile.rows].addmm_(weights, block.texts)
                 block_grads.addmm_(weights.T, tile.images)
                 bias_grad += weights.sum()
+
         if differentiate:
             own_grads = ranks.scatter_sum(by_rank(block_grads, 0, ranks.size))
             text_grads[block.columns] = own_grads
@@ -119,6 +123,7 @@ def _loss_and_gradients(
     loss = (ranks.sum_(loss) / tiles.global_batch).to(tiles.dtype)
     if not differentiate:
         return loss, None
+
     # Each of the `size` ranks adds its part to the mean over ranks, hence size / N = 1 / n.
     text_grads.mul_(tiles.scale / tiles.batch)
     return loss, (

@@ -107,11 +107,13 @@ def checked_tile(image_features: Tensor, text_features: Tensor, tile: int) -> in
             "the contrastive losses need image and text features of one shape (n, d) with n >= 1, "
             f"not {tuple(image_features.shape)} and {tuple(text_features.shape)}"
         )
+
     if image_features.dtype != text_features.dtype:
         raise ValueError(
             "the contrastive losses need image and text features of one dtype, "
             f"not {image_features.dtype} and {text_features.dtype}"
         )
+
     if tile < 1:
         raise UserError(f"the loss cannot work in tiles of {tile} rows: set a tile of at least 1")
     return min(tile, len(image_features))

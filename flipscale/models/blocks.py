@@ -16,7 +16,8 @@ class LayerNorm(nn.LayerNorm):
         """Normalize the last dimension."""
         # FSDP gathers these in bf16, and torch's CPU kernel then refuses an fp32 input.
         dtype = torch.promote_types(self.weight.dtype, input.dtype)
-        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        weight = self.weight.to(dtype)
+        bias = self.bias.to(dtype)
         return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps).to(input.dtype)
 
 

@@ -52,8 +52,10 @@ def _fill_flip(value: Tensor, name: str, spec: ModelSpec, generator: torch.Gener
         return value.normal_(std=0.02, generator=generator)
     if name.endswith("bias"):
         return value.zero_()
+
     # A fused q, k, v matrix and a convolution count as one matrix each.
-    rows, columns = len(value), value[0].numel()
+    rows = len(value)
+    columns = value[0].numel()
     return _uniform(value, math.sqrt(6 / (rows + columns)), generator)
 
 

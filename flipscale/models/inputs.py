@@ -53,6 +53,7 @@ class Inputs(NamedTuple):
             seed: Seed of the run.
         """
         assert self.texts is not None
+
         keep = visible_patches(positions, spec.vision.patches, phase.mask_ratio, seed)
         keep_tokens = visible_tokens(
             self.texts,

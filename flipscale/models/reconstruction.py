@@ -64,8 +64,8 @@ class Reconstruction(WithConstants):
         positions = F.embedding(ids, self.positional_embedding).to(visible.dtype)
         x = self.transformer(torch.cat([visible, masks], dim=1) + positions)
 
-        painted = self.pixels(self.ln_post(x[:, tokens.shape[1] :]))
-        return (painted - normalized_patches(pixels)).square().mean()
+        predicted = self.pixels(self.ln_post(x[:, tokens.shape[1] :]))
+        return (predicted - normalized_patches(pixels)).square().mean()
 
 
 def normalized_patches(pixels: Tensor) -> Tensor:

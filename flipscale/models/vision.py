@@ -72,7 +72,8 @@ class PatchEmbedding(WithConstants):
         self.patch_size = spec.vision.patch_size
         self.image_size = spec.vision.image_size
         self.mean, self.std = spec.mean, spec.std
-        width, side = spec.vision.width, spec.vision.patch_size
+        width = spec.vision.width
+        side = spec.vision.patch_size
         self.weight = nn.Parameter(torch.empty(width, 3, side, side))
         self.bias = nn.Parameter(torch.empty(width)) if spec.vision.patch_bias else None
         self.register_constants()

@@ -92,7 +92,7 @@ class FairscaleFsdpModel(InPlaceOptimizer):
 
     def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
         """Run FLIP.forward in the precision of the job."""
-        sizes = [0 if given is None else len(given) * self._spec.embed_dim for given in inputs[:2]]
+        sizes = [0 if part is None else len(part) * self._spec.embed_dim for part in inputs[:2]]
         joined: Tensor = self._wrapped(inputs, reconstruct=reconstruct)
         image_features, text_features, head = joined.split([*sizes, len(joined) - sum(sizes)])
 

@@ -54,10 +54,13 @@ class FsdpModel(InPlaceOptimizer):
         self._device = world.device
         mesh = _mesh(world, sharding.shard_size)
         self._share_group = mesh.get_group(mesh.ndim - 1)
+
+        # Cast and shard before there is memory for the weights.
         if sharding.precision == "fp64":
             model.double()
         self._model = model
         _shard_units(model, mesh, self._bf16, sharding.reshard_after_forward)
+
         model.to_empty(device=world.device)
         _initialize(model, seed)
         super().__init__(dict(model.named_parameters()), optimizer)

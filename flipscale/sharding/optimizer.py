@@ -54,6 +54,7 @@ def check_optimizer(optimizer: Optimizer, sharding: Sharding) -> None:
     """
     kind = optimizer_kind(optimizer)
     strategy = sharding.strategy
+
     if strategy == "fairscale_oss" and optimizer.name != "adamw":
         raise UserError(
             f"sharding.strategy {strategy} shards optimizer.name adamw only, not {optimizer.name}; "

@@ -98,6 +98,7 @@ class Stage:
     def _build(self, spec: ModelSpec) -> None:
         job = self._job
         self.spec = spec
+
         self.model = shard(
             build_model(spec, device="meta"), job.sharding, job.optimizer, job.seed, self._world
         )

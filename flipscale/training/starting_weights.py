@@ -130,6 +130,7 @@ def _check_fit(job: Job, source: Path, theirs: ModelSpec, ours: ModelSpec) -> No
     different = [
         f"{name} is {there} there, {here} in the job" for name, there, here in pairs if there != here
     ]
+
     if different:
         raise UserError(
             f"model.weights {source} does not fit model.preset {job.model.preset}: {'; '.join(different)}; "
