@@ -176,18 +176,45 @@ def expand_shards(pattern: str) -> list[str]:
     return paths
 
 
+@dataclass(frozen=True)
+class _Document:
+    """The content of index.json, with one column per field of `Shard`."""
+
+    version: int
+    fingerprint: str
+    members: bool
+    """Whether the directory holds the members table."""
+    paths: list[str]
+    samples: list[int]
+    bytes: list[int]
+    versions: list[str]
+    damaged: list[tuple[str, int, str]]
+    """Path, samples and reason of each damaged shard."""
+
+    @classmethod
+    def of_index(cls, index: Index) -> _Document:
+        return cls(
+            VERSION,
+            index.fingerprint,
+            index.has_members,
+            [shard.path for shard in index.shards],
+            [shard.samples for shard in index.shards],
+            [shard.bytes for shard in index.shards],
+            [shard.version for shard in index.shards],
+            [(damage.path, damage.samples, damage.reason) for damage in index.damaged],
+        )
+
+    def index(self, directory: Path) -> Index:
+        columns = (self.paths, self.samples, self.bytes, self.versions)
+        shards = tuple(map(Shard._make, zip(*columns, strict=True)))
+        damaged = tuple(Damage(*damage) for damage in self.damaged)
+        return Index(directory, shards, damaged, self.members)
+
+
 def write_index(index: Index) -> None:
     """Write index.json, which turns the directory into an index."""
-    columns = [list(column) for column in zip(*index.shards, strict=True)]
-    document = {
-        "version": VERSION,
-        "fingerprint": index.fingerprint,
-        "members": index.has_members,
-        **dict(zip(("paths", "samples", "bytes", "versions"), columns, strict=True)),
-        "damaged": [[damage.path, damage.samples, damage.reason] for damage in index.damaged],
-    }
-
-    write_durably(index.directory / "index.json", json.dumps(document))
+    # Not asdict(), which copies every element of the columns.
+    write_durably(index.directory / "index.json", json.dumps(vars(_Document.of_index(index))))
 
 
 def is_current(directory: Path) -> bool:
@@ -205,19 +232,14 @@ def load_index(directory: Path) -> Index:
         UserError: If there is no index, its version is another one, or it is damaged.
     """
     try:
-        document = json.loads((directory / "index.json").read_text())
-        if document["version"] != VERSION:
+        content = json.loads((directory / "index.json").read_text())
+        # Check the version first: another version has other columns.
+        if content["version"] != VERSION:
             raise UserError(
-                f"the index in {directory} has version {document['version']}, not {VERSION}; make it again"
+                f"the index in {directory} has version {content['version']}, not {VERSION}; make it again"
             )
 
-        columns = (document[name] for name in ("paths", "samples", "bytes", "versions"))
-        index = Index(
-            directory,
-            tuple(map(Shard._make, zip(*columns, strict=True))),
-            tuple(Damage(*damage) for damage in document["damaged"]),
-            bool(document["members"]),
-        )
+        index = _Document(**content).index(directory)
         size = (directory / "members.bin").stat().st_size if index.has_members else None
         wrong_size = size is not None and size != index.samples * MEMBER.itemsize
     except FileNotFoundError:
