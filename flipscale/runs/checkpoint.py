@@ -1,8 +1,8 @@
 """Checkpoints: sharded safetensors in a directory that counts only once its manifest is on disk.
 
-A checkpoint holds `model.NAME`, `exp_avg.NAME` and `exp_avg_sq.NAME` for every parameter, whatever the
-sharding, written by torch.distributed.checkpoint. Its manifest lists every file with size and SHA-256, is
-written last, and only then does LATEST change. Loading verifies all of it.
+torch.distributed.checkpoint writes `model.NAME`, `exp_avg.NAME` and `exp_avg_sq.NAME` for every parameter,
+under every sharding strategy. The manifest lists every file with its size and SHA-256. It is written last,
+and LATEST changes only after that. A checkpoint is verified against its manifest before it is loaded.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import (
+    load as load_distributed,  # pyright: ignore[reportUnknownVariableType] - torch types PathLike without its item
+)
 
 from flipscale.errors import RunError, UserError
 from flipscale.progress import Progress
@@ -33,13 +35,20 @@ from flipscale.runs.manifest import (
 
 _log = logging.getLogger(__name__)
 
-# One process that saves alone is meant; the remark would come from a background thread at any moment.
+# A run of one process saves without torch.distributed on purpose; torch would warn from a background thread.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint whose files were found whole."""
+    """A committed checkpoint whose files were verified.
+
+    Attributes:
+        path: Its directory.
+        progress: Progress of the run.
+        permanent: Whether it is never deleted.
+        job: The resolved job, as a document.
+    """
 
     path: Path
     progress: Progress
@@ -47,12 +56,16 @@ class Checkpoint:
     job: dict[str, Any]
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Fill the tensors of `state` in place; all processes of the group take part.
+        """Fill the tensors of `state` in place; all processes of the group call it together.
 
-        Raises UserError where a name or a shape is not in the checkpoint.
+        Args:
+            state: Tensors by their names in the checkpoint; a DTensor gets this process's share.
+
+        Raises:
+            UserError: If a name or a shape is not in the checkpoint.
         """
         try:
-            dcp.load(
+            load_distributed(
                 state,
                 storage_reader=HuggingFaceStorageReader(str(self.path)),
                 no_dist=not dist.is_initialized(),
@@ -66,18 +79,28 @@ class DamagedCheckpoint(Exception):
 
 
 def find(root: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint under `root`, warning about each newer one that is damaged."""
+    """Return the newest whole checkpoint, with a warning for each newer one that is damaged.
+
+    Args:
+        root: The directory of the checkpoints; it need not exist.
+
+    Returns:
+        The checkpoint; None if no checkpoint is whole.
+    """
     names = sorted((entry.name for entry in root.glob("samples_*")), reverse=True) if root.exists() else []
+
     latest = root / LATEST
     if latest.exists():
         target = latest.read_text().strip()
         if target not in names:
             _log.warning("%s names %r, which does not exist; looking for another checkpoint", latest, target)
+
     for name in names:
         try:
             return read(root / name)
         except DamagedCheckpoint as damage:
             _log.warning("skipping the damaged checkpoint %s: %s", root / name, damage)
+
     return None
 
 
@@ -102,25 +125,38 @@ def read(path: Path) -> Checkpoint:
             raise DamagedCheckpoint(f"{name} has {file.stat().st_size} bytes, not {entry.bytes}")
         if sha256(file) != entry.sha256:
             raise DamagedCheckpoint(f"the contents of {name} changed since it was written")
+
     return Checkpoint(path, manifest.progress, manifest.permanent, manifest.job)
 
 
 def read_phase_end(root: Path, samples_seen: int) -> Checkpoint:
-    """The checkpoint at the end of a phase, which the next one begins from. Raises RunError where it is
-    damaged."""
+    """Read the checkpoint at the end of a phase, from which the next phase begins.
+
+    Args:
+        root: The directory of the checkpoints.
+        samples_seen: Samples seen at the end of the phase.
+
+    Raises:
+        RunError: If the checkpoint is damaged.
+    """
     path = root / directory_name(samples_seen)
     try:
         return read(path)
     except DamagedCheckpoint as damage:
         raise RunError(
-            f"the next phase cannot begin from {path}: {damage}; give the same command again to go on from "
-            "the checkpoint before",
+            f"the next phase cannot begin from {path}: {damage}; run the same command again to resume "
+            "from the checkpoint before",
             kind="disk",
         ) from None
 
 
 def prune(root: Path, keep_last: int) -> None:
-    """Delete all but the newest `keep_last` committed checkpoints and those marked permanent."""
+    """Delete committed checkpoints, except the newest `keep_last`, permanent and damaged ones.
+
+    Args:
+        root: The directory of the checkpoints.
+        keep_last: How many of the newest checkpoints stay, permanent ones included.
+    """
     newest_first = checkpoints_in(root)[::-1]
     for checkpoint in newest_first[keep_last:]:
         try:
@@ -135,6 +171,7 @@ def prune(root: Path, keep_last: int) -> None:
 
 
 def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's contents, in hexadecimal."""
     hasher = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
@@ -143,6 +180,7 @@ def sha256(path: Path) -> str:
 
 
 def reason_of(error: BaseException) -> str:
+    """Return why a save or a load failed: the first process's error, if torch wraps those of several."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -1,4 +1,4 @@
-"""Writes checkpoints beside the training: it is held only while the state is copied."""
+"""Writes checkpoints in the background: training waits only while the state is copied to the host."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_saver import (
+    save as save_distributed,  # pyright: ignore[reportUnknownVariableType] - torch types PathLike without its item
+)
 
 from flipscale.distributed.world import World
 from flipscale.errors import RunError
@@ -25,33 +27,40 @@ from flipscale.runs.host_copy import HostCopy
 from flipscale.runs.manifest import LATEST, MANIFEST, Manifest, StoredFile, directory_name
 
 _UNFINISHED = "saving_"
-FILE_BYTES = 1 << 29  # of all processes' shares of a file; the writer holds its share of one in memory
+FILE_BYTES = 1 << 29
+"""Bytes of a file, over the shares of all processes; a process holds its share of one file in memory."""
 
 
 class CheckpointWriter:
-    """Saves in the background, one checkpoint at a time; every process has one and calls it together.
+    """The background writer of a process, which saves one checkpoint at a time.
 
-    Args:
-        root: the run's checkpoints directory.
-        job: stored in every manifest.
-        keep_last: see `checkpoint.prune`.
-        committed: progress of the newest checkpoint that is already on disk.
+    Every process has a writer, and all processes call the same methods in the same order.
 
-    A checkpoint is written in a directory of its own that no other start of the run knows, and takes its
-    name when it is whole: what a process of an older start still writes, left behind on a lost node, hits
-    nothing.
+    A checkpoint is first written to a directory with a name that no other start of the run knows. It gets its
+    final name when it is whole. A process of an older start that was left behind on a lost node therefore
+    cannot overwrite any of its files.
     """
 
     def __init__(
         self, root: Path, job: dict[str, Any], keep_last: int, committed: Progress, world: World
     ) -> None:
+        """Start the background thread and remove what interrupted saves have left.
+
+        Args:
+            root: The directory of the run's checkpoints.
+            job: The resolved job as a document, which every manifest stores.
+            keep_last: How many checkpoints stay; see `checkpoint.prune`.
+            committed: Progress of the newest checkpoint that is already on disk.
+            world: The processes of this start.
+        """
         self.committed = committed
         """Progress of the newest checkpoint that is known to be whole on disk."""
         self._root = root
         self._job = job
         self._keep_last = keep_last
         self._world = world
-        # Background collectives on a group of their own, lest they meet those of the training.
+
+        # The background collectives need their own group: on a shared one they would meet those of training.
         self._group = world.new_group()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._copy = HostCopy()
@@ -59,43 +68,62 @@ class CheckpointWriter:
         self._start = world.lead(self._clear)
 
     def prepare(self, state: Iterable[tuple[str, Tensor]]) -> None:
-        """Take a first copy when training starts, so that the first save finds its memory there."""
+        """Take a first copy when training starts, so that the first save has its memory.
+
+        Args:
+            state: Names and tensors, as `ShardedModel.state` yields them.
+        """
         self._copy.take(state)
 
     def save(self, state: Iterable[tuple[str, Tensor]], progress: Progress, *, permanent: bool) -> None:
-        """Copy `state` to the host and return; the rest happens beside the training.
+        """Copy `state` to the host and return; the background thread writes the copy.
 
         Args:
-            state: names and tensors, as ShardedModel.state gives them.
+            state: Names and tensors, as `ShardedModel.state` yields them.
+            progress: Progress of the run at this state.
+            permanent: Whether the checkpoint is never deleted.
 
-        Raises RunError on every process where the save before this one failed on any of them.
+        Raises:
+            RunError: On every process, if the save before this one failed on any process.
         """
+        # The host copy is in use until the last save is committed.
         self.wait()
+
         path = self._root / f"{_UNFINISHED}{progress.samples_seen:012d}.{self._start}"
         self._agreed(path, lambda: path.mkdir(parents=True) if self._world.leads else None)
         copy = self._copy.take(state)
         self._pending = self._thread.submit(self._commit, path, copy, progress, permanent)
 
     def wait(self) -> None:
-        """Return when the last save is committed. Raises RunError on every process where it failed."""
+        """Wait until the last save is committed.
+
+        Raises:
+            RunError: On every process, if the save failed on any process.
+        """
         if self._pending is not None:
-            pending, self._pending = self._pending, None
+            pending = self._pending
+            self._pending = None
             pending.result()
 
-    def _clear(self) -> str:
-        """Remove what saves that were cut short have left; return a name for this start alone."""
-        for unfinished in self._root.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
-        return secrets.token_hex(4)
-
     def close(self) -> None:
-        """Wait, and end the background thread."""
+        """Wait for the last save, then end the background thread.
+
+        Raises:
+            RunError: On every process, if the last save failed on any process.
+        """
         try:
             self.wait()
         finally:
             self._thread.shutdown()
 
+    def _clear(self) -> str:
+        """Remove what interrupted saves have left, and return a name that only this start has."""
+        for unfinished in self._root.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return secrets.token_hex(4)
+
     def _commit(self, path: Path, copy: dict[str, Tensor], progress: Progress, permanent: bool) -> None:
+        # Every file must be on disk before the manifest, which makes the checkpoint count.
         self._agreed(path, lambda: self._write(path, copy))
         described = self._agreed(path, lambda: _synced_files(path, self._world))
         manifest = Manifest(
@@ -106,26 +134,30 @@ class CheckpointWriter:
         )
 
         def publish() -> None:
-            if self._world.leads:
-                write_durably(path / MANIFEST, manifest.to_json())
-                final = self._root / directory_name(progress.samples_seen)
-                # What lies there is damaged: else the run would have gone on from it.
-                shutil.rmtree(final, ignore_errors=True)
-                os.replace(path, final)
-                self.committed = progress  # whatever becomes of the other processes before they know
-                write_durably(self._root / LATEST, final.name + "\n")
-                prune(self._root, self._keep_last)
+            if not self._world.leads:
+                return
+
+            write_durably(path / MANIFEST, manifest.to_json())
+            final = self._root / directory_name(progress.samples_seen)
+            # A directory of that name is damaged: otherwise the run would have resumed from it.
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(path, final)
+
+            # Before the others know: even if one of them dies now, the checkpoint is on disk.
+            self.committed = progress
+            write_durably(self._root / LATEST, final.name + "\n")
+            prune(self._root, self._keep_last)
 
         self._agreed(path, publish)
         self.committed = progress
 
     def _write(self, path: Path, copy: dict[str, Tensor]) -> None:
+        own_sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in copy.items()}
         sizes: dict[str, int] = {}
-        for part in self._world.gather(
-            {n: t.numel() * t.element_size() for n, t in copy.items()}, self._group
-        ):
-            sizes |= part  # a process may hold what the others leave out
-        dcp.save(
+        for part in self._world.gather(own_sizes, self._group):
+            sizes |= part  # a process may hold tensors that the others do not have
+
+        save_distributed(
             copy,
             storage_writer=HuggingFaceStorageWriter(str(path), file_numbers(sizes), save_distributed=True),
             process_group=self._group,
@@ -133,12 +165,18 @@ class CheckpointWriter:
         )
 
     def _agreed(self, path: Path, work: Callable[[], Any]) -> list[Any]:
-        """Do this process's part; return all processes' results, or raise the same error on all of them."""
-        result, problem = None, None
+        """Do this process's part of a save, and return the results of all processes.
+
+        Raises:
+            RunError: On every process, if the part of any process failed.
+        """
+        result = None
+        problem = None
         try:
             result = work()
         except (OSError, CheckpointException) as error:
             problem = reason_of(error)
+
         outcomes = self._world.gather((result if problem is None else None, problem), self._group)
         problems = [problem for _, problem in outcomes if problem]
         if problems:
@@ -146,23 +184,27 @@ class CheckpointWriter:
                 shutil.rmtree(path, ignore_errors=True)
             raise RunError(
                 f"the checkpoint {path} could not be written: {problems[0]}; older checkpoints are whole, "
-                "so mend the cause and give the same command again",
+                "so fix the cause and run the same command again",
                 kind="disk",
             )
+
         return [result for result, _ in outcomes]
 
 
 def file_numbers(sizes: dict[str, int]) -> dict[str, int]:
-    """The number of the file of each tensor, counted from 1, so that no file grows far beyond FILE_BYTES.
+    """Assign tensors to files, so that no file grows far beyond FILE_BYTES.
 
     Args:
-        sizes: bytes of each tensor, the shares of all processes together.
+        sizes: Bytes of each tensor by name, over the shares of all processes.
+
+    Returns:
+        The number of each tensor's file by the tensor's name, counted from 1.
     """
     numbers: dict[str, int] = {}
-    held = 0
+    total = 0
     for name, size in sizes.items():
-        held += size
-        numbers[name] = 1 + held // FILE_BYTES
+        total += size
+        numbers[name] = 1 + total // FILE_BYTES
     return numbers
 
 

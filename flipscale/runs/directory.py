@@ -1,4 +1,7 @@
-"""The run directory: the only truth between two starts of a run. Only training writes into it."""
+"""The run directory: the only truth between two starts of a run.
+
+Only training writes into it; `flipscale submit` adds its submissions.
+"""
 
 from __future__ import annotations
 
@@ -144,12 +147,13 @@ def prepare(run: RunDirectory, job: Job, samples_seen: int) -> None:
 
 
 def check_not_foreign(run: RunDirectory) -> None:
-    """Check that an existing directory is a run, or was left by a start that got no further.
+    """Check that an existing directory is a run, or what a start left that ended early.
 
     Raises:
         UserError: If the directory holds anything else.
     """
     if run.job.exists() or not run.path.is_dir():
         return
+
     if any(entry.name not in ("lock", "job.yaml.partial") for entry in run.path.iterdir()):
         raise UserError(f"{run.path} is not empty and holds no run; set `output` to a new directory")

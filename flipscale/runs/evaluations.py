@@ -27,7 +27,7 @@ class RecordedEvaluation:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> RecordedEvaluation:
-        """Take over a line, which has an integer `samples_seen`."""
+        """Read a line, which must have an integer `samples_seen`."""
         samples_seen = record["samples_seen"]
         assert isinstance(samples_seen, int)
         error = str(record["error"]) if "error" in record else None

@@ -1,4 +1,4 @@
-"""Why a segment ended badly: from its error, its processes' last signs, and Slurm's words in the log."""
+"""Why a segment ended badly, by its error, its processes' last heartbeats and Slurm's words in the log."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 from flipscale.errors import Reason, RunError, StoppedEarly, UserError
 from flipscale.runs.heartbeat import Heartbeat
 
-# Ends after which the same job is worth another start: what ended it lies outside of the run.
 TRANSIENT: frozenset[Reason] = frozenset(
     {"preempted", "timeout", "node_failure", "lost_process", "hang", "bad_node", "data", "killed"}
 )
-# What gloo and NCCL say when a process at the other end is gone.
+"""Ends after which the same job is worth another start: their cause is outside of the run."""
+
+# The words of gloo and NCCL for a lost peer process.
 _LOST = re.compile(
     r"gloo/|NCCL|ProcessGroup|connection (closed|reset) by peer|broken pipe|remote process exited",
     re.IGNORECASE,
@@ -31,7 +32,13 @@ _CANCELLED_AT = re.compile(r"CANCELLED AT (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
 
 @dataclass(frozen=True)
 class Failure:
-    """One word for the ledger, one sentence for a person, and the nodes to blame."""
+    """Why a process or a segment ended.
+
+    Attributes:
+        kind: The reason, as a word of the ledger.
+        message: The reason, as a sentence for a person.
+        suspects: The nodes that are blamed for it.
+    """
 
     kind: Reason
     message: str
@@ -39,7 +46,7 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Classify what a process raised."""
+    """Classify the error that ended a process."""
     message = _first_line(error)
     if isinstance(error, UserError):
         return Failure("input", message)
@@ -59,36 +66,55 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def verdict(own: Failure, beats: list[Heartbeat]) -> Failure:
-    """The cause behind a lost process, once all had time to tell: a peer's own failure, or a silent node.
+    """Find the cause behind a lost process: the first failure of a peer, or else the silent nodes.
+
+    Call it only after all processes had time to write their last heartbeat.
 
     Args:
-        own: this process's failure.
-        beats: the last signs of all processes of this start.
+        own: The failure of this process.
+        beats: The last heartbeats of all processes of this start.
+
+    Returns:
+        The failure of the first peer that failed for a reason of its own. If there is none, a lost process;
+        its suspects are the nodes of all processes that have not reported a failure.
     """
     if own.kind != "lost_process":
         return own
+
     causes = [beat for beat in beats if beat.state == "failed" and beat.kind != "lost_process"]
     if causes:
         first = min(causes, key=lambda beat: beat.time)
         return Failure(first.kind or "code", f"rank {first.rank} on {first.node}: {first.message}")
+
     silent = [beat for beat in beats if beat.state != "failed"]
     if not silent:
         return own
+
     nodes = tuple(dict.fromkeys(beat.node for beat in silent))
     ranks = ", ".join(str(beat.rank) for beat in silent[:8])
     return Failure("lost_process", f"rank {ranks} on {', '.join(nodes)} ended without a word", nodes)
 
 
 def slurm_verdict(log: Path, since: datetime) -> Reason | None:
-    """The last reason that Slurm wrote into the job's log after `since` (naive local time), as a kind."""
+    """Return the last reason that Slurm wrote into a job's log.
+
+    Args:
+        log: The log of the job; it need not exist.
+        since: Lines that Slurm stamped earlier do not count; naive local time, as in Slurm's stamps.
+
+    Returns:
+        The reason; None if the log has none.
+    """
     try:
         lines = log.read_text(errors="replace").splitlines()
     except OSError:
         return None
+
     for line in reversed(lines):
         stamp = _CANCELLED_AT.search(line)
         if stamp and datetime.fromisoformat(stamp.group(1)) < since:
             return None
+
         for words, kind in _SLURM_WORDS.items():
             if words in line:
                 return kind

@@ -1,4 +1,4 @@
-"""heartbeats/ATTEMPT/rank_NNNNN.json: every process's last sign of life, and how it ended."""
+"""heartbeats/ATTEMPT/rank_NNNNN.json: the last heartbeat of every process, and how the process ended."""
 
 from __future__ import annotations
 
@@ -12,42 +12,66 @@ from typing import Any, Literal
 
 from flipscale.errors import Reason
 
-BEAT_SECONDS = 5.0  # between two writes of a process that is alive
+BEAT_SECONDS = 5.0
+"""Seconds between two heartbeats of a process."""
 DIRECTORY = "heartbeats"
-_KEPT_ATTEMPTS = 5
+_KEPT_ATTEMPTS = 5  # including the current one
 
 ProcessState = Literal["starting", "training", "saving", "stopped", "done", "failed"]
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What one process last wrote about itself. All processes of a start share its `attempt`."""
+    """The state of one process when it last wrote its file.
+
+    Attributes:
+        attempt: Name of the start, which all its processes share: JOBID.RESTARTS under Slurm, otherwise
+            HOST.PID of the leading process.
+        rank: Rank of the process.
+        world_size: Number of processes.
+        node: Name of the node.
+        pid: Process id on the node.
+        state: What the process is doing, or how it ended.
+        samples_seen: Samples seen.
+        step_seconds: Duration of the longest of the latest steps; 0.0 before the first.
+        time: When the heartbeat was written, in seconds since 1970.
+        kind: The reason of a failure: code, data, out_of_memory, non_finite, disk, input, lost_process or
+            hang. Empty without a failure.
+        message: The failure as a sentence; empty without a failure.
+        suspects: The nodes that a failure is blamed on.
+    """
 
     attempt: str
-    """JOBID.RESTARTS under Slurm, else HOST.PID of the leading process."""
     rank: int
     world_size: int
     node: str
     pid: int
     state: ProcessState
     samples_seen: int
-    step_seconds: float  # the longest of the latest steps; 0.0 before the first
-    time: float  # seconds since 1970
+    step_seconds: float
+    time: float
     kind: Reason | Literal[""] = ""
-    """Of a failure: code, data, out_of_memory, non_finite, disk, input, lost_process or hang."""
     message: str = ""
-    """Of a failure: its last line."""
     suspects: tuple[str, ...] = ()
-    """Of a failure: the nodes that it is blamed on."""
 
     @property
     def age(self) -> float:
-        """Seconds since it was written."""
+        """Seconds since the heartbeat was written."""
         return time.time() - self.time
 
 
 def write_heartbeat(run: Path, beat: Heartbeat) -> None:
-    """Replace the process's file; a reader sees the old or the new one. Not synced: only the living count."""
+    """Replace the file of a process; a reader sees either the old or the new one.
+
+    The file is not synced to disk: a heartbeat matters only while its process is alive.
+
+    Args:
+        run: The run directory.
+        beat: The heartbeat.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
     path = run / DIRECTORY / beat.attempt / f"rank_{beat.rank:05d}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
@@ -56,12 +80,18 @@ def write_heartbeat(run: Path, beat: Heartbeat) -> None:
 
 
 def read_heartbeats(run: Path, attempt: str | None = None) -> list[Heartbeat]:
-    """The processes' last signs by rank: those of `attempt`, or of the newest one."""
+    """Return the last heartbeats of a start, ordered by rank; files that cannot be read are left out.
+
+    Args:
+        run: The run directory.
+        attempt: Name of the start; default: the newest one.
+    """
     if attempt is None:
         attempts = _attempts(run)
         if not attempts:
             return []
         attempt = attempts[-1].name
+
     beats: list[Heartbeat] = []
     for path in sorted((run / DIRECTORY / attempt).glob("rank_*.json")):
         try:
@@ -69,20 +99,20 @@ def read_heartbeats(run: Path, attempt: str | None = None) -> list[Heartbeat]:
             record["suspects"] = tuple(record.get("suspects", ()))
             beats.append(Heartbeat(**record))
         except (OSError, ValueError, TypeError):
-            continue  # removed, or of another version, since the directory was read
+            continue  # removed since the directory was read, or written by another version
     return beats
 
 
 def forget_old_attempts(run: Path) -> None:
-    """Remove all but the newest attempts; their story is in the ledger."""
+    """Remove the heartbeats of all but the newest starts; the ledger has what matters of the others."""
     for path in _attempts(run)[:-_KEPT_ATTEMPTS]:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _attempts(run: Path) -> list[Path]:
-    """Directories of attempts, oldest first."""
+    """Return the directories of the starts, oldest first."""
     try:
-        found = [(path.stat().st_mtime_ns, path) for path in (run / DIRECTORY).iterdir() if path.is_dir()]
+        dated = [(path.stat().st_mtime_ns, path) for path in (run / DIRECTORY).iterdir() if path.is_dir()]
     except OSError:
         return []
-    return [path for _, path in sorted(found)]
+    return [path for _, path in sorted(dated)]

@@ -1,4 +1,4 @@
-"""index.json: which training data and vocabulary a run began with. They must stay the same until its end."""
+"""index.json: the training data and the vocabulary of a run, which stay the same until its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from flipscale.runs.directory import RunDirectory
 
 @dataclass(frozen=True)
 class DataIdentity:
-    """What must stay the same during a run; with the job, it is all that `flipscale data audit` needs.
+    """The data and the vocabulary of a run, which no later start may change.
+
+    `flipscale data audit` needs only this record, the job and the quarantine list.
 
     Attributes:
         fingerprint: Hash of the data index, and of `sources` if there are any.
@@ -43,7 +45,7 @@ def check_identity(run: RunDirectory, identity: DataIdentity, save_tokenizer: Ca
         UserError: If the data or the vocabulary is not the recorded one, or the record is damaged.
     """
     if not run.index.exists():
-        # The copy first: index.json says that all of the record is there.
+        # Copy first: if index.json exists, the record must be complete.
         run.tokenizer.mkdir(exist_ok=True)
         save_tokenizer(run.tokenizer)
         write_durably(run.index, json.dumps(_to_record(identity)))
@@ -68,7 +70,7 @@ def check_identity(run: RunDirectory, identity: DataIdentity, save_tokenizer: Ca
 
 
 def read_identity(run: RunDirectory) -> DataIdentity:
-    """Read index.json, which exists.
+    """Read index.json, which must exist.
 
     Raises:
         UserError: If it is damaged.

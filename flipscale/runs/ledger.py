@@ -19,7 +19,9 @@ from flipscale.runs.records import Record, integer, number, text, texts
 
 @dataclass(frozen=True)
 class LedgerLine:
-    """One start of the run. Also the segment under way, in segment.json: it has no end yet.
+    """One segment of the run.
+
+    segment.json holds a line as well: that of the segment under way, which has no end yet.
 
     Attributes:
         segment: Number of the segment in the run, from 0.
@@ -94,7 +96,7 @@ class LedgerLine:
             stop_seconds=number(record, "stop_seconds") if isinstance(stop_seconds, (int, float)) else None,
             lost_samples=integer(record, "lost_samples"),
             lost_seconds=number(record, "lost_seconds"),
-            reason=cast(Reason, text(record, "reason")),  # another version may know other words
+            reason=cast(Reason, text(record, "reason")),  # another version may have other reasons
             detail=text(record, "detail"),
             suspects=texts(record, "suspects"),
         )

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 class LedgerWriter:
-    """The ledger of one start. The leading process has one, and closes it with the reason of the end."""
+    """The ledger of one start: the leading process opens it, and closes it with the reason of the end."""
 
     def __init__(self, run: Path, resumed: Progress, world: World, attempt: str) -> None:
-        """Account for what no process could write, and open this segment.
+        """Account for a killed segment before this one, and open this segment.
 
         Args:
             run: The run directory.
@@ -121,7 +121,7 @@ class LedgerWriter:
 
 
 def _account_for_the_past(run: RunDirectory, resumed: Progress) -> None:
-    """Add what no process could write: the line of a killed segment, and a roll-back behind the last one."""
+    """Add the lines that no process could write: of a killed segment, and of a roll-back behind it."""
     lines = read_ledger(run.path)
     digest = resumed.digest.hex()
 
@@ -140,7 +140,7 @@ def _account_for_the_past(run: RunDirectory, resumed: Progress) -> None:
 
 
 def _roll_back(last: LedgerLine, samples: int, digest: str) -> LedgerLine:
-    """Return the line which says that the run falls back behind its last segment."""
+    """Return the line of a roll-back: the run resumes from before the end of its last segment."""
     return replace(
         last,
         segment=last.segment + 1,
@@ -162,7 +162,7 @@ def _roll_back(last: LedgerLine, samples: int, digest: str) -> LedgerLine:
 
 
 def _closed(run: Path, killed: LedgerLine, resumed: Progress) -> LedgerLine:
-    """Close a killed segment with what its processes' last signs and Slurm's log say about it."""
+    """Close a killed segment with what its last heartbeats and Slurm's log say about it."""
     started = timestamp(killed.started)
     beats = read_heartbeats(run, killed.attempt)
     last = max((beat.time for beat in beats), default=_last_metrics(run, started))
@@ -187,27 +187,30 @@ def _closed(run: Path, killed: LedgerLine, resumed: Progress) -> LedgerLine:
 
 
 def _failure_of_killed(run: Path, killed: LedgerLine, beats: Sequence[Heartbeat]) -> Failure:
-    """Return why a segment ended that could not say so itself."""
+    """Return why a killed segment ended, by its last heartbeats and Slurm's log."""
     failed = [beat for beat in beats if beat.state == "failed"]
     log = run / "logs" / f"{killed.job_id}_0_log.err"
     local_start = datetime.fromtimestamp(timestamp(killed.started))
     from_slurm = slurm_verdict(log, local_start) if killed.job_id else None
+
     if not failed:
         return Failure(from_slurm or "killed", "its processes left no word")
 
-    # A failure of a process's own comes before those that are only its consequence.
+    # A cause comes before its consequences, which are lost processes.
     first = min(failed, key=lambda beat: (beat.kind == "lost_process", beat.time))
     kind = first.kind or "code"
     suspects = first.suspects
     if first.kind == "lost_process":
         kind = from_slurm or kind
         suspects = tuple(dict.fromkeys(beat.node for beat in beats if beat.state != "failed"))
+
     return Failure(kind, f"rank {first.rank} on {first.node}: {first.message}", suspects)
 
 
 def _seconds_in_queue(lines: Sequence[LedgerLine], now: float) -> float:
     if not lines or not lines[-1].ended:
         return 0.0
+
     return round(max(0.0, now - timestamp(lines[-1].ended)), 1)
 
 

@@ -7,18 +7,19 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from flipscale.errors import RunError, UserError
 from flipscale.runs.directory import RunDirectory, check_not_foreign
 
-_SECONDS_TO_END = 60.0  # that a process of an older start has to end and release the run
+_SECONDS_TO_END = 60.0
+"""Seconds that a process of an older start has to end and release the run."""
 _log = logging.getLogger(__name__)
 
 
 class RunLock:
-    """The right of one process to write into a run; the file names its owner."""
+    """The right of one process to write into a run; the lock file names its owner."""
 
     def __init__(self, run: RunDirectory, descriptor: int, owner: str) -> None:
         """Write the owner's name into the locked file.
@@ -52,14 +53,15 @@ class RunLock:
 @contextmanager
 def lock_run(
     run: RunDirectory, owner: str = "", may_follow: Callable[[str], bool] = str.isspace
-) -> Iterator[RunLock]:
+) -> Generator[RunLock, None, None]:
     """Lock the run for this process.
 
     Args:
         run: The run; its directory is created if it does not exist.
         owner: The name of this start; default: host and process.
-        may_follow: Whether the start of a name is known to be over or fenced off. If such a start still owns
-            the run because a process of it was left behind, it gets a minute to end and then loses the run.
+        may_follow: Whether the start of a name is known to have ended or to be fenced off. Such a start owns
+            the run only because one of its processes was left behind. It gets a minute to end and then loses
+            the run.
 
     Yields:
         The lock, which is released at the end of the context.
@@ -85,21 +87,21 @@ def _acquire(run: RunDirectory, may_follow: Callable[[str], bool]) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
         except BlockingIOError:
-            before = os.pread(descriptor, 1000, 0).decode(errors="replace")
+            owner = os.pread(descriptor, 1000, 0).decode(errors="replace")
             os.close(descriptor)
         except OSError as error:
             # Some shared file systems have no locks; the name written in the file still fences.
             _log.warning("%s cannot be locked (%s)", run.lock, error.strerror)
             return descriptor
 
-        if not may_follow(before):
+        if not may_follow(owner):
             raise UserError(
-                f"another process is training in {run.path} ({before or 'nobody knows which'}); "
+                f"another process is training in {run.path} ({owner or 'nobody knows which'}); "
                 "stop it, or set another `output`"
             )
         if time.monotonic() > deadline:
             # The next turn locks a new file; the process that was left behind keeps the old one.
-            _log.warning("taking %s over from %s, which was left behind", run.path, before)
+            _log.warning("taking %s over from %s, which was left behind", run.path, owner)
             run.lock.unlink(missing_ok=True)
         else:
             time.sleep(1.0)

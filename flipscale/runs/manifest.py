@@ -63,7 +63,7 @@ class Manifest:
 
 @dataclass(frozen=True, order=True)
 class CommittedCheckpoint:
-    """A checkpoint that was committed, whether its files are still whole or not.
+    """A checkpoint that was committed; its files may have been damaged since.
 
     Attributes:
         samples: Samples seen, by the directory's name.

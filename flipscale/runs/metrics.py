@@ -1,4 +1,4 @@
-"""metrics.jsonl, evaluations.jsonl and TensorBoard, continued seamlessly after a restart."""
+"""metrics.jsonl, and the log of a run: metrics, evaluations and TensorBoard, which every start continues."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ class MetricsLog:
         if self._board is not None:
             for name, value in line.to_record().items():
                 if isinstance(value, (int, float)) and name not in ("samples", "time"):
-                    self._board.add_scalar(f"train/{name}", value, line.samples)
+                    _add_scalar(self._board, f"train/{name}", value, line.samples)
 
     def write_evaluation(self, evaluation: RecordedEvaluation) -> None:
         """Append an evaluation; it is on disk when this returns."""
         append_evaluation(self._run, evaluation)
         if self._board is not None:
             for name, value in _scores(evaluation.document, "eval"):
-                self._board.add_scalar(name, value, evaluation.samples_seen)
+                _add_scalar(self._board, name, value, evaluation.samples_seen)
 
     def evaluated(self, samples_seen: int) -> bool:
         """Return whether the evaluation at `samples_seen` is recorded."""
@@ -152,6 +152,11 @@ def tail_metrics(run: Path, limit: int) -> list[MetricsLine]:
     """Return those of the last `limit` bytes of the file, oldest first; never raises."""
     records = jsonl.tail(RunDirectory(run).metrics, limit)
     return [MetricsLine.from_record(record) for record in records if isinstance(record.get("samples"), int)]
+
+
+def _add_scalar(board: SummaryWriter, name: str, value: float, samples: int) -> None:
+    """Add one value to TensorBoard's files, at `samples` on its axis."""
+    board.add_scalar(name, value, samples)  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
 
 
 def _scores(document: Mapping[str, object], prefix: str) -> Iterator[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""The files of a run as an observer finds them: each is read once, whatever state it is in."""
+"""The files of a run as an observer reads them: each once, and without an error if one is damaged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CheckpointStatus:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What the run directory held at one moment.
+    """The contents of a run directory at one moment.
 
     Attributes:
         run: The paths of the run.

@@ -45,7 +45,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class RecordedJob:
-    """What a look from outside needs of a submission, read from a line of any version.
+    """The part of a submission that an observer needs, read from a line of any version.
 
     Attributes:
         time: Seconds since 1970; 0 if the line has no time.

@@ -1,4 +1,4 @@
-"""weights.json: the model that a run's starting weights were taken from."""
+"""weights.json: the model from which a run took its starting weights."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def check_weights_origin(record: Path, source: Path, sha256: str) -> None:
 
 
 def read_weights_origin(record: Path) -> WeightsOrigin:
-    """Read weights.json, which exists."""
+    """Read weights.json, which must exist."""
     document = json.loads(record.read_text())
     return WeightsOrigin(source=document["source"], sha256=document["sha256"])
