@@ -65,7 +65,8 @@ def _train_segment(job: Job, run: RunDirectory, stop: StopRequests) -> None:
     """Train in this process, which is one of those that a launcher started, until the segment ends."""
     from flipscale.distributed.placement import read_placement
     from flipscale.distributed.world import join_world, leave_world
-    from flipscale.orchestration.segments.segment import Segment, handle_failed_rendezvous
+    from flipscale.orchestration.segments.segment import Segment
+    from flipscale.orchestration.segments.segment_exit import handle_failed_rendezvous, leave_segment
     from flipscale.training.check_job import check_job
     from flipscale.training.trainer import train as train_steps
 
@@ -83,7 +84,7 @@ def _train_segment(job: Job, run: RunDirectory, stop: StopRequests) -> None:
         handle_failed_rendezvous(managed, error)
         raise
 
-    segment = Segment(job, run, world, stop, managed)
+    segment = Segment(run, world, stop, managed, hang=job.hang, checks_nodes=job.cluster.check_node)
     error: BaseException | None = None
     try:
         with segment.locked() if world.leads else nullcontext():
@@ -92,5 +93,5 @@ def _train_segment(job: Job, run: RunDirectory, stop: StopRequests) -> None:
         error = ended
         raise
     finally:
-        segment.leave(error)
+        leave_segment(segment, error)
         leave_world()

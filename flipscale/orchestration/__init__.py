@@ -1,1 +1,1 @@
-"""Runs as a whole: segments, their ledger."""
+"""Runs on a cluster: submission, the checks before it, one start's life, and status from outside."""

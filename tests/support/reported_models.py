@@ -67,7 +67,7 @@ def trained_run(output: Path, data_set: Path, mask_ratio: float) -> Path:
     path.write_text(yaml.safe_dump(document))
     job = load_job(path)
     directory = run_directory(job)
-    segment = Segment(job, directory, ALONE, StopRequests(directory.stop_file))
+    segment = Segment(directory, ALONE, StopRequests(directory.stop_file), hang=job.hang)
     trainer.train(job, check_job(job, 1), segment)
     return output
 

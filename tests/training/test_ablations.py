@@ -50,7 +50,7 @@ def train(run: TinyRun, stop: StopRequests | None = None) -> None:
     torch.set_num_threads(1)
     job = load_job(run.job)
     directory = run_directory(job)
-    segment = Segment(job, directory, ALONE, stop or StopRequests(directory.stop_file))
+    segment = Segment(directory, ALONE, stop or StopRequests(directory.stop_file), hang=job.hang)
     with segment.locked():
         trainer.train(job, check_job(job, 1), segment)
 

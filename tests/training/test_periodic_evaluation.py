@@ -52,7 +52,7 @@ def sets(data_set: Path) -> dict[str, Any]:
 def train(run: TinyRun, *, steps: int = 10**6) -> None:
     job = load_job(run.job)
     directory = run_directory(job)
-    trainer.train(job, check_job(job, 1), Segment(job, directory, ALONE, StopAt(directory, steps)))
+    trainer.train(job, check_job(job, 1), Segment(directory, ALONE, StopAt(directory, steps), hang=job.hang))
 
 
 def evaluations(run: TinyRun) -> list[dict[str, Any]]:

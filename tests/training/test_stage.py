@@ -82,7 +82,7 @@ def _leave() -> None:
 def train(run: TinyRun, *overrides: str, steps: int = 10**6) -> Progress:
     job = load_job(run.job, overrides)
     directory = run_directory(job)
-    segment = Segment(job, directory, ALONE, StopAt(directory, steps))
+    segment = Segment(directory, ALONE, StopAt(directory, steps), hang=job.hang)
     with segment.locked():
         return trainer.train(job, check_job(job, 1), segment)
 

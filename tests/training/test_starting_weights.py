@@ -49,7 +49,7 @@ def exported(data_set: Path, tmp_path: Path) -> Path:
 def train(run: TinyRun, *, steps: int = 10**6) -> None:
     job = load_job(run.job)
     directory = run_directory(job)
-    trainer.train(job, check_job(job, 1), Segment(job, directory, ALONE, StopAt(directory, steps)))
+    trainer.train(job, check_job(job, 1), Segment(directory, ALONE, StopAt(directory, steps), hang=job.hang))
 
 
 def lost_before_a_checkpoint(_: object) -> None:

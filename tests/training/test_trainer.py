@@ -53,7 +53,13 @@ def train(run: TinyRun, *overrides: str, stop: StopRequests | None = None) -> Pr
     job = load_job(run.job, overrides)
     directory = run_directory(job)
     budget = check_job(job, 1)
-    segment = Segment(job, directory, ALONE, stop or StopRequests(directory.stop_file))
+    segment = Segment(
+        directory,
+        ALONE,
+        stop or StopRequests(directory.stop_file),
+        hang=job.hang,
+        checks_nodes=job.cluster.check_node,
+    )
     with segment.locked():
         return trainer.train(job, budget, segment)
 

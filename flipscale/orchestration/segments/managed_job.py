@@ -1,4 +1,4 @@
-"""Start the same job again from inside: requeue it, or submit its successor where the cluster will not."""
+"""A Slurm job that starts itself again: it requeues itself, or submits its successor."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NoReturn
 
 import psutil
 from submitit.helpers import clean_env, environment_variables
@@ -16,58 +17,86 @@ from flipscale.config import Site
 from flipscale.distributed.placement import Placement
 from flipscale.errors import Reason, UserError
 from flipscale.orchestration.cluster.submit import submit_run
+from flipscale.orchestration.segments.process_exit import SECONDS_TO_LEAVE, exit_now
+from flipscale.orchestration.segments.watchdog import SECONDS_TO_REPORT
 from flipscale.runs.directory import RunDirectory, recorded_job
 from flipscale.runs.failures import slurm_verdict
 from flipscale.runs.ledger import read_ledger
 from flipscale.runs.submissions import Submission, read_submissions
 from flipscale.slurm import NoAnswerError, SlurmError
 
-# A stop this close to the time limit is on its account: Slurm warns up to a minute early, on a coarse clock.
-_NEAR_THE_END = 120.0
-_REPEATS, _PAUSE = 3, 5.0  # of a question that Slurm did not answer; seconds between
+_NEAR_THE_LIMIT = 120.0
+"""Seconds before the time limit in which the limit causes a stop: Slurm warns up to a minute early, on a
+coarse clock."""
+
+_REPEATS = 3  # of a question that Slurm did not answer
+_PAUSE = 5.0  # seconds between two of these
 _RECORD_SECONDS = 60.0  # in which a submission writes its record
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ManagedJob:
-    """A Slurm job of `flipscale submit`, seen from one of its processes: it has to start itself again."""
+    """A Slurm job of `flipscale submit`, seen from one of its processes. The job has to start itself again.
+
+    Attributes:
+        run: The run directory.
+        place: The placement of this process.
+        submission: The record of the job's submission.
+        started: When this start began, in seconds since 1970.
+    """
 
     run: RunDirectory
     place: Placement
     submission: Submission
-    started: float  # seconds since 1970; of this start
+    started: float
 
     @property
     def site(self) -> Site:
+        """The site at the time of the submission."""
         return self.submission.site
 
     @property
     def submitted_by_a_person(self) -> float:
-        """When a person last submitted the run, in seconds since 1970."""
+        """The time at which a person last submitted the run, in seconds since 1970; 0 if nobody did."""
         by_hand = [s.time for s in read_submissions(self.run) if s.dependency is None]
         return by_hand[-1] if by_hand else 0.0
 
     def starts_without_a_segment(self) -> int:
-        """Starts of this job, up to this one, since the last that came as far as the ledger."""
+        """Count the starts of this job, up to this one, since the last one that opened the ledger."""
         lines = [line for line in read_ledger(self.run.path) if line.job_id == self.place.job_id]
         return self.place.restarts - (lines[-1].restarts if lines else -1)
 
     def deadline(self) -> float | None:
-        """time.monotonic() value at which to stop for the job's time limit; None where it has none."""
+        """Return the `time.monotonic()` value at which to stop for the job's time limit.
+
+        Returns:
+            The value, or None if the job has no time limit.
+
+        Raises:
+            SlurmError: If Slurm does not answer.
+            UserError: If Slurm's commands are not installed.
+        """
         end = _end_of(slurm.query_job(self.place.job_id) or {})
         return None if end is None else time.monotonic() + end - time.time() - self.site.stop_before
 
     def reason_of_stop(self, requested: str) -> Reason:
-        """The ledger's word for a stop that was requested by `requested`, one of stop.REASONS."""
+        """Return the ledger's word for a stop.
+
+        Args:
+            requested: The agreed request, one of `stop_requests.REASONS`.
+        """
         if requested in ("stop_file", "sigint"):
             return "stopped"
         if requested == "deadline":
             return "timeout"
+
+        # A signal came: only Slurm knows why.
         try:
             record = slurm.query_job(self.place.job_id) or {}
         except (SlurmError, UserError):
             return "preempted"
+
         if self._near_its_limit(record):
             return "timeout"
         if self._is_cancelled(record):
@@ -75,13 +104,55 @@ class ManagedJob:
         if self._is_requeued(record):
             log = self.run.path / "logs" / f"{self.place.job_id}_0_log.err"
             return slurm_verdict(log, datetime.fromtimestamp(self.started)) or "preempted"
+
         return "preempted"
 
-    def start_again(self) -> str:
-        """Have the job started again; returns what was done, as a sentence.
+    def prepare_next_start(self) -> float | None:
+        """Submit the successor if the site chains jobs; a Slurm that does not answer is logged.
 
-        Slurm then ends this start at once, so that everything must be on disk, and every process ready to
-        leave. A controller that is busy is asked again. Raises SlurmError or UserError where nothing helped.
+        Returns:
+            The `deadline`, or None if it is unknown or the job has none.
+        """
+        try:
+            limit = self.deadline()
+            self.prepare_successor()
+        except (SlurmError, UserError) as error:
+            _log.warning("Slurm does not answer: %s", error)
+            return None
+
+        return limit
+
+    def is_over(self, owner: str) -> bool:
+        """Return whether the start that still owns the run is over.
+
+        Args:
+            owner: The attempt that owns the run: an older start of this job, or one of a job that may have
+                ended.
+        """
+        job_id, _, restarts = owner.rpartition(".")
+        if not restarts.isdigit():
+            return False
+        if job_id == self.place.job_id:
+            return int(restarts) < self.place.restarts
+
+        try:
+            record = slurm.query_job(job_id)
+        except SlurmError:
+            return False
+
+        return record is None or record.get("JobState") not in slurm.LIVE_STATES
+
+    def start_again(self) -> str:
+        """Have the job started again. A controller that is busy is asked again.
+
+        Slurm then ends this start at once: everything must be on disk, and every process ready to leave.
+
+        Returns:
+            What was done, as a sentence.
+
+        Raises:
+            SlurmError: If Slurm refuses, or does not answer repeatedly.
+            UserError: If Slurm's commands are not installed.
         """
         for _ in range(_REPEATS):
             try:
@@ -89,53 +160,92 @@ class ManagedJob:
             except SlurmError as error:
                 _log.warning("Slurm does not answer and is asked again: %s", error)
                 time.sleep(_PAUSE)
+
         return self._arrange_start()
+
+    def try_start_again(self) -> bool:
+        """Have the job started again, and log what was done; return whether that succeeded."""
+        try:
+            _log.info("%s", self.start_again())
+        except (SlurmError, UserError) as error:
+            _log.error("the job could not be started again: %s; run `flipscale submit` again", error)
+            return False
+
+        return True
+
+    def give_up(self) -> NoReturn:
+        """Have the job started again from a process that may have lost its peers, and exit.
+
+        One process per node tries; Slurm takes the first request.
+        """
+        # The leading process tries first, and the other nodes later, since the leading one may be gone. All
+        # other processes stay until then: the job would be over with the first one that leaves.
+        if self.place.local_rank == 0:
+            time.sleep(0.0 if self.place.rank == 0 else SECONDS_TO_REPORT)
+            self.try_start_again()
+        else:
+            time.sleep(SECONDS_TO_LEAVE)
+
+        exit_now(1)
 
     def _arrange_start(self) -> str:
         if (successor := self._successor()) is not None:
             return f"job {successor.job_id} is waiting for this one to end"
+
+        # Look before the request: a requeue would bring a cancelled job back to life.
         record = slurm.query_job(self.place.job_id) or {}
         if self._is_requeued(record):
             return "Slurm has requeued the job already"
         if self._is_cancelled(record) and not self._near_its_limit(record):
             return "the job was cancelled; it does not start again"
+
         try:
             slurm.run_slurm("scontrol", "requeue", self.place.job_id)
         except NoAnswerError:
-            raise  # it may be requeued nevertheless, which the next look shows: its processes are ended then
+            # Unknown, not refused: the job may be requeued nevertheless. The next look shows it, unless Slurm
+            # ends this process first.
+            raise
         except SlurmError as refusal:
             if "pending execution" in str(refusal):
                 return "Slurm has requeued the job already"
             _log.warning("Slurm does not requeue job %s: %s", self.place.job_id, refusal)
             return f"job {self._submit_successor().job_id} was submitted to follow this one"
+
         return f"job {self.place.job_id} is requeued"
 
     def prepare_successor(self) -> None:
-        """Where the site chains jobs, submit the next one now: this one may be killed without a warning."""
+        """Submit the next job now if the site chains jobs: this one may be killed without a warning.
+
+        Raises:
+            SlurmError: If Slurm does not answer.
+            UserError: If Slurm refuses the job.
+        """
         if self.site.restart == "chain" and self._successor() is None:
             job = self._submit_successor().job_id
             _log.info("job %s will follow this one (the site's restart is chain)", job)
 
     def cancel_successor(self) -> None:
-        """No further start is wanted: cancel the successor that waits for this job."""
-        if (successor := self._successor()) is not None:
-            try:
-                slurm.run_slurm("scancel", "--state=PENDING", successor.job_id)
-            except SlurmError as error:
-                _log.warning(
-                    "job %s, which follows this one, could not be cancelled: %s", successor.job_id, error
-                )
+        """Cancel the successor that waits for this job: no further start is wanted."""
+        if (successor := self._successor()) is None:
+            return
+
+        try:
+            slurm.run_slurm("scancel", "--state=PENDING", successor.job_id)
+        except SlurmError as error:
+            _log.warning(
+                "job %s, which follows this one, could not be cancelled: %s", successor.job_id, error
+            )
 
     def _near_its_limit(self, record: dict[str, str]) -> bool:
         end = _end_of(record)
-        return end is not None and time.time() > end - self.site.stop_before - _NEAR_THE_END
+        return end is not None and time.time() > end - self.site.stop_before - _NEAR_THE_LIMIT
 
     def _is_requeued(self, record: dict[str, str]) -> bool:
-        """Whether Slurm starts this job again already: it counts a restart as soon as that is decided."""
+        """Return whether Slurm starts this job again already: Slurm counts a restart once it is decided."""
         return int(record.get("Restarts", "0")) > self.place.restarts
 
     def _is_cancelled(self, record: dict[str, str]) -> bool:
-        """Whether the job was ended from outside; a requeue at this point would bring it back to life."""
+        """Return whether the job was ended from outside."""
         return record.get("JobState") in ("COMPLETING", "CANCELLED") and not self._is_requeued(record)
 
     def _successor(self) -> Submission | None:
@@ -143,7 +253,8 @@ class ManagedJob:
         return last if last.dependency == self.place.job_id else None
 
     def _submit_successor(self) -> Submission:
-        # Else sbatch takes over the settings of the job that it is called from; but it needs its controller.
+        # sbatch would take over the settings of the job from which it is called, so it gets a clean
+        # environment, except for the file that names Slurm's controller.
         client = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
         with clean_env(), environment_variables(**client):
             return submit_run(
@@ -152,23 +263,31 @@ class ManagedJob:
 
 
 def managed_job(run: RunDirectory, place: Placement) -> ManagedJob | None:
-    """This process's Slurm job where `flipscale submit` submitted it for this run, else None."""
+    """Return this process's Slurm job if `flipscale submit` submitted it for this run, else None.
+
+    Args:
+        run: The run directory.
+        place: The placement of this process.
+    """
     started = psutil.Process().create_time()
     while True:
         for submission in reversed(read_submissions(run)):
             if submission.cluster == "slurm" and submission.job_id == place.job_id:
                 return ManagedJob(run, place, submission, started)
+
         # A job can start before its record is written.
         if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or time.time() > started + _RECORD_SECONDS:
             return None
+
         time.sleep(0.5)
 
 
 def _end_of(record: dict[str, str]) -> float | None:
-    """When the time limit strikes, in seconds since 1970."""
+    """Return when the time limit ends the job, in seconds since 1970; None if that is unknown."""
     limit = slurm.parse_time_limit(record.get("TimeLimit", ""))
     try:
         started = datetime.fromisoformat(record.get("StartTime", "")).timestamp()
     except ValueError:
         return None
+
     return None if limit is None else started + limit

@@ -1,0 +1,95 @@
+"""The last acts of a process: it arranges the next start of the job, then it exits."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from flipscale.orchestration.segments.process_exit import exit_now, guard_exit
+from flipscale.orchestration.segments.segment import Segment, agreed_by_all
+from flipscale.orchestration.segments.start_checks import MOST_FRUITLESS
+from flipscale.orchestration.segments.watchdog import SECONDS_TO_REPORT
+from flipscale.runs.failures import TRANSIENT, failure_of
+
+if TYPE_CHECKING:
+    from flipscale.orchestration.segments.managed_job import ManagedJob
+
+_log = logging.getLogger(__name__)
+
+
+def leave_segment(segment: Segment, error: BaseException | None) -> None:
+    """Requeue the job if it should run again; called last, when everything is on disk.
+
+    The function does not return if the job starts again. All processes stay until that is arranged: Slurm
+    would count the job as ended with the first process that leaves.
+
+    Args:
+        segment: The segment that ended.
+        error: What ended it; None if the budget is spent.
+    """
+    # Guard first: every wait below may be for a peer that is gone.
+    guard_exit()
+
+    managed = segment.managed
+    again = managed is not None and error is not None and segment.failed(error).kind in TRANSIENT
+
+    # Cancel the successor before anything else: it starts as soon as this job has ended.
+    if managed is not None and not again and segment.world.leads:
+        managed.cancel_successor()
+    if error is None:
+        return
+
+    # All processes are alive and stop together: the leading one asks Slurm, the others wait for its answer.
+    if managed is not None and again and agreed_by_all(error):
+        _log.info("%s", error)
+        arranged = segment.world.lead(managed.try_start_again)
+        exit_now(0 if arranged else 75)
+
+    # The local executor's controller starts all processes again after this exit code.
+    if segment.world.place.under_local_executor and segment.failed(error).kind == "timeout":
+        from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
+
+        _log.info("%s", error)
+        exit_now(LOCAL_REQUEUE_RETURN_CODE)
+
+    # Report before giving up, which does not return. The traceback of a process that lost a peer does not
+    # show the cause; the peer's own message does.
+    lost_peer = failure_of(error).kind == "lost_process"
+    if lost_peer:
+        _log.error("error: %s", segment.failed(error).message)
+    if managed is not None and again:
+        managed.give_up()
+
+    # Without interpreter shutdown, which could wait for the lost peer.
+    if lost_peer:
+        exit_now(1)
+
+
+def handle_failed_rendezvous(managed: ManagedJob | None, error: Exception) -> None:
+    """Handle a failed rendezvous (lost node, port in use): requeue, at most MOST_FRUITLESS times.
+
+    The function returns only if the job is not to be requeued.
+
+    Args:
+        managed: The Slurm job that starts itself again, if there is one.
+        error: Why the processes of the start did not connect.
+    """
+    if managed is None or managed.starts_without_a_segment() > MOST_FRUITLESS:
+        return
+
+    _log.error("the processes did not find each other: %s", error)
+
+    # The leading process asks Slurm first, then one process of each node, then the others: the job would be
+    # over with the first process that leaves, and Slurm ends all processes with the first request.
+    place = managed.place
+    if place.rank == 0:
+        turn = 0
+    elif place.local_rank == 0:
+        turn = 1
+    else:
+        turn = 2
+    time.sleep(turn * SECONDS_TO_REPORT)
+
+    managed.try_start_again()
+    exit_now(1)
