@@ -32,14 +32,14 @@ def flipscale(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A copy of the run, which was killed in its third segment, with its paths set to where the copy is."""
+    """Copy the run, which was killed in its third segment, and set its paths to those of the copy."""
     root = tmp_path_factory.mktemp("run_0_1_0") / "copy"
     shutil.copytree(FIXTURE, root)
     for path in root.rglob("*"):
         if path.is_file() and path.suffix not in BINARY:
             path.write_text(path.read_text().replace("/fixture/", f"{root}/"))
 
-    # The index holds the shards' times of change, which a checkout does not keep.
+    # The index holds the shards' modification times, which a checkout does not keep.
     index = json.loads((root / "run" / "index" / "index.json").read_text())
     for name, version in zip(index["paths"], index["versions"], strict=True):
         os.utime(name, ns=(int(version), int(version)))
@@ -66,7 +66,7 @@ def test_it_is_shown_audited_resumed_reported_and_exported(run: RunDirectory, tm
 
     flipscale("train", run.path)
 
-    # The end is that which 0.1.0 itself reached.
+    # Version 0.1.0 itself reached the same end.
     (*_, last) = read_ledger(run.path)
     assert (last.samples_to, last.digest) == (EXPECTED["samples_seen"], EXPECTED["digest"])
     assert [line.reason for line in read_ledger(run.path)] == EXPECTED["reasons"]

@@ -1,4 +1,4 @@
-"""The audit: equal to what a stream really reads, and not to anything else."""
+"""The audit agrees with what a stream really reads, and with nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BAD_AT = {(0, 3): "half a jpeg", (1, 0): "missing caption", (1, 1): "no image", 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What one process really read: every batch of 600 samples (over 6 epochs of 97), with its order."""
+    """The reads of one process: every batch of 600 samples (over 6 epochs of 97), and their order."""
 
     job: Job
     order: Mixture
@@ -95,7 +95,7 @@ def run(recorded: Recorded, tmp_path: Path) -> RunDirectory:
 def slow_expected(
     order: Mixture, bad: set[tuple[int, int]], start: int, stop: int
 ) -> tuple[OrderDigest, int]:
-    """Digest and replaced positions, walking from each position to the next good sample."""
+    """Return digest and replaced positions by walking from each position to the next good sample."""
     used: list[tuple[int, int, int]] = []
     replaced = 0
     for position in range(start, stop):
@@ -113,7 +113,7 @@ def slow_expected(
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_the_expected_order_is_that_of_the_slow_reference(data):
+def test_expected_order_equals_the_slow_reference(data):
     counts = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(lambda c: sum(c) > 0))
     lanes = data.draw(st.integers(1, min(sum(counts), 6)))
     order = Mixture(counts, lanes, data.draw(st.integers(1, 7)), data.draw(st.integers(0, 99)))
@@ -125,16 +125,16 @@ def test_the_expected_order_is_that_of_the_slow_reference(data):
         slow = [slow_expected(order, bad, *stretch) for stretch in stretches]
     except LookupError:
         reject()  # training cannot pass such a window
-    found = [expected_order(order, sample_keys(bad), *stretch) for stretch in stretches]
-    assert [(part.digest, part.replaced) for part in found] == slow
+    parts = [expected_order(order, sample_keys(bad), *stretch) for stretch in stretches]
+    assert [(part.digest, part.replaced) for part in parts] == slow
     whole = expected_order(order, sample_keys(bad), cuts[0] * lanes, cuts[-1] * lanes)
-    assert whole.digest == sum((part.digest for part in found), OrderDigest())
-    assert whole.replaced == sum(part.replaced for part in found)
+    assert whole.digest == sum((part.digest for part in parts), OrderDigest())
+    assert whole.replaced == sum(part.replaced for part in parts)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_real_stream_reads_the_expected_order(recorded, workers):
-    """Over six epochs, in one go and in parts."""
+def test_stream_reads_the_expected_order(recorded, workers):
+    """Audit six epochs, at once and in parts."""
     bad = sample_keys(BAD_AT)
     whole = expected_order(recorded.order, bad, 0, 600, workers=workers)
     assert whole.digest == recorded.digest(0, 600)
@@ -145,7 +145,7 @@ def test_a_real_stream_reads_the_expected_order(recorded, workers):
         assert part.digest == recorded.digest(start, stop)
 
 
-def test_a_run_is_proven_from_its_directory_alone(run):
+def test_run_is_proven_from_its_directory(run):
     report = audit(run, workers=2)
     assert report.proven
     assert (report.samples_seen, report.dataset_samples, report.unusable) == (600, 97, len(BAD_AT))
@@ -178,7 +178,7 @@ def rewrite(path: Path, change: Callable[[list[dict[str, Any]]], object]) -> Non
         ("quarantine", lambda lines: lines[0].update(shard=1 - lines[0]["shard"]), 160),
     ],
 )
-def test_a_changed_record_is_noticed(run, file, change, first_wrong):
+def test_changed_record_is_detected(run, file, change, first_wrong):
     rewrite(getattr(run, file), change)
     report = audit(run)
     assert not report.proven
@@ -186,7 +186,7 @@ def test_a_changed_record_is_noticed(run, file, change, first_wrong):
     assert wrong[0] == first_wrong
 
 
-def test_a_changed_checkpoint_index_or_seed_is_noticed(run):
+def test_changed_checkpoint_index_or_seed_is_detected(run):
     manifest = run.checkpoints / "samples_000000000480" / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text.replace('"digest": ', '"digest": 1'))
@@ -206,7 +206,7 @@ def test_a_changed_checkpoint_index_or_seed_is_noticed(run):
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "message"),
     [
         ("ledger", "{}\n", "holds a line that is not a segment"),
         ("ledger", "[1]\n", "line 1 is damaged"),
@@ -224,16 +224,16 @@ def test_a_changed_checkpoint_index_or_seed_is_noticed(run):
         ("job", "name: x\n", "is missing"),
     ],
 )
-def test_a_damaged_record_is_named(run, file, text, said):
+def test_damaged_record_is_named(run, file, text, message):
     getattr(run, file).write_text(text)
     with pytest.raises(UserError) as refusal:
         audit(run)
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)
     assert str(run.path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_a_damaged_checkpoint_is_left_out_with_a_warning(run, caplog):
+def test_damaged_checkpoint_is_left_out_with_a_warning(run, caplog):
     manifest = run.checkpoints / "samples_000000000600" / "manifest.json"
     manifest.write_text(manifest.read_text()[:20])
     with caplog.at_level(logging.WARNING):
@@ -243,7 +243,7 @@ def test_a_damaged_checkpoint_is_left_out_with_a_warning(run, caplog):
     assert str(manifest) in caplog.text
 
 
-def test_nothing_to_audit(recorded, tmp_path):
+def test_run_without_records_is_refused(recorded, tmp_path):
     run = RunDirectory(tmp_path / "run")
     prepare(run, recorded.job, 0)
     with pytest.raises(UserError, match="nothing was trained in it yet"):

@@ -1,4 +1,4 @@
-"""Checkpoints: committed or not there, whole or noticed, and never the only one."""
+"""Checkpoints are committed or do not count, and damage is detected and never costs the older ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flipscale.runs import checkpoint
 from flipscale.runs.checkpoint_writer import CheckpointWriter
 from flipscale.runs.manifest import directory_name
 
-ALONE = World(0, 1, 0, 1, torch.device("cpu"))
+SINGLE = World(0, 1, 0, 1, torch.device("cpu"))
 
 
 def state_at(samples: int) -> dict[str, Tensor]:
@@ -33,7 +33,7 @@ def state_at(samples: int) -> dict[str, Tensor]:
 
 
 def save(root: Path, samples: int, *, permanent: bool = False, keep_last: int = 9) -> Path:
-    writer = CheckpointWriter(root, {"name": "x"}, keep_last, Progress(), ALONE)
+    writer = CheckpointWriter(root, {"name": "x"}, keep_last, Progress(), SINGLE)
     progress = Progress(samples_seen=samples, digest=OrderDigest(samples * 3), optimizer_steps=samples // 8)
     writer.save(state_at(samples).items(), progress, permanent=permanent)
     writer.close()
@@ -41,21 +41,21 @@ def save(root: Path, samples: int, *, permanent: bool = False, keep_last: int = 
     return root / directory_name(samples)
 
 
-def load(found: checkpoint.Checkpoint | None) -> dict[str, Tensor]:
-    assert found is not None
+def load(newest: checkpoint.Checkpoint | None) -> dict[str, Tensor]:
+    assert newest is not None
     state = {name: torch.zeros_like(tensor) for name, tensor in state_at(0).items()}
-    found.load(state)
+    newest.load(state)
     return state
 
 
-def test_what_is_saved_is_found_and_loaded_bit_for_bit(tmp_path: Path) -> None:
+def test_saved_state_is_loaded_bit_for_bit(tmp_path: Path) -> None:
     save(tmp_path / "c", 8)
     save(tmp_path / "c", 16)
-    found = checkpoint.find(tmp_path / "c")
-    assert found is not None
-    assert found.progress == Progress(samples_seen=16, digest=OrderDigest(48), optimizer_steps=2)
-    assert (tmp_path / "c" / "LATEST").read_text().strip() == found.path.name
-    for name, tensor in load(found).items():
+    newest = checkpoint.find(tmp_path / "c")
+    assert newest is not None
+    assert newest.progress == Progress(samples_seen=16, digest=OrderDigest(48), optimizer_steps=2)
+    assert (tmp_path / "c" / "LATEST").read_text().strip() == newest.path.name
+    for name, tensor in load(newest).items():
         assert torch.equal(tensor, state_at(16)[name])
 
 
@@ -86,17 +86,17 @@ def garble_the_manifest(path: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [truncate, flip_a_byte, lose_a_file, lose_the_manifest, garble_the_manifest]
 )
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+def test_damaged_checkpoint_is_named_and_the_one_before_is_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
 ) -> None:
     for samples in (8, 16, 24):
         save(tmp_path, samples)
     expected = 24
     for samples in (24, 16, 8):
-        found = checkpoint.find(tmp_path)
-        assert found is not None
-        assert found.progress.samples_seen == expected
-        assert torch.equal(load(found)["model.a"], state_at(expected)["model.a"])
+        newest = checkpoint.find(tmp_path)
+        assert newest is not None
+        assert newest.progress.samples_seen == expected
+        assert torch.equal(load(newest)["model.a"], state_at(expected)["model.a"])
         damage(tmp_path / directory_name(samples))
         expected -= 8
         with caplog.at_level(logging.WARNING):
@@ -106,16 +106,18 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
         assert (after.progress.samples_seen if after else 0) == expected
 
 
-def test_latest_pointing_nowhere_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_latest_with_a_missing_checkpoint_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save(tmp_path, 8)
     (tmp_path / "LATEST").write_text("samples_000000000099\n")
-    found = checkpoint.find(tmp_path)
-    assert found is not None
-    assert found.progress.samples_seen == 8
+    newest = checkpoint.find(tmp_path)
+    assert newest is not None
+    assert newest.progress.samples_seen == 8
     assert "samples_000000000099" in caplog.text
 
 
-def test_a_save_replaces_what_an_interrupted_save_left(tmp_path: Path) -> None:
+def test_save_replaces_the_files_of_an_interrupted_save(tmp_path: Path) -> None:
     left = tmp_path / directory_name(8)
     left.mkdir()
     (left / "shard-00007-model-00001-of-00001.safetensors").write_bytes(b"half")
@@ -124,25 +126,25 @@ def test_a_save_replaces_what_an_interrupted_save_left(tmp_path: Path) -> None:
     assert not (left / "shard-00007-model-00001-of-00001.safetensors").exists()
 
 
-def test_pruning_keeps_the_newest_and_the_permanent(tmp_path: Path) -> None:
+def test_pruning_keeps_the_newest_and_the_permanent_checkpoints(tmp_path: Path) -> None:
     for samples in (8, 16, 24, 32, 40):
         save(tmp_path, samples, permanent=samples == 16, keep_last=2)
     kept = sorted(int(path.name.split("_")[1]) for path in tmp_path.glob("samples_*"))
     assert kept == [16, 32, 40]
 
 
-def test_a_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 8)
-    found = checkpoint.find(tmp_path)
-    assert found is not None
+    newest = checkpoint.find(tmp_path)
+    assert newest is not None
     with pytest.raises(UserError, match="does not fit"):
-        found.load({"model.a": torch.zeros(5)})
+        newest.load({"model.a": torch.zeros(5)})
     with pytest.raises(UserError, match="does not fit"):
-        found.load({"model.other": torch.zeros(5)})
+        newest.load({"model.other": torch.zeros(5)})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+def test_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.system(f"mount -t tmpfs -o size=300k tmpfs '{disk}' 2>/dev/null"):
@@ -157,11 +159,11 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
         os.system(f"umount '{disk}'")
 
 
-def test_what_changes_after_the_copy_is_not_in_the_checkpoint(tmp_path: Path) -> None:
-    writer = CheckpointWriter(tmp_path, {"name": "x"}, 2, Progress(), ALONE)
+def test_changes_after_the_copy_are_not_in_the_checkpoint(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, {"name": "x"}, 2, Progress(), SINGLE)
     state = state_at(8)
     writer.save(state.items(), Progress(samples_seen=8), permanent=False)
-    for tensor in state.values():  # training goes on while the save is under way
+    for tensor in state.values():  # training continues during the save
         tensor.zero_()
     writer.close()
     for name, tensor in load(checkpoint.find(tmp_path)).items():
@@ -180,19 +182,19 @@ class Deserted(World):
         return super().gather(value, group)
 
 
-def test_a_checkpoint_counts_from_the_moment_that_it_has_its_name(tmp_path: Path) -> None:
-    """Else the ledger ends the segment at the one before, and the next start goes on from this one."""
+def test_checkpoint_counts_as_soon_as_it_has_its_name(tmp_path: Path) -> None:
+    """Otherwise the ledger ends the segment at the one before, and the next start resumes from this one."""
     world = Deserted(0, 1, 0, 1, torch.device("cpu"), root=tmp_path)
     writer = CheckpointWriter(tmp_path, {"name": "x"}, 2, Progress(), world)
     writer.save(state_at(8).items(), Progress(samples_seen=8), permanent=False)
     with pytest.raises(RuntimeError, match="gloo"):
         writer.close()
-    found = checkpoint.find(tmp_path)
-    assert found is not None
-    assert found.progress == writer.committed == Progress(samples_seen=8)
+    newest = checkpoint.find(tmp_path)
+    assert newest is not None
+    assert newest.progress == writer.committed == Progress(samples_seen=8)
 
 
-def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
+def test_checkpoint_contains_no_pickle(tmp_path: Path) -> None:
     path = save(tmp_path, 8)
     assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
     json.loads((path / "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""The run directory: whose it is, what may change in it, and that one process at a time writes to it."""
+"""The run directory belongs to one job, allows only some changes, and has one writing process at a time."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ def refused(run: RunDirectory, changed: Job, samples_seen: int) -> str:
     return str(refusal.value)
 
 
-def test_where_a_job_writes(tmp_path, monkeypatch):
+def test_job_writes_to_its_output_or_below_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_directory(job(tmp_path)).path == tmp_path / "runs" / "first"
     assert run_directory(job(tmp_path, "output=elsewhere/x")).path == tmp_path / "elsewhere" / "x"
 
 
-def test_a_new_run_records_its_job(run, tmp_path):
+def test_new_run_records_its_job(run, tmp_path):
     assert recorded_job(run) == job(tmp_path)
     assert run.checkpoints.is_dir()
     assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "job.yaml"]
     assert existing_run(run.path) == run
 
 
-def test_no_run_there(tmp_path):
+def test_directory_without_a_run_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "none", tmp_path / "file"):
         if path.name == "file":
@@ -105,14 +105,14 @@ def test_no_run_there(tmp_path):
         "phases.1.fresh_optimizer=true",
     ],
 )
-def test_what_may_change(run, tmp_path, override):
+def test_changeable_keys_may_change(run, tmp_path, override):
     changed = job(tmp_path, override)
     prepare(run, changed, 320)
     assert recorded_job(run) == changed
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("seed=1", "seed was 0, now 1"),
         ("model=vit_tiny_p8", "model.preset was vit_micro_p8, now vit_tiny_p8"),
@@ -131,10 +131,10 @@ def test_what_may_change(run, tmp_path, override):
         ("phases.0.name=z", "phases.0.name was a, now z"),
     ],
 )
-def test_what_may_not_change(run, tmp_path, override, said):
+def test_other_keys_may_not_change(run, tmp_path, override, message):
     before = run.job.read_text()
     sentence = refused(run, job(tmp_path, override), 320)
-    assert f"the job file changed since {run.path} began: {said}; change it back" in sentence
+    assert f"the job file changed since {run.path} began: {message}; change it back" in sentence
     assert all(key in sentence for key in CHANGEABLE)
     assert run.job.read_text() == before
 
@@ -144,7 +144,7 @@ def test_every_change_is_named(run, tmp_path):
     assert "data.window was 2048, now 5; seed was 0, now 1; change it back" in sentence
 
 
-def test_a_phase_may_change_until_it_begins(run, tmp_path):
+def test_phase_may_change_until_it_begins(run, tmp_path):
     # At 640 samples the second phase has not begun: its first step would start there.
     prepare(run, job(tmp_path, "phases.1.batch_size=64"), 640)
     assert "phases.1.batch_size was 64, now 32" in refused(run, job(tmp_path), 704)
@@ -152,7 +152,7 @@ def test_a_phase_may_change_until_it_begins(run, tmp_path):
     prepare(RunDirectory(run.path), job(tmp_path, "phases.1.batch_size=64", "phases.0.samples=320"), 0)
 
 
-def test_phases_to_come_may_be_added_and_removed(run, tmp_path):
+def test_future_phases_may_be_added_and_removed(run, tmp_path):
     shorter = job(tmp_path)
     shorter = shorter.model_copy(update={"phases": shorter.phases[:1]})
     longer = job(tmp_path)
@@ -161,16 +161,16 @@ def test_phases_to_come_may_be_added_and_removed(run, tmp_path):
     for changed in (shorter, longer, job(tmp_path)):
         prepare(run, changed, 640)
         assert recorded_job(run) == changed
-    prepare(run, longer, 960)  # a finished run goes on
+    prepare(run, longer, 960)  # a finished run is extended
     assert "phases.1.name was b, now not set" in refused(run, shorter, 700)
 
 
-def test_the_run_of_another_job(run, tmp_path):
+def test_run_of_another_job_is_refused(run, tmp_path):
     sentence = refused(run, job(tmp_path, "name=second"), 0)
     assert sentence == f"{run.path} holds the run of the job 'first', not 'second'; set another `output`"
 
 
-def test_a_directory_with_something_else(tmp_path):
+def test_directory_with_other_files_is_refused(tmp_path):
     run = RunDirectory(tmp_path / "thesis")
     run.path.mkdir()
     (run.path / "thesis.tex").write_text("precious")
@@ -180,7 +180,7 @@ def test_a_directory_with_something_else(tmp_path):
     assert [path.name for path in run.path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_directory_that_cannot_be_written(tmp_path):
+def test_unwritable_directory_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         assert "cannot be written" in refused(RunDirectory(path), job(tmp_path), 0)
@@ -189,7 +189,7 @@ def test_a_directory_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.parametrize("left", [[], ["lock"], ["lock", "job.yaml.partial"]])
-def test_a_start_that_was_killed_can_be_repeated(tmp_path, left):
+def test_killed_start_can_be_repeated(tmp_path, left):
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     for name in left:
@@ -199,12 +199,12 @@ def test_a_start_that_was_killed_can_be_repeated(tmp_path, left):
     assert recorded_job(run) == job(tmp_path)
 
 
-def test_a_recorded_job_that_was_edited(run, tmp_path):
+def test_edited_job_record_is_named(run, tmp_path):
     run.job.write_text("name: first\nsed: 1\n")
     assert f"{run.job}: unknown key sed; did you mean seed?" in refused(run, job(tmp_path), 0)
 
 
-def test_the_data_must_stay_the_same(run):
+def test_changed_data_or_vocabulary_is_refused(run):
     saved: list[Path] = []
     check_identity(run, IDENTITY, saved.append)
     recorded = {"fingerprint": "f", "tokenizer": "t", "samples": 5, "shards": [["0.tar", 5]]}
@@ -224,21 +224,23 @@ def test_the_data_must_stay_the_same(run):
             check_identity(run, IDENTITY, saved.append)
 
 
-HOLD = """
+LOCK_AND_WAIT = """
 import sys, time
 from pathlib import Path
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.lock import lock_run
 with lock_run(RunDirectory(Path(sys.argv[1]))):
-    print("held", flush=True)
+    print("locked", flush=True)
     time.sleep(60)
 """
 
 
-def test_a_second_process_is_kept_out_until_the_first_is_gone(run):
-    first = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True)
+def test_second_process_is_refused_until_the_first_has_ended(run):
+    first = subprocess.Popen(
+        [sys.executable, "-c", LOCK_AND_WAIT, str(run.path)], stdout=subprocess.PIPE, text=True
+    )
     assert first.stdout is not None
-    assert first.stdout.readline() == "held\n"
+    assert first.stdout.readline() == "locked\n"
     with pytest.raises(UserError, match="another process is training in"), lock_run(run):
         pass
     first.send_signal(signal.SIGKILL)

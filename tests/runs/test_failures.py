@@ -1,4 +1,4 @@
-"""The word for every kind of end, and whose fault it was."""
+"""Every kind of end has a reason, and names its suspects."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def beat(rank: int, state: str = "training", kind: str = "", message: str = "", 
         (KeyError("restored"), "code"),
     ],
 )
-def test_every_error_has_its_word(error: BaseException, kind: str) -> None:
+def test_every_error_has_a_reason(error: BaseException, kind: str) -> None:
     failure = failure_of(error)
     assert failure.kind == kind
     assert failure.message
 
 
-def test_a_lost_process_is_explained_by_the_peer_that_failed_first() -> None:
+def test_lost_process_is_explained_by_the_peer_that_failed_first() -> None:
     own = Failure("lost_process", "another process is gone")
     beats = [
         beat(0, "failed", "lost_process"),
@@ -51,19 +51,19 @@ def test_a_lost_process_is_explained_by_the_peer_that_failed_first() -> None:
         beat(2, "failed", "out_of_memory", "later", at=30.0),
         beat(3),
     ]
-    found = verdict(own, beats)
-    assert found == Failure("code", "rank 1 on n1: KeyError: 'x'")
-    assert found.kind not in TRANSIENT
+    failure = verdict(own, beats)
+    assert failure == Failure("code", "rank 1 on n1: KeyError: 'x'")
+    assert failure.kind not in TRANSIENT
 
 
-def test_a_process_without_a_word_puts_its_node_under_suspicion() -> None:
+def test_silent_process_makes_its_node_a_suspect() -> None:
     own = Failure("lost_process", "another process is gone")
-    found = verdict(
+    failure = verdict(
         own, [beat(0, "failed", "lost_process"), beat(1), beat(2, "failed", "lost_process"), beat(3)]
     )
-    assert found.kind in TRANSIENT
-    assert found.suspects == ("n1", "n3")
-    assert "rank 1, 3 on n1, n3" in found.message
+    assert failure.kind in TRANSIENT
+    assert failure.suspects == ("n1", "n3")
+    assert "rank 1, 3 on n1, n3" in failure.message
     assert verdict(Failure("code", "mine"), [beat(0)]) == Failure("code", "mine")
 
 
@@ -76,7 +76,7 @@ def test_a_process_without_a_word_puts_its_node_under_suspicion() -> None:
         ("DUE TO JOB REQUEUE", None),
     ],
 )
-def test_slurm_says_why_in_the_log(tmp_path: Path, words: str, kind: str | None) -> None:
+def test_reason_is_read_from_slurms_log(tmp_path: Path, words: str, kind: str | None) -> None:
     log = tmp_path / "7_0_log.err"
     log.write_text(
         f"noise\nslurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T03:28:07 {words} ***\n"

@@ -1,4 +1,4 @@
-"""What the ledger can say of segments that could not speak for themselves."""
+"""The ledger accounts for every segment, also for those that were killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def world(restarts: int = 0) -> World:
     return World(0, 2, 0, 1, torch.device("cpu"), place)
 
 
-def test_a_spent_budget_and_what_it_cost(tmp_path: Path) -> None:
+def test_line_of_a_spent_budget_holds_its_cost(tmp_path: Path) -> None:
     ledger = LedgerWriter(tmp_path, Progress(), world(), "7.0")
     ledger.training()
     assert (tmp_path / "segment.json").exists()
@@ -40,7 +40,7 @@ def test_a_spent_budget_and_what_it_cost(tmp_path: Path) -> None:
     assert not (tmp_path / "segment.json").exists()
 
 
-def test_samples_after_the_last_checkpoint_are_lost_and_counted(tmp_path: Path) -> None:
+def test_samples_after_the_last_checkpoint_are_counted_as_lost(tmp_path: Path) -> None:
     ledger = LedgerWriter(tmp_path, Progress(128), world(), "7.0")
     ledger.training()
     ledger.close(Progress(256), Progress(320), Failure("lost_process", "rank 1", ("n2",)))
@@ -56,7 +56,7 @@ def test_samples_after_the_last_checkpoint_are_lost_and_counted(tmp_path: Path) 
         ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0\n", "out_of_memory"),
     ],
 )
-def test_a_killed_segment_is_explained_by_slurm(tmp_path: Path, log: str, kind: str) -> None:
+def test_killed_segment_is_explained_by_slurms_log(tmp_path: Path, log: str, kind: str) -> None:
     LedgerWriter(tmp_path, Progress(), world(), "7.0")  # and then it was killed
     for rank in range(2):
         beat = Heartbeat("7.0", rank, 2, f"n{rank + 1}", 1, "training", 192, 0.1, time.time() + 10)
@@ -72,7 +72,7 @@ def test_a_killed_segment_is_explained_by_slurm(tmp_path: Path, log: str, kind: 
     assert json.loads((tmp_path / "segment.json").read_text())["segment"] == 1
 
 
-def test_the_cause_of_a_killed_segment_goes_before_its_consequences(tmp_path: Path) -> None:
+def test_cause_of_a_killed_segment_comes_before_its_consequences(tmp_path: Path) -> None:
     LedgerWriter(tmp_path, Progress(), world(), "7.0")
     now = time.time()
     write_heartbeat(tmp_path, Heartbeat("7.0", 0, 2, "n1", 1, "failed", 64, 0.1, now, "lost_process", "gone"))
@@ -84,7 +84,7 @@ def test_the_cause_of_a_killed_segment_goes_before_its_consequences(tmp_path: Pa
     assert line.suspects == ()
 
 
-def test_the_node_that_a_hang_was_blamed_on_is_kept_and_not_those_that_were_killed(tmp_path: Path) -> None:
+def test_suspect_of_a_hang_is_kept_without_the_killed_nodes(tmp_path: Path) -> None:
     LedgerWriter(tmp_path, Progress(), world(), "7.0")
     now = time.time()
     hang = Heartbeat("7.0", 0, 3, "n1", 1, "failed", 64, 0.1, now, "hang", "no step", ("n2",))
@@ -96,7 +96,7 @@ def test_the_node_that_a_hang_was_blamed_on_is_kept_and_not_those_that_were_kill
     assert (line.reason, line.suspects) == ("hang", ("n2",))
 
 
-def test_time_in_the_queue_is_counted(tmp_path: Path) -> None:
+def test_queue_time_is_counted(tmp_path: Path) -> None:
     LedgerWriter(tmp_path, Progress(), world(), "7.0").close(
         Progress(64), Progress(64), Failure("preempted", "")
     )
@@ -116,7 +116,7 @@ def line(reason: str, gained: int, started: str = "2026-11-25T03:00:00+00:00") -
     return LedgerLine.from_record(record)
 
 
-def test_segments_that_bring_nothing_are_counted_since_a_person_last_stepped_in() -> None:
+def test_fruitless_segments_are_counted_since_a_given_time() -> None:
     lines = [line("hang", 0), line("timeout", 16), line("hang", 0), line("preempted", 0), line("timeout", 0)]
     assert [entry.reason for entry in fruitless_segments(lines, 0.0)] == ["hang", "timeout"]
     assert fruitless_segments(lines, time.time() + 1e9) == []
