@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -100,9 +99,3 @@ def keep(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda record: T
     if not path.exists():
         return
     write_durably(path, "".join(json.dumps(record) + "\n" for record in read(path) if wanted(record)))
-
-
-def number(record: Mapping[str, Any], key: str) -> float:
-    """Return the number at `key`, or 0 if there is none."""
-    value = record.get(key)
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0

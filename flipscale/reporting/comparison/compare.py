@@ -24,7 +24,7 @@ from flipscale.reporting.comparison.results import (
     Result,
     outcome_of,
 )
-from flipscale.reporting.run.recorded_evaluations import read_evaluations
+from flipscale.runs.evaluations import scan_evaluations
 
 EXAMPLES = 6
 PICTURE_SIDE = 224  # pixels
@@ -93,7 +93,7 @@ def _result(named: NamedModel, questions: _Questions, world: World, report: Call
     nearest = nearest_captions(encoder, questions.shards, EXAMPLES) if questions.shards is not None else []
 
     scores = {metric: _estimate(evaluated, metric) for metric in questions.metrics}
-    history = [] if model.run is None else read_evaluations(model.run)
+    history = [] if model.run is None else list(scan_evaluations(model.run.path))
     succeeded = [evaluation for evaluation in history if evaluation.error is None]
 
     return Result(model, evaluated, scores, succeeded, nearest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from flipscale.errors import UserError
 from flipscale.interop.openclip_directory import finished_config
 from flipscale.interop.stock import LOCAL, find_stock
 from flipscale.runs.directory import RunDirectory, recorded_job
-from flipscale.runs.manifest import MANIFEST, committed_samples, directory_name
+from flipscale.runs.manifest import MANIFEST, committed_checkpoints, read_progress
 
 ModelKind = Literal["run", "checkpoint", "export", "OpenCLIP"]
 """What a name refers to; an export is an OpenCLIP directory that flipscale wrote."""
@@ -89,10 +88,10 @@ def _resolve(source: str) -> NamedModel:
 
     if (path / "job.yaml").is_file():
         run = RunDirectory(resolved)
-        newest = run.checkpoints / directory_name(committed_samples(run))
-        if not (newest / MANIFEST).is_file():
+        checkpoints = committed_checkpoints(run)
+        if not checkpoints:
             raise UserError(f"{path} has no checkpoint yet; train it first, or leave it out")
-        return NamedModel(source, "run", recorded_job(run).name, str(newest), run)
+        return NamedModel(source, "run", recorded_job(run).name, str(checkpoints[-1].path), run)
 
     if (path / MANIFEST).is_file():
         run = RunDirectory(resolved.parents[1])
@@ -121,6 +120,6 @@ def _resolve_stock(source: str) -> NamedModel:
 def _samples_seen(checkpoint: Path) -> int:
     """Return the samples seen by a checkpoint's manifest, whatever the name of the directory."""
     try:
-        return int(json.loads((checkpoint / MANIFEST).read_text())["progress"]["samples_seen"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_progress(checkpoint).samples_seen
+    except (OSError, ValueError):
         raise UserError(f"{checkpoint / MANIFEST} is damaged; name another checkpoint of the run") from None

@@ -11,7 +11,7 @@ from flipscale.evaluation.nearest_captions import ExampleImage, NearestCaptions
 from flipscale.evaluation.outcomes import Outcome
 from flipscale.evaluation.scores import NAMES
 from flipscale.reporting.comparison.models import ComparedModel
-from flipscale.reporting.run.recorded_evaluations import RecordedEvaluation
+from flipscale.runs.evaluations import RecordedEvaluation
 
 
 @dataclass(frozen=True)

@@ -43,14 +43,13 @@ def gpu_hours_at(run: RunDirectory, samples: int) -> float | None:
         GPU-hours, or None if no segment in the ledger reaches so many samples.
     """
     lines = read_ledger(run.path)
-    spans = [(line.samples_from, line.samples_to) for line in lines]
-    reached = [place for place, (start, stop) in enumerate(spans) if start < samples <= stop]
+    reached = [place for place, line in enumerate(lines) if line.samples_from < samples <= line.samples_to]
     if not reached:
         return None
 
-    last = reached[-1]  # a run that was rolled back after damage passes here again
-    start, stop = spans[last]
-    seconds = [line.gpu_seconds for line in lines]
-    within = seconds[last] * (samples - start) / (stop - start)
+    place = reached[-1]  # a run that was rolled back after damage passes here again
+    last = lines[place]
+    before = sum(line.gpu_seconds for line in lines[:place])
+    within = last.gpu_seconds * (samples - last.samples_from) / (last.samples_to - last.samples_from)
 
-    return (sum(seconds[:last]) + within) / 3600
+    return (before + within) / 3600

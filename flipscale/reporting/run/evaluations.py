@@ -9,7 +9,7 @@ from flipscale.reporting.page import plots
 from flipscale.reporting.page.blocks import Block, Cell, Column, Note, PlotBlock, PlotGrid, Section, Table
 from flipscale.reporting.page.cells import count_cell, percent_cell
 from flipscale.reporting.run.facts import RunFacts
-from flipscale.reporting.run.recorded_evaluations import RecordedEvaluation
+from flipscale.runs.evaluations import RecordedEvaluation
 
 _MOST_FAILURES = 3  # newest failed evaluations that are named
 

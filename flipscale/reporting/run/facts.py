@@ -10,7 +10,6 @@ from flipscale.config import Job
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.orchestration.status.liveness import SlurmView
 from flipscale.orchestration.status.run_status import RunStatus, read_status
-from flipscale.reporting.run.recorded_evaluations import RecordedEvaluation, read_evaluations
 from flipscale.reporting.run.retrieval_examples import RetrievalExample, read_retrieval_examples
 from flipscale.reporting.run.seen_samples import SeenSample, read_seen_samples
 from flipscale.reporting.run.series import Series, read_series
@@ -21,6 +20,7 @@ from flipscale.reporting.run.stored_files import (
     read_quarantine_facts,
 )
 from flipscale.runs.directory import RunDirectory, recorded_job
+from flipscale.runs.evaluations import RecordedEvaluation, scan_evaluations
 
 CURVES = (
     "loss",
@@ -71,10 +71,10 @@ def gather_facts(run: RunDirectory, report: Callable[[str], None]) -> RunFacts:
     """
     job = recorded_job(run)
     status = read_status(run.path, SlurmView())
-    evaluations = read_evaluations(run)
+    evaluations = list(scan_evaluations(run.path))
 
     report("reading the metrics")
-    series = read_series(run.path / "metrics.jsonl", CURVES)
+    series = read_series(run.path, CURVES)
 
     report("reading training samples")
     seen_samples = _or_reason(lambda: read_seen_samples(run, job, status.samples, _SEEN_SAMPLES))

@@ -54,10 +54,7 @@ def quarantine_section(facts: RunFacts) -> Section:
         f"{format_quantity(quarantine.count, 'sample')} could not be used; N stands for a number",
     )
 
-    rows = [
-        [Cell(str(record.get(name, "–"))) for name in ("path", "key", "reason")]
-        for record in quarantine.examples
-    ]
+    rows = [[Cell(record.path), Cell(record.key), Cell(record.reason)] for record in quarantine.examples]
     columns = [Column(name, False) for name in ("shard", "sample", "reason")]
     examples = Table(columns, rows, f"The first {len(rows)} of them")
 

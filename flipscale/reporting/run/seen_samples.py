@@ -14,7 +14,6 @@ from flipscale.budget import Budget
 from flipscale.config import Job
 from flipscale.data.order.mixture import shards_by_source
 from flipscale.data.samples.of_job import open_reader
-from flipscale.data.samples.reader import SampleReader
 from flipscale.data.shards.index import load_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Patience, Storage
@@ -59,7 +58,14 @@ def read_seen_samples(run: RunDirectory, job: Job, samples_seen: int, each: int)
     """
     tokenizer = _RecordingTokenizer(load_job_tokenizer(job.data.tokenizer, run.tokenizer))
     specs = phase_specs(model_spec(job, tokenizer), job)
-    reader = _reader(run, job, tokenizer, specs[0].vision.image_size)
+    reader = open_reader(
+        job.data,
+        job.seed,
+        _open_source(run, job),
+        shards_by_source(job.data),
+        tokenizer,
+        specs[0].vision.image_size,
+    )
 
     samples: list[SeenSample] = []
     for span in Budget.of(job.phases, job.data.lanes).spans:
@@ -87,12 +93,11 @@ def read_seen_samples(run: RunDirectory, job: Job, samples_seen: int, each: int)
     return samples
 
 
-def _reader(run: RunDirectory, job: Job, tokenizer: Tokenizer, image_size: int) -> SampleReader:
+def _open_source(run: RunDirectory, job: Job) -> ShardSource:
     index = load_index(Path(job.data.index) if job.data.index is not None else run.path / "index")
 
     # A report only reads: it runs no commands of `pipe:` shards, whatever the job allows.
-    source = ShardSource(index, Storage(patience=_PATIENCE))
-    return open_reader(job.data, job.seed, source, shards_by_source(job.data), tokenizer, image_size)
+    return ShardSource(index, Storage(patience=_PATIENCE))
 
 
 class _RecordingTokenizer:

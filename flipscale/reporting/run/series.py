@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from flipscale import jsonl
+from flipscale.runs.metrics import scan_metrics
 
 Floats = npt.NDArray[np.float64]
 BUCKETS = 300
@@ -58,12 +58,12 @@ class Series:
         return next((value for value in reversed(values) if math.isfinite(value)), None)
 
 
-def read_series(path: Path, names: Sequence[str]) -> Series:
-    """Read columns of a metrics.jsonl.
+def read_series(run: Path, names: Sequence[str]) -> Series:
+    """Read columns of the metrics of a run.
 
     Args:
-        path: The file; one that does not exist gives an empty series.
-        names: Names of the columns.
+        run: The run directory; one without metrics gives an empty series.
+        names: Names of the columns: scalars and timing values of `MetricsLine`.
 
     Returns:
         The columns, without damaged lines and lines that have no number of samples.
@@ -73,15 +73,11 @@ def read_series(path: Path, names: Sequence[str]) -> Series:
     columns = {name: array("d") for name in names}
     phases: dict[str, int] = {}
 
-    for record in jsonl.scan(path):
-        seen = record.get("samples")
-        if not isinstance(seen, int):
-            continue
-        samples.append(seen)
-        phase.append(phases.setdefault(str(record.get("phase", "")), len(phases)))
+    for line in scan_metrics(run):
+        samples.append(line.samples)
+        phase.append(phases.setdefault(line.phase, len(phases)))
         for name, column in columns.items():
-            value = record.get(name)
-            column.append(value if isinstance(value, (int, float)) else np.nan)
+            column.append(line.column(name))
 
     return Series(
         np.array(samples, dtype=np.float64),

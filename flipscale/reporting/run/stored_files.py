@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
-from flipscale import jsonl
-from flipscale.data.quarantine import kind
-from flipscale.order_digest import OrderDigest
+from flipscale.data.quarantine import BadRecord, kind, scan_quarantine
 from flipscale.runs.directory import RunDirectory
+from flipscale.runs.manifest import committed_checkpoints, read_latest, read_manifest
 
 _QUARANTINE_EXAMPLES = 20
 
@@ -38,7 +35,7 @@ class QuarantineFacts:
     count: int
     kinds: list[tuple[str, int]]
     """The kinds of reasons with their numbers of samples, most frequent first."""
-    examples: list[dict[str, Any]]
+    examples: list[BadRecord]
     """The first records of the list."""
 
 
@@ -48,37 +45,37 @@ def read_checkpoints(run: RunDirectory) -> list[CheckpointFacts]:
     A manifest that cannot be read is left out: its checkpoint is being deleted, or damaged, in which case
     `flipscale train` reports it.
     """
-    latest = run.checkpoints / "LATEST"
-    newest = latest.read_text().strip() if latest.is_file() else ""
+    latest = read_latest(run)
 
     checkpoints: list[CheckpointFacts] = []
-    for path in sorted(run.checkpoints.glob("samples_*/manifest.json")):
+    for checkpoint in committed_checkpoints(run):
         try:
-            manifest = json.loads(path.read_text())
-            progress = manifest["progress"]
-            checkpoints.append(
-                CheckpointFacts(
-                    name=path.parent.name,
-                    samples=int(progress["samples_seen"]),
-                    written=path.stat().st_mtime,
-                    bytes=sum(int(file["bytes"]) for file in manifest["files"].values()),
-                    permanent=bool(manifest["permanent"]),
-                    digest=OrderDigest(int(progress["digest"])).hex(),
-                    latest=path.parent.name == newest,
-                )
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            manifest = read_manifest(checkpoint.path)
+            written = checkpoint.manifest.stat().st_mtime
+        except (OSError, ValueError):
             continue
 
+        name = checkpoint.path.name
+        checkpoints.append(
+            CheckpointFacts(
+                name=name,
+                samples=manifest.progress.samples_seen,
+                written=written,
+                bytes=sum(file.bytes for file in manifest.files.values()),
+                permanent=manifest.permanent,
+                digest=manifest.progress.digest.hex(),
+                latest=name == latest,
+            )
+        )
     return checkpoints
 
 
 def read_quarantine_facts(run: RunDirectory) -> QuarantineFacts:
     """Count the quarantined samples by kind of reason; damaged lines of the list are left out."""
     kinds: Counter[str] = Counter()
-    examples: list[dict[str, Any]] = []
-    for record in jsonl.scan(run.quarantine):
-        kinds[kind(str(record.get("reason", "")))] += 1
+    examples: list[BadRecord] = []
+    for record in scan_quarantine(run.quarantine):
+        kinds[kind(record.reason)] += 1
         if len(examples) < _QUARANTINE_EXAMPLES:
             examples.append(record)
 

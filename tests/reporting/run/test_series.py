@@ -35,7 +35,7 @@ def test_one_spike_in_long_run_is_kept(tmp_path: Path) -> None:
             loss = 9.5 if step == 12_345 else 1.0 + step % 7 / 100
             phase = "a" if step < 15_000 else "b"
             file.write(json.dumps({"samples": step * 8, "phase": phase, "loss": loss}) + "\n")
-    series = read_series(path, ["loss"])
+    series = read_series(tmp_path, ["loss"])
     assert len(series) == 20_000
     samples, losses = series.curve("loss", 0)
     assert len(samples) <= 1200
@@ -54,8 +54,8 @@ def test_damaged_lines_and_values_without_number_are_left_out(tmp_path: Path) ->
         '{"samples": 32, "phase": "a", "loss": 1.5}\n'
         '{"samples": 40, "phase": "a", "lo'
     )
-    series = read_series(path, ["loss"])
+    series = read_series(tmp_path, ["loss"])
     assert series.samples.tolist() == [8, 16, 24, 32]
     samples, losses = series.curve("loss", 0)
     assert (samples.tolist(), losses.tolist()) == ([8, 32], [2.0, 1.5])
-    assert len(read_series(tmp_path / "none.jsonl", ["loss"])) == 0
+    assert len(read_series(tmp_path / "none", ["loss"])) == 0
