@@ -83,8 +83,14 @@ def compare_nearest(given: argparse.Namespace) -> None:
     candidates = nearest(parameters, committed_samples(run))
     if given.list:
         rows = [
-            [m.model, m.weights, m.data, format_count(m.samples_seen), format_percent(m.imagenet_top1)]
-            for m in candidates
+            [
+                model.model,
+                model.weights,
+                model.data,
+                format_count(model.samples_seen),
+                "" if model.imagenet_top1 is None else format_percent(model.imagenet_top1),
+            ]
+            for model in candidates
         ]
         print_table(["model", "weights", "data", "samples seen", "ImageNet top-1"], rows)
         return

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from flipscale.cli.evaluation_sets import SetOptions, chosen_sets, with_root
+from flipscale.cli.evaluation_sets import SetOptions, chosen_sets, sets_of_job, with_root
 from flipscale.cli.options import AsJson, Checkpoint, EncodedBatch, Results
 from flipscale.errors import UserError
-
-if TYPE_CHECKING:
-    from flipscale.config import Evaluation
-    from flipscale.interop.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +48,7 @@ def evaluate(options: EvaluateOptions) -> None:
         if out is not None:
             world.lead(lambda: check_writable(out))
         trained = load_model(options.checkpoint, world)
-        sets = with_root(chosen or _sets_of_job(trained), options)
+        sets = with_root(chosen or sets_of_job(trained.job), options)
         if not sets.zero_shot and not sets.retrieval:
             raise UserError(
                 f"the job of {options.checkpoint} names no evaluation sets; give --zero-shot, --retrieval "
@@ -77,9 +73,3 @@ def evaluate(options: EvaluateOptions) -> None:
         print_evaluation(document)
     if out is not None:
         write_results(document, out)
-
-
-def _sets_of_job(trained: LoadedModel) -> Evaluation:
-    from flipscale.config import Evaluation
-
-    return Evaluation() if trained.job is None else trained.job.evaluation

@@ -11,7 +11,7 @@ import typer
 from flipscale.errors import UserError
 
 if TYPE_CHECKING:
-    from flipscale.config import Evaluation, ZeroShotMetric
+    from flipscale.config import Evaluation, Job, ZeroShotMetric
 
 Metric = Annotated[
     str, typer.Option(help="top1, top5, mean_per_class, top1_top5_mean, roc_auc or map_11_point.")
@@ -82,6 +82,13 @@ def chosen_sets(options: SetOptions) -> Evaluation | None:
         zero_shot={"zero_shot": zero_shot} if options.zero_shot else {},
         retrieval={"retrieval": options.retrieval} if options.retrieval else {},
     )
+
+
+def sets_of_job(job: Job | None) -> Evaluation:
+    """Return the evaluation sets of a job; no sets if the job is not known."""
+    from flipscale.config import Evaluation
+
+    return Evaluation() if job is None else job.evaluation
 
 
 def with_root(sets: Evaluation, options: SetOptions) -> Evaluation:

@@ -52,6 +52,9 @@ def test_a_model_for_the_sigmoid_loss_also_gives_the_bias() -> None:
 def test_either_input_may_be_missing() -> None:
     model = micro()
     both = make_inputs(model)
+    assert both.images is not None
+    assert both.texts is not None
+
     images, texts, *_ = model(both)
     assert torch.equal(model.encode_image(both.images, both.keep), images)
     assert torch.equal(model.encode_text(both.texts), texts)

@@ -1,4 +1,4 @@
-"""A sharded model in this process alone, stepped by hand."""
+"""A sharded model in this process only, stepped by hand."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class OneProcess:
         )
 
     def step(self, number: int, *, clip: float | None = None, finite: bool = True) -> tuple[float, float]:
-        """One update; its loss and gradient norm."""
+        """Run one update, and return its loss and gradient norm."""
         on_host = make_pairs(number)
         pairs = Inputs(*(None if part is None else part.to(self.device) for part in on_host))
         loss = accumulate_gradients(self.model, pairs, self.job.loss, self.job.sharding.micro_batch)["loss"]
@@ -75,6 +75,6 @@ class OneProcess:
 
 
 def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """The same names and the same bits."""
+    """Check that two states have the same names and the same bits."""
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []

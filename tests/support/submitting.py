@@ -20,7 +20,8 @@ WriteSite = Callable[..., Path]
 def submit(*arguments: Path | str, site: Path | None = None, **options: Any) -> None:
     """Run the command, with `--json` unless `options` say otherwise."""
     jobs = [str(argument) for argument in arguments]
-    submit_command(SubmitOptions(jobs=jobs, site=site, **({"as_json": True} | options)))
+    chosen: dict[str, Any] = {"as_json": True} | options
+    submit_command(SubmitOptions(jobs=jobs, site=site, **chosen))
 
 
 def dry_run(capsys: pytest.CaptureFixture[str], *arguments: Path | str, **options: Any) -> dict[str, Any]:

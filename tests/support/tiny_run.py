@@ -69,9 +69,10 @@ class TinyRun:
         return state
 
     def weights(self) -> dict[str, str]:
-        """SHA-256 of every tensor in the newest checkpoint: weights and moments, bit for bit.
+        """Return the SHA-256 of every tensor in the newest checkpoint: weights and moments, bit for bit.
 
-        The files' own digests will not do: safetensors orders its metadata anew in every process.
+        The digests of the files differ from run to run: safetensors orders its metadata differently in every
+        process.
         """
         tensors = self.tensors().items()
         return {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors}
