@@ -24,17 +24,27 @@ $(VENV)/.dev: $(VENV)/.run
 demo: $(VENV)/.run
 	$(BIN)/python tools/demo.py
 
-# The slow tests run separately, so that those on clusters, the longest group, are among the first to start.
 test: $(VENV)/.dev
-	$(PYTEST) -m 'not slow and not long'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'slow and not long'
+	$(PYTEST) -m 'not long'
 
+# One test at a time, and every program is executed instead of forked from a warm server.
 test-long: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+	FLIPSCALE_TESTS_EXECUTE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+test-slowest: $(VENV)/.dev
+	$(PYTEST) -m 'not long' --durations 30 --durations-min 1
+
+# The share of the package's lines that the tests run, in the processes that they start, too.
+coverage: $(VENV)/.dev
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup -m 'not long'
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/lint/prose.py
 	$(BIN)/pyright
 
 check: lint

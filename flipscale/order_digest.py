@@ -1,4 +1,4 @@
-"""The order digest: one 64-bit number that says which sample a run read at which position."""
+"""The order digest: one 64-bit number that says which sample was read at which position."""
 
 from __future__ import annotations
 

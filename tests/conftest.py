@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 from support.made_once import made_once
@@ -20,6 +21,12 @@ from flipscale.data.synthetic.dataset import SyntheticOptions, synthesize
 from flipscale.data.synthetic.vocabulary import COLOURS, SHAPES
 from flipscale.data.text.tokenizer import WordPieceTokenizer
 from flipscale.data.text.vocabulary import SPECIAL_TOKENS, write_vocabulary
+
+# No test judges by time: an example takes longer whenever the machine is busy.
+hypothesis.settings.register_profile(
+    "busy machines", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy machines")
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook, too

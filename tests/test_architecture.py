@@ -1,4 +1,4 @@
-"""The floors of the house: imports run downwards, and nothing is circular.
+"""The floors of the house: imports run downwards, nothing is circular, and nothing is too large.
 
 docs/architecture.md describes the floors. Imports inside functions and under TYPE_CHECKING count as well.
 """
@@ -49,6 +49,14 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "reporting": ("page", "run", "comparison"),
 }
 """The folders within a package, from the ground up."""
+
+
+MOST_IMPORTS = 12
+MOST_LINES = 300
+MOST_LINES_OF_A_FUNCTION = 50
+MOST_PARAMETERS = 7
+MANY_PARAMETERS = {"flipscale.losses.sigmoid.forward"}
+"""Signatures that another library prescribes: torch.autograd.Function hands over every input by itself."""
 
 
 @cache
@@ -143,3 +151,42 @@ def _folder(name: str) -> str:
     """Return the folder of a module; modules at the root stand for themselves."""
     path = modules()[name]
     return str(path.parent.relative_to(ROOT)) if path.parent != PACKAGE else name
+
+
+def test_no_module_is_a_crossroads():
+    many = {name: len(below_the_package(name)) for name in modules()}
+    assert {name: count for name, count in many.items() if count > MOST_IMPORTS} == {}
+
+
+def test_files_are_short():
+    lines = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_functions_are_short():
+    long: dict[str, int] = {}
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                count = _lines_of_body(node)
+                if count > MOST_LINES_OF_A_FUNCTION:
+                    long[f"{name}.{node.name}"] = count
+    assert long == {}
+
+
+def _lines_of_body(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count the lines from the first statement to the last; a docstring is not counted."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_signatures_are_short():
+    long: set[str] = set()
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                count = len([argument for argument in named if argument.arg not in ("self", "cls")])
+                if count > MOST_PARAMETERS:
+                    long.add(f"{name}.{node.name}")
+    assert long <= MANY_PARAMETERS

@@ -73,7 +73,7 @@ def _watch(path: Path, paths: Sequence[Path], slurm: SlurmView) -> None:
 
     from flipscale.cli.console import wide_console
     from flipscale.cli.status_page import status_page
-    from flipscale.orchestration.status.outlook import goes_on_by_itself
+    from flipscale.orchestration.status.outlook import continues_by_itself
 
     console = wide_console()
     with Live(console=console, auto_refresh=False, screen=False) as live:
@@ -86,7 +86,7 @@ def _watch(path: Path, paths: Sequence[Path], slurm: SlurmView) -> None:
                 else:
                     console.print(page)
 
-                if not any(goes_on_by_itself(status.state) for status in statuses):
+                if not any(continues_by_itself(status.state) for status in statuses):
                     return
                 time.sleep(_REDRAW_SECONDS if console.is_terminal else _LOG_SECONDS)
         except KeyboardInterrupt:

@@ -79,7 +79,7 @@ def complementary_views(positions: Tensor, patches: int, mask_ratio: float, seed
     views = -(-patches // kept)
     order = _noise(positions, patches, seed).argsort(dim=1, stable=True)
     ranks = torch.arange(views * kept, device=positions.device) % patches
-    return order[:, ranks].unflatten(1, (views, kept)).sort(dim=2).values
+    return order[:, ranks].reshape(len(positions), views, kept).sort(dim=2).values
 
 
 def visible_tokens(

@@ -157,7 +157,7 @@ def test_wrong_value_is_refused_in_one_sentence(write, override, named):
         ("model.imagesize=32", "unknown key model.imagesize; did you mean image_size?"),
         (
             "optimizer.zzz=1",
-            "unknown key optimizer.zzz; known keys here: betas, clip_grad_norm, eps, weight_decay",
+            "unknown key optimizer.zzz; known keys here: betas, clip_grad_norm, eps, name, weight_decay",
         ),
     ],
 )

@@ -28,7 +28,7 @@ def names_by_folder(data: Path, classnames: str, subset: str | None = None) -> d
 
 
 def test_wordnet_ids_get_open_clips_names():
-    """timm's order of ids is OpenCLIP's order of names, checked for some unmistakable ones."""
+    """Timm's order of ids is OpenCLIP's order of names, checked for some unmistakable ones."""
     known = {
         "n01440764": "tench",
         "n02123045": "tabby cat",

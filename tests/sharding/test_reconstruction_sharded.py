@@ -112,7 +112,7 @@ CASES = [
 def test_every_number_of_processes_trains_the_same(
     tiny_run: MakeRun, processes: int, sharding: dict[str, Any]
 ) -> None:
-    """ddp and fsdp in fp64, which shows that nothing but rounding differs."""
+    """Ddp and fsdp in fp64, which shows that nothing but rounding differs."""
     exact = sharding["strategy"] in ("ddp", "fsdp", "hsdp")
     precision, tolerance = ("fp64", 1e-9) if exact else ("fp32", 1e-5)
     one = tiny_run("one", phases=PHASES, **CHANGES, sharding={"precision": precision})

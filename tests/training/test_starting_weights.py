@@ -65,7 +65,6 @@ def test_flip_is_exported_imported_tuned_and_exported_again(
     tiny_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every export and import compares with stock open_clip (1e-5), in this process to save time."""
-
     monkeypatch.setattr(verification.subprocess, "run", run_judge)
     masked = {"name": "masked", "samples": 64, "mask_ratio": 0.5, "batch_size": 16, "base_lr": 0.02}
     tuned = {"name": "tuned", "samples": 48, "mask_ratio": 0.0, "batch_size": 16, "base_lr": 0.01}

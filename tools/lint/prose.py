@@ -102,14 +102,14 @@ def _python_prose(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _page_prose(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the paragraphs of a page, without fenced code; the word list's own table is left out."""
+    """Yield the text of a page, without its code."""
     fenced = False
     lines: list[str] = []
     for line in text.splitlines():
         if line.lstrip().startswith("```"):
             fenced = not fenced
             line = ""
-        lines.append("" if fenced else line)
+        lines.append("" if fenced else re.sub(r"`[^`]*`", "``", line))
     yield 1, "\n".join(lines)
 
 

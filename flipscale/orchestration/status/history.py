@@ -1,4 +1,4 @@
-"""What became of a run's time: its segments, what they gained, and what start-ups, replays and queues cost.
+"""How a run spent its time: its segments, their gains, and the cost of start-ups, replays and queues.
 
 The functions are pure: they work on what was read from ledger.jsonl, segment.json and submissions.jsonl.
 """
@@ -16,11 +16,11 @@ from flipscale.runs.submissions import RecordedJob
 
 @dataclass(frozen=True)
 class SegmentStatus:
-    """A start of the run; the ledger's line of it, or the segment that is under way."""
+    """A start of the run: a line of the ledger, or the segment that is under way."""
 
     segment: int
     reason: str
-    """As in the ledger; of the one that is under way: running, or lost (open, but without a sign of life)."""
+    """The ledger's reason; for a segment under way: running, or lost (open, but without a sign of life)."""
     detail: str
     started: str  # UTC
     ended: str | None  # UTC
@@ -41,6 +41,7 @@ class SegmentStatus:
 
     @property
     def samples(self) -> int:
+        """The samples that the segment brought the run forward."""
         return self.samples_to - self.samples_from
 
 
@@ -57,7 +58,7 @@ class LostTime:
 
 
 def needs_a_person(reason: str) -> bool:
-    """Whether a segment that ended so is not started again by itself, so that what follows is no queue."""
+    """Return whether the run waits for a person after such an end, and not for the queue."""
     return reason not in TRANSIENT and reason not in ("running", "lost", "rolled_back")
 
 
@@ -66,7 +67,13 @@ def segments_of(
     submissions: Sequence[RecordedJob],
     under_way: SegmentStatus | None,
 ) -> tuple[SegmentStatus, ...]:
-    """All segments, oldest first; a missing `queue_seconds` is worked out from the times."""
+    """Return all segments, oldest first; a missing `queue_seconds` is computed from the times.
+
+    Args:
+        ledger: Lines of the ledger, oldest first.
+        submissions: Records of submissions.jsonl, oldest first.
+        under_way: The open segment, if any.
+    """
     submitted = [job.time for job in submissions]
     segments: list[SegmentStatus] = []
     for segment in (*map(segment_of, ledger), *([under_way] if under_way else [])):
@@ -101,7 +108,12 @@ def segment_of(line: LedgerLine) -> SegmentStatus:
 
 
 def lost_time(segments: Sequence[SegmentStatus], waiting_now: float) -> LostTime:
-    """Sum what the segments lost; `waiting_now` is how long the next one has been in the queue."""
+    """Sum what the segments lost.
+
+    Args:
+        segments: All segments, oldest first.
+        waiting_now: How long the next segment has been in the queue, in seconds.
+    """
     startup = sum(segment.startup_seconds for segment in segments)
     replay = sum(segment.lost_seconds for segment in segments)
     queue = waiting_now + sum(segment.queue_seconds for segment in segments)
@@ -116,9 +128,10 @@ def lost_time(segments: Sequence[SegmentStatus], waiting_now: float) -> LostTime
 
 
 def effective_speed(segments: Sequence[SegmentStatus], waiting_now: float) -> float | None:
-    """Samples gained a second of wall time, queues, start-ups and replays included.
+    """Return the samples gained per second of wall time, queues, start-ups and replays included.
 
-    None before there is history: no segment has ended, or nothing was gained.
+    Returns:
+        The speed, or None before there is history: no segment has ended, or nothing was gained.
     """
     if not any(segment.ended for segment in segments):
         return None
@@ -130,13 +143,19 @@ def effective_speed(segments: Sequence[SegmentStatus], waiting_now: float) -> fl
 def waiting_seconds(
     segments: Sequence[SegmentStatus], submissions: Sequence[RecordedJob], now: float
 ) -> float:
-    """How long a job that is in the queue at `now` (seconds since 1970) has waited there."""
+    """Return for how many seconds the queued job has waited.
+
+    Args:
+        segments: All segments, oldest first.
+        submissions: Records of submissions.jsonl, oldest first.
+        now: The current time, in seconds since 1970.
+    """
     submitted = [job.time for job in submissions]
     return round(_queue_before(now, segments[-1] if segments else None, submitted), 1)
 
 
 def unix_time(stamp: str) -> float | None:
-    """Seconds since 1970 of an ISO time (UTC where it names no zone); None where it is none."""
+    """Return an ISO time as seconds since 1970 (UTC if it has no zone); None if it is not an ISO time."""
     try:
         moment = datetime.fromisoformat(stamp)
     except ValueError:
@@ -156,13 +175,13 @@ def _with_queue(
 
 
 def _queue_before(moment: float, before: SegmentStatus | None, submitted: Sequence[float]) -> float:
-    """Seconds until `moment` in which the cluster, and no person, kept the run waiting."""
+    """Return the seconds until `moment` in which the run waited for the cluster, not for a person."""
     ended = unix_time(before.ended) if before and before.ended else None
-    asked = max((time for time in submitted if time <= moment), default=None)
+    submission = max((time for time in submitted if time <= moment), default=None)
     if before is not None and ended is not None and not needs_a_person(before.reason):
         since = ended
-    elif asked is not None:
-        since = max(asked, ended or 0.0)
+    elif submission is not None:
+        since = max(submission, ended or 0.0)
     else:
         return 0.0
     return max(0.0, moment - since)

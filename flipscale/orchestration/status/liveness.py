@@ -1,4 +1,4 @@
-"""Who of a run is alive: its processes by their heartbeats and pids, its jobs by one question to Slurm."""
+"""Which processes and jobs of a run are alive: by heartbeats and pids, and by one question to Slurm."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from flipscale.runs.ledger import LedgerLine
 from flipscale.runs.submissions import RecordedJob
 from flipscale.slurm import JobState, SlurmError, query_accounting, query_queue
 
-# A process is silent after this long, or after this many of its own steps where these are slow.
+# A process is silent after this long, or after this many of its own steps if these are slow.
 _SILENT_SECONDS = 12 * BEAT_SECONDS
 _SILENT_STEPS = 10
-UNKNOWN = "UNKNOWN"  # of a job: nobody could be asked
+UNKNOWN = "UNKNOWN"  # state of a job if Slurm could not be asked
 _CLOCK_SLACK = 2.0  # seconds; process times count from the boot, in ticks
 _ENDED = ("stopped", "done", "failed")
 _JOBS_ASKED_FOR = 10  # the newest submissions: a running job and its successor are among them
@@ -27,7 +27,7 @@ _JOBS_ASKED_FOR = 10  # the newest submissions: a running job and its successor 
 
 @dataclass(frozen=True)
 class ProcessStatus:
-    """One process of the newest start, by its heartbeat."""
+    """A process of the newest start, as its heartbeat describes it."""
 
     rank: int
     node: str
@@ -36,54 +36,60 @@ class ProcessStatus:
     """starting, training, saving, stopped, done or failed."""
     age_seconds: float
     silent: bool
-    """It ought to have beaten since, or its process is gone from this machine."""
+    """Whether a heartbeat is overdue, or the process is gone from this machine."""
     gone: bool
-    """Its process is gone from this machine."""
+    """Whether the process is gone from this machine."""
     samples: int
     kind: str
-    """Of a failure, such as code or out_of_memory."""
+    """The kind of a failure, such as code or out_of_memory."""
     message: str
-    """Of a failure: its last line."""
+    """The last line of a failure."""
 
     @property
     def ended(self) -> bool:
+        """Whether its last heartbeat said that it ends."""
         return self.state in _ENDED
 
     @property
     def alive(self) -> bool:
+        """Whether it is at work, and its heartbeats arrive."""
         return not self.ended and not self.silent
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job of the run in the queue, running, or lately ended."""
+    """A job of the run that waits, runs, or ended recently."""
 
     cluster: str
     """slurm, or local: a process of this machine."""
     job_id: str
     state: str
-    """As Slurm names it (PENDING, RUNNING, TIMEOUT, ...); local: RUNNING or ENDED; UNKNOWN where nobody
-    could be asked; GONE where Slurm has forgotten it."""
+    """Slurm's word (PENDING, RUNNING, TIMEOUT, ...); RUNNING or ENDED for a local job. UNKNOWN if Slurm could
+    not be asked; GONE if Slurm has forgotten the job."""
     reason: str
     """Why it waits."""
     nodes: str
     live: bool
     waits: bool
-    """Slurm has yet to start it."""
+    """Whether Slurm has yet to start it."""
 
 
 @dataclass(frozen=True)
 class SlurmAnswer:
-    """What Slurm said of jobs; `problem` says why it said nothing."""
+    """Slurm's answer about jobs; `problem` gives the reason if there is no answer."""
 
     states: Mapping[str, JobState]
     source: str = ""
-    """squeue, sacct where that was asked too, or empty where nothing was asked."""
+    """squeue; sacct if accounting was asked too; empty if nothing was asked."""
     problem: str = ""
 
 
 class SlurmView:
-    """Asks Slurm, and repeats the answer to the same question for `seconds`."""
+    """Asks Slurm, and repeats its answer to the same question for some seconds.
+
+    Args:
+        seconds: How long an answer is repeated before Slurm is asked again.
+    """
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._seconds = seconds
@@ -92,16 +98,21 @@ class SlurmView:
         self._answer = SlurmAnswer({})
 
     def ask(self, job_ids: Sequence[str], *, accounting: bool) -> SlurmAnswer:
-        """States of the jobs; never raises. One query, and one more for what the queue has forgotten.
+        """Return the states of jobs: one query, and one more for jobs that the queue has forgotten.
+
+        It never raises: a failure is the answer's `problem`.
 
         Args:
-            accounting: whether there is an accounting to ask about those.
+            job_ids: Ids of the jobs.
+            accounting: Whether sacct can be asked about jobs that the queue has forgotten.
         """
         if not job_ids:
             return SlurmAnswer({})
+
         now = time.monotonic()
         if tuple(job_ids) != self._question or now - self._asked_at >= self._seconds:
-            self._asked_at, self._question = now, tuple(job_ids)
+            self._asked_at = now
+            self._question = tuple(job_ids)
             source = "squeue"
             try:
                 states = query_queue(job_ids)
@@ -113,61 +124,79 @@ class SlurmView:
                 self._answer = SlurmAnswer({}, source, f"there is no {source} on this machine")
             except (SlurmError, ValueError) as error:
                 self._answer = SlurmAnswer({}, source, f"Slurm did not answer: {error}")
+
         return self._answer
 
 
 def processes_of(run: Path, attempt: str | None, now: float) -> tuple[ProcessStatus, ...]:
-    """The processes of a start (the newest one for None) that ever gave a sign, by rank."""
+    """Return the processes of a start that ever wrote a heartbeat, by rank.
+
+    Args:
+        run: The run directory.
+        attempt: Name of the start; None for the newest one.
+        now: The current time, in seconds since 1970.
+    """
     return tuple(_process(beat, now) for beat in read_heartbeats(run, attempt))
 
 
 def slurm_jobs_of(
     submissions: Sequence[RecordedJob], segment: LedgerLine | None
 ) -> tuple[tuple[str, ...], bool]:
-    """Ids of the run's newest Slurm jobs, newest first, and whether `sacct` knows them.
+    """Return the ids of the run's newest Slurm jobs, newest first, and whether `sacct` knows them.
 
     Args:
-        submissions: records of submissions.jsonl.
-        segment: the open segment: names the job of a run that was started by a script of one's own.
+        submissions: Records of submissions.jsonl.
+        segment: The open segment; it names the job if a user's own script started the run.
     """
     ours = [job for job in submissions if job.cluster == "slurm" and job.job_id]
     ids = [job.job_id for job in reversed(ours[-_JOBS_ASKED_FOR:])]
+
     own = segment.job_id if segment is not None else ""
     if own and not submissions:
         ids.append(own)
+
     return tuple(dict.fromkeys(ids)), bool(ours and ours[-1].accounting)
 
 
 def jobs_of(
     run: Path, submissions: Sequence[RecordedJob], slurm_ids: Sequence[str], answer: SlurmAnswer
 ) -> tuple[JobStatus, ...]:
-    """The run's live jobs, those at work first; where none lives, the newest one."""
+    """Return the run's live jobs, running ones first; the newest job if none is alive.
+
+    Args:
+        run: The run directory.
+        submissions: Records of submissions.jsonl.
+        slurm_ids: Ids of the Slurm jobs, newest first.
+        answer: Slurm's answer about them.
+    """
     jobs = [_slurm_job(job_id, answer) for job_id in slurm_ids]
     if submissions and submissions[-1].cluster == "local":
         jobs.insert(0, _local_job(run, submissions[-1]))
+
     live = sorted((job for job in jobs if job.live), key=lambda job: job.waits)
     return tuple(live or jobs[:1])
 
 
 def process_exists(pid: int, begun_before: float | None = None) -> bool:
-    """Whether this machine runs the process `pid`, and no later one has taken its number.
+    """Return whether this machine runs a process, and not a later one with the same number.
 
     Args:
-        begun_before: seconds since 1970 by which it had begun.
+        pid: Number of the process.
+        begun_before: Time by which it had begun, in seconds since 1970; None if unknown.
     """
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:  # ended, but its parent has not asked how
+        if process.status() == psutil.STATUS_ZOMBIE:  # ended, but its parent has not waited for it
             return False
         return begun_before is None or process.create_time() <= begun_before + _CLOCK_SLACK
     except psutil.NoSuchProcess:
         return False
     except psutil.Error:
-        return True  # it is there, and will not be looked at
+        return True  # it exists, but may not be inspected
 
 
 def here() -> str:
-    """This machine's name, as a heartbeat would give it."""
+    """Return the name of this machine, as its heartbeats give it."""
     return read_placement().node
 
 
@@ -175,6 +204,7 @@ def _process(beat: Heartbeat, now: float) -> ProcessStatus:
     age = max(0.0, now - beat.time)
     gone = beat.node == here() and not process_exists(beat.pid, beat.time)
     patience = max(_SILENT_SECONDS, _SILENT_STEPS * beat.step_seconds)
+
     return ProcessStatus(
         beat.rank,
         beat.node,

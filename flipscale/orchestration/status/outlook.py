@@ -1,4 +1,4 @@
-"""What a run is doing, in one word, and what comes next, in one sentence."""
+"""The state of a run in one word, and what comes next in one sentence."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from flipscale.orchestration.status.history import SegmentStatus, needs_a_person
 from flipscale.orchestration.status.liveness import UNKNOWN, JobStatus, ProcessStatus
 
 RunState = Literal[
-    "new",  # nothing was ever started
+    "new",  # never started
     "queued",  # Slurm will start it
     "starting",
     "training",
     "saving",
-    "stopping",  # on a person's request
+    "stopping",  # a person requested it
     "failing",  # a process failed; the others are ending
-    "silent",  # its job or processes are there, but give no sign of life
+    "silent",  # its job or processes exist, but give no sign of life
     "lost",  # a segment is open, and nothing is alive
-    "interrupted",  # ended by the cluster, and no job of it is in the queue
-    "stopped",  # by a person
-    "failed",  # something has to be mended
+    "interrupted",  # ended by the cluster, without a job in the queue
+    "stopped",  # a person stopped it
+    "failed",  # a fault has to be fixed
     "done",
 ]
 _ALIVE: tuple[RunState, ...] = ("queued", "starting", "training", "saving", "stopping", "failing", "silent")
@@ -33,7 +33,7 @@ _HELD = ("JobHeldUser", "JobHeldAdmin", "job_requeued_in_held_state", "launch_fa
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the outlook follows from."""
+    """The facts from which the outlook follows."""
 
     run: Path
     spent: bool  # a committed checkpoint holds the whole budget
@@ -41,30 +41,30 @@ class Evidence:
     processes: Sequence[ProcessStatus]  # of the newest start
     segments: Sequence[SegmentStatus]
     open_segment: bool  # a segment has begun and was not closed
-    trained: bool  # and has written metrics: heartbeats come every few seconds only
+    trained: bool  # the open segment has written metrics; heartbeats come only every few seconds
     moving: bool  # the run's files changed a moment ago
     stop_requested: bool
-    submitted: bool  # it was ever given to `flipscale submit`
+    submitted: bool  # `flipscale submit` started it at least once
 
     @property
     def name(self) -> str:
-        """The run, as it is typed in a shell."""
+        """The path of the run, quoted for a shell."""
         return quote(str(self.run))
 
 
-def goes_on_by_itself(state: RunState) -> bool:
-    """Whether the run will change without anybody's help."""
+def continues_by_itself(state: RunState) -> bool:
+    """Return whether the run will change without a person's help."""
     return state in _ALIVE
 
 
 def outlook(evidence: Evidence) -> tuple[RunState, str]:
-    """The run's state, and one line that says what happens or has to be done next."""
+    """Return the state of a run, and one line that says what happens next or has to be done."""
     state = _state(evidence)
     return state, _next(state, evidence)
 
 
 def failures(processes: Sequence[ProcessStatus]) -> list[ProcessStatus]:
-    """The processes that failed for a reason of their own; those that lost a peer where there is no other."""
+    """Return the processes that failed for a reason of their own; if none did, those that lost a peer."""
     failed = [process for process in processes if process.state == "failed"]
     return [process for process in failed if process.kind != "lost_process"] or failed
 
@@ -73,20 +73,24 @@ def _state(evidence: Evidence) -> RunState:
     at_work = any(job.live and not job.waits for job in evidence.jobs)
     alive = any(process.alive for process in evidence.processes)
     unheard = not evidence.processes and evidence.open_segment and evidence.moving
+
     if not (at_work or alive or unheard):
         return "queued" if any(job.waits for job in evidence.jobs) else _resting(evidence)
     if evidence.spent and not alive:
-        return "done"  # its job is only leaving
+        return "done"  # its job is only exiting
     if evidence.stop_requested:
         return "stopping"
     if evidence.open_segment and any(process.state == "failed" for process in evidence.processes):
         return "failing"
     if not evidence.processes:
-        return "training" if unheard else "silent" if evidence.open_segment else "starting"
+        if unheard:
+            return "training"
+        return "silent" if evidence.open_segment else "starting"
     if all(process.ended for process in evidence.processes):
-        return "starting"  # those are the processes of the start before
+        return "starting"  # those are the processes of the previous start
     if not alive:
         return "silent"
+
     states = {process.state for process in evidence.processes if process.alive}
     if states == {"starting"} and not evidence.trained:
         return "starting"
@@ -99,7 +103,10 @@ def _resting(evidence: Evidence) -> RunState:
     if evidence.open_segment:
         return "lost"
     if not evidence.segments:
-        return "failed" if failures(evidence.processes) else "interrupted" if evidence.submitted else "new"
+        if failures(evidence.processes):
+            return "failed"
+        return "interrupted" if evidence.submitted else "new"
+
     reason = evidence.segments[-1].reason
     if reason in ("stopped", "cancelled"):
         return "stopped"
@@ -108,15 +115,17 @@ def _resting(evidence: Evidence) -> RunState:
 
 def _next(state: RunState, evidence: Evidence) -> str:
     again = "`flipscale submit JOB`" if evidence.submitted else "`flipscale train JOB`"
-    if evidence.stop_requested and not evidence.submitted and not goes_on_by_itself(state):
-        # `submit` removes it by itself.
+    if evidence.stop_requested and not evidence.submitted and not continues_by_itself(state):
+        # `flipscale submit` removes the file by itself.
         again = f"`rm {quote(str(evidence.run / 'STOP'))}` and {again}"
+
     silent = [process for process in evidence.processes if process.silent]
     last = evidence.segments[-1] if evidence.segments else None
+
     if state == "done":
         return f"done: `flipscale export {evidence.name} OUT`"
     if state == "new":
-        return "nothing has begun: `flipscale submit JOB` or `flipscale train JOB`"
+        return "not started yet: `flipscale submit JOB` or `flipscale train JOB`"
     if state == "queued":
         return _queued(next(job for job in evidence.jobs if job.waits), evidence)
     if state == "starting":
@@ -124,9 +133,9 @@ def _next(state: RunState, evidence: Evidence) -> str:
     if state in ("training", "saving"):
         if not silent:
             return f"nothing to do: it is {state}"
-        return f"{_names(silent)}; if that lasts, the watchdog ends the segment and it is started again"
+        return f"{_names(silent)}; if that lasts, the watchdog ends the segment, and the run is started again"
     if state == "stopping":
-        return f"stopping on request: it saves and ends; then {again} goes on"
+        return f"stopping on request: it saves and ends; then {again} resumes it"
     if state == "failing":
         return f"a process failed ({_error(evidence)}); the others are ending"
     if state == "silent":
@@ -136,20 +145,20 @@ def _next(state: RunState, evidence: Evidence) -> str:
             f"{evidence.name}`"
         )
     if state in ("lost", "interrupted") and any(job.state == UNKNOWN for job in evidence.jobs):
-        return "Slurm could not be asked whether a job of it is queued or running; ask again"
+        return "Slurm could not be asked whether a job of the run is queued or running; ask again"
     if state == "lost":
-        return f"its processes are gone without a word; {again} goes on from the last checkpoint"
+        return f"its processes ended without a message; {again} resumes it from the last checkpoint"
     if state == "stopped":
-        return f"it was {last.reason if last else 'stopped'}; {again} goes on"
+        return f"it was {last.reason if last else 'stopped'}; {again} resumes it"
     if state == "failed":
-        return f"it ended with an error: {_error(evidence)}; mend it and {again} goes on"
+        return f"it ended with an error: {_error(evidence)}; fix it, and {again} resumes it"
     if last is None:
         return (
             f"its job ended ({evidence.jobs[0].state if evidence.jobs else 'gone'}) before training began; "
             + (f"read {evidence.run / 'logs'}, then {again}")
         )
     why = "more phases were added" if last.reason == "done" else f"its last segment ended ({last.reason})"
-    return f"{why} and no job of it is in the queue; {again} goes on"
+    return f"{why} and no job of the run is in the queue; {again} resumes it"
 
 
 def _queued(job: JobStatus, evidence: Evidence) -> str:
@@ -161,12 +170,12 @@ def _queued(job: JobStatus, evidence: Evidence) -> str:
     if evidence.stop_requested:
         return f"a stop is requested: job {job.job_id} will end as soon as it starts"
     if job.reason == "BeginTime":
-        return f"nothing to do: requeued; Slurm lets it wait about two minutes{why}"
+        return f"nothing to do: requeued; Slurm holds it for about two minutes{why}"
     return f"waiting in the queue{why}"
 
 
 def _error(evidence: Evidence) -> str:
-    """The last line of what went wrong."""
+    """Return the last line of the error."""
     failed = failures(evidence.processes)
     last = evidence.segments[-1] if evidence.segments else None
     if last is not None and last.detail and not (evidence.open_segment and failed):

@@ -1,7 +1,7 @@
-"""What can be known of a run from outside: its directory's files, and at most one question to Slurm.
+"""The status of a run seen from outside: from the files of its directory and at most one question to Slurm.
 
-Read only, without locks: training never notices. Files that are missing, cut or being written count for
-what they hold.
+Reading takes no locks, so training never notices it. A file that is missing, cut or being written counts for
+what it holds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from flipscale.runs.directory import RunDirectory
 from flipscale.runs.ledger import LedgerLine
 from flipscale.runs.snapshot import CheckpointStatus, RunFiles, read_files
 
-SCHEMA = 1  # of the JSON document; counted up when a field changes its meaning or goes
+SCHEMA = 1  # version of the JSON document; raised if a field is removed or changes its meaning
 
 _RECENT_LINES = 20
 _MOVING_SECONDS = 120.0
@@ -45,23 +45,27 @@ _MOVING_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class PhaseStatus:
+    """How far a phase is."""
+
     name: str
     samples: int
-    """Its budget."""
+    """The budget of the phase."""
     samples_done: int
 
 
 @dataclass(frozen=True)
 class SpeedStatus:
+    """The speed of a run, and its time left."""
+
     images_per_second: float | None
-    """Of the last log lines of this phase, over all processes."""
+    """The speed of all processes together, from the last log lines of this phase."""
     data_wait_fraction: float | None
-    """Share of that time in which training waited for data."""
+    """The share of that time in which training waited for data."""
     effective_images_per_second: float | None
-    """Over all wall time so far, with queues, start-ups and replays; None before a segment has ended."""
+    """The speed over all wall time, with queues, start-ups and replays; None before a segment has ended."""
     eta_seconds: float | None
     eta_from: str | None
-    """history: from the effective speed; speed: from the recent one alone; None where neither is known."""
+    """history: from the effective speed; speed: only from the recent speed; None if neither is known."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class TrainingStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run as it is now. `dataclasses.asdict` of it is the JSON document of `flipscale status`."""
+    """A run as it is now; `dataclasses.asdict` makes it the JSON document of `flipscale status`."""
 
     schema: int
     path: str
@@ -87,7 +91,7 @@ class RunStatus:
     state: RunState
     next: str
     samples: int
-    """Trained while it runs; of the newest checkpoint, which a start goes on from, while it does not."""
+    """The samples trained so far; if the run is at rest, those of the newest checkpoint."""
     samples_total: int
     phases: tuple[PhaseStatus, ...]
     speed: SpeedStatus
@@ -98,7 +102,7 @@ class RunStatus:
     segments: tuple[SegmentStatus, ...]
     jobs: tuple[JobStatus, ...]
     slurm: str
-    """squeue or sacct where Slurm was asked, and what it was that kept it from answering."""
+    """squeue or sacct if Slurm was asked, or why it did not answer."""
     world_size: int
     processes: tuple[ProcessStatus, ...]
     unheard: int
@@ -109,7 +113,15 @@ class RunStatus:
 
 
 def read_status(path: Path, slurm: SlurmView) -> RunStatus:
-    """The run at `path`. Raises UserError where its job file cannot be read."""
+    """Return the status of a run.
+
+    Args:
+        path: The run directory.
+        slurm: The view through which Slurm is asked.
+
+    Raises:
+        UserError: If the job file of the run cannot be read.
+    """
     statuses, problems = read_statuses([path], slurm)
     if problems:
         raise UserError(problems[0])
@@ -117,7 +129,7 @@ def read_status(path: Path, slurm: SlurmView) -> RunStatus:
 
 
 def read_statuses(paths: Sequence[Path], slurm: SlurmView) -> tuple[list[RunStatus], list[str]]:
-    """Several runs with one question to Slurm; also a sentence for each that cannot be read."""
+    """Return the status of several runs, with one question to Slurm, and a sentence per unreadable run."""
     gathered: list[RunFiles] = []
     problems: list[str] = []
     for path in paths:
@@ -125,6 +137,7 @@ def read_statuses(paths: Sequence[Path], slurm: SlurmView) -> tuple[list[RunStat
             gathered.append(read_files(RunDirectory(path)))
         except UserError as error:
             problems.append(str(error))
+
     ids: list[str] = []
     accounting = False
     for files in gathered:
@@ -132,40 +145,31 @@ def read_statuses(paths: Sequence[Path], slurm: SlurmView) -> tuple[list[RunStat
             own, remembered = slurm_jobs_of(files.submissions, files.open_segment)
             ids += own
             accounting = accounting or remembered
+
     answer = slurm.ask(list(dict.fromkeys(ids)), accounting=accounting)
     return [_status(files, answer) for files in gathered], problems
 
 
 def _status(files: RunFiles, answer: SlurmAnswer) -> RunStatus:
     open_segment = files.open_segment
-    attempt = open_segment.attempt if open_segment else ""
-    processes = processes_of(files.run.path, None, files.now)
-    if attempt and (fresh := processes_of(files.run.path, attempt, files.now)):
-        processes = fresh
-    slurm_ids, _ = slurm_jobs_of(files.submissions, files.open_segment)
-    jobs = jobs_of(files.run.path, files.submissions, slurm_ids, answer) if not files.spent else ()
-    evidence = Evidence(
-        run=files.run.path,
-        spent=files.spent,
-        jobs=jobs,
-        processes=processes,
-        segments=[segment_of(line) for line in files.ledger],
-        open_segment=open_segment is not None,
-        trained=open_segment is not None and _has_trained(open_segment, files),
-        moving=files.now - files.changed < _MOVING_SECONDS,
-        stop_requested=files.stop_requested,
-        submitted=bool(files.submissions),
-    )
-    state, following = outlook(evidence)
+    processes = _newest_processes(files)
+    jobs: tuple[JobStatus, ...] = ()
+    if not files.spent:
+        slurm_ids, _ = slurm_jobs_of(files.submissions, open_segment)
+        jobs = jobs_of(files.run.path, files.submissions, slurm_ids, answer)
+    state, following = outlook(_evidence(files, jobs, processes))
+
     under_way = None
     if open_segment is not None:
         under_way = _under_way(open_segment, files, processes, lost=state in ("lost", "queued"))
     segments = segments_of(files.ledger, files.submissions, under_way)
+
     samples = files.committed
     if under_way is not None and under_way.reason == "running":
         samples = max(samples, under_way.samples_to)
     waiting = waiting_seconds(segments, files.submissions, files.now) if state == "queued" else 0.0
     world_size = segments[-1].world_size if segments else 0
+
     return RunStatus(
         schema=SCHEMA,
         path=str(files.run.path),
@@ -193,16 +197,41 @@ def _status(files: RunFiles, answer: SlurmAnswer) -> RunStatus:
     )
 
 
+def _newest_processes(files: RunFiles) -> tuple[ProcessStatus, ...]:
+    """Return the processes of the open segment, or of the newest start if none of them wrote a heartbeat."""
+    attempt = files.open_segment.attempt if files.open_segment else ""
+    if attempt and (fresh := processes_of(files.run.path, attempt, files.now)):
+        return fresh
+    return processes_of(files.run.path, None, files.now)
+
+
+def _evidence(files: RunFiles, jobs: Sequence[JobStatus], processes: Sequence[ProcessStatus]) -> Evidence:
+    open_segment = files.open_segment
+    return Evidence(
+        run=files.run.path,
+        spent=files.spent,
+        jobs=jobs,
+        processes=processes,
+        segments=[segment_of(line) for line in files.ledger],
+        open_segment=open_segment is not None,
+        trained=open_segment is not None and _has_trained(open_segment, files),
+        moving=files.now - files.changed < _MOVING_SECONDS,
+        stop_requested=files.stop_requested,
+        submitted=bool(files.submissions),
+    )
+
+
 def _under_way(
     line: LedgerLine, files: RunFiles, processes: Sequence[ProcessStatus], *, lost: bool
 ) -> SegmentStatus:
-    """The open segment with what it has done so far, by metrics and heartbeats."""
+    """Return the open segment with its gains so far, by metrics and heartbeats."""
     started = unix_time(line.started) or files.now
     signs = [files.changed, *(files.now - process.age_seconds for process in processes)]
     seconds = round(max(0.0, (min(files.now, max(signs)) if lost else files.now) - started), 1)
     begun = segment_of(replace(line, detail="", seconds=seconds, gpu_seconds=seconds * line.world_size))
     seen = [files.metrics[-1].samples] if _has_trained(line, files) else []
     seen += [process.samples for process in processes if not process.ended]
+
     reached = files.committed if lost else max([begun.samples_from, *seen])
     return replace(
         begun,
@@ -213,7 +242,7 @@ def _under_way(
 
 
 def _has_trained(segment: LedgerLine, files: RunFiles) -> bool:
-    """Whether the last line of the metrics is of this open segment."""
+    """Return whether the open segment wrote the last line of the metrics."""
     started = unix_time(segment.started)
     return started is not None and any(line.finite("time") >= started for line in files.metrics[-1:])
 
@@ -224,23 +253,24 @@ def _speed(files: RunFiles, segments: Sequence[SegmentStatus], samples: int, wai
     began = unix_time(segments[-1].started) if segments else None
     lines = [line for line in lines if began and line.finite("time") >= began] or lines
     lines = [line for line in lines if line.finite("images_per_second") > 0]
+
     recent = waited = None
-    if lines:  # lines are as far apart in samples, so their speeds average by time: harmonically
+    if lines:
+        # Lines are equally far apart in samples, so their speeds average harmonically.
         times = [1 / line.finite("images_per_second") for line in lines]
         recent = len(times) / sum(times)
         waits = [time * line.finite("data_wait_fraction") for time, line in zip(times, lines, strict=True)]
         waited = sum(waits) / sum(times)
+
     effective = effective_speed(segments, waiting)
     left = files.total - samples
     basis, speed = ("history", effective) if effective else ("speed", recent)
     known = speed is not None and left > 0
-    return SpeedStatus(
-        _rounded(recent),
-        _rounded(waited),
-        _rounded(effective),
-        round(left / speed, 1) if known and speed else (0.0 if left <= 0 else None),
-        basis if known else None,
-    )
+    eta = 0.0 if left <= 0 else None
+    if known and speed:
+        eta = round(left / speed, 1)
+
+    return SpeedStatus(_rounded(recent), _rounded(waited), _rounded(effective), eta, basis if known else None)
 
 
 def _training(files: RunFiles) -> TrainingStatus | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from flipscale.errors import RunError, UserError
 from flipscale.orchestration.status.liveness import UNKNOWN, JobStatus, SlurmView, here
-from flipscale.orchestration.status.outlook import goes_on_by_itself
+from flipscale.orchestration.status.outlook import continues_by_itself
 from flipscale.orchestration.status.run_status import RunStatus, read_status
 from flipscale.runs.directory import RunDirectory
 from flipscale.slurm import SlurmError, run_slurm
@@ -32,7 +32,7 @@ def may_run(status: RunStatus) -> bool:
     if status.state == "done":
         return False
 
-    return goes_on_by_itself(status.state) or any(job.state == UNKNOWN for job in status.jobs)
+    return continues_by_itself(status.state) or any(job.state == UNKNOWN for job in status.jobs)
 
 
 def request_stop(run: RunDirectory) -> RunStatus:

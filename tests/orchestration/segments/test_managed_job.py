@@ -49,11 +49,12 @@ def test_a_busy_controller_is_asked_again(
 
 
 @pytest.mark.parametrize("end", ["echo Socket timed out >&2; exit 1", "kill -TERM $$"])
-def test_a_request_without_an_answer_is_no_refusal(
+def test_request_without_an_answer_does_not_count_as_refused(
     managed: ManagedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     """No job that follows is submitted: the request came through. Slurm, which ends the processes of the job
-    then, may end scontrol among them."""
+    then, may end scontrol among them.
+    """
     asked = scontrol(tmp_path, monkeypatch, silent=0)
     script = tmp_path / "scontrol"
     script.write_text(

@@ -1,4 +1,4 @@
-"""A process whose steps stop coming tells where it is stuck, leaves a word, and ends."""
+"""A process whose steps stop writes the stacks of its threads and a last heartbeat, and ends."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_limit_follows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for seconds in (90.0, 1.0, 5.0):
         now[0] += seconds
         dog.step(16)
-    assert dog.limit == 50  # the first step, which compiles and warms up, is no measure
+    assert dog.limit == 50  # the first step, which compiles and warms up, does not count
     with dog.long_operation():
         assert dog.limit == 600
         now[0] += 300

@@ -1,4 +1,4 @@
-"""`flipscale status`: what it says of real runs and of files in any state, at what price."""
+"""`flipscale status` on real runs and on files in any state, and what it costs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.run_in_files import RunInFiles
+from support.status_times import ago, status_of, two_hours, utc
 from support.tiny_run import TinyRun
 
 from flipscale.cli.status import status as status_command
@@ -22,18 +20,6 @@ from flipscale.errors import UserError
 from flipscale.orchestration.status.liveness import SlurmView
 from flipscale.orchestration.status.run_status import RunStatus, read_status, read_statuses
 from flipscale.runs.snapshot import runs_below
-
-
-def ago(seconds: float) -> float:
-    return time.time() - seconds
-
-
-def utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
-
-
-def status_of(run: RunInFiles) -> RunStatus:
-    return read_status(run.path, SlurmView())
 
 
 def flipscale(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -78,121 +64,9 @@ def check_the_end(tiny: TinyRun) -> None:
     assert [segment["seconds"] for segment in document["segments"]] == [line["seconds"] for line in ledger]
     assert document["lost"]["startup_seconds"] == ledger[0]["startup_seconds"] > 0
     assert [process["state"] for process in document["processes"]] == ["done"]
-    for told in (f"`flipscale export {tiny.output} OUT`", "100.00%", "640 of 640", "GPU-hours"):
-        assert told in page.stdout
+    for words in (f"`flipscale export {tiny.output} OUT`", "100.00%", "640 of 640", "GPU-hours"):
+        assert words in page.stdout
     assert page.stderr == ""
-
-
-def two_hours(run: RunInFiles) -> RunInFiles:
-    """100 s in the queue, 1000 s that give 400 samples, 300 s in the queue, 600 s that give 200 more."""
-    run.submitted("7", time=ago(5000))
-    run.segment(
-        reason="preempted", started=utc(ago(4900)), ended=utc(ago(3900)), samples_from=0, samples_to=400,
-        seconds=1000, gpu_seconds=2000, startup_seconds=50, lost_samples=16, lost_seconds=40, job_id="7",
-    )  # fmt: skip
-    run.segment(
-        reason="code", detail="ValueError: a tar of tars", started=utc(ago(3600)), ended=utc(ago(3000)),
-        samples_from=400, samples_to=600, seconds=600, gpu_seconds=1200, startup_seconds=30, job_id="7",
-    )  # fmt: skip
-    return run.checkpoint(400).checkpoint(600)
-
-
-def test_where_the_time_went(run, slurm):
-    status = status_of(two_hours(run))
-    assert [segment.queue_seconds for segment in status.segments] == pytest.approx([100, 300], abs=2)
-    assert status.lost.startup_seconds == 80
-    assert status.lost.replay_seconds == 40
-    assert status.lost.queue_seconds == pytest.approx(400, abs=4)
-    assert status.lost.total_seconds == pytest.approx(520, abs=4)
-    assert status.lost.gpu_hours == pytest.approx(2 * 120 / 3600, abs=1e-4)
-    assert status.gpu_hours == pytest.approx(3200 / 3600, abs=1e-4)
-    assert status.speed.eta_from == "history"
-    assert status.speed.eta_seconds == pytest.approx(400 / (600 / 2000), rel=0.01)
-
-
-def test_the_time_until_a_person_mends_a_run_is_no_queue(run, slurm):
-    two_hours(run).submitted("8", time=ago(1000))
-    slurm.answers("8|PENDING|Priority|")
-    status = status_of(run)
-    assert status.next == "waiting in the queue (Priority)"
-    assert status.lost.queue_seconds == pytest.approx(1400, abs=5)  # 400 before, 1000 since
-
-
-def test_without_history_the_speed_alone_gives_the_time_left(run):
-    for number in range(1, 5):
-        run.metrics(samples=8 * number, time=ago(0), images_per_second=[10.0, 40.0][number % 2])
-    run.open_segment(started=utc(ago(60)))
-    status = status_of(run)
-    assert status.speed.eta_from == "speed"
-    assert status.speed.images_per_second == pytest.approx(16.0)  # 16 samples in 1/10 + 1/40 of 8 s
-    assert status.speed.eta_seconds == pytest.approx((1000 - 32) / 16.0, rel=1e-3)
-
-
-def odd(prepare: Callable[[RunInFiles], object], *answer: str, state: str, told: str) -> Any:
-    return pytest.param(prepare, answer, state, told, id=f"{state}: {told}")
-
-
-@pytest.mark.parametrize(
-    ("prepare", "answer", "state", "told"),
-    [
-        odd(lambda run: run, state="new", told="nothing has begun"),
-        odd(lambda run: run.submitted("7"), "7|PENDING|Resources|", state="queued", told="(Resources)"),
-        odd(lambda run: run.submitted("7_2"), "7_[0,2-5%1]|PENDING|JobArrayTaskLimit|", state="queued",
-            told="waiting in the queue (JobArrayTaskLimit)"),
-        odd(lambda run: run.submitted("7"), "7|PENDING|JobHeldUser|", state="queued",
-            told="`scontrol release 7`"),
-        odd(lambda run: run.submitted("7"), "7|PENDING|DependencyNeverSatisfied|", state="queued",
-            told="can never start"),
-        odd(lambda run: run.submitted("7"), "7|PENDING|BeginTime|", state="queued", told="requeued"),
-        odd(lambda run: run.submitted("7"), "7|RUNNING|None|n[1-2]", state="starting", told="it is starting"),
-        odd(lambda run: run.submitted("7"), "7|FAILED|None|n[1-2]", state="interrupted",
-            told="its job ended (FAILED) before training began; read "),
-        odd(lambda run: run.submitted("7"), state="interrupted", told="its job ended (GONE)"),
-        odd(two_hours, state="failed",
-            told="it ended with an error: ValueError: a tar of tars; mend it and `flipscale submit JOB`"),
-        odd(lambda run: run.segment(reason="preempted", samples_to=400).submitted("7"), state="interrupted",
-            told="its last segment ended (preempted) and no job of it is in the queue; `flipscale submit"),
-        odd(lambda run: run.segment(reason="stopped", samples_to=400), state="stopped",
-            told="it was stopped; `flipscale train JOB` goes on"),
-        odd(lambda run: (run.segment(reason="stopped"), (run.path / "STOP").touch()), state="stopped",
-            told="STOP` and `flipscale train JOB` goes on"),
-        odd(lambda run: run.segment(reason="done", samples_to=1000).checkpoint(1000), state="done",
-            told="`flipscale export "),
-        odd(lambda run: run.segment(reason="done", samples_to=600).checkpoint(600), state="interrupted",
-            told="more phases were added"),
-        odd(lambda run: run.open_segment(started=utc(ago(0)), attempt="7.0").submitted("7")
-            .beat(0, "training", at=ago(0), samples_seen=80).beat(1, "saving", at=ago(0)),
-            "7|RUNNING|None|n[1-2]", state="saving", told="nothing to do"),
-        odd(lambda run: run.open_segment(started=utc(ago(0)), attempt="7.0").submitted("7")
-            .beat(0, "training", at=ago(0)).beat(1, "training", at=ago(240)),
-            "7|RUNNING|None|n[1-2]", state="training", told="rank 1 (n2) gave no sign of life for 4min"),
-        odd(lambda run: run.open_segment(started=utc(ago(0)), attempt="7.0").submitted("7")
-            .beat(0, "training", at=ago(900)).beat(1, "training", at=ago(900)),
-            "7|RUNNING|None|n[1-2]", state="silent", told="ranks 0 (n1), 1 (n2) gave no sign of life for 15"),
-        odd(lambda run: run.open_segment(started=utc(ago(0)), attempt="7.0").submitted("7")
-            .beat(0, "failed", at=ago(0), kind="lost_process", message="another process is gone")
-            .beat(1, "failed", at=ago(0), kind="code", message="ValueError: that one"),
-            "7|RUNNING|None|n[1-2]", state="failing", told="(ValueError: that one)"),
-        odd(lambda run: (run.open_segment(started=utc(ago(0)), attempt="7.0").beat(0, "saving", at=ago(0)),
-                         (run.path / "STOP").touch()), state="stopping", told="it saves and ends"),
-        odd(lambda run: run.open_segment(started=utc(ago(999)), attempt="7.0").submitted("7")
-            .beat(0, "training", at=ago(500)),
-            "7|NODE_FAIL|None|n1", state="lost", told="gone without a word"),
-    ],
-)  # fmt: skip
-def test_every_state_and_what_comes_next(run, slurm, prepare, answer, state, told):
-    prepare(run)
-    slurm.answers(*answer)
-    status = status_of(run)
-    assert status.state == state
-    assert told in status.next
-    assert len(slurm.calls()) <= 1
-
-
-def test_a_slow_step_is_no_silence(run):
-    run.open_segment(started=utc(ago(600)), attempt="7.0")
-    run.beat(0, "training", at=ago(240), step_seconds=60.0)
-    assert [process.silent for process in status_of(run).processes] == [False]
 
 
 def test_a_requeued_run_waits_after_its_killed_segment(run, slurm):
@@ -326,7 +200,7 @@ def test_all_runs_below_a_directory(tmp_path, slurm):
 
 
 def test_where_no_run_is(tmp_path):
-    (tmp_path / "job.yaml").write_text("a job file alone is no run")
+    (tmp_path / "job.yaml").write_text("a job file does not make a run")
     with pytest.raises(UserError, match=f"there is no run at or below {tmp_path}; name the output of"):
         status_command(tmp_path, watch=False, as_json=False)
 
@@ -335,7 +209,7 @@ def test_watching_ends_with_ctrl_c_and_when_nothing_will_change(run, slurm):
     run.submitted("7")
     slurm.answers("7|PENDING|Priority|")
     watch = [sys.executable, "-m", "flipscale", "status", str(run.path), "--watch"]
-    # Python leaves Ctrl-C ignored where it was when it started, as in a shell's background jobs.
+    # Python leaves Ctrl-C ignored if it was ignored at the start, as in a shell's background jobs.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     signal.signal(signal.SIGINT, before)

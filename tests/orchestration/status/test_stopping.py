@@ -44,7 +44,7 @@ def test_a_run_that_is_killed_and_then_stopped(tiny_run, capsys):
     status = read_status(tiny.output, SlurmView())
     assert (status.state, status.segments[-1].reason) == ("lost", "lost")
     assert status.samples == (status.checkpoint.samples if status.checkpoint else 0)
-    assert status.next.endswith("`flipscale train JOB` goes on from the last checkpoint")
+    assert status.next.endswith("`flipscale train JOB` resumes it from the last checkpoint")
     stop(tiny.output, wait=False)
     assert "nothing of" in capsys.readouterr().out
     assert not (tiny.output / "STOP").exists()
@@ -54,9 +54,9 @@ def test_a_run_that_is_killed_and_then_stopped(tiny_run, capsys):
     stop(tiny.output, wait=True)
     assert process.wait(timeout=60) == 75
     process.communicate()
-    told = capsys.readouterr().out
-    assert "saves and ends after its current step" in told
-    assert told.endswith("it was stopped; `flipscale train JOB` goes on\n")
+    printed = capsys.readouterr().out
+    assert "saves and ends after its current step" in printed
+    assert printed.endswith("it was stopped; `flipscale train JOB` resumes it\n")
     status = read_status(tiny.output, SlurmView())
     assert [segment.reason for segment in status.segments] == ["killed", "stopped"]
     assert status.samples == status.segments[-1].samples_to > 0
@@ -115,9 +115,9 @@ def test_processes_of_this_machine_are_signalled(run, capsys):
     run.beat(1, "training", at=time.time(), attempt="here.1", node="elsewhere")
     cancel(run.path)
     assert process.wait(timeout=30) == 75
-    told = capsys.readouterr().out
-    assert f"process {process.pid} received SIGTERM" in told
-    assert "what runs on elsewhere cannot be signalled from here" in told
+    printed = capsys.readouterr().out
+    assert f"process {process.pid} received SIGTERM" in printed
+    assert "what runs on elsewhere cannot be signalled from here" in printed
     beats = json.loads((run.path / "heartbeats/here.1/rank_00000.json").read_text())
     assert beats["pid"] == process.pid
     assert [process.gone for process in read_status(run.path, SlurmView()).processes] == [True, False]
@@ -135,7 +135,7 @@ def test_a_number_that_another_process_got_is_not_signalled(run, capsys):
         process.kill()
 
 
-def test_what_is_no_run(tmp_path):
+def test_path_that_is_not_a_run_is_refused(tmp_path):
     for command in (cancel, lambda path: stop(path, wait=False)):
         with pytest.raises(UserError, match="is not a run directory"):
             command(tmp_path)

@@ -1,0 +1,37 @@
+"""Where the time of a run went, and how long the rest takes."""
+
+from __future__ import annotations
+
+import pytest
+from support.status_times import ago, status_of, two_hours, utc
+
+
+def test_where_the_time_went(run, slurm):
+    status = status_of(two_hours(run))
+    assert [segment.queue_seconds for segment in status.segments] == pytest.approx([100, 300], abs=2)
+    assert status.lost.startup_seconds == 80
+    assert status.lost.replay_seconds == 40
+    assert status.lost.queue_seconds == pytest.approx(400, abs=4)
+    assert status.lost.total_seconds == pytest.approx(520, abs=4)
+    assert status.lost.gpu_hours == pytest.approx(2 * 120 / 3600, abs=1e-4)
+    assert status.gpu_hours == pytest.approx(3200 / 3600, abs=1e-4)
+    assert status.speed.eta_from == "history"
+    assert status.speed.eta_seconds == pytest.approx(400 / (600 / 2000), rel=0.01)
+
+
+def test_time_until_a_person_fixes_a_run_does_not_count_as_queue(run, slurm):
+    two_hours(run).submitted("8", time=ago(1000))
+    slurm.answers("8|PENDING|Priority|")
+    status = status_of(run)
+    assert status.next == "waiting in the queue (Priority)"
+    assert status.lost.queue_seconds == pytest.approx(1400, abs=5)  # 400 before, 1000 since
+
+
+def test_without_history_the_recent_speed_gives_the_time_left(run):
+    for number in range(1, 5):
+        run.metrics(samples=8 * number, time=ago(0), images_per_second=[10.0, 40.0][number % 2])
+    run.open_segment(started=utc(ago(60)))
+    status = status_of(run)
+    assert status.speed.eta_from == "speed"
+    assert status.speed.images_per_second == pytest.approx(16.0)  # 16 samples in 1/10 + 1/40 of 8 s
+    assert status.speed.eta_seconds == pytest.approx((1000 - 32) / 16.0, rel=1e-3)
