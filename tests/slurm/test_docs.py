@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from flipscale.runs.ledger import read_ledger
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 800  # on a busy machine
@@ -57,11 +58,11 @@ def test_the_page_does_what_it_says(slurm_installed: None, environment: dict[str
 
     assert code == 0, shown
 
-    segments = [json.loads(line) for line in (tmp_path / "dev/run/ledger.jsonl").read_text().splitlines()]
+    segments = read_ledger(tmp_path / "dev/run")
     assert [segment.reason for segment in segments] == ["preempted", "done"]
     first, second = segments
     assert (first.samples_from, second.samples_from) == (0, first.samples_to)
     assert 0 < first.samples_to < second.samples_to == 35_200
-    assert (first["lost_samples"], first.world_size, second.world_size) == (0, 2, 2)
+    assert (first.lost_samples, first.world_size, second.world_size) == (0, 2, 2)
     assert "35200 samples seen" in shown
     assert "0 repeated, 0 skipped" in shown

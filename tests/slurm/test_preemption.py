@@ -24,14 +24,14 @@ def phases(masked: int, unmasked: int = 160) -> list[dict[str, object]]:
     ]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_preemptions_a_time_limit_a_killed_process_and_a_lost_node_leave_no_trace(
     tiny_run: MakeRun, patient_cluster: Cluster
 ) -> None:
     """Three preemptions, one time limit, one SIGKILL and one node lost, in a run of two nodes."""
     cluster = patient_cluster
     changes = dict(
-        phases=phases(14_000),
+        phases=phases(26_000),
         checkpoint={"every": ["50 steps"], "keep_last": 2},
         cluster={"nodes": 2, "gpus_per_node": 1, "timeout": "60min"},
         data={"workers": 1},
@@ -67,7 +67,7 @@ def test_preemptions_a_time_limit_a_killed_process_and_a_lost_node_leave_no_trac
     ledger = run.ledger()
     reasons = [line.reason for line in ledger]
     assert reasons == ["preempted"] * 3 + ["lost_process", "timeout", "lost_process", "done"], run.log()
-    assert trained_without_gaps(ledger, 14_160)
+    assert trained_without_gaps(ledger, 26_160)
     assert all(line.lost_samples == 0 for line in ledger if line.reason in ("preempted", "timeout"))
     assert all(line.lost_samples <= 50 * 16 for line in ledger)
     assert ledger[5].suspects == (second,)

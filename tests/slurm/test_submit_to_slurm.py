@@ -15,6 +15,7 @@ from support.tiny_run import TinyRun
 
 from flipscale.config import load_job
 from flipscale.runs.directory import existing_run
+from flipscale.runs.ledger import read_ledger
 from flipscale.runs.submissions import Submission, read_submissions
 
 SITE = Path(__file__).parents[2] / "slurm/dev/site.yaml"
@@ -54,7 +55,7 @@ def test_a_job_on_two_nodes_spends_its_budget(cluster: Cluster, make: Callable[.
     assert f"next: flipscale status {run.output}" in output
     cluster.wait_for(job, "COMPLETED", 120)
 
-    segments = [json.loads(line) for line in (run.output / "ledger.jsonl").read_text().splitlines()]
+    segments = read_ledger(run.output)
     assert segments[-1].reason == "done"
     assert segments[-1].samples_to == sum(phase.samples for phase in load_job(run.job).phases)
     assert segments[-1].world_size == 2
@@ -133,5 +134,5 @@ def test_a_script_through_torchrun(cluster: Cluster, make: Callable[..., TinyRun
     run = make(nodes=2)
     submit(cluster, run.job, site=site)
     cluster.wait_for(last(run).job_id, "COMPLETED", 180)
-    segment = json.loads((run.output / "ledger.jsonl").read_text().splitlines()[-1])
+    segment = read_ledger(run.output)[-1]
     assert (segment.reason, segment.world_size) == ("done", 4)
