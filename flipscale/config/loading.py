@@ -154,7 +154,7 @@ def _nearest_files(path: Path) -> str:
     if not path.parent.is_dir():
         return f"the directory {path.parent} does not exist either, as seen from {Path.cwd()}"
 
-    names = [other.name for other in path.parent.glob("*.yaml")]
+    names = [other.name for other in path.parent.glob("[!.]*.yaml")]  # hidden files are not jobs
     nearest = difflib.get_close_matches(path.name, names, n=3, cutoff=0.0)
     return f"nearest names there: {', '.join(nearest)}" if nearest else f"{path.parent} has no YAML files"
 

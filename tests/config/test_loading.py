@@ -53,6 +53,7 @@ def test_unreadable_file_is_named(tmp_path):
     assert message == f"there is no job file at {tmp_path / 'none.yaml'}; {tmp_path} has no YAML files"
     (tmp_path / "nine.yaml").touch()
 
+    (tmp_path / ".none.yaml").write_text("")  # a hidden file is not a suggestion
     assert problem(tmp_path / "none.yaml").endswith("none.yaml; nearest names there: nine.yaml")
     assert "does not exist either, as seen from" in problem(tmp_path / "nowhere" / "none.yaml")
     assert str(tmp_path) in problem(tmp_path)
