@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# One process more than cores: the tests on clusters, all in one process, mostly wait for Slurm.
+# One process more than cores: the tests on clusters mostly wait for Slurm.
 WORKERS := $(shell echo $$(( $$(nproc) + 1 )))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup
 

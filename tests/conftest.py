@@ -31,20 +31,16 @@ hypothesis.settings.load_profile("busy machines")
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook, too
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and all tests on clusters; start with what takes longest.
-
-    Jobs of two clusters have the same ids, so that their processes would meet on the same ports.
-    """
+    """Keep the tests of a file in one process, and start with what takes longest: the tests on clusters."""
     slow: Counter[str] = Counter()
     groups: dict[pytest.Item, str] = {}
     for item in items:
-        on_clusters = item.path.parent.name == "slurm"
-        group = "slurm" if on_clusters else item.path.relative_to(config.rootpath).as_posix()
+        group = item.path.relative_to(config.rootpath).as_posix()
         item.add_marker(pytest.mark.xdist_group(group))
         groups[item] = group
         slow[group] += bool(item.get_closest_marker("slow"))
 
-    items.sort(key=lambda item: (groups[item] != "slurm", -slow[groups[item]]))
+    items.sort(key=lambda item: (item.path.parent.name != "slurm", -slow[groups[item]]))
 
 
 _EXECUTES_ALL = bool(os.environ.get("FLIPSCALE_TESTS_EXECUTE"))

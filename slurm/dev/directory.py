@@ -18,7 +18,7 @@ from slurm_conf import Ports, Settings
 PARTS = ("munge", "state", "log", "run", "database")
 """The folders of the directory, next to spool-NODE."""
 LONGEST_DIRECTORY = 75
-"""In bytes: with "/spool-n1/n1_12345.4294967291" it stays below the 107 bytes of a socket's path."""
+"""In bytes: with "/spool-n1/n1_10000000.4294967291" it fits into the 107 bytes of a socket's path."""
 
 
 class ClusterDirectory:

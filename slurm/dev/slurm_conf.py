@@ -13,6 +13,8 @@ from processes import is_free
 # Below the ports that the kernel gives to outgoing connections: none of them takes a port between its choice
 # and the start of its daemon. Also below those by which the processes of runs meet.
 PORTS = range(15000, 25000)
+# The jobs of two clusters on one host have different ids: their processes meet on ports that come from these.
+_JOBS_PER_CLUSTER = 1000
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def slurm_conf(directory: Path, name: str, settings: Settings, ports: Ports, har
 ClusterName={name}
 SlurmctldHost=localhost
 SlurmctldPort={ports.controller}
+FirstJobId={1 + _JOBS_PER_CLUSTER * (ports.controller - PORTS.start)}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge

@@ -28,12 +28,6 @@ until [ -e "$GATE" ]; do sleep 0.1; done'
 """
 
 
-def test_no_other_process_has_tests_on_clusters(request: pytest.FixtureRequest) -> None:
-    """Jobs of two clusters would disturb each other if pytest-xdist ignored groups."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        assert request.node.nodeid.endswith("@slurm")
-
-
 @pytest.fixture
 def own_cluster(slurm_installed: None) -> Iterator[Cluster]:
     """A cluster for one test, which damages it."""
@@ -206,6 +200,11 @@ def test_a_recorded_pid_that_now_is_another_process_is_left_alone(own_cluster: C
 def test_two_clusters_do_not_meet(cluster: Cluster, own_cluster: Cluster) -> None:
     before = cluster.status()
     assert not {*ports(cluster)} & {*ports(own_cluster)}
+    job = own_cluster.sbatch("#!/bin/sh\n", "--output=/dev/null")
+    other = cluster.sbatch("#!/bin/sh\n", "--output=/dev/null")
+    assert job != other, "processes of both jobs would meet on one port"
+
+    own_cluster.wait_for(job, "COMPLETED")
     own_cluster.run("srun", "--nodes=2", "true")
     own_cluster.down()
     after = cluster.status()
