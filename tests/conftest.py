@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Before torch is imported: the suite runs several processes per core, as `make test` says, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,8 +18,9 @@ import pytest
 import yaml
 from support.made_once import made_once
 from support.shards import tiny_tokenizer
+from support.time_limits import PatientPopen, slowness, time_limit
 from support.tiny_run import TinyRun
-from support.warm_start import EXECUTING_POPEN, WarmPopen
+from support.warm_start import WarmPopen
 
 from flipscale.data.synthetic.dataset import SyntheticOptions, synthesize
 from flipscale.data.synthetic.vocabulary import COLOURS, SHAPES
@@ -29,6 +34,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("busy machines")
 
 
+def pytest_configure() -> None:
+    """Measure the speed of this machine before anything else runs on it."""
+    slowness()
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook, too
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process, and start with what takes longest: the tests on clusters."""
@@ -40,6 +50,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         groups[item] = group
         slow[group] += bool(item.get_closest_marker("slow"))
 
+        limit = item.get_closest_marker("timeout")
+        seconds = float(limit.args[0] if limit else config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(time_limit(seconds)), append=False)
+
     items.sort(key=lambda item: (item.path.parent.name != "slurm", -slow[groups[item]]))
 
 
@@ -50,8 +64,7 @@ _EXECUTES_ALL = bool(os.environ.get("FLIPSCALE_TESTS_EXECUTE"))
 def warm_start() -> Iterator[None]:
     """Fork this package's commands from a server that has done the imports; see support/warm_start.py."""
     with pytest.MonkeyPatch.context() as patch:
-        if not _EXECUTES_ALL:
-            patch.setattr(subprocess, "Popen", WarmPopen)
+        patch.setattr(subprocess, "Popen", PatientPopen if _EXECUTES_ALL else WarmPopen)
         yield
 
 
@@ -59,7 +72,7 @@ def warm_start() -> Iterator[None]:
 def _executed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Execute a clean interpreter for every program of a test that is marked so."""
     if request.node.get_closest_marker("executes"):
-        monkeypatch.setattr(subprocess, "Popen", EXECUTING_POPEN)
+        monkeypatch.setattr(subprocess, "Popen", PatientPopen)
 
 
 @pytest.fixture(scope="session")

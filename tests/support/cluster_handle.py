@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.time_limits import time_limit
+
 SCRIPT = Path(__file__).parents[2] / "slurm/dev/cli.py"
 COMMAND_SECONDS = 120  # per command; only a hang takes as long
 Job = dict[str, str]
@@ -99,9 +101,11 @@ class Cluster:
     @staticmethod
     def wait_until(read: Callable[[], Any], condition: Callable[[Any], bool], timeout: float = 30) -> Any:
         """Poll `read` until the condition holds for its value, and return that value."""
-        until = time.monotonic() + timeout
+        until = time.monotonic() + time_limit(timeout)
         while not condition(value := read()):
-            assert time.monotonic() < until, f"not within {timeout} s; the last value: {value}"
+            assert time.monotonic() < until, (
+                f"not within {time_limit(timeout):.0f} s; the last value: {value}"
+            )
             time.sleep(0.1)
         return value
 

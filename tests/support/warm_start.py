@@ -29,6 +29,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from support.time_limits import PatientPopen
+
 _READ_AT_IMPORT = (
     *("PYTHON", "LD_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "CUDA_", "TORCH_", "TORCHINDUCTOR_"),
     *("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_", "XDG_", "COVERAGE_", "DS_", "MALLOC_", "ATEN_"),
@@ -96,7 +98,7 @@ class WarmServer:
         return int(answer["pid"])
 
 
-class WarmPopen(EXECUTING_POPEN[Any]):
+class WarmPopen(PatientPopen):
     """A `subprocess.Popen` that forks Python programs from the server of this process."""
 
     server: WarmServer | None = None

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from support.time_limits import wait_until
 from support.tiny_run import TinyRun
 
 from flipscale.runs.ledger import read_ledger
@@ -24,11 +25,8 @@ def kill_at_random_moments(run: TinyRun, kills: int, seed: int) -> None:
     for number in range(kills):
         process = run.start()
         wanted = 1 + number * 3 + rng.randrange(3)  # lines of metrics, one for 3 steps
-        deadline = time.monotonic() + 120
-        while len(run.metrics()) < wanted and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        time.sleep(rng.random() * 0.1)
+        wait_until(lambda: len(run.metrics()) >= wanted or process.poll() is not None, interval=0.005)  # noqa: B023
+        time.sleep(rng.random() * 0.1)  # the random moment
         assert process.poll() is None, "the run ended before it could be killed"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -53,16 +51,14 @@ def kill_in_a_save(run: TinyRun, rng: random.Random) -> None:
     """SIGKILL the run at a random moment while it writes a checkpoint that is not yet committed."""
     process = run.start("checkpoint.every=1 steps")
     committed = set((run.output / "checkpoints").glob("samples_*/manifest.json"))
-    deadline = time.monotonic() + 120
-    while True:
+
+    def saves_further_than_before() -> bool:
         assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
         manifests = set((run.output / "checkpoints").glob("samples_*/manifest.json"))
-        if manifests - committed and any(
-            (run.output / "checkpoints").glob("saving_*")
-        ):  # it came further than before, and is saving
-            break
-    time.sleep(rng.random() * 0.02)
+        return bool(manifests - committed) and any((run.output / "checkpoints").glob("saving_*"))
+
+    wait_until(saves_further_than_before, interval=0)
+    time.sleep(rng.random() * 0.02)  # the random moment
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
@@ -134,11 +130,8 @@ def test_a_request_to_stop_saves_and_exits_75(tiny_run: MakeRun, request_name: s
         "stopped", phases=[dict(name="long", samples=160000, mask_ratio=0.5, batch_size=16, base_lr=0.01)]
     )
     process = run.start("checkpoint.every=1h")
-    deadline = time.monotonic() + 120
-    while not run.metrics():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: run.metrics() or process.poll() is not None)
+    assert process.poll() is None, "the run ended before it could be stopped"
     if request_name == "STOP":
         (run.output / "STOP").touch()
     else:

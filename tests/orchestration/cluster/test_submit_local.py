@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.time_limits import wait_until
 from support.tiny_run import TinyRun
 
 from flipscale.orchestration.cluster.local_executor import controller_lives
@@ -32,13 +32,6 @@ def submit(run: TinyRun, site: Path, *arguments: str) -> subprocess.CompletedPro
 
 def lives(run: RunDirectory) -> bool:
     return controller_lives(read_submissions(run)[-1].job_id, run.path / "logs")
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -63,9 +56,9 @@ def test_a_detached_run_is_stopped_and_resumes(tiny_run: Callable[..., TinyRun],
     assert f"error: job {pid} of {run.path} is queued or running already" in again.stderr
 
     # A signal to the controller stops it.
-    wait_for(lambda: (run.path / "metrics.jsonl").exists())
+    wait_until(lambda: (run.path / "metrics.jsonl").exists())
     os.kill(pid, signal.SIGTERM)  # submitit passes it on
-    wait_for(lambda: not lives(run))
+    wait_until(lambda: not lives(run))
     (segment,) = (json.loads(line) for line in run.ledger.read_text().splitlines())
     assert segment["world_size"] == 2
     assert 0 < segment["samples_to"] < 64_000_000
@@ -74,9 +67,9 @@ def test_a_detached_run_is_stopped_and_resumes(tiny_run: Callable[..., TinyRun],
     # The same command resumes it, and the STOP file stops it.
     done = submit(tiny, site, "phases.0.samples=64M", "cluster.timeout=2min")
     assert done.returncode == 0, done.stderr
-    wait_for(lambda: len(read_submissions(run)) == 2 and (run.path / "segment.json").exists())
+    wait_until(lambda: len(read_submissions(run)) == 2 and (run.path / "segment.json").exists())
     run.stop_file.touch()
-    wait_for(lambda: not lives(run))
+    wait_until(lambda: not lives(run))
     segment = json.loads(run.ledger.read_text().splitlines()[-1])
     assert (segment["reason"], segment["samples_from"] > 0) == ("stopped", True)
 

@@ -6,10 +6,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
+from support.time_limits import wait_until
 
 from flipscale.cli.cancel import cancel
 from flipscale.cli.stop import stop
@@ -25,13 +24,6 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 print("listening", flush=True)
 signal.pause()
 """
-
-
-def wait_until(holds: Callable[[], Any], seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_a_run_that_is_killed_and_then_stopped(tiny_run, capsys):
