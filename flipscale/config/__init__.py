@@ -1,5 +1,6 @@
 """Job and site files: typed, strict, in units that people use."""
 
+from flipscale.config.caption_sources import CaptionSource, parse_caption_source
 from flipscale.config.data import Augmentation, Cache, Data, TokenizerSource
 from flipscale.config.evaluation import Evaluation, ZeroShot, ZeroShotMetric
 from flipscale.config.job import Job
@@ -14,6 +15,7 @@ __all__ = [
     "Augmentation",
     "Cache",
     "Cadence",
+    "CaptionSource",
     "Checkpoints",
     "Cluster",
     "Data",
@@ -37,6 +39,7 @@ __all__ = [
     "load_site",
     "parse_bytes",
     "parse_cadence",
+    "parse_caption_source",
     "parse_count",
     "parse_duration",
 ]

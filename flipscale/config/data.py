@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from flipscale.config.caption_sources import parse_caption_source
 from flipscale.config.values import Bytes, Count, Default, Fraction, PositiveCount, Strict, Weight
 
 
@@ -71,8 +72,9 @@ class Data(Strict):
     cache: Cache | None = None
     """Keep what was read of the shards on a local disk."""
     captions: dict[str, Weight] = Field(default={"txt": 1.0}, min_length=1)
-    """The source of the captions, with the probability of each: an extension such as txt or alt.txt, or
-    json.FIELD for a field of the json. A sample that lacks the source drawn takes the next in this order."""
+    """The sources of the captions, with the probability of each: an extension such as txt or alt.txt, or the
+    field of a JSON member, such as json.caption or syn.json.captions; of a list, one is drawn. A sample that
+    lacks the source drawn takes the next in this order."""
     max_bad_fraction: Fraction | None = None
     """Stop if a larger share of the samples cannot be used; checked from the first 1,000 samples on."""
     tokenizer: TokenizerSource
@@ -90,6 +92,14 @@ class Data(Strict):
     """How training images are cropped, flipped and resized."""
     max_image_pixels: PositiveCount = 100_000_000
     """Larger images are quarantined before they are decoded."""
+
+    @field_validator("captions")
+    @classmethod
+    def _read_captions(cls, captions: dict[str, float]) -> dict[str, float]:
+        sources = {parse_caption_source(name).name: weight for name, weight in captions.items()}
+        if len(sources) < len(captions):
+            raise ValueError(f"captions names one source twice ({', '.join(captions)}); name it once")
+        return sources
 
     @model_validator(mode="after")
     def _check_sources(self) -> Data:

@@ -40,8 +40,8 @@ class BadRecord:
 
 
 def kind(reason: str) -> str:
-    """Return a reason without its numbers, which differ from image to image."""
-    return re.sub(r"\d+", "N", reason)
+    """Return a reason without its numbers, which differ from image to image; "UTF-8" keeps its own."""
+    return re.sub(r"(?<!\w)(?<![A-Za-z]-)\d+(?!\w)", "N", reason)
 
 
 class Quarantine:
@@ -81,8 +81,8 @@ class Quarantine:
         counted = ", ".join(f"{reason}: {count}" for reason, count in reasons)
         raise UserError(
             f"{len(self._known)} of the first {samples} samples cannot be used ({counted}), more than "
-            f"data.max_bad_fraction = {limit} allows; write clean shards with `flipscale data check --fix` "
-            "for a new run, or raise the limit"
+            f"data.max_bad_fraction = {limit} allows; write clean shards with `flipscale data check JOB "
+            "--fix DIR` for a new run, or raise the limit"
         )
 
     def add(self, records: Iterable[BadRecord]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flipscale.data.quarantine import BadSample
-from flipscale.data.samples.decode import decode_caption
+from flipscale.data.text.caption import decode_captions
 from flipscale.errors import UserError
 
 MAX_IMAGE_PIXELS = 100_000_000
@@ -87,8 +87,7 @@ def captions_of(sample: RawSample) -> list[str]:
     Raises:
         BadSample: If the text cannot be decoded.
     """
-    lines = decode_caption(sample.caption or b"").split("\n")
-    return [line.strip() for line in lines if line.strip()]
+    return decode_captions(sample.caption or b"")
 
 
 @dataclass

@@ -128,6 +128,38 @@ def test_vocab_without_text_or_room_is_refused(tmp_path):
     assert not (tmp_path / "vocab.txt").exists()
 
 
+def test_check_and_vocab_read_the_captions_of_a_job(tmp_path, job):
+    members = []
+    for n in range(4):
+        image, text = good(n)
+        members += [image, (image[0].replace("jpg", "json"), json.dumps({"caption": "a red cat"}).encode())]
+        members += [(text[0], b"\0")]
+    for n in range(2):
+        write_tar(tmp_path / f"{n}.tar", members)
+    document = yaml.safe_load(job.read_text())
+    document["data"] |= {"captions": {"JSON.caption": 1}, "max_image_pixels": 1200}
+    job.write_text(yaml.safe_dump(document))
+
+    report = json.loads(done("data", "check", "job.yaml", "--json", cwd=tmp_path).stdout)
+    assert (report["good"], report["captions"]) == (8, {"json.caption": 8})
+    report = json.loads(done("data", "check", "{0..1}.tar", "--json", cwd=tmp_path).stdout)
+    assert (report["good"], report["reasons"]) == (0, {"the caption is blank": 8})
+    few = done("data", "check", "job.yaml", "--max-image-pixels=1199", "--captions=txt", cwd=tmp_path).stdout
+    assert "8 cannot be used" in few
+
+    options = ("--captions", "txt", "--captions", "json.caption", "--fix", "clean")
+    text = done("data", "check", "{0..1}.tar", *options, cwd=tmp_path).stdout
+    assert "samples with a caption: 0 in txt, 8 in json.caption" in text
+    assert "clean: 8 samples in clean/{000000..000001}.tar" in text
+    assert "left out" not in text
+    assert done("data", "check", "clean/{000000..000001}.tar", "--captions=json.caption", cwd=tmp_path)
+
+    done("data", "vocab", "job.yaml", "vocab.txt", cwd=tmp_path)
+    assert "##a" in (tmp_path / "vocab.txt").read_text().split()
+    wrong = refused("data", "vocab", "0.tar", "other.txt", "--captions", "json", cwd=tmp_path)
+    assert wrong.startswith("error: --captions: 'json' is a JSON document")
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
     document: dict[str, Any] = {

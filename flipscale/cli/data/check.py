@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flipscale.cli.options import AllowPipe, AsJson, Shards, Workers
+from flipscale.cli.data.training_set import CaptionNames, ShardsOrJob, read_training_set
+from flipscale.cli.options import AllowPipe, AsJson, Workers
 from flipscale.errors import UserError
 
 if TYPE_CHECKING:
-    from flipscale.data.checks.scan import ShardReport
+    from flipscale.data.checks.scan import Checking, ShardReport
     from flipscale.data.checks.summary import DataSummary
 
 
@@ -21,8 +22,14 @@ if TYPE_CHECKING:
 class CheckOptions:
     """The arguments and options of `flipscale data check`."""
 
-    shards: Shards
-    max_image_pixels: Annotated[str, typer.Option(help="Larger images count as unusable.")] = "100M"
+    shards: ShardsOrJob
+    captions: CaptionNames = None
+    max_image_pixels: Annotated[
+        str | None,
+        typer.Option(
+            help="Larger images count as unusable. Default: the job's, or 100M.", show_default=False
+        ),
+    ] = None
     workers: Workers = None
     allow_pipe: AllowPipe = None
     fix: Annotated[
@@ -38,14 +45,16 @@ class CheckOptions:
 
 def check(options: CheckOptions) -> None:
     """Decode every sample and report sizes, captions, duplicates, and what training could not use."""
+    from flipscale.data.checks.scan import Checking
     from flipscale.data.checks.summary import summarize
     from flipscale.data.shards.index import expand_shards
 
-    limit = _pixel_limit(options.max_image_pixels)
-    paths = expand_shards(options.shards)
+    training_set = read_training_set(options.shards, options.captions, options.allow_pipe)
+    limit = _pixel_limit(options.max_image_pixels) or training_set.max_image_pixels
+    paths = expand_shards(training_set.pattern)
     _make_directories(options)
 
-    reports = _scan(paths, limit, options)
+    reports = _scan(paths, Checking(limit, options.fix, training_set.storage, training_set.captions), options)
     summary = summarize(reports)
     document = asdict(summary)
     if options.fix is not None:
@@ -61,11 +70,15 @@ def check(options: CheckOptions) -> None:
     if options.fix is not None:
         clean = document["clean"]
         print(f"clean: {clean['samples']} samples in {clean['shards']}")
+        if clean["left_out"]:
+            print(f"left out: {clean['left_out']} usable samples whose key another one in their shard has")
 
 
-def _pixel_limit(max_image_pixels: str) -> int:
+def _pixel_limit(max_image_pixels: str | None) -> int | None:
     from flipscale.config import parse_count
 
+    if max_image_pixels is None:
+        return None
     try:
         limit = parse_count(max_image_pixels)
     except ValueError as error:
@@ -92,15 +105,13 @@ def _make_directory(path: Path, option: str) -> None:
         raise UserError(f"{option}: the directory {path} cannot be made: {error.strerror}") from None
 
 
-def _scan(paths: list[str], limit: int, options: CheckOptions) -> list[ShardReport]:
+def _scan(paths: list[str], checking: Checking, options: CheckOptions) -> list[ShardReport]:
     from flipscale.cli.console import progress_bar
     from flipscale.cli.data.cores import worker_count
-    from flipscale.data.checks.scan import Checking, check_shards
-    from flipscale.data.shards.storage import Storage
+    from flipscale.data.checks.scan import check_shards
 
     reports: list[ShardReport] = []
     with progress_bar("checking") as bar:
-        checking = Checking(limit, options.fix, Storage(tuple(options.allow_pipe or ())))
         for report in check_shards(paths, checking, worker_count(options.workers)):
             reports.append(report)
             bar.show(len(reports), len(paths))
@@ -112,6 +123,7 @@ def _clean(reports: list[ShardReport], directory: Path) -> dict[str, Any]:
     return {
         "shards": str(directory / f"{{000000..{len(reports) - 1:06d}}}.tar"),
         "samples": sum(report.written for report in reports),
+        "left_out": sum(report.samples - len(report.bad) - report.written for report in reports),
     }
 
 
@@ -135,6 +147,7 @@ def _print(summary: DataSummary) -> None:
         f"{summary.samples} samples in {summary.shards} shards: "
         f"{len(summary.bad)} cannot be used ({format_megabytes(summary.bytes)} in all)"
     )
+    print("samples with a caption: " + ", ".join(f"{n} in {name}" for name, n in summary.captions.items()))
     print(
         f"shorter side in pixels: {_quantiles(summary.shorter_side_pixels)}; "
         f"words per caption: {_quantiles(summary.caption_words)}"

@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flipscale.cli.options import Shards
+from flipscale.cli.data.training_set import CaptionNames, ShardsOrJob, read_training_set
+from flipscale.cli.options import AllowPipe
 from flipscale.errors import UserError
 
 if TYPE_CHECKING:
+    from flipscale.cli.data.training_set import TrainingSet
     from flipscale.data.shards.index import Index
 
 
 def vocab(
-    shards: Shards,
+    shards: ShardsOrJob,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="vocab.txt to write.", show_default=False)],
     size: Annotated[int, typer.Option(help="Largest number of word pieces.")] = 30_522,
+    captions: CaptionNames = None,
+    allow_pipe: AllowPipe = None,
 ) -> None:
-    """Learn a WordPiece vocabulary from the shards' captions."""
+    """Learn a WordPiece vocabulary from all captions that a job reads from its shards."""
     from flipscale.cli.data.cores import worker_count
     from flipscale.data.shards.indexing import build_index
     from flipscale.data.text.vocabulary import learn_vocab
@@ -29,23 +33,26 @@ def vocab(
     if out.suffix != ".txt":
         raise UserError(f"{out} must end in .txt: a vocabulary is a file such as vocab.txt")
 
+    training_set = read_training_set(shards, captions, allow_pipe)
     with tempfile.TemporaryDirectory() as scratch:
-        index = build_index(shards, Path(scratch) / "index", workers=worker_count())
-        pieces = learn_vocab(_captions(index), size, out)
+        index = build_index(
+            training_set.pattern,
+            Path(scratch) / "index",
+            workers=worker_count(),
+            storage=training_set.storage,
+        )
+        pieces = learn_vocab(_captions(index, training_set), size, out)
 
     print(f"{out}: {len(pieces)} word pieces from the captions of {index.samples} samples")
 
 
-def _captions(index: Index) -> Iterator[str]:
-    from flipscale.data.quarantine import BadSample
-    from flipscale.data.samples.decode import decode_caption
+def _captions(index: Index, training_set: TrainingSet) -> Iterator[str]:
+    """Yield every caption of every sample; `data check` reports the samples that have none."""
+    from flipscale.data.samples.captions import CaptionFields, Captions
     from flipscale.data.shards.source import ShardSource
 
-    source = ShardSource(index)
+    source = ShardSource(index, training_set.storage)
+    captions = Captions(CaptionFields(training_set.captions), source)
     for shard, count in enumerate(index.counts.tolist()):
         for ordinal in range(count):
-            row = source.member(shard, ordinal)
-            try:
-                yield decode_caption(source.bytes(shard, int(row["text"]), int(row["text_bytes"])))
-            except BadSample:
-                continue  # `data check` reports it; a vocabulary does not need every caption
+            yield from captions.all(shard, ordinal)

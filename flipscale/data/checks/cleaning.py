@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -39,9 +39,7 @@ def write_clean(file: BinaryIO, scanned: Scan, good: Sequence[int], path: Path) 
     owners: dict[str, int] = {}
 
     with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as out:
-        for ordinal, member in _members_of_samples(file, scanned):
-            if ordinal not in wanted:
-                continue
+        for ordinal, member in _members_of_samples(file, scanned, wanted):
             key = inside(member.key) or f"{ordinal:09d}"
             if owners.setdefault(key, ordinal) != ordinal:
                 continue
@@ -59,11 +57,11 @@ def inside(key: str) -> str:
     return "/".join(part for part in key.split("/") if part not in ("", ".", ".."))
 
 
-def _members_of_samples(file: BinaryIO, scanned: Scan) -> Iterator[tuple[int, _Member]]:
-    """Yield each whole member with the number of its sample.
+def _members_of_samples(file: BinaryIO, scanned: Scan, wanted: Set[int]) -> Iterator[tuple[int, _Member]]:
+    """Yield each whole member of the wanted samples with the number of its sample.
 
     A member that no index knows (such as a json) belongs to the sample of its key that it follows or
-    precedes.
+    precedes. If both have its key, as in a set with KEY.jpg and KEY.png, it belongs to the wanted one.
     """
     offsets: dict[int, int] = {
         int(row[name]): ordinal
@@ -86,7 +84,8 @@ def _members_of_samples(file: BinaryIO, scanned: Scan) -> Iterator[tuple[int, _M
         if member.offset in offsets:
             current = offsets[member.offset]
 
-        owners = (o for o in (current, next_sample) if o is not None and scanned.keys[o] == member.key)
+        near = (current,) if member.offset in offsets else (current, next_sample)
+        owners = (o for o in near if o is not None and o in wanted and scanned.keys[o] == member.key)
         owner = next(owners, None)
         if owner is not None and (owner, member.extension) not in written:
             written.add((owner, member.extension))

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,9 +18,11 @@ import numpy as np
 from flipscale.data.checks.cleaning import write_clean
 from flipscale.data.quarantine import BadRecord, BadSample
 from flipscale.data.samples.augment import View
-from flipscale.data.samples.decode import decode_caption, open_image, render
+from flipscale.data.samples.captions import CaptionFields
+from flipscale.data.samples.decode import open_image, render
+from flipscale.data.shards.members import members_of_sample
 from flipscale.data.shards.storage import Storage
-from flipscale.data.shards.tar import DAMAGE, NotATar, read_members, scan
+from flipscale.data.shards.tar import DAMAGE, NotATar, Scan, read_members, scan
 from flipscale.errors import UserError
 
 _ARCHIVES = (".tar", ".tgz", ".gz", ".zip", ".bz2", ".xz", ".zst")
@@ -38,6 +40,7 @@ class ShardReport:
     damage: str | None = None  # why the tar ends early, or is not a tar
     sides: Counter[int] = field(default_factory=Counter[int])  # shorter side of the good images, in pixels
     caption_words: Counter[int] = field(default_factory=Counter[int])  # words per good caption
+    captions: Counter[str] = field(default_factory=Counter[str])  # samples with a caption, by its source
     oddities: Counter[str] = field(default_factory=Counter[str])  # members that are worth a look
     repeated_keys: list[str] = field(default_factory=list[str])  # every repeat of a key in this shard
     # uint64 (samples, 2): hashes of each sample's key and image (0 if the image is missing).
@@ -52,6 +55,7 @@ class Checking:
     max_image_pixels: int  # larger images count as bad
     clean: Path | None = None  # directory of clean shards; None writes none
     storage: Storage = field(default_factory=Storage)
+    captions: Mapping[str, float] = field(default_factory=lambda: {"txt": 1.0})  # source -> weight
 
 
 def check_shards(paths: Sequence[str], checking: Checking, workers: int) -> Iterator[ShardReport]:
@@ -108,41 +112,60 @@ def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None
     report.oddities = _oddities(file)
     report.hashes = np.zeros((len(scanned.keys), 2), np.uint64)
 
+    fields = CaptionFields(checking.captions)
+    report.captions.update(dict.fromkeys(checking.captions, 0))
     seen: set[str] = set()
-    good: list[int] = []
+    good: dict[str, int] = {}  # the first usable sample of each key
     for ordinal, (key, row) in enumerate(zip(scanned.keys, scanned.members, strict=True)):
         report.hashes[ordinal, 0] = _hash(key.encode())
         if key in seen:
             report.repeated_keys.append(key)
+        seen.add(key)
 
         image = _content(file, row, "image")
         if image:
             report.hashes[ordinal, 1] = _hash(image)
 
+        members = _caption_members(file, scanned, ordinal, fields)
+        report.captions.update(name for name, texts in fields.all(members).items() if texts)
         try:
-            caption, side = _check_sample(image, _content(file, row, "text"), checking.max_image_pixels)
+            caption = fields.draw(members, 0)
+            side = _shorter_side(image, checking.max_image_pixels)
         except BadSample as error:
             report.bad.append(BadRecord(report.shard, ordinal, report.path, key, str(error)))
-        else:
-            report.sides[side] += 1
-            report.caption_words[len(caption.split())] += 1
-            if key not in seen:
-                good.append(ordinal)
+            continue
 
-        seen.add(key)
+        report.sides[side] += 1
+        report.caption_words[len(caption.split())] += 1
+        good.setdefault(key, ordinal)
 
     if checking.clean is not None:
-        report.written = write_clean(file, scanned, good, checking.clean / f"{report.shard:06d}.tar")
+        clean = checking.clean / f"{report.shard:06d}.tar"
+        report.written = write_clean(file, scanned, list(good.values()), clean)
 
 
-def _check_sample(image: bytes, text: bytes, max_image_pixels: int) -> tuple[str, int]:
-    """Decode a sample; return its caption and shorter side in pixels, or raise BadSample."""
-    caption = decode_caption(text)
-    opened = open_image(image, max_image_pixels)
-    width, height = opened.size
-    render(opened, View((0, 0, width, height), False), 8, "bilinear")
+def _caption_members(file: BinaryIO, scanned: Scan, ordinal: int, fields: CaptionFields) -> dict[str, bytes]:
+    """Return the members of a sample that its captions are read from, as training finds them."""
+    rows = scanned.members
+    if fields.indexed:
+        return {"txt": _content(file, rows[ordinal], "text")}
 
-    return caption, min(width, height)
+    def read(offset: int, size: int) -> bytes:
+        file.seek(offset)
+        return file.read(size)
+
+    before = rows[ordinal - 1] if ordinal else None
+    behind = rows[ordinal + 1] if ordinal + 1 < len(rows) else None
+    return members_of_sample(read, rows[ordinal], before, behind, file.seek(0, os.SEEK_END))
+
+
+def _shorter_side(data: bytes, max_image_pixels: int) -> int:
+    """Decode an image; return its shorter side in pixels, or raise BadSample."""
+    image = open_image(data, max_image_pixels)
+    width, height = image.size
+    render(image, View((0, 0, width, height), False), 8, "bilinear")
+
+    return min(width, height)
 
 
 def _content(file: BinaryIO, row: np.ndarray, name: str) -> bytes:

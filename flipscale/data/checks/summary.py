@@ -39,6 +39,7 @@ class DataSummary:
     duplicate_keys: int
     duplicate_keys_within_a_shard: int
     duplicate_images: int
+    captions: dict[str, int]  # samples that have a caption there, by the name of its source
     oddities: dict[str, int]  # members that are worth a look, the most frequent first
     shorter_side_pixels: dict[str, int]  # quantiles over the good images
     caption_words: dict[str, int]  # quantiles over the good captions
@@ -70,10 +71,19 @@ def summarize(reports: Sequence[ShardReport]) -> DataSummary:
         duplicate_keys=len(duplicates(hashes[:, 0])),
         duplicate_keys_within_a_shard=sum(len(report.repeated_keys) for report in reports),
         duplicate_images=len(duplicates(hashes[:, 1])),
+        captions=_captions(reports),
         oddities=dict(oddities.most_common()),
         shorter_side_pixels=_quantiles(shorter_sides(reports)),
         caption_words=_quantiles(caption_lengths(reports)),
     )
+
+
+def _captions(reports: Sequence[ShardReport]) -> dict[str, int]:
+    """Return the samples of all shards by the source of their captions; a source without any counts 0."""
+    counts: Counter[str] = Counter()
+    for report in reports:
+        counts.update(report.captions)
+    return dict(counts)
 
 
 def shorter_sides(reports: Sequence[ShardReport]) -> Counter[int]:

@@ -3,37 +3,93 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
+from flipscale.config import CaptionSource, parse_caption_source
 from flipscale.data.order.lanes import hash64
 from flipscale.data.quarantine import BadSample
-from flipscale.data.samples.decode import decode_caption
 from flipscale.data.shards.source import ShardSource
+from flipscale.data.text.caption import decode_caption
 
-_CAPTION = 5  # word of the hash that draws the field; those of lanes.py and mixture.py are 1 to 4
-_JSON = "json."  # prefix of a field that is an entry of the json member
+# Words of the hash that draw the field and the caption of a list; lanes.py and mixture.py have 1 to 4.
+_FIELD = 5
+_OF_LIST = 6
 
 
-class Captions:
-    """The reader of captions.
+class CaptionFields:
+    """The fields of a sample that hold captions.
 
     If the drawn field is missing, blank or not UTF-8, the next one in the order of `fields` is used, and the
-    first after the last. Whether a sample is usable therefore depends neither on the draw nor on the
-    position.
+    first after the last. So are the captions of a list. Whether a sample is usable therefore depends neither
+    on the draw nor on the position.
 
     Args:
         fields: Name and weight of each field, as in `data.captions`.
-        source: The shards.
         seed: The job's seed.
+
+    Raises:
+        ValueError: If a name cannot be that of a field.
     """
 
-    def __init__(self, fields: Mapping[str, float], source: ShardSource, seed: int) -> None:
-        self._names = list(fields)
+    def __init__(self, fields: Mapping[str, float], seed: int = 0) -> None:
+        self._sources = [parse_caption_source(name) for name in fields]
         self._bounds = np.cumsum(list(fields.values())) / sum(fields.values())
-        self._source = source
         self._seed = seed
+
+    @property
+    def indexed(self) -> bool:
+        """Whether the index knows all members that are read: it knows `txt`."""
+        return self._sources == [CaptionSource("txt")]
+
+    def draw(self, members: Mapping[str, bytes], position: int) -> str:
+        """Return the caption of a sample at a position.
+
+        Args:
+            members: The sample's members by extension.
+            position: The position of the run.
+
+        Raises:
+            BadSample: If no field holds a caption.
+        """
+        if self.indexed:
+            return decode_caption(members.get("txt", b""))
+
+        share = self._share(_FIELD, position)
+        first = min(int(np.searchsorted(self._bounds, share, side="right")), len(self._sources) - 1)
+
+        reasons: dict[CaptionSource, str] = {}
+        for source in (*self._sources[first:], *self._sources[:first]):
+            try:
+                texts = _texts(members, source)
+                start = int(self._share(_OF_LIST, position) * len(texts)) if len(texts) > 1 else 0
+                return _first_caption((*texts[start:], *texts[:start]))
+            except BadSample as error:
+                reasons[source] = str(error)
+
+        raise BadSample("; ".join(f"{source.name}: {reasons[source]}" for source in self._sources))
+
+    def all(self, members: Mapping[str, bytes]) -> dict[str, list[str]]:
+        """Return all captions of a sample, by field; a field without any has an empty list."""
+        return {source.name: _captions(members, source) for source in self._sources}
+
+    def _share(self, word: int, position: int) -> float:
+        return int(hash64(self._seed, word, position)) / 2**64
+
+
+class Captions:
+    """The reader of captions from shards.
+
+    Args:
+        fields: The fields that hold captions.
+        source: The shards.
+    """
+
+    def __init__(self, fields: CaptionFields, source: ShardSource) -> None:
+        self._fields = fields
+        self._source = source
 
     def caption(self, shard: int, ordinal: int, position: int) -> str:
         """Return the caption of a sample at a position.
@@ -41,33 +97,59 @@ class Captions:
         Raises:
             BadSample: If no field holds a caption.
         """
-        if self._names == ["txt"]:
-            row = self._source.member(shard, ordinal)
-            return decode_caption(self._source.bytes(shard, int(row["text"]), int(row["text_bytes"])))
+        return self._fields.draw(self._members(shard, ordinal), position)
 
-        members = self._source.members(shard, ordinal)
-        first = self._drawn(position)
-        reasons: dict[str, str] = {}
-        for name in (*self._names[first:], *self._names[:first]):
-            try:
-                return decode_caption(_content(members, name))
-            except BadSample as error:
-                reasons[name] = str(error)
+    def all(self, shard: int, ordinal: int) -> list[str]:
+        """Return all captions of a sample."""
+        captions = self._fields.all(self._members(shard, ordinal))
+        return [text for texts in captions.values() for text in texts]
 
-        raise BadSample("; ".join(f"{name}: {reasons[name]}" for name in self._names))
+    def _members(self, shard: int, ordinal: int) -> dict[str, bytes]:
+        if not self._fields.indexed:
+            return self._source.members(shard, ordinal)
 
-    def _drawn(self, position: int) -> int:
-        share = int(hash64(self._seed, _CAPTION, position)) / 2**64
-        return min(int(np.searchsorted(self._bounds, share, side="right")), len(self._names) - 1)
+        row = self._source.member(shard, ordinal)
+        return {"txt": self._source.bytes(shard, int(row["text"]), int(row["text_bytes"]))}
 
 
-def _content(members: Mapping[str, bytes], name: str) -> bytes:
-    if not name.startswith(_JSON):
-        return members.get(name, b"")
+def _captions(members: Mapping[str, bytes], source: CaptionSource) -> list[str]:
+    captions: list[str] = []
+    try:
+        texts = _texts(members, source)
+    except BadSample:
+        return captions
+
+    for text in texts:
+        try:
+            captions.append(decode_caption(text))
+        except BadSample:
+            continue
+    return captions
+
+
+def _first_caption(texts: Sequence[bytes]) -> str:
+    """Return the first of the texts that is a caption."""
+    reason = BadSample("the caption is missing or empty")
+    for text in texts:
+        try:
+            return decode_caption(text)
+        except BadSample as error:
+            reason = error
+    raise reason
+
+
+def _texts(members: Mapping[str, bytes], source: CaptionSource) -> list[bytes]:
+    """Return the texts of a field, usable or not: one, or those of a list."""
+    content = members.get(source.member)
+    if content is None or source.field is None:
+        return [content or b""]
 
     try:
-        field = json.loads(members.get("json", b"{}"))[name.removeprefix(_JSON)]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return b""
+        document: Any = json.loads(content)
+    except (ValueError, RecursionError):
+        raise BadSample(f"the member {source.member} is not JSON") from None
 
-    return field.encode("utf-8", errors="surrogatepass") if isinstance(field, str) else b""
+    fields = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
+    value: Any = fields.get(source.field)
+    values = cast("list[Any]", value) if isinstance(value, list) else [value]
+    return [text.encode("utf-8", errors="surrogatepass") for text in values if isinstance(text, str)]

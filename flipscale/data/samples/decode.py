@@ -1,4 +1,4 @@
-"""Decoding: bytes to pixels and text, with a reason for everything that cannot be used."""
+"""Decoding: bytes to pixels, with a reason for everything that cannot be used."""
 
 from __future__ import annotations
 
@@ -158,22 +158,3 @@ def _resized(
 
     cykooz_resizer.Resizer().resize(source, result, options)
     return np.frombuffer(result.get_buffer(), np.uint8).reshape(size, size, 3)
-
-
-def decode_caption(data: bytes) -> str:
-    """Return the text of a caption.
-
-    Raises:
-        BadSample: If the caption is missing, blank or not UTF-8.
-    """
-    if not data:
-        raise BadSample("the caption is missing or empty")
-
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise BadSample("the caption is not UTF-8") from None
-
-    if not text.strip():
-        raise BadSample("the caption is blank")
-    return text

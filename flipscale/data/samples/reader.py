@@ -19,7 +19,7 @@ from flipscale.data.order.lanes import Int64s, Samples
 from flipscale.data.order.mixture import Mixture
 from flipscale.data.quarantine import BadRecord, BadSample
 from flipscale.data.samples.augment import DRAWS, random_views
-from flipscale.data.samples.captions import Captions
+from flipscale.data.samples.captions import CaptionFields, Captions
 from flipscale.data.samples.decode import open_image, render
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.text.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ class SampleReader:
         self._lanes = lanes
         self._tokenizer = tokenizer
         self._settings = settings
-        self._captions = Captions(settings.captions, source, lanes.seed)
+        self._captions = Captions(CaptionFields(settings.captions, lanes.seed), source)
         self._bad: set[tuple[int, int]] = set()
 
     def read(self, positions: Int64s, image_size: int | None = None) -> Chunk:
@@ -172,5 +172,5 @@ class SampleReader:
         raise UserError(
             f"all {self._lanes.window_size(int(position[0]))} samples of a window in {record.path} are "
             f"unusable (one of them, {record.key}: {record.reason}); look at them with `flipscale data "
-            "check`, fix or leave out the shard, and start a new run"
+            "check JOB`, fix or leave out the shard, and start a new run"
         )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import logging
 import os
-import tarfile
 import tempfile
 from collections import OrderedDict
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -19,13 +17,13 @@ import numpy as np
 from flipscale.data.quarantine import BadSample
 from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index, Shard
+from flipscale.data.shards.members import members_of_sample
 from flipscale.data.shards.storage import Storage, is_command
-from flipscale.data.shards.tar import DAMAGE, NotATar, key_in_header, open_tar, scan, split_name
+from flipscale.data.shards.tar import NotATar, key_in_header, scan
 from flipscale.errors import UserError
 
 _TABLES = 256  # shards whose members stay in memory, for an index without a members table
-_HEADER = 512  # bytes; also the unit of a tar's layout
-_BEHIND_LAST = 1 << 20  # bytes behind a shard's last image or caption that are searched for other members
+_HEADER = 512  # bytes
 _log = logging.getLogger(__name__)
 
 
@@ -88,28 +86,16 @@ class ShardSource:
         return data
 
     def members(self, shard: int, ordinal: int) -> dict[str, bytes]:
-        """Return all members of a sample by their extension, including those that the index does not know.
-
-        They are between the last known member of the previous sample and the first one of the next sample.
-        """
-        row = self.member(shard, ordinal)
+        """Return all members of a sample by their extension, including those that the index does not know."""
         entry = self._of(shard)
-        start = _end(self.member(shard, ordinal - 1)) if ordinal else 0
-        stop = min(entry.bytes, _end(row) + _BEHIND_LAST)
+        before = self.member(shard, ordinal - 1) if ordinal else None
+        behind = None
         if ordinal + 1 < entry.samples:
             with suppress(BadSample):  # the shard ends before its count
-                stop = _begin(self.member(shard, ordinal + 1)) - _HEADER
+                behind = self.member(shard, ordinal + 1)
 
-        span = io.BytesIO(self.bytes(shard, start, max(stop - start, 0)))
-        members: list[tuple[str, str, int, bytes]] = []
-        with suppress(tarfile.TarError, *DAMAGE), open_tar(span) as tar:
-            for member in tar:
-                if member.isreg() and not member.issparse():
-                    content = span.getbuffer()[member.offset_data : member.offset_data + member.size]
-                    members.append((*split_name(member.name), start + member.offset_data, bytes(content)))
-
-        own = next((key for key, _, offset, _ in members if offset == _begin(row)), None)
-        return {extension: content for key, extension, _, content in reversed(members) if key == own}
+        row = self.member(shard, ordinal)
+        return members_of_sample(partial(self.bytes, shard), row, before, behind, entry.bytes)
 
     def key(self, shard: int, ordinal: int) -> str:
         """Return the key of a sample, from the header of its member; "?" if it cannot be read."""
@@ -207,17 +193,6 @@ class ShardSource:
             )
 
         return scanned.members, scanned.damage or ""
-
-
-def _begin(row: np.ndarray) -> int:
-    """Return the offset of the first known member of a sample."""
-    return min(int(row[name]) for name in ("image", "text", "cls") if row[name])
-
-
-def _end(row: np.ndarray) -> int:
-    """Return the offset of the first header behind the known members of a sample."""
-    ends = (int(row[name]) + int(row[f"{name}_bytes"]) for name in ("image", "text", "cls"))
-    return -(-max(ends) // _HEADER) * _HEADER
 
 
 def _load_table(path: Path) -> tuple[np.ndarray, str] | None:

@@ -110,7 +110,8 @@ def learn_vocab(captions: Iterable[str], size: int, path: Path, *, min_frequency
         words.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normal))
     if not words:
         raise UserError(
-            "no vocabulary can be learned: the captions hold no text; check the shards' .txt entries"
+            "no vocabulary can be learned: the captions hold no text; name their source with --captions, or "
+            "look at the shards with `flipscale data check`"
         )
 
     letters: Counter[str] = Counter()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 
 import pytest
 from support.readers import MAX_PIXELS
-from support.shards import BAD, write_shards
+from support.shards import BAD, Member, encoded, picture, write_shards, write_tar
 
 from flipscale.data.checks.scan import Checking, check_shards
+from flipscale.data.quarantine import BadSample
+from flipscale.data.samples.captions import CaptionFields, Captions
 from flipscale.data.shards.index import Index
 from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.source import ShardSource
+
+IMAGE = encoded(picture(0))
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +54,49 @@ def test_the_limit_on_pixels_is_the_callers(index):
     reports = list(check_shards(paths, Checking(40 * 30 - 1), 1))
     assert all(not report.sides for report in reports)
     assert sum(len(report.bad) for report in reports) == index.samples
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_clean_shards_hold_a_second_image_of_a_key(tmp_path, place):
+    """In a set with KEY.jpg and KEY.png, the captions belong to one of them; its json may be anywhere."""
+    image, other = encoded(picture(0)), encoded(picture(1), "PNG")
+    members: list[Member] = []
+    for n in range(8):
+        sample = [(f"{n}.jpg", image), (f"{n}.png", other), (f"{n}.txt", b"a cat")]
+        sample.insert(place, (f"{n}.json", json.dumps({"a": f"caption {n}"}).encode()))
+        members += sample
+    path = str(write_tar(tmp_path / "0.tar", members))
+
+    for captions in ({"txt": 1.0}, {"json.a": 1.0}, {"txt": 1.0, "json.a": 1.0}):
+        clean = tmp_path / "-".join(captions)
+        clean.mkdir()
+        checking = Checking(MAX_PIXELS, clean, captions=captions)
+        (report,) = check_shards([path], checking, 1)
+        assert report.written == 8
+        (again,) = check_shards([str(clean / "000000.tar")], checking, 1)
+        assert (again.samples, again.bad, again.repeated_keys) == (8, [], [])
+
+
+def test_captions_are_those_that_training_reads(tmp_path):
+    """A check of txt would call all of them unusable."""
+    samples = [
+        [("0.jpg", IMAGE), ("0.json", b'{"caption": "a red cat"}')],
+        [("1.jpg", IMAGE), ("1.json", b'{"caption": ""}'), ("1.alt.txt", b"a cat")],
+        [("2.jpg", IMAGE), ("2.json", b"{}")],
+        [("3.syn.json", b'{"texts": ["", "a blue dog", "a dog"]}'), ("3.jpg", IMAGE)],
+    ]
+    path = write_tar(tmp_path / "0.tar", [member for sample in samples for member in sample])
+    captions = {"json.caption": 1.0, "alt.txt": 1.0, "syn.json.texts": 1.0, "json.captoin": 1.0}
+    (report,) = check_shards([str(path)], Checking(MAX_PIXELS, captions=captions), 1)
+    assert report.captions == {"json.caption": 1, "alt.txt": 1, "syn.json.texts": 1, "json.captoin": 0}
+    assert [record.ordinal for record in report.bad] == [2]
+
+    source = ShardSource(build_index(str(path), tmp_path / "index"))
+    reader = Captions(CaptionFields(captions), source)
+    for ordinal in range(4):
+        if ordinal == 2:
+            with pytest.raises(BadSample) as caught:
+                reader.caption(0, ordinal, 0)
+            assert report.bad[0].reason == str(caught.value)
+        else:
+            assert reader.caption(0, ordinal, 0) in ("a red cat", "a cat", "a blue dog", "a dog")

@@ -1,0 +1,83 @@
+"""The training set that a command on data reads: shards and the sources of their captions, or a job's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flipscale.errors import UserError
+
+if TYPE_CHECKING:
+    from flipscale.data.shards.storage import Storage
+
+ShardsOrJob = Annotated[
+    str,
+    typer.Argument(
+        metavar="SHARDS|JOB",
+        help="Shards by brace expansion, or a job file (.yaml) that names them.",
+        show_default=False,
+    ),
+]
+CaptionNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Source of the captions, such as json.caption; may be repeated. Default: the job's, or txt.",
+        show_default=False,
+    ),
+]
+
+_JOB_FILES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Shards, and how a job reads them."""
+
+    pattern: str
+    captions: Mapping[str, float]
+    """Weight of each source of captions."""
+    max_image_pixels: int
+    storage: Storage
+
+
+def read_training_set(
+    shards: str, captions: Sequence[str] | None, allow_pipe: Sequence[str] | None
+) -> TrainingSet:
+    """Return the training set of a command.
+
+    Args:
+        shards: The shards' pattern, or the path of a job file.
+        captions: Sources of captions that replace the job's.
+        allow_pipe: Commands that shards may run, in addition to the job's.
+
+    Raises:
+        UserError: If the job cannot be read, or a source has no possible name.
+    """
+    from flipscale.config import Data, TokenizerSource, load_job
+    from flipscale.data.shards.storage import Storage
+
+    if shards.endswith(_JOB_FILES):
+        data = load_job(Path(shards)).data
+    else:
+        data = Data.model_construct(train=shards, tokenizer=TokenizerSource(kind="clip_bpe"))
+
+    return TrainingSet(
+        data.train,
+        _sources(captions) if captions else data.captions,
+        data.max_image_pixels,
+        Storage((*data.allow_pipe, *(allow_pipe or ()))),
+    )
+
+
+def _sources(names: Sequence[str]) -> dict[str, float]:
+    from flipscale.config import parse_caption_source
+
+    try:
+        return {parse_caption_source(name).name: 1.0 for name in names}
+    except ValueError as error:
+        raise UserError(f"--captions: {error}") from None
