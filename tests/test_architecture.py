@@ -18,7 +18,7 @@ PACKAGE = ROOT / "flipscale"
 
 FLOORS = (
     ("errors",),
-    ("files",),
+    ("files", "processes"),
     ("jsonl", "formatting"),
     ("slurm", "third_party"),
     ("order_digest",),

@@ -29,10 +29,16 @@ def cancel(run: Run) -> None:
         print(f"Slurm job {job_ids(jobs)} is cancelled{rest}")
         return
 
-    signalled = terminate_processes(status)
+    signalled = terminate_processes(directory, status)
     if signalled.pids:
         pids = ", ".join(map(str, signalled.pids))
         print(f"process {pids} received SIGTERM, and saves before it ends")
-    if signalled.elsewhere or not signalled.pids:
+    if signalled.unproven:
+        pids = ", ".join(map(str, signalled.unproven))
+        print(
+            f"process {pids} was sent no signal: it has ended, or it is not the one of the run's heartbeats; "
+            "the STOP file ends a training after its step"
+        )
+    if signalled.elsewhere or not (signalled.pids or signalled.unproven):
         nodes = ", ".join(signalled.elsewhere) or "another machine"
         print(f"what runs on {nodes} cannot be signalled from here; the STOP file ends it after its step")

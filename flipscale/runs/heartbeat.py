@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flipscale.errors import Reason
+from flipscale.processes import ProcessMark
 
 BEAT_SECONDS = 5.0
 """Seconds between two heartbeats of a process."""
@@ -39,6 +40,10 @@ class Heartbeat:
             hang. Empty without a failure.
         message: The failure as a sentence; empty without a failure.
         suspects: The nodes that a failure is blamed on.
+        boot: Id of the node's boot; this and the next two fields, with `pid`, are the process's mark. Empty
+            if an older version wrote the heartbeat.
+        ticks: Start of the process, in clock ticks since the boot.
+        command: Digest of the command line of the process.
     """
 
     attempt: str
@@ -53,6 +58,14 @@ class Heartbeat:
     kind: Reason | Literal[""] = ""
     message: str = ""
     suspects: tuple[str, ...] = ()
+    boot: str = ""
+    ticks: int = 0
+    command: str = ""
+
+    @property
+    def mark(self) -> ProcessMark:
+        """The mark of the process, by which its node recognises it."""
+        return ProcessMark(self.pid, self.boot, self.ticks, self.command)
 
     @property
     def age(self) -> float:
@@ -72,7 +85,7 @@ def write_heartbeat(run: Path, beat: Heartbeat) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    path = run / DIRECTORY / beat.attempt / f"rank_{beat.rank:05d}.json"
+    path = attempt_directory(run, beat.attempt) / f"rank_{beat.rank:05d}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(asdict(beat)))
@@ -92,8 +105,11 @@ def read_heartbeats(run: Path, attempt: str | None = None) -> list[Heartbeat]:
             return []
         attempt = attempts[-1].name
 
+    if Path(attempt).name != attempt:  # from a damaged or foreign segment.json: it does not name a start
+        return []
+
     beats: list[Heartbeat] = []
-    for path in sorted((run / DIRECTORY / attempt).glob("rank_*.json")):
+    for path in sorted(attempt_directory(run, attempt).glob("rank_*.json")):
         try:
             record: dict[str, Any] = json.loads(path.read_text())
             record["suspects"] = tuple(record.get("suspects", ()))
@@ -101,6 +117,11 @@ def read_heartbeats(run: Path, attempt: str | None = None) -> list[Heartbeat]:
         except (OSError, ValueError, TypeError):
             continue  # removed since the directory was read, or written by another version
     return beats
+
+
+def attempt_directory(run: Path, attempt: str) -> Path:
+    """Return the directory of a start's heartbeats; each of its processes keeps it open while it trains."""
+    return run / DIRECTORY / attempt
 
 
 def forget_old_attempts(run: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flipscale.config import Job
 from flipscale.runs.directory import RunDirectory, recorded_job
+from flipscale.runs.heartbeat import Heartbeat, read_heartbeats
 from flipscale.runs.ledger import LedgerLine, read_open_segment, tail_ledger
 from flipscale.runs.manifest import committed_checkpoints
 from flipscale.runs.metrics import MetricsLine, tail_metrics
@@ -45,6 +46,8 @@ class RunFiles:
         now: The moment, in seconds since 1970.
         ledger: The closed segments, oldest first.
         open_segment: The segment under way, unless the ledger has closed it.
+        heartbeats: The last heartbeats of the open segment's processes, by rank; of the newest start if
+            there are none.
         submissions: The submitted jobs, oldest first.
         metrics: The last lines of metrics.jsonl.
         checkpoint: The newest committed checkpoint.
@@ -59,6 +62,7 @@ class RunFiles:
     now: float
     ledger: Sequence[LedgerLine]
     open_segment: LedgerLine | None
+    heartbeats: Sequence[Heartbeat]
     submissions: Sequence[RecordedJob]
     metrics: Sequence[MetricsLine]
     checkpoint: CheckpointStatus | None
@@ -114,12 +118,14 @@ def read_files(run: RunDirectory) -> RunFiles:
     if open_segment is not None and open_segment.segment <= closed:
         open_segment = None
 
+    attempt = open_segment.attempt if open_segment else ""
     quarantined, estimated = _quarantined(run.quarantine)
     return RunFiles(
         run=run,
         job=recorded_job(run),
         ledger=ledger,
         open_segment=open_segment,
+        heartbeats=(attempt and read_heartbeats(run.path, attempt)) or read_heartbeats(run.path),
         submissions=tail_submissions(run, _LISTS_TAIL),
         metrics=tail_metrics(run.path, _METRICS_TAIL),
         checkpoint=_newest_checkpoint(run),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,11 @@ from flipscale.config import Job, Site
 from flipscale.errors import UserError
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.batch_script import environment, python_command, tasks_per_node
+from flipscale.processes import send_if
 
 CONTROLLER_LOG = "controller.log"
 """The log of submitit's controller, in the folder of the executor."""
+_CONTROLLER = "submitit.local._local"
 
 
 class DetachedExecutor(LocalExecutor):
@@ -57,7 +60,7 @@ class DetachedExecutor(LocalExecutor):
 
         with open(self.folder / CONTROLLER_LOG, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "submitit.local._local", str(self.folder)],
+                [sys.executable, "-m", _CONTROLLER, str(self.folder)],
                 env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -96,4 +99,17 @@ def controller_lives(pid: str, folder: Path) -> bool:
         command = Path(f"/proc/{int(pid)}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return False
-    return b"submitit.local._local" in command and str(folder).encode() in command
+    return command[1:4] == [b"-m", _CONTROLLER.encode(), str(folder).encode()]
+
+
+def end_controller(pid: str, folder: Path) -> bool:
+    """Send SIGTERM to the controller with this pid; return whether it runs.
+
+    Args:
+        pid: The pid as submissions.jsonl records it.
+        folder: The executor's folder.
+
+    Raises:
+        PermissionError: If the controller belongs to another user.
+    """
+    return send_if(lambda: controller_lives(pid, folder), int(pid), signal.SIGTERM)

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from flipscale.config import Hang
 from flipscale.distributed.world import World
+from flipscale.processes import own_mark
 from flipscale.runs.failures import Failure, verdict
 from flipscale.runs.heartbeat import (
     BEAT_SECONDS,
     Heartbeat,
     ProcessState,
+    attempt_directory,
     forget_old_attempts,
     read_heartbeats,
     write_heartbeat,
@@ -68,6 +70,8 @@ class Watchdog:
         self._steps: deque[float] = deque(maxlen=20)
         self._last_step = time.monotonic()
         self._next_beat = 0.0
+        self._mark = own_mark()
+        self._held: int | None = None
 
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -84,6 +88,7 @@ class Watchdog:
             forget_old_attempts(self._run)
 
         self._beat()
+        self._hold_attempt()
         self._thread.start()
 
     def step(self, samples_seen: int) -> None:
@@ -128,6 +133,10 @@ class Watchdog:
         self._state = state
         self._beat(failure)
 
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
+
     def cause_of(self, own: Failure) -> Failure:
         """Return the cause of this process's failure, as the last signs of all processes show it."""
         return verdict(own, read_heartbeats(self._run, self._attempt))
@@ -139,6 +148,11 @@ class Watchdog:
             return self._limits.start
 
         return max(self._limits.least, self._limits.factor * max(self._steps, default=self._limits.start))
+
+    def _hold_attempt(self) -> None:
+        """Keep the directory of the heartbeats open: it shows that this process trains in this run."""
+        with suppress(OSError):
+            self._held = os.open(attempt_directory(self._run, self._attempt), os.O_RDONLY | os.O_DIRECTORY)
 
     def _watch(self) -> None:
         while not self._closed.wait(_LOOK_SECONDS):
@@ -188,7 +202,7 @@ class Watchdog:
             rank=self._world.rank,
             world_size=self._world.size,
             node=self._world.place.node,
-            pid=os.getpid(),
+            pid=self._mark.pid,
             state=self._state,
             samples_seen=self._samples,
             step_seconds=round(max(self._steps, default=0.0), 4),
@@ -196,6 +210,9 @@ class Watchdog:
             kind=failure.kind if failure else "",
             message=failure.message if failure else "",
             suspects=failure.suspects if failure else (),
+            boot=self._mark.boot,
+            ticks=self._mark.ticks,
+            command=self._mark.command,
         )
 
         # A full or slow disk must not end a healthy training.

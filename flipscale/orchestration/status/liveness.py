@@ -11,7 +11,7 @@ import psutil
 
 from flipscale.distributed.placement import read_placement
 from flipscale.errors import UserError
-from flipscale.runs.heartbeat import BEAT_SECONDS, Heartbeat, read_heartbeats
+from flipscale.runs.heartbeat import BEAT_SECONDS, Heartbeat
 from flipscale.runs.ledger import LedgerLine
 from flipscale.runs.submissions import RecordedJob
 from flipscale.slurm import JobState, SlurmError, query_accounting, query_queue
@@ -21,7 +21,8 @@ _SILENT_SECONDS = 12 * BEAT_SECONDS
 _SILENT_STEPS = 10
 UNKNOWN = "UNKNOWN"  # state of a job if Slurm could not be asked
 _CLOCK_SLACK = 2.0  # seconds; process times count from the boot, in ticks
-_ENDED = ("stopped", "done", "failed")
+ENDED_STATES = ("stopped", "done", "failed")
+"""States of a last heartbeat: the process says that it ends."""
 _JOBS_ASKED_FOR = 10  # the newest submissions: a running job and its successor are among them
 
 
@@ -48,7 +49,7 @@ class ProcessStatus:
     @property
     def ended(self) -> bool:
         """Whether its last heartbeat said that it ends."""
-        return self.state in _ENDED
+        return self.state in ENDED_STATES
 
     @property
     def alive(self) -> bool:
@@ -128,15 +129,14 @@ class SlurmView:
         return self._answer
 
 
-def processes_of(run: Path, attempt: str | None, now: float) -> tuple[ProcessStatus, ...]:
+def processes_of(beats: Sequence[Heartbeat], now: float) -> tuple[ProcessStatus, ...]:
     """Return the processes of a start that ever wrote a heartbeat, by rank.
 
     Args:
-        run: The run directory.
-        attempt: Name of the start; None for the newest one.
+        beats: The last heartbeats of the start.
         now: The current time, in seconds since 1970.
     """
-    return tuple(_process(beat, now) for beat in read_heartbeats(run, attempt))
+    return tuple(_process(beat, now) for beat in beats)
 
 
 def slurm_jobs_of(
@@ -177,19 +177,18 @@ def jobs_of(
     return tuple(live or jobs[:1])
 
 
-def process_exists(pid: int, begun_before: float | None = None) -> bool:
-    """Return whether this machine runs a process, and not a later one with the same number.
+def process_exists(beat: Heartbeat) -> bool:
+    """Return whether this machine runs the process of a heartbeat, and not a later one with its number."""
+    if beat.boot:
+        return beat.mark.lives
 
-    Args:
-        pid: Number of the process.
-        begun_before: Time by which it had begun, in seconds since 1970; None if unknown.
-    """
+    # An older version wrote the heartbeat: all that is known is that the process had begun by then.
     try:
-        process = psutil.Process(pid)
+        process = psutil.Process(beat.pid)
         if process.status() == psutil.STATUS_ZOMBIE:  # ended, but its parent has not waited for it
             return False
-        return begun_before is None or process.create_time() <= begun_before + _CLOCK_SLACK
-    except psutil.NoSuchProcess:
+        return process.create_time() <= beat.time + _CLOCK_SLACK
+    except (psutil.NoSuchProcess, ValueError):
         return False
     except psutil.Error:
         return True  # it exists, but may not be inspected
@@ -202,7 +201,7 @@ def here() -> str:
 
 def _process(beat: Heartbeat, now: float) -> ProcessStatus:
     age = max(0.0, now - beat.time)
-    gone = beat.node == here() and not process_exists(beat.pid, beat.time)
+    gone = beat.node == here() and not process_exists(beat)
     patience = max(_SILENT_SECONDS, _SILENT_STEPS * beat.step_seconds)
 
     return ProcessStatus(
@@ -211,7 +210,7 @@ def _process(beat: Heartbeat, now: float) -> ProcessStatus:
         beat.pid,
         beat.state,
         round(age, 1),
-        beat.state not in _ENDED and (gone or age > patience),
+        beat.state not in ENDED_STATES and (gone or age > patience),
         gone,
         beat.samples_seen,
         beat.kind,

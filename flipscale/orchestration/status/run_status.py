@@ -152,7 +152,7 @@ def read_statuses(paths: Sequence[Path], slurm: SlurmView) -> tuple[list[RunStat
 
 def _status(files: RunFiles, answer: SlurmAnswer) -> RunStatus:
     open_segment = files.open_segment
-    processes = _newest_processes(files)
+    processes = processes_of(files.heartbeats, files.now)
     jobs: tuple[JobStatus, ...] = ()
     if not files.spent:
         slurm_ids, _ = slurm_jobs_of(files.submissions, open_segment)
@@ -195,14 +195,6 @@ def _status(files: RunFiles, answer: SlurmAnswer) -> RunStatus:
         quarantined_is_estimate=files.quarantined_is_estimate,
         stop_requested=files.stop_requested,
     )
-
-
-def _newest_processes(files: RunFiles) -> tuple[ProcessStatus, ...]:
-    """Return the processes of the open segment, or of the newest start if none of them wrote a heartbeat."""
-    attempt = files.open_segment.attempt if files.open_segment else ""
-    if attempt and (fresh := processes_of(files.run.path, attempt, files.now)):
-        return fresh
-    return processes_of(files.run.path, None, files.now)
 
 
 def _evidence(files: RunFiles, jobs: Sequence[JobStatus], processes: Sequence[ProcessStatus]) -> Evidence:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flipscale.errors import RunError, UserError
-from flipscale.orchestration.status.liveness import UNKNOWN, JobStatus, SlurmView, here
+from flipscale.orchestration.status.liveness import ENDED_STATES, UNKNOWN, JobStatus, SlurmView, here
 from flipscale.orchestration.status.outlook import continues_by_itself
 from flipscale.orchestration.status.run_status import RunStatus, read_status
 from flipscale.runs.directory import RunDirectory
+from flipscale.runs.heartbeat import Heartbeat, attempt_directory
+from flipscale.runs.snapshot import read_files
 from flipscale.slurm import SlurmError, run_slurm
 
 _LOOK_SECONDS = 1.0
@@ -21,10 +22,17 @@ _ASK_SLURM_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Signalled:
-    """The processes of a run that were sent SIGTERM, and where others are."""
+    """The processes of a run that were sent SIGTERM, and where others are.
+
+    Attributes:
+        pids: The processes of this machine that were sent the signal.
+        unproven: Those that it does not run, or not with the start and the command of their heartbeats.
+        elsewhere: Nodes whose processes cannot be signalled from here.
+    """
 
     pids: list[int]
-    elsewhere: list[str]  # nodes whose processes cannot be signalled from here
+    unproven: list[int]
+    elsewhere: list[str]
 
 
 def may_run(status: RunStatus) -> bool:
@@ -84,19 +92,28 @@ def cancel_all(run: RunDirectory, status: RunStatus) -> list[JobStatus]:
     return jobs
 
 
-def terminate_processes(status: RunStatus) -> Signalled:
+def terminate_processes(run: RunDirectory, status: RunStatus) -> Signalled:
     """Send SIGTERM to the run's processes on this machine.
+
+    A number by itself proves nothing: a process is signalled if its start and its command are those of its
+    heartbeat, and if it has the directory of the heartbeats open.
 
     Raises:
         UserError: If a process belongs to another user.
     """
-    local = [int(job.job_id) for job in status.jobs if job.cluster == "local" and job.live]
-    running = [process for process in status.processes if not process.ended and not process.gone]
-    pids = local + [process.pid for process in running if process.node == here()]
+    from flipscale.orchestration.cluster.local_executor import end_controller  # here: it imports submitit
 
+    controllers = [job.job_id for job in status.jobs if job.cluster == "local" and job.live]
+    beats = [beat for beat in read_files(run).heartbeats if beat.state not in ENDED_STATES]
+    own = [beat for beat in beats if beat.node == here()]
+    logs = run.path / "logs"
+
+    sent = [int(pid) for pid in controllers if _sent(pid, lambda pid=pid: end_controller(pid, logs))]
+    sent += [beat.pid for beat in own if _sent(beat.pid, lambda beat=beat: _terminate(run, beat))]
     return Signalled(
-        pids=[pid for pid in dict.fromkeys(pids) if _terminate(pid)],
-        elsewhere=sorted({process.node for process in running if process.node != here()}),
+        pids=sent,
+        unproven=[beat.pid for beat in own if beat.pid not in sent],
+        elsewhere=sorted({beat.node for beat in beats if beat.node != here()}),
     )
 
 
@@ -131,15 +148,14 @@ def _cancel(run: RunDirectory, jobs: Sequence[JobStatus], *options: str) -> None
         ) from None
 
 
-def _terminate(pid: int) -> bool:
-    """Send SIGTERM; returns False if the process has ended since."""
+def _terminate(run: RunDirectory, beat: Heartbeat) -> bool:
+    return beat.mark.send(signal.SIGTERM, holds=attempt_directory(run.path, beat.attempt))
+
+
+def _sent(pid: int | str, send: Callable[[], bool]) -> bool:
     try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return False
+        return send()
     except PermissionError:
         raise UserError(
             f"process {pid} belongs to another user; the STOP file ends it after its step"
         ) from None
-
-    return True

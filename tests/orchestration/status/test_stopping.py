@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+from support.run_in_files import RunInFiles
+from support.status_times import ago, utc
 from support.time_limits import wait_until
 
 from flipscale.cli.cancel import cancel
 from flipscale.cli.stop import stop
 from flipscale.errors import RunError, UserError
+from flipscale.orchestration.cluster.local_executor import end_controller
 from flipscale.orchestration.status.liveness import SlurmView, here
 from flipscale.orchestration.status.run_status import read_status
+from flipscale.processes import mark_of
 
 LONG_PHASE = {"name": "masked", "samples": 800_000, "mask_ratio": 0.5, "batch_size": 16, "base_lr": 0.02}
-# Says when it listens, and ends with 75 on SIGTERM, as training does.
+# Trains in the run that its argument names, as far as an observer sees, and ends with 75 on SIGTERM.
 LISTENER = """
 import signal, sys
+from pathlib import Path
+import torch
+from flipscale.config import Hang
+from flipscale.distributed.placement import Placement
+from flipscale.distributed.world import World
+from flipscale.orchestration.segments.watchdog import Watchdog
+from flipscale.orchestration.status.liveness import here
+
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+world = World(0, 2, 0, 1, torch.device("cpu"), Placement(node=here()))
+Watchdog(Path(sys.argv[1]), world, "here.1", Hang(), lambda failure: None).start(0)
 print("listening", flush=True)
 signal.pause()
 """
@@ -98,33 +119,88 @@ def test_slurm_that_does_not_answer(run, slurm):
     assert (run.path / "STOP").exists()
 
 
+@contextmanager
+def listener(run: RunInFiles) -> Iterator[subprocess.Popen[str]]:
+    """A process that an observer takes for rank 0 of the run's open segment."""
+    run.open_segment(started=utc(ago(0)), attempt="here.1")
+    command = [sys.executable, "-c", LISTENER, str(run.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "listening\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def change_beat(run: RunInFiles, **fields: Any) -> None:
+    path = run.path / "heartbeats/here.1/rank_00000.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
 def test_processes_of_this_machine_are_signalled(run, capsys):
-    process = subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "listening\n"
-    run.open_segment(started="2026-01-01T00:00:00+00:00", attempt="here.1")
-    run.beat(0, "training", at=time.time(), attempt="here.1", node=here(), pid=process.pid)
-    run.beat(1, "training", at=time.time(), attempt="here.1", node="elsewhere")
-    cancel(run.path)
-    assert process.wait(timeout=30) == 75
+    with listener(run) as process:
+        run.beat(1, "training", at=time.time(), attempt="here.1", node="elsewhere")
+        cancel(run.path)
+        assert process.wait(timeout=30) == 75
     printed = capsys.readouterr().out
     assert f"process {process.pid} received SIGTERM" in printed
     assert "what runs on elsewhere cannot be signalled from here" in printed
-    beats = json.loads((run.path / "heartbeats/here.1/rank_00000.json").read_text())
-    assert beats["pid"] == process.pid
     assert [process.gone for process in read_status(run.path, SlurmView()).processes] == [True, False]
 
 
-def test_a_number_that_another_process_got_is_not_signalled(run, capsys):
-    with subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "listening\n"
-        run.open_segment(started="2026-01-01T00:00:00+00:00", attempt="here.1")
-        run.beat(0, "training", at=time.time() - 3600, attempt="here.1", node=here(), pid=process.pid)
+def test_an_innocent_process_with_the_number_of_an_old_heartbeat_is_not_signalled(run, capsys):
+    """It had begun before the heartbeat, as in another container of this machine."""
+    with subprocess.Popen(["sleep", "600"]) as innocent:
+        mark = mark_of(innocent.pid)
+        assert mark is not None
+        run.open_segment(started=utc(ago(0)), attempt="here.1")
         run.beat(1, "training", at=time.time(), attempt="here.1", node="elsewhere")
+
+        for fields in ({}, asdict(mark)):  # of an older version; with a mark that somebody forged
+            fields = {"node": here(), "pid": innocent.pid, **fields}
+            run.beat(0, "training", at=time.time() + 1, attempt="here.1", **fields)
+            cancel(run.path)
+            assert innocent.poll() is None
+            assert f"process {innocent.pid} was sent no signal" in capsys.readouterr().out
+        innocent.kill()
+
+
+@pytest.mark.parametrize("field", ["pid", "boot", "ticks", "command", "directory"])
+def test_a_process_is_signalled_only_if_everything_agrees(run, field):
+    with listener(run) as process, subprocess.Popen(["sleep", "600"]) as other:
+        run.beat(1, "training", at=time.time(), attempt="here.1", node="elsewhere")
+        others = {"pid": other.pid, "boot": "another", "ticks": 1, "command": "0123456789abcdef"}
+        if field == "directory":  # a copy of the run: its heartbeats describe the process of the original
+            (run.path / "heartbeats/here.1").rename(run.path / "moved")
+            shutil.copytree(run.path / "moved", run.path / "heartbeats/here.1")
+        else:
+            change_beat(run, **{field: others[field]})
         cancel(run.path)
         assert process.poll() is None
+        assert other.poll() is None
+        other.kill()
+
+
+def test_a_process_that_has_ended_is_not_signalled():
+    with subprocess.Popen(["sleep", "600"]) as process:
+        mark = mark_of(process.pid)
+        assert mark is not None
+        assert mark.lives
         process.kill()
+        assert not mark.send(signal.SIGTERM, Path("/"))
+    assert not mark.lives
+    assert not replace(mark, pid=2**40).send(signal.SIGTERM, Path("/"))
+
+
+@pytest.mark.parametrize("words", [["sleep", "600"], [sys.executable, "-m", "http.server", "0"]])
+def test_a_controllers_number_that_another_process_got_is_not_signalled(run, words):
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as innocent:
+        run.submitted(str(innocent.pid), cluster="local")
+        assert not end_controller(str(innocent.pid), run.path / "logs")
+        cancel(run.path)
+        assert innocent.poll() is None
+        innocent.kill()
 
 
 def test_path_that_is_not_a_run_is_refused(tmp_path):
