@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flipscale.data.quarantine import BadSample
+from flipscale.data.shards.tar import check_size
 from flipscale.data.text.caption import decode_captions
 from flipscale.errors import UserError
 
@@ -33,8 +34,10 @@ class ShardMember:
         """Return the content.
 
         Raises:
+            BadSample: If it is too large for an image.
             UserError: If the shard cannot be read up to the end of the member.
         """
+        check_size("image", self.size)
         try:
             with open(self.shard, "rb") as file:
                 file.seek(self.offset)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from flipscale.data.quarantine import BadSample
 from flipscale.data.shards.index import expand_shards
-from flipscale.data.shards.tar import IMAGE_EXTENSIONS, split_name
+from flipscale.data.shards.tar import IMAGE_EXTENSIONS, check_size, kind_of, split_name
+from flipscale.data.shards.tar_members import TarDamage, read_members
 from flipscale.errors import UserError
 from flipscale.evaluation.samples import RawSample, ShardMember, incomplete_shard
 from flipscale.evaluation.set_types import SampleSource, SetType
@@ -32,7 +33,7 @@ def read_shards(pattern: str) -> Iterator[RawSample]:
     for path in existing_shards(pattern):
         try:
             yield from _read_shard(path)
-        except (tarfile.TarError, OSError) as error:
+        except (TarDamage, BadSample, OSError) as error:
             raise incomplete_shard(path, error) from error
 
 
@@ -126,24 +127,18 @@ class _Members:
 
 def _members(path: str) -> Iterator[tuple[str, str, bytes | ShardMember]]:
     """Yield (key, extension, content) of the image, label and caption members; images are not read."""
-    size = os.path.getsize(path)
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
+    with open(path, "rb") as file:
+        for member in read_members(file):
             key, extension = split_name(member.name)
-            if not member.isreg() or extension not in (*IMAGE_EXTENSIONS, *_TARGETS):
+            if not member.is_file or extension not in (*IMAGE_EXTENSIONS, *_TARGETS):
                 continue
-            if member.offset_data + member.size > size:
-                raise tarfile.ReadError("unexpected end of data")
-
             if extension in IMAGE_EXTENSIONS:
-                yield key, extension, ShardMember(path, member.offset_data, member.size)
+                yield key, extension, ShardMember(path, member.offset, member.size)
                 continue
-            content = tar.extractfile(member)
-            assert content is not None
-            yield key, extension, content.read()
 
-        # tarfile takes a damaged header, and a cut between two members, for the end of the archive.
-        with open(path, "rb") as file:
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("no end-of-archive mark where the members end")
+            check_size(kind_of(extension), member.size)
+            file.seek(member.offset)
+            content = file.read(member.size)
+            if len(content) < member.size:
+                raise TarDamage("unexpected end of data")
+            yield key, extension, content

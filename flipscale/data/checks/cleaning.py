@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from flipscale.data.shards.tar import DAMAGE, Scan, read_members, split_name
+from flipscale.data.shards.tar import Scan, split_name
+from flipscale.data.shards.tar_members import TarDamage, read_members
 
 
 class _Member(NamedTuple):
@@ -93,12 +94,11 @@ def _members_of_samples(file: BinaryIO, scanned: Scan, wanted: Set[int]) -> Iter
 
 
 def _whole_members(file: BinaryIO) -> list[_Member]:
-    size = file.seek(0, os.SEEK_END)
     members: list[_Member] = []
-    with suppress(*DAMAGE):  # the members before the damage are whole
+    with suppress(TarDamage):  # the members before the damage are whole
         for member in read_members(file):
-            if member.isreg() and not member.issparse() and member.offset_data + member.size <= size:
+            if member.is_file:
                 key, extension = split_name(member.name)
-                members.append(_Member(key, extension, member.offset_data, member.size))
+                members.append(_Member(key, extension, member.offset, member.size))
 
     return members

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,9 +19,10 @@ from flipscale.data.quarantine import BadRecord, BadSample
 from flipscale.data.samples.augment import View
 from flipscale.data.samples.captions import CaptionFields
 from flipscale.data.samples.decode import open_image, render
-from flipscale.data.shards.members import members_of_sample
+from flipscale.data.shards.members import SampleMembers, members_of_sample
 from flipscale.data.shards.storage import Storage
-from flipscale.data.shards.tar import DAMAGE, NotATar, Scan, read_members, scan
+from flipscale.data.shards.tar import NotATar, Scan, check_size, scan
+from flipscale.data.shards.tar_members import Member, TarDamage, read_members
 from flipscale.errors import UserError
 
 _ARCHIVES = (".tar", ".tgz", ".gz", ".zip", ".bz2", ".xz", ".zst")
@@ -122,13 +122,12 @@ def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None
             report.repeated_keys.append(key)
         seen.add(key)
 
-        image = _content(file, row, "image")
-        if image:
-            report.hashes[ordinal, 1] = _hash(image)
-
         members = _caption_members(file, scanned, ordinal, fields)
         report.captions.update(name for name, texts in fields.all(members).items() if texts)
         try:
+            image = _content(file, row, "image")
+            if image:
+                report.hashes[ordinal, 1] = _hash(image)
             caption = fields.draw(members, 0)
             side = _shorter_side(image, checking.max_image_pixels)
         except BadSample as error:
@@ -144,11 +143,11 @@ def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None
         report.written = write_clean(file, scanned, list(good.values()), clean)
 
 
-def _caption_members(file: BinaryIO, scanned: Scan, ordinal: int, fields: CaptionFields) -> dict[str, bytes]:
+def _caption_members(file: BinaryIO, scanned: Scan, ordinal: int, fields: CaptionFields) -> SampleMembers:
     """Return the members of a sample that its captions are read from, as training finds them."""
     rows = scanned.members
     if fields.indexed:
-        return {"txt": _content(file, rows[ordinal], "text")}
+        return SampleMembers({"txt": partial(_content, file, rows[ordinal], "text")})
 
     def read(offset: int, size: int) -> bytes:
         file.seek(offset)
@@ -169,8 +168,10 @@ def _shorter_side(data: bytes, max_image_pixels: int) -> int:
 
 
 def _content(file: BinaryIO, row: np.ndarray, name: str) -> bytes:
+    size = int(row[f"{name}_bytes"])
+    check_size({"text": "caption"}.get(name, name), size)
     file.seek(int(row[name]))
-    return file.read(int(row[f"{name}_bytes"]))
+    return file.read(size)
 
 
 def _hash(data: bytes) -> int:
@@ -183,23 +184,23 @@ def _oddities(file: BinaryIO) -> Counter[str]:
     try:
         for member in read_members(file):
             oddities.update(_odd(member))
-    except DAMAGE:
+    except TarDamage:
         pass  # reported with the samples
 
     return oddities
 
 
-def _odd(member: tarfile.TarInfo) -> Iterator[str]:
+def _odd(member: Member) -> Iterator[str]:
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
         yield "names that lead outside"
-    if member.issym() or member.islnk():
+    if member.is_link:
         yield "links"
-    elif not member.isreg() and not member.isdir():
+    elif not member.is_file and not member.is_directory:
         yield "special files"
-    elif member.isreg() and member.size == 0:
+    elif member.is_file and member.size == 0:
         yield "empty members"
     if member.name.lower().endswith(_ARCHIVES):
         yield "archives inside"
-    if member.pax_headers or len(member.name.encode(errors="replace")) > 100:
+    if member.extended or len(member.name.encode(errors="replace")) > 100:
         yield "long names (pax or GNU)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from flipscale.config import CaptionSource, parse_caption_source
 from flipscale.data.order.lanes import hash64
 from flipscale.data.quarantine import BadSample
+from flipscale.data.shards.members import SampleMembers
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.text.caption import decode_caption
 
@@ -104,12 +106,11 @@ class Captions:
         captions = self._fields.all(self._members(shard, ordinal))
         return [text for texts in captions.values() for text in texts]
 
-    def _members(self, shard: int, ordinal: int) -> dict[str, bytes]:
+    def _members(self, shard: int, ordinal: int) -> SampleMembers:
         if not self._fields.indexed:
             return self._source.members(shard, ordinal)
 
-        row = self._source.member(shard, ordinal)
-        return {"txt": self._source.bytes(shard, int(row["text"]), int(row["text_bytes"]))}
+        return SampleMembers({"txt": partial(self._source.content, shard, ordinal, "text")})
 
 
 def _captions(members: Mapping[str, bytes], source: CaptionSource) -> list[str]:

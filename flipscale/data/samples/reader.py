@@ -140,9 +140,8 @@ class SampleReader:
         return bad
 
     def _open(self, shard: int, ordinal: int, position: int) -> tuple[str, Image]:
-        member = self._source.member(shard, ordinal)
         caption = self._captions.caption(shard, ordinal, position)
-        data = self._source.bytes(shard, int(member["image"]), int(member["image_bytes"]))
+        data = self._source.content(shard, ordinal, "image")
 
         return caption, open_image(data, self._settings.max_image_pixels)
 

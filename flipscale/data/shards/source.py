@@ -10,6 +10,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,14 +18,19 @@ import numpy as np
 from flipscale.data.quarantine import BadSample
 from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index, Shard
-from flipscale.data.shards.members import members_of_sample
+from flipscale.data.shards.members import SampleMembers, members_of_sample
 from flipscale.data.shards.storage import Storage, is_command
-from flipscale.data.shards.tar import NotATar, key_in_header, scan
+from flipscale.data.shards.tar import NotATar, check_size, key_in_header, scan
+from flipscale.data.shards.tar_members import BLOCK
 from flipscale.errors import UserError
 
 _TABLES = 256  # shards whose members stay in memory, for an index without a members table
-_HEADER = 512  # bytes
 _log = logging.getLogger(__name__)
+
+Column = Literal["image", "text", "cls"]
+"""The columns of the members table."""
+
+_KINDS: dict[Column, str] = {"image": "image", "text": "caption", "cls": "label"}
 
 
 class ShardSource:
@@ -71,21 +77,40 @@ class ShardSource:
 
         return table[ordinal]
 
+    def content(self, shard: int, ordinal: int, column: Column) -> bytes:
+        """Return the image, caption or label of a sample; nothing if the sample has none.
+
+        Raises:
+            BadSample: If the shard ends before the sample, or the member is too large.
+            DataReadError: If the shard cannot be read, after retries.
+            UserError: If the shard changed since it was indexed.
+        """
+        row = self.member(shard, ordinal)
+        size = int(row[f"{column}_bytes"])
+        check_size(_KINDS[column], size)
+        return self.bytes(shard, int(row[column]), size)
+
     def bytes(self, shard: int, offset: int, size: int) -> bytes:
         """Return part of a shard.
 
         Raises:
             DataReadError: If the shard cannot be read, after retries.
-            UserError: If the shard changed since it was indexed.
+            UserError: If the shard changed since it was indexed, or ends before the part.
         """
         entry = self._of(shard)
+        if offset + size > entry.bytes:
+            raise UserError(
+                f"the index in {self.index.directory} is damaged: it names byte {offset + size} of "
+                f"{entry.path}, which has {entry.bytes}; make it again with `flipscale data index`"
+            )
+
         data = self._read(entry, offset, size)
         if len(data) < size:
             raise UserError(f"{entry.path} became shorter since the index was made; make the index again")
 
         return data
 
-    def members(self, shard: int, ordinal: int) -> dict[str, bytes]:
+    def members(self, shard: int, ordinal: int) -> SampleMembers:
         """Return all members of a sample by their extension, including those that the index does not know."""
         entry = self._of(shard)
         before = self.member(shard, ordinal - 1) if ordinal else None
@@ -101,8 +126,8 @@ class ShardSource:
         """Return the key of a sample, from the header of its member; "?" if it cannot be read."""
         with suppress(BadSample, UserError):
             row = self.member(shard, ordinal)
-            offset = int(row["image"] or row["text"]) - _HEADER
-            key = key_in_header(self.bytes(shard, offset, _HEADER))
+            offset = int(row["image"] or row["text"]) - BLOCK
+            key = key_in_header(self.bytes(shard, offset, BLOCK))
             if key is not None:
                 return key
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeVar
 
 from flipscale.data.shards import remote
+from flipscale.data.shards.range_file import RangeFile
 from flipscale.data.shards.remote import Status
 from flipscale.errors import StoppedEarly
 
@@ -130,7 +131,7 @@ class Storage:
             return open(path, "rb")
 
         size = self.status(path).bytes
-        return io.BufferedReader(_Ranges(lambda at, count: self.read(path, at, count), size), _READ_AHEAD)
+        return io.BufferedReader(RangeFile(lambda at, count: self.read(path, at, count), size), _READ_AHEAD)
 
     def _place(self, path: str) -> Place:
         if not is_remote(path):
@@ -184,36 +185,3 @@ class _LocalFiles:
         if descriptor is not None:
             with suppress(OSError):  # a handle can be stale
                 os.close(descriptor)
-
-
-class _Ranges(io.RawIOBase):
-    """A shard in remote storage as a file with random access."""
-
-    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
-        self._read = read
-        self._size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(base + offset, 0)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        wanted = min(len(buffer), self._size - self._at)
-        if wanted <= 0:
-            return 0
-
-        data = self._read(self._at, wanted)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)

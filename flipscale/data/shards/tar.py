@@ -10,9 +10,15 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from flipscale.data.quarantine import BadSample
+from flipscale.data.shards.tar_members import Member, TarDamage, begins_as_tar, decode_header, read_members
+
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-DAMAGE = (tarfile.ReadError, ValueError, OverflowError, MemoryError)
-"""The errors that a damaged tar causes; tarfile raises the latter three for absurd lengths in a header."""
+
+MAX_BYTES = {"image": 256 << 20, "caption": 1 << 20, "label": 1 << 20}
+"""The most bytes of the members of a sample. Larger ones are not read; the sample is unusable."""
+MAX_OTHER_BYTES = 16 << 20
+"""The most bytes of a member of another kind, such as json."""
 
 FIELDS = dict.fromkeys(IMAGE_EXTENSIONS, 0) | {"txt": 1, "cls": 2}
 """The column of a MEMBER row that each extension belongs to."""
@@ -60,27 +66,13 @@ def scan(file: BinaryIO) -> Scan:
     damage: str | None = None
     try:
         samples.extend(read_samples(file))
-    except DAMAGE as error:
-        if not samples and not _begins_as_tar(file):
+    except TarDamage as error:
+        if not samples and not begins_as_tar(file):
             raise NotATar(str(error)) from None
         damage = f"{error} after {len(samples)} samples"
 
     rows = np.array([sample.row for sample in samples], dtype=MEMBER)
     return Scan([sample.key for sample in samples], rows, damage)
-
-
-def open_tar(file: BinaryIO) -> tarfile.TarFile:
-    """Open an uncompressed tar; names that are not UTF-8 are escaped, so that any file can hold them."""
-    return tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace")
-
-
-def _begins_as_tar(file: BinaryIO) -> bool:
-    file.seek(0)
-    try:
-        with open_tar(file):
-            return True
-    except DAMAGE:
-        return False
 
 
 def read_samples(file: BinaryIO) -> Iterator[Sample]:
@@ -89,73 +81,51 @@ def read_samples(file: BinaryIO) -> Iterator[Sample]:
     The sample of a member that damage cuts is left out, since it may be incomplete.
 
     Raises:
-        tarfile.ReadError: See `read_members`.
+        TarDamage: See `read_members`.
     """
-    current: str | None = None
-    fields: set[int] = set()
-    row = [0] * 6
+    group = _Group()
+    try:
+        for member in read_members(file):
+            yield from group.add(member)
+    except TarDamage as damage:
+        # The key of a member that is cut shows whether the sample before it is whole.
+        if damage.member is not None:
+            yield from group.add(damage.member)
+        raise
 
-    for member in read_members(file):
+    yield from group.close()
+
+
+class _Group:
+    """The consecutive members of one key, up to the first that ends their sample."""
+
+    def __init__(self) -> None:
+        self._key = ""
+        self._fields: set[int] = set()
+        self._row = [0] * 6
+
+    def add(self, member: Member) -> Iterator[Sample]:
+        """Add a member; yield the sample that it ends."""
         key, extension = split_name(member.name)
         field = FIELDS.get(extension)
-        if field is None or not member.isreg() or member.issparse():
-            continue
+        if field is None or not member.is_file:
+            return
 
-        if key != current or field in fields:
-            if current is not None and fields & {0, 1}:
-                yield Sample(current, tuple(row))
-            current = key
-            fields.clear()
-            row = [0] * 6
+        if key != self._key or field in self._fields:
+            yield from self.close()
+            self._key = key
 
-        fields.add(field)
-        row[field] = member.offset_data
-        row[3 + field] = min(member.size, 2**32 - 1)
+        self._fields.add(field)
+        self._row[field] = member.offset
+        self._row[3 + field] = min(max(member.size, 0), 2**32 - 1)
 
-    if current is not None and fields & {0, 1}:
-        yield Sample(current, tuple(row))
+    def close(self) -> Iterator[Sample]:
+        """Yield the sample, if there is an image or a caption, and begin another one."""
+        if self._fields & {0, 1}:
+            yield Sample(self._key, tuple(self._row))
 
-
-def read_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yield a tar's members in order.
-
-    A damaged member is still yielded before the error is raised: its key ends the previous sample.
-
-    Raises:
-        tarfile.ReadError: If the tar is damaged, or does not end as a tar ends.
-    """
-    size = file.seek(0, 2)
-    file.seek(0)
-
-    with open_tar(file) as tar:
-        for member in tar:
-            yield member
-            whole = not member.isreg() or member.issparse() or 0 <= member.size <= size - member.offset_data
-            if not whole:
-                raise tarfile.ReadError("unexpected end of data")
-
-        _check_end(tar)
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """Check that `tar` stopped at its end mark, a block of zeros.
-
-    tarfile itself interprets a header that is cut or overwritten as the end of the archive.
-
-    Raises:
-        tarfile.ReadError: If it stopped elsewhere.
-    """
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    mark = tar.fileobj.read(tarfile.BLOCKSIZE)
-    rest = tar.fileobj.read(1 << 20)
-
-    if len(mark) < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("the end mark is missing")
-    if any(mark):
-        raise tarfile.ReadError(f"no valid header at byte {tar.offset}")
-    if any(rest):
-        raise tarfile.ReadError(f"more data behind the end mark at byte {tar.offset}")
+        self._fields.clear()
+        self._row = [0] * 6
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -172,8 +142,8 @@ def split_name(name: str) -> tuple[str, str]:
 
 def key_in_header(header: bytes) -> str | None:
     """Return the key in a member's 512-byte header, or None if the header does not hold the whole name."""
-    with suppress(tarfile.HeaderError, *DAMAGE):
-        name = tarfile.TarInfo.frombuf(header, "utf-8", "backslashreplace").name
+    with suppress(tarfile.HeaderError, ValueError):
+        name = decode_header(header).name
         field = header[:100].rstrip(b"\0")
 
         # GNU and pax headers cut a long name here, or replace characters beyond ASCII by question marks.
@@ -181,3 +151,25 @@ def key_in_header(header: bytes) -> str | None:
             return split_name(name)[0]
 
     return None
+
+
+def kind_of(extension: str) -> str:
+    """Return the kind of a member: image, caption, label, or its extension."""
+    if extension in IMAGE_EXTENSIONS:
+        return "image"
+    return {"txt": "caption", "cls": "label"}.get(extension, extension)
+
+
+def check_size(kind: str, size: int) -> None:
+    """Check that a member is small enough to be read.
+
+    Args:
+        kind: Its `kind_of`.
+        size: Its bytes.
+
+    Raises:
+        BadSample: If it is not.
+    """
+    limit = MAX_BYTES.get(kind, MAX_OTHER_BYTES)
+    if size > limit:
+        raise BadSample(f"the {kind} has {size} bytes, more than {limit}")
