@@ -1,12 +1,46 @@
-"""Files that are written as a whole, and the check that a file can be written at all."""
+"""Files that are read and written as a whole, and the check that a file can be written at all."""
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from flipscale.errors import UserError
+
+_STORAGE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EREMOTEIO, errno.ESTALE),
+    *(errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
+}
+"""What a file system says for reasons of its own; another error is more likely one of this package."""
+
+
+def storage_problem(error: BaseException) -> str | None:
+    """Return a sentence about an error of the file system; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in _STORAGE:
+        return None
+
+    where = error.filename2 or error.filename or "a file"
+    return (
+        f"{where} cannot be read or written ({os.strerror(error.errno)}); fix the cause and run the same "
+        "command again"
+    )
+
+
+@contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Give an error of the file system the name of its file, which failed writes do not have."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def check_writable(path: Path) -> None:
@@ -34,6 +68,48 @@ def check_writable(path: Path) -> None:
         raise UserError(f"{path} cannot be written ({error.strerror}); name another --out") from None
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file to read. A pipe or a device in its place, which could block, is refused.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `path`.
+        IsADirectoryError: If anything else than a regular file is there; the message says so.
+        OSError: If the file cannot be read.
+    """
+    # Without O_NONBLOCK the call would wait for a writer of a pipe.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise IsADirectoryError(errno.EISDIR, "it is not a regular file", str(path))
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        OSError: As `open_regular` does.
+    """
+    with open_regular(path) as file:
+        return file.read()
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is damaged, so that a person can look at it, and return the new path.
+
+    Raises:
+        OSError: If the directory cannot be written.
+    """
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged{number}")):
+        number += 1
+    os.rename(path, aside)
+    return aside
+
+
 def write_durably(path: Path, text: str) -> None:
     """Replace a file so that after a crash it has either its old or its new content.
 
@@ -44,15 +120,26 @@ def write_durably(path: Path, text: str) -> None:
         text: The new content, which is encoded as UTF-8.
     """
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with naming(path):
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
 
-    # The directory holds the new name only once it is synchronised, too.
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        # The directory holds the new name only once it is synchronised, too.
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Return when the names in a directory are on disk.
+
+    Raises:
+        OSError: If the directory cannot be synchronised.
+    """
+    with naming(path):
+        directory = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "flipscale"
 FLOORS = (
     ("errors",),
     ("files", "processes"),
+    ("documents",),
     ("jsonl", "formatting"),
     ("slurm", "third_party"),
     ("order_digest",),

@@ -14,6 +14,7 @@ import typer
 
 from flipscale.cli.options import expand_options
 from flipscale.errors import RunError, StoppedEarly, UserError
+from flipscale.files import storage_problem
 
 EXIT_FAILED = 1
 EXIT_USER = 2
@@ -69,6 +70,10 @@ def main() -> None:
         _exit(str(stopped), EXIT_STOPPED)
     except RunError as error:
         _exit(f"error: {error}", EXIT_FAILED)
+    except OSError as error:
+        if (problem := storage_problem(error)) is None:
+            raise
+        _exit(f"error: {problem}", EXIT_FAILED)
     except KeyboardInterrupt:
         _exit("interrupted", EXIT_FAILED)
 

@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from flipscale import jsonl
 from flipscale.errors import UserError
@@ -32,8 +35,8 @@ class BadRecord:
         reason: Why the sample cannot be used.
     """
 
-    shard: int
-    ordinal: int
+    shard: Annotated[int, Field(ge=0, lt=1 << 23)]
+    ordinal: Annotated[int, Field(ge=0, lt=1 << 40)]
     path: str
     key: str
     reason: str
@@ -122,7 +125,4 @@ def read_quarantine(path: Path) -> list[BadRecord]:
     Raises:
         UserError: If the file holds other records.
     """
-    try:
-        return [BadRecord(**record) for record in jsonl.read(path)]
-    except TypeError as error:
-        raise UserError(f"{path} is not a quarantine list ({error}); restore it") from None
+    return jsonl.read_as(BadRecord, path)

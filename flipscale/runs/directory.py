@@ -5,6 +5,7 @@ Only training writes into it; `flipscale submit` adds its submissions.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from flipscale.config import Job, dump_job, load_job
 from flipscale.errors import UserError
 from flipscale.files import write_durably
 from flipscale.runs.job_changes import check_same_job
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,20 @@ class RunDirectory:
     def stop_file(self) -> Path:
         """The file that requests a stop while it exists."""
         return self.path / "STOP"
+
+    def forget_stop_request(self) -> None:
+        """Remove the STOP file, or an empty directory of its name. If that fails, the log names it."""
+        try:
+            if self.stop_file.is_dir() and not self.stop_file.is_symlink():
+                self.stop_file.rmdir()
+            else:
+                self.stop_file.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning(
+                "%s cannot be removed (%s); remove it, or the next start stops at once",
+                self.stop_file,
+                error.strerror,
+            )
 
 
 def run_directory(job: Job) -> RunDirectory:

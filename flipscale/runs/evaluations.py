@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flipscale import jsonl
+from flipscale.errors import UserError
 from flipscale.runs.directory import RunDirectory
 
 
@@ -29,7 +30,6 @@ class RecordedEvaluation:
     def from_record(cls, record: Mapping[str, Any]) -> RecordedEvaluation:
         """Read a line, which must have an integer `samples_seen`."""
         samples_seen = record["samples_seen"]
-        assert isinstance(samples_seen, int)
         error = str(record["error"]) if "error" in record else None
         return cls(samples_seen, error, record)
 
@@ -45,11 +45,16 @@ def read_evaluations(run: Path) -> list[RecordedEvaluation]:
     Raises:
         UserError: If a line is damaged.
     """
-    return [RecordedEvaluation.from_record(record) for record in jsonl.read(RunDirectory(run).evaluations)]
+    path = RunDirectory(run).evaluations
+    records = jsonl.read(path)
+    for place, record in enumerate(records, 1):
+        if type(record.get("samples_seen")) is not int:
+            raise UserError(f"{path}, line {place} is damaged: it has no samples_seen; restore the file")
+    return [RecordedEvaluation.from_record(record) for record in records]
 
 
 def scan_evaluations(run: Path) -> Iterator[RecordedEvaluation]:
     """Yield the evaluations that can be read, oldest first; never raises."""
     for record in jsonl.scan(RunDirectory(run).evaluations):
-        if isinstance(record.get("samples_seen"), int):
+        if type(record.get("samples_seen")) is int:
             yield RecordedEvaluation.from_record(record)

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from flipscale.errors import Reason, RunError, StoppedEarly, UserError
+from flipscale.files import storage_problem
 from flipscale.runs.heartbeat import Heartbeat
 
 TRANSIENT: frozenset[Reason] = frozenset(
@@ -62,6 +63,8 @@ def failure_of(error: BaseException) -> Failure:
         isinstance(error, RuntimeError) and _LOST.search(str(error))
     ):
         return Failure("lost_process", f"another process is gone: {message}")
+    if (problem := storage_problem(error)) is not None:
+        return Failure("disk", problem)
     return Failure("code", f"{type(error).__name__}: {message}")
 
 

@@ -8,9 +8,10 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from flipscale.errors import Reason
+from flipscale.documents import read_as
+from flipscale.errors import Reason, UserError
 from flipscale.processes import ProcessMark
 
 BEAT_SECONDS = 5.0
@@ -111,17 +112,20 @@ def read_heartbeats(run: Path, attempt: str | None = None) -> list[Heartbeat]:
     beats: list[Heartbeat] = []
     for path in sorted(attempt_directory(run, attempt).glob("rank_*.json")):
         try:
-            record: dict[str, Any] = json.loads(path.read_text())
-            record["suspects"] = tuple(record.get("suspects", ()))
-            beats.append(Heartbeat(**record))
-        except (OSError, ValueError, TypeError):
-            continue  # removed since the directory was read, or written by another version
+            beats.append(read_as(Heartbeat, path))
+        except (OSError, UserError):
+            continue  # removed since the directory was read, or damaged
     return beats
 
 
 def attempt_directory(run: Path, attempt: str) -> Path:
     """Return the directory of a start's heartbeats; each of its processes keeps it open while it trains."""
     return run / DIRECTORY / attempt
+
+
+def attempt_before(run: Path, current: str) -> str:
+    """Return the name of the newest start other than `current`; an empty string if there is none."""
+    return next((path.name for path in reversed(_attempts(run)) if path.name != current), "")
 
 
 def forget_old_attempts(run: Path) -> None:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
+
+from flipscale.documents import read_as
 from flipscale.errors import UserError
-from flipscale.files import write_durably
+from flipscale.files import read_regular, write_durably
 from flipscale.runs.directory import RunDirectory
+
+_log = logging.getLogger(__name__)
+
+Count = Annotated[int, Field(ge=0, lt=1 << 40)]
 
 
 @dataclass(frozen=True)
@@ -28,9 +39,9 @@ class DataIdentity:
 
     fingerprint: str
     tokenizer: str
-    samples: int
-    shards: tuple[tuple[str, int], ...]
-    sources: tuple[int, ...] | None = None
+    samples: Count
+    shards: tuple[tuple[str, Count], ...]
+    sources: tuple[Count, ...] | None = None
 
 
 def check_identity(run: RunDirectory, identity: DataIdentity, save_tokenizer: Callable[[Path], None]) -> None:
@@ -46,8 +57,7 @@ def check_identity(run: RunDirectory, identity: DataIdentity, save_tokenizer: Ca
     """
     if not run.index.exists():
         # Copy first: if index.json exists, the record must be complete.
-        run.tokenizer.mkdir(exist_ok=True)
-        save_tokenizer(run.tokenizer)
+        _copy_tokenizer(run.tokenizer, save_tokenizer)
         write_durably(run.index, json.dumps(_to_record(identity)))
         return
 
@@ -67,6 +77,7 @@ def check_identity(run: RunDirectory, identity: DataIdentity, save_tokenizer: Ca
             f"the vocabulary is not the one that {run.path} began with; restore it (a copy is in "
             f"{run.tokenizer}), or start a new run with another `output`"
         )
+    _copy_tokenizer(run.tokenizer, save_tokenizer)
 
 
 def read_identity(run: RunDirectory) -> DataIdentity:
@@ -75,18 +86,32 @@ def read_identity(run: RunDirectory) -> DataIdentity:
     Raises:
         UserError: If it is damaged.
     """
+    identity = read_as(DataIdentity, run.index)
+    counted = sum(samples for _, samples in identity.shards)
+    if counted != identity.samples or sum(identity.sources or [len(identity.shards)]) != len(identity.shards):
+        raise UserError(f"{run.index} is damaged (its counts contradict each other); restore it")
+    return identity
+
+
+def _copy_tokenizer(directory: Path, save: Callable[[Path], None]) -> None:
+    """Write the tokenizer's files to the run, unless they are there already. A damaged copy is replaced."""
+    directory.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        save(Path(scratch))
+        for file in sorted(Path(scratch).iterdir()):
+            text = file.read_text(encoding="utf-8")
+            copy = directory / file.name
+            if not _holds(copy, text):
+                if os.path.lexists(copy):
+                    _log.warning("%s is not as it was written, and is written again", copy)
+                write_durably(copy, text)
+
+
+def _holds(path: Path, text: str) -> bool:
     try:
-        record = json.loads(run.index.read_text())
-        sources = record.get("sources")
-        return DataIdentity(
-            fingerprint=record["fingerprint"],
-            tokenizer=record["tokenizer"],
-            samples=record["samples"],
-            shards=tuple((str(name), int(samples)) for name, samples in record["shards"]),
-            sources=None if sources is None else tuple(int(shards) for shards in sources),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{run.index} is damaged; restore it") from None
+        return read_regular(path) == text.encode()
+    except OSError:
+        return False
 
 
 def _to_record(identity: DataIdentity) -> dict[str, object]:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import cast
 
 from flipscale import jsonl
+from flipscale.documents import parse_object
 from flipscale.errors import Reason, UserError
-from flipscale.files import write_durably
+from flipscale.files import read_regular, write_durably
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.failures import TRANSIENT
-from flipscale.runs.records import Record, integer, number, text, texts
+from flipscale.runs.records import Record, integer, misread_key, number, text, texts
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,17 @@ def read_ledger(run: Path, required: Sequence[str] = ()) -> list[LedgerLine]:
         UserError: If a line is damaged or lacks a required field.
     """
     ledger = RunDirectory(run).ledger
-    records = jsonl.read(ledger)
-    if any(key not in record for record in records for key in required):
-        raise UserError(f"{ledger} holds a line that is not a segment; restore the file")
-    return [LedgerLine.from_record(record) for record in records]
+    lines: list[LedgerLine] = []
+    for place, record in enumerate(jsonl.read(ledger), 1):
+        line = LedgerLine.from_record(record)
+        missing = [key for key in required if key not in record]
+        wrong = missing[0] if missing else misread_key(record, line) or _misread_time(line)
+        if wrong:
+            raise UserError(
+                f"{ledger}, line {place} is damaged: its {wrong} is not that of a segment; restore the file"
+            )
+        lines.append(line)
+    return lines
 
 
 def tail_ledger(run: Path, limit: int) -> list[LedgerLine]:
@@ -137,10 +145,12 @@ def write_open_segment(run: Path, line: LedgerLine) -> None:
 def read_open_segment(run: Path) -> LedgerLine | None:
     """Return the segment under way; None if there is no such file or it cannot be read."""
     try:
-        record = json.loads(RunDirectory(run).open_segment.read_text())
+        record = parse_object(read_regular(RunDirectory(run).open_segment))
     except (OSError, ValueError):
         return None
-    return LedgerLine.from_record(cast(Record, record)) if isinstance(record, dict) else None
+    line = LedgerLine.from_record(record)
+    whole = "segment" in record and line.started and not misread_key(record, line) and not _misread_time(line)
+    return line if whole else None
 
 
 def fruitless_segments(lines: Sequence[LedgerLine], since: float) -> list[LedgerLine]:
@@ -160,11 +170,22 @@ def fruitless_segments(lines: Sequence[LedgerLine], since: float) -> list[Ledger
     return fruitless[::-1]
 
 
+def _misread_time(line: LedgerLine) -> str | None:
+    """Return the first key whose value is not an ISO time with a zone; None if both are, or are empty."""
+    for key, stamp in (("started", line.started), ("ended", line.ended)):
+        try:
+            if stamp and datetime.fromisoformat(stamp).tzinfo is None:
+                return key
+        except ValueError:
+            return key
+    return None
+
+
 def utc(seconds: float) -> str:
     """Return the ISO time in UTC, to the millisecond, of a time in seconds since 1970."""
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
 
 
 def timestamp(stamp: str) -> float:
-    """Return the seconds since 1970 of an ISO time with a zone."""
-    return datetime.fromisoformat(stamp).timestamp()
+    """Return the seconds since 1970 of an ISO time with a zone; 0.0 if it is empty."""
+    return datetime.fromisoformat(stamp).timestamp() if stamp else 0.0

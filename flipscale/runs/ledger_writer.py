@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -13,8 +15,9 @@ from typing import TYPE_CHECKING
 import psutil
 
 from flipscale import jsonl
-from flipscale.errors import UserError
+from flipscale.files import set_aside
 from flipscale.progress import Progress
+from flipscale.runs.damaged_segment import rebuild_segment
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.failures import Failure, slurm_verdict
 from flipscale.runs.heartbeat import Heartbeat, read_heartbeats
@@ -31,6 +34,8 @@ from flipscale.runs.ledger import (
 if TYPE_CHECKING:
     from flipscale.distributed.world import World
 
+_log = logging.getLogger(__name__)
+
 
 class LedgerWriter:
     """The ledger of one start: the leading process opens it, and closes it with the reason of the end."""
@@ -45,11 +50,11 @@ class LedgerWriter:
             attempt: Name of the start; see `Heartbeat.attempt`.
 
         Raises:
-            UserError: If the ledger or segment.json is damaged.
+            UserError: If the ledger is damaged.
         """
         self._run = RunDirectory(run)
         jsonl.keep(self._run.ledger)
-        _account_for_the_past(self._run, resumed)
+        _account_for_the_past(self._run, resumed, attempt)
 
         lines = read_ledger(run)
         self._began = psutil.Process().create_time()
@@ -120,23 +125,38 @@ class LedgerWriter:
         self._run.open_segment.unlink()
 
 
-def _account_for_the_past(run: RunDirectory, resumed: Progress) -> None:
+def _account_for_the_past(run: RunDirectory, resumed: Progress, attempt: str) -> None:
     """Add the lines that no process could write: of a killed segment, and of a roll-back behind it."""
     lines = read_ledger(run.path)
     digest = resumed.digest.hex()
 
-    if run.open_segment.exists():
-        killed = read_open_segment(run.path)
-        if killed is None:
-            raise UserError(f"{run.open_segment} is damaged; restore it, or remove it")
-        if not lines or killed.segment > lines[-1].segment:
-            line = replace(_closed(run.path, killed, resumed), digest=digest)
-            append_to_ledger(run.path, line)
-            lines.append(line)
-        run.open_segment.unlink()
+    killed = _open_segment(run, lines, resumed, attempt)
+    if killed is not None and (not lines or killed.segment > lines[-1].segment):
+        line = replace(_closed(run.path, killed, resumed), digest=digest)
+        append_to_ledger(run.path, line)
+        lines.append(line)
+    run.open_segment.unlink(missing_ok=True)
 
     if lines and lines[-1].samples_to != resumed.samples_seen:
         append_to_ledger(run.path, _roll_back(lines[-1], resumed.samples_seen, digest))
+
+
+def _open_segment(
+    run: RunDirectory, lines: Sequence[LedgerLine], resumed: Progress, attempt: str
+) -> LedgerLine | None:
+    """Return the segment that was not closed; a damaged record of it is set aside and made again."""
+    segment = read_open_segment(run.path)
+    if segment is not None:
+        return segment
+
+    if os.path.lexists(run.open_segment):
+        aside = set_aside(run.open_segment)
+        _log.warning(
+            "%s is damaged and is now %s; the ledger gets what the heartbeats say",
+            run.open_segment,
+            aside.name,
+        )
+    return rebuild_segment(run.path, lines, resumed, attempt)
 
 
 def _roll_back(last: LedgerLine, samples: int, digest: str) -> LedgerLine:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from flipscale.errors import RunError, UserError
+from flipscale.files import read_regular
 from flipscale.runs.directory import RunDirectory, check_not_foreign
 
 _SECONDS_TO_END = 60.0
@@ -42,8 +43,8 @@ class RunLock:
             RunError: If a newer start has taken over the run: this one must not write any more.
         """
         try:
-            owner = self._path.read_text()
-        except FileNotFoundError:
+            owner = read_regular(self._path).decode(errors="replace")
+        except (FileNotFoundError, IsADirectoryError):
             owner = "nobody"
 
         if owner != self._owner:

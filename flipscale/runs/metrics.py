@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # Fields that depend on the machine and the time of day; all others repeat bit by bit when steps are replayed.
 TIMING_FIELDS = frozenset({"time", "seconds", "images_per_second", "data_wait_fraction", "peak_memory_gb"})
+_log = logging.getLogger(__name__)
 _OWN_FIELDS = frozenset({"samples", "step", "phase", "digest"})
 
 
@@ -94,8 +96,8 @@ class MetricsLog:
             tensorboard: Whether to write TensorBoard's files as well.
         """
         self._run = RunDirectory(run)
-        jsonl.keep(self._run.metrics, lambda record: record["samples"] <= samples_seen)
-        jsonl.keep(self._run.evaluations, lambda record: record["samples_seen"] <= samples_seen)
+        _keep_until(self._run.metrics, "samples", samples_seen)
+        _keep_until(self._run.evaluations, "samples_seen", samples_seen)
 
         self._board: SummaryWriter | None = None
         if tensorboard:
@@ -152,6 +154,17 @@ def tail_metrics(run: Path, limit: int) -> list[MetricsLine]:
     """Return those of the last `limit` bytes of the file, oldest first; never raises."""
     records = jsonl.tail(RunDirectory(run).metrics, limit)
     return [MetricsLine.from_record(record) for record in records if isinstance(record.get("samples"), int)]
+
+
+def _keep_until(path: Path, key: str, samples_seen: int) -> None:
+    """Drop the lines of a file behind `samples_seen`; a file with damaged lines is set aside first.
+
+    A hole in a curve does not make a run wrong, so that damaged lines do not keep it from training.
+    """
+    dropped, aside = jsonl.repair(path, lambda record: type(record.get(key)) is int)
+    if aside is not None:
+        _log.warning("%d damaged lines of %s are left out; the file is now %s", dropped, path, aside.name)
+    jsonl.keep(path, lambda record: record[key] <= samples_seen)
 
 
 def _add_scalar(board: SummaryWriter, name: str, value: float, samples: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flipscale.config import Job
+from flipscale.files import open_regular
 from flipscale.runs.directory import RunDirectory, recorded_job
 from flipscale.runs.heartbeat import Heartbeat, read_heartbeats
 from flipscale.runs.ledger import LedgerLine, read_open_segment, tail_ledger
@@ -149,10 +150,10 @@ def _newest_checkpoint(run: RunDirectory) -> CheckpointStatus | None:
 def _quarantined(path: Path) -> tuple[int, bool]:
     """Return the number of records in the list, and whether it is an estimate."""
     try:
-        size = path.stat().st_size
-        if size <= _QUARANTINE_COUNTED:
-            return path.read_bytes().count(b"\n"), False
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= _QUARANTINE_COUNTED:
+                return file.read().count(b"\n"), False
             file.seek(size - _METRICS_TAIL)
             return round(file.read(_METRICS_TAIL).count(b"\n") * size / _METRICS_TAIL), True
     except OSError:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flipscale.documents import read_as
 from flipscale.errors import UserError
 from flipscale.files import write_durably
 
@@ -46,6 +47,9 @@ def check_weights_origin(record: Path, source: Path, sha256: str) -> None:
 
 
 def read_weights_origin(record: Path) -> WeightsOrigin:
-    """Read weights.json, which must exist."""
-    document = json.loads(record.read_text())
-    return WeightsOrigin(source=document["source"], sha256=document["sha256"])
+    """Read weights.json, which must exist.
+
+    Raises:
+        UserError: If it is damaged.
+    """
+    return read_as(WeightsOrigin, record)

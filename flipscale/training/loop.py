@@ -162,7 +162,7 @@ class TrainingLoop:
 
         # The STOP file has done its work: the next start would stop at it again.
         if reason == "stop_file" and self._world.leads:
-            self._segment.run.stop_file.unlink(missing_ok=True)
+            self._segment.run.forget_stop_request()
         raise StoppedEarly(
             f"stopped on request ({reason}) at {self.progress.samples_seen} of {self._budget.total} samples; "
             "run the same command again to resume",

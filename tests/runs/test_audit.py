@@ -175,7 +175,7 @@ def rewrite(path: Path, change: Callable[[list[dict[str, Any]]], object]) -> Non
         ("ledger", lambda lines: lines[2].update(samples_to=480), 480),
         ("quarantine", lambda lines: lines.pop(), 160),
         ("quarantine", lambda lines: lines.append({**lines[0], "ordinal": lines[0]["ordinal"] + 1}), 160),
-        ("quarantine", lambda lines: lines[0].update(shard=1 - lines[0]["shard"]), 160),
+        ("quarantine", lambda lines: lines[0].update(shard=(lines[0]["shard"] + 1) % 3), 160),
     ],
 )
 def test_changed_record_is_detected(run, file, change, first_wrong):
@@ -198,6 +198,9 @@ def test_changed_checkpoint_index_or_seed_is_detected(run):
 
     index = run.index.read_text()
     run.index.write_text(index.replace("33]", "34]"))
+    with pytest.raises(UserError, match="contradict each other"):
+        audit(run)
+    run.index.write_text(index.replace("33]", "34]").replace('"samples": 97', '"samples": 98'))
     assert not audit(run).proven
     run.index.write_text(index)
 
@@ -208,7 +211,7 @@ def test_changed_checkpoint_index_or_seed_is_detected(run):
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("ledger", "{}\n", "holds a line that is not a segment"),
+        ("ledger", "{}\n", "line 1 is damaged: its segment is not"),
         ("ledger", "[1]\n", "line 1 is damaged"),
         ("ledger", '{"segment": 0}\nnot json\n', "line 2 is damaged"),
         (
@@ -217,7 +220,7 @@ def test_changed_checkpoint_index_or_seed_is_detected(run):
             "at 161 samples, where no step",
         ),
         ("ledger", '{"samples_to": 5000, "segment": 0, "reason": "", "digest": ""}\n', "at 5000 samples"),
-        ("quarantine", '{"shard": 0}\n', "is not a quarantine list"),
+        ("quarantine", '{"shard": 0}\n', "line 1 is damaged: its ordinal"),
         ("quarantine", "\x00\x00\n", "line 1 is damaged"),
         ("index", "{", "is damaged"),
         ("index", '{"shards": [["a", "b"]]}', "is damaged"),

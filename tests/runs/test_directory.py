@@ -205,23 +205,55 @@ def test_edited_job_record_is_named(run, tmp_path):
 
 
 def test_changed_data_or_vocabulary_is_refused(run):
-    saved: list[Path] = []
-    check_identity(run, IDENTITY, saved.append)
+    def save(directory: Path) -> None:
+        (directory / "tokenizer.json").write_text("pieces")
+
+    check_identity(run, IDENTITY, save)
     recorded = {"fingerprint": "f", "tokenizer": "t", "samples": 5, "shards": [["0.tar", 5]]}
     assert json.loads(run.index.read_text()) == recorded
-    assert saved == [run.tokenizer]
-    check_identity(run, IDENTITY, saved.append)
-    assert len(saved) == 1
+    assert (run.tokenizer / "tokenizer.json").read_text() == "pieces"
     with pytest.raises(UserError, match=r"not those that .* began with \(5 samples then, 6 now"):
-        check_identity(run, replace(IDENTITY, fingerprint="g", samples=6), saved.append)
+        check_identity(run, replace(IDENTITY, fingerprint="g", samples=6), save)
     with pytest.raises(
         UserError, match=f"vocabulary is not the one .* copy is in {re.escape(str(run.tokenizer))}"
     ):
-        check_identity(run, replace(IDENTITY, tokenizer="u"), saved.append)
+        check_identity(run, replace(IDENTITY, tokenizer="u"), save)
     for damaged in ("", "{}", "[]"):
         run.index.write_text(damaged)
         with pytest.raises(UserError, match=r"index\.json is damaged"):
-            check_identity(run, IDENTITY, saved.append)
+            check_identity(run, IDENTITY, save)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"piec", b"\xff"])
+def test_damaged_copy_of_the_tokenizer_is_written_again(run, caplog, content):
+    def save(directory: Path) -> None:
+        (directory / "tokenizer.json").write_text("pieces")
+
+    check_identity(run, IDENTITY, save)
+    copy = run.tokenizer / "tokenizer.json"
+    copy.unlink()
+    if content is not None:
+        copy.write_bytes(content)
+    check_identity(run, IDENTITY, save)
+    assert copy.read_text() == "pieces"
+    assert (str(copy) in caplog.text) == (content is not None)
+    written = copy.stat().st_mtime_ns
+    check_identity(run, IDENTITY, save)
+    assert copy.stat().st_mtime_ns == written
+
+
+def test_stop_file_of_any_shape_is_removed_or_named(run, caplog):
+    run.forget_stop_request()
+    run.stop_file.mkdir()
+    run.forget_stop_request()
+    assert not run.stop_file.exists()
+    run.stop_file.symlink_to("nowhere")
+    run.forget_stop_request()
+    assert not run.stop_file.is_symlink()
+    assert caplog.text == ""
+    (run.stop_file / "of_somebody").mkdir(parents=True)
+    run.forget_stop_request()
+    assert f"{run.stop_file} cannot be removed (Directory not empty)" in caplog.text
 
 
 LOCK_AND_WAIT = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -11,9 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from support.broken_files import SHAPES
 
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World
+from flipscale.errors import UserError
 from flipscale.order_digest import OrderDigest
 from flipscale.progress import Progress
 from flipscale.runs.failures import Failure
@@ -121,3 +124,57 @@ def test_fruitless_segments_are_counted_since_a_given_time() -> None:
     assert [entry.reason for entry in fruitless_segments(lines, 0.0)] == ["hang", "timeout"]
     assert fruitless_segments(lines, time.time() + 1e9) == []
     assert fruitless_segments([line("hang", 0), line("code", 0)], 0.0) == []
+
+
+@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"cut in the last line"}))
+def test_segment_whose_record_is_damaged_is_booked_from_its_heartbeats(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, shape: str
+) -> None:
+    LedgerWriter(tmp_path, Progress(), world(), "7.0").close(
+        Progress(64), Progress(64), Failure("preempted", "")
+    )
+    LedgerWriter(tmp_path, Progress(64), world(1), "7.1")  # and then it was killed
+    at = time.time()
+    write_heartbeat(tmp_path, Heartbeat("7.1", 0, 2, "n1", 1, "training", 192, 0.1, at))
+    write_heartbeat(tmp_path, Heartbeat("7.2", 0, 2, "n3", 1, "starting", 128, 0.1, at + 1))
+    os.utime(tmp_path / "heartbeats" / "7.1", (at - 9, at - 9))
+    path = tmp_path / "segment.json"
+    SHAPES[shape](path, path.read_bytes())
+    LedgerWriter(tmp_path, Progress(128), world(2), "7.2")
+
+    before, line = read_ledger(tmp_path)
+    assert before.reason == "preempted"
+    assert (line.segment, line.attempt, line.job_id, line.restarts) == (1, "7.1", "7", 1)
+    assert (line.samples_from, line.samples_to, line.lost_samples) == (64, 128, 64)
+    assert (line.reason, line.nodes, line.seconds) == ("killed", ("n1",), 0.0)
+    assert json.loads(path.read_text())["segment"] == 2
+    assert ("is now segment.json.damaged1" in caplog.text) == (shape != "missing")
+
+
+def test_closed_segment_is_not_booked_again_if_its_record_is_damaged(tmp_path: Path) -> None:
+    LedgerWriter(tmp_path, Progress(), world(), "7.0").close(
+        Progress(64), Progress(64), Failure("preempted", "")
+    )
+    write_heartbeat(tmp_path, Heartbeat("7.0", 0, 2, "n1", 1, "stopped", 64, 0.1, time.time()))
+    (tmp_path / "segment.json").write_text("")
+    LedgerWriter(tmp_path, Progress(64), world(1), "7.1")
+    assert len(read_ledger(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("samples_to", value) for value in ("64", [64], 1e999, 1 << 80, 6.5, True)],
+        *[("started", value) for value in ("yesterday", 5, "2026-11-25T03:00:00")],
+        *[("suspects", value) for value in ("n1", [1], {})],
+        *[("reason", 5), ("job_id", 7), ("nodes", None), ("stop_seconds", "1")],
+    ],
+)
+def test_field_of_another_type_is_named(tmp_path: Path, key: str, value: object) -> None:
+    record = asdict(line("killed", 64)) | {"later": "field"}
+    (tmp_path / "ledger.jsonl").write_text(json.dumps(record) + "\n")
+    assert read_ledger(tmp_path) == [line("killed", 64)]
+    with open(tmp_path / "ledger.jsonl", "a") as file:
+        file.write(json.dumps(record | {key: value}) + "\n")
+    with pytest.raises(UserError, match=f"line 2 is damaged: its {key} is not that of a segment"):
+        read_ledger(tmp_path)

@@ -180,7 +180,7 @@ def _reserved(run: RunDirectory, job: Job, dependency: str | None) -> Generator[
         if not (run.path / TOKEN).exists():
             write_durably(run.path / TOKEN, "A node that does not see this file shares no run with us.\n")
         if dependency is None:
-            run.stop_file.unlink(missing_ok=True)  # whoever submits a run wants it to continue
+            run.forget_stop_request()  # whoever submits a run wants it to continue
         yield
 
 

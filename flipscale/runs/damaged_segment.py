@@ -1,0 +1,63 @@
+"""A segment whose segment.json is damaged or gone: what the heartbeats of its processes still say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from flipscale.progress import Progress
+from flipscale.runs.heartbeat import attempt_before, read_heartbeats
+from flipscale.runs.ledger import LedgerLine, utc
+
+
+def rebuild_segment(
+    run: Path, lines: Sequence[LedgerLine], resumed: Progress, current: str
+) -> LedgerLine | None:
+    """Return the segment before this start as far as it is known.
+
+    Its samples are right. Its start is not known, so that it has no duration.
+
+    Args:
+        run: The run directory.
+        lines: The closed segments, oldest first.
+        resumed: Progress of the checkpoint that the run is resumed from.
+        current: Name of this start.
+
+    Returns:
+        The segment; None if the ledger has closed all that was trained, or if nothing is known.
+    """
+    attempt = attempt_before(run, current)
+    if any(line.attempt == attempt for line in lines):
+        attempt = ""
+
+    samples_from = lines[-1].samples_to if lines else 0
+    if not attempt and (not lines or resumed.samples_seen <= samples_from):
+        return None
+
+    beats = read_heartbeats(run, attempt) if attempt else []
+    nodes = tuple(dict.fromkeys(beat.node for beat in beats))
+    job_id, _, restarts = attempt.rpartition(".")
+    under_slurm = job_id.replace("_", "").isdigit() and restarts.isdigit()
+    return LedgerLine(
+        segment=len(lines),
+        attempt=attempt,
+        job_id=job_id if under_slurm else "",
+        restarts=int(restarts) if under_slurm else 0,
+        host=nodes[0] if nodes else "",
+        nodes=nodes,
+        world_size=beats[0].world_size if beats else 0,
+        started=utc(max((beat.time for beat in beats), default=time.time())),
+        ended="",
+        samples_from=samples_from,
+        samples_to=resumed.samples_seen,
+        digest=resumed.digest.hex(),
+        seconds=0.0,
+        gpu_seconds=0.0,
+        queue_seconds=0.0,
+        startup_seconds=0.0,
+        stop_seconds=0.0,
+        lost_samples=0,
+        lost_seconds=0.0,
+        reason="killed",
+    )
