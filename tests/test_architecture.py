@@ -45,7 +45,7 @@ FLOORS = (
 """Modules and packages of flipscale, from the ground up; those of one floor do not import each other."""
 
 ROOMS: Mapping[str, tuple[str, ...]] = {
-    "data": ("quarantine", "shards", "order", "text", "samples", "synthetic", "checks"),
+    "data": ("quarantine", "images", "shards", "order", "text", "samples", "synthetic", "checks"),
     "orchestration": ("cluster", "status", "checks", "segments"),
     "reporting": ("page", "run", "comparison"),
 }

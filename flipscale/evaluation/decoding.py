@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flipscale.data.quarantine import BadSample
-from flipscale.data.samples.decode import open_image
+from flipscale.data.samples.decode import open_image, whole
 from flipscale.evaluation.samples import MAX_IMAGE_PIXELS, RawSample, Skipped, image_bytes
 
 Target = TypeVar("Target")
@@ -124,22 +124,19 @@ class Reader(Generic[Target]):
         size = self.decoding.image_size
         max_pixels = self.decoding.max_image_pixels
         image = open_image(image_bytes(sample), max_pixels)
-        if max(image.size) / min(image.size) * size**2 > max_pixels:
-            raise BadSample(f"the image is too elongated ({image.width} x {image.height} pixels)")
+        width, height = image.size
+        if max(width, height) / min(width, height) * size**2 > max_pixels:
+            raise BadSample(f"the image is too elongated ({width} x {height} pixels)")
 
-        try:
-            pixels = square_view(image, size)
-        except (OSError, ValueError, SyntaxError, IndexError, EOFError) as error:
-            raise BadSample(f"the image cannot be decoded ({error})") from None
-        return np.asarray(pixels, dtype=np.uint8).transpose(2, 0, 1)
+        view = square_view(Image.fromarray(whole(image)), size)
+        return np.asarray(view, dtype=np.uint8).transpose(2, 0, 1)
 
 
 def square_view(image: Image.Image, size: int) -> Image.Image:
-    """Return the centre of the image as RGB, with its shorter side resized to `size` (bicubic, antialiased).
+    """Return the centre of an RGB image, with its shorter side resized to `size` (bicubic, antialiased).
 
-    The pixels equal those of OpenCLIP's evaluation transform ('shortest') for RGB and grey images.
+    The pixels equal those of OpenCLIP's evaluation transform ('shortest').
     """
-    image = image.convert("RGB")
     short = min(image.size)
     long = max(image.size)
     resized = int(size * long / short)

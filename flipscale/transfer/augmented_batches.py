@@ -145,7 +145,8 @@ class _Views(Dataset[Piece | UserError]):
         """Return a random view, (3, S, S)."""
         image = open_image(image_bytes(sample), MAX_IMAGE_PIXELS)
         numbers = draws.random((1, DRAWS))
-        (view,) = random_views(np.array([image.width]), np.array([image.height]), numbers, _AUGMENTATION)
+        width, height = image.size
+        (view,) = random_views(np.array([width]), np.array([height]), numbers, _AUGMENTATION)
         pixels = render(image, view, self._size, _AUGMENTATION.interpolation)
         if self._transform is None:
             return pixels

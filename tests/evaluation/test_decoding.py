@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support.evaluation_samples import encoded, noise, read_set, swatch, write_tar
+from support.mutations import image_seeds
 
+from flipscale.data.quarantine import BadSample
+from flipscale.data.samples.decode import open_image, whole
 from flipscale.errors import UserError
 from flipscale.evaluation.decoding import Decoding, Reader, square_view
 from flipscale.evaluation.labels import label_of
@@ -52,6 +55,26 @@ def test_every_mode_and_format_becomes_rgb(tmp_path, kind, mode):
     assert reader.skipped.count == 0
     decoded = Image.open(io.BytesIO(encoded(image, kind))).convert("RGB")
     assert torch.equal((images[0].float() / 255 - 0.5) / 0.5, stock_pixels(decoded, 16))
+
+
+def test_sixteen_bit_grey_is_scaled_as_in_training():
+    """Pillow's own conversion makes it white."""
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    images, _, _ = read_set([RawSample("0", encoded(Image.fromarray(ramp)), b"3")])
+    assert torch.equal(images[0], torch.arange(256, dtype=torch.uint8).reshape(16, 16).expand(3, 16, 16))
+
+
+def test_evaluation_uses_the_images_that_training_uses():
+    for kind, data in image_seeds().items():
+        try:
+            expected = whole(open_image(data, 10**6))
+        except BadSample:
+            expected = None
+        images, _, reader = read_set([RawSample(kind, data, b"3")], image_size=50)
+        assert len(images) == (expected is not None)
+        assert reader.skipped.count == (expected is None)
+        if expected is not None:
+            assert np.array_equal(images[0].permute(1, 2, 0).numpy(), expected[:, 8:58])
 
 
 # --- shards

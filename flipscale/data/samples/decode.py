@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import Image
 
+from flipscale.data.images.header import ImageHeader, Kind
+from flipscale.data.images.inspection import inspect, unreadable
+from flipscale.data.images.pillow import open_with_pillow, rgb_pixels
 from flipscale.data.quarantine import BadSample
 from flipscale.data.samples.augment import View
 
@@ -22,44 +25,42 @@ try:
 except ImportError:
     cykooz_resizer = None
 
-MIN_SIDE = 8  # pixels; a smaller image shows nothing
+WEB_KINDS: tuple[Kind, ...] = ("jpeg", "png", "webp")
+"""The kinds of image that img2dataset writes."""
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _FILTER = {"bicubic": "catmull_rom", "bilinear": "bilinear"}  # the names of Pillow's filters elsewhere
 
 
-def open_image(data: bytes, max_pixels: int) -> Image.Image:
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image whose pixels are not decoded yet."""
+
+    data: bytes
+    header: ImageHeader
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, in pixels."""
+        return self.header.width, self.header.height
+
+
+def open_image(data: bytes, max_pixels: int, kinds: Collection[Kind] = WEB_KINDS) -> EncodedImage:
     """Read an image's header; its pixels are not decoded yet.
 
     Args:
-        data: Contents of a JPEG, PNG or WebP file.
+        data: Contents of an image file.
         max_pixels: Largest width times height that is accepted.
+        kinds: The kinds that are accepted.
 
     Raises:
-        BadSample: If the data is not an image, a side is below MIN_SIDE, or the image has too many pixels.
+        BadSample: If the data is not such an image, a side is below 8 pixels, or decoding would take too
+            much memory or time.
     """
-    if not data:
-        raise BadSample("the image is missing or empty")
-
-    pillow_limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # max_pixels decides
-    try:
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise BadSample(f"not an image ({type(error).__name__})") from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = pillow_limit
-
-    width, height = image.size
-    if width * height > max_pixels:
-        raise BadSample(f"the image has {width} x {height} pixels, more than {max_pixels}")
-    if min(width, height) < MIN_SIDE:
-        raise BadSample(f"the image has only {width} x {height} pixels")
-
-    return image
+    return EncodedImage(data, inspect(data, max_pixels, kinds))
 
 
-def render(image: Image.Image, view: View, size: int, interpolation: str) -> npt.NDArray[np.uint8]:
+def render(image: EncodedImage, view: View, size: int, interpolation: str) -> npt.NDArray[np.uint8]:
     """Decode an image and return its view.
 
     A JPEG is decoded at a half, a quarter or an eighth of its size if each side of the view still has at
@@ -78,25 +79,28 @@ def render(image: Image.Image, view: View, size: int, interpolation: str) -> npt
         BadSample: If the pixels cannot be decoded, for example because the file was cut short.
     """
     scale = _scale(image, view, size)
-
-    try:
-        pixels = _turbo_decoded(image, scale)
-        if pixels is None:
-            pixels = _pillow_decoded(image, scale)
-    except (OSError, ValueError, SyntaxError, IndexError, EOFError) as error:
-        raise BadSample(f"the image cannot be decoded ({error})") from None
+    pixels = _decoded(image, scale)
 
     left, top, right, bottom = (edge / scale for edge in view.box)
     resized = _resized(pixels, (left, top, right, bottom), size, interpolation)
     return (resized[:, ::-1] if view.flip else resized).transpose(2, 0, 1)
 
 
-def _scale(image: Image.Image, view: View, size: int) -> int:
+def whole(image: EncodedImage) -> npt.NDArray[np.uint8]:
+    """Decode an image to (height, width, 3); orientation that its metadata names is not applied.
+
+    Raises:
+        BadSample: As for `render`.
+    """
+    return _decoded(image, 1)
+
+
+def _scale(image: EncodedImage, view: View, size: int) -> int:
     """Return the factor by which decoding shrinks an image: 1, 2, 4 or 8.
 
     libjpeg has finer steps (such as 5/8), but without vector instructions: they take longer than full size.
     """
-    if not isinstance(image, JpegImageFile):
+    if image.header.kind != "jpeg":
         return 1
 
     left, top, right, bottom = view.box
@@ -104,36 +108,59 @@ def _scale(image: Image.Image, view: View, size: int) -> int:
     return next((scale for scale in (8, 4, 2) if side >= scale * size), 1)
 
 
-def _turbo_decoded(image: Image.Image, scale: int) -> npt.NDArray[np.uint8] | None:
+def _decoded(image: EncodedImage, scale: int) -> npt.NDArray[np.uint8]:
+    """Decode to (height, width, 3), with sides divided by `scale`.
+
+    Whatever a decoder raises is a verdict on the image: decoders have no other input.
+    """
+    try:
+        pixels = _turbo_decoded(image, scale)
+        if pixels is None:
+            pixels = _pillow_decoded(image, scale)
+    except BadSample:
+        raise
+    except Exception as error:
+        raise unreadable(error) from None
+
+    if pixels.shape != _shape(image, scale):
+        raise BadSample("the image has another size than its header says")
+    return pixels
+
+
+def _shape(image: EncodedImage, scale: int) -> tuple[int, int, int]:
+    return -(-image.header.height // scale), -(-image.header.width // scale), 3
+
+
+def _turbo_decoded(image: EncodedImage, scale: int) -> npt.NDArray[np.uint8] | None:
     """Decode to (height, width, 3) with simplejpeg.
 
     Returns:
         None if simplejpeg is missing, does not support the image, or rejects it. Pillow then decides, so that
         the same images count as bad with and without simplejpeg.
     """
-    if simplejpeg is None or not isinstance(image, JpegImageFile) or image.mode not in ("RGB", "L"):
+    if simplejpeg is None or image.header.kind != "jpeg" or image.header.channels == 4:
         return None
 
-    assert isinstance(image.fp, io.BytesIO)
-    height = -(-image.height // scale)
-    width = -(-image.width // scale)
+    height, width, _ = shape = _shape(image, scale)
     try:
         pixels = simplejpeg.decode_jpeg(
-            image.fp.getbuffer(), "RGB", min_height=height, min_width=width, min_factor=scale
+            image.data, "RGB", min_height=height, min_width=width, min_factor=scale
         )
     except ValueError:
         return None
 
-    return pixels if pixels.shape == (height, width, 3) else None
+    return pixels if pixels.shape == shape else None
 
 
-def _pillow_decoded(image: Image.Image, scale: int) -> npt.NDArray[np.uint8]:
+def _pillow_decoded(image: EncodedImage, scale: int) -> npt.NDArray[np.uint8]:
     """Decode to (height, width, 3) with Pillow."""
+    opened = open_with_pillow(image.header.kind, image.data)
+    if opened.size != image.size:
+        raise BadSample("the image has another size than its header says")
     if scale > 1:
-        image.draft(image.mode, (image.width // scale, image.height // scale))
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would turn white
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return np.asarray(image.convert("RGB"))
+        opened.draft(opened.mode, (opened.width // scale, opened.height // scale))
+
+    return rgb_pixels(opened)
 
 
 def _resized(

@@ -10,7 +10,6 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from flipscale.config import Augmentation
@@ -20,7 +19,7 @@ from flipscale.data.order.mixture import Mixture
 from flipscale.data.quarantine import BadRecord, BadSample
 from flipscale.data.samples.augment import DRAWS, random_views
 from flipscale.data.samples.captions import CaptionFields, Captions
-from flipscale.data.samples.decode import open_image, render
+from flipscale.data.samples.decode import EncodedImage, open_image, render
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.errors import UserError
@@ -113,7 +112,7 @@ class SampleReader:
     ) -> list[BadRecord]:
         """Read the samples at `places` into `images` and `captions`; return those that prove to be bad."""
         bad: list[BadRecord] = []
-        opened: deque[tuple[int, Image]] = deque()
+        opened: deque[tuple[int, EncodedImage]] = deque()
         for i in places:
             shard, ordinal = int(samples.shards[i]), int(samples.ordinals[i])
             if (shard, ordinal) in self._bad:
@@ -139,7 +138,7 @@ class SampleReader:
 
         return bad
 
-    def _open(self, shard: int, ordinal: int, position: int) -> tuple[str, Image]:
+    def _open(self, shard: int, ordinal: int, position: int) -> tuple[str, EncodedImage]:
         caption = self._captions.caption(shard, ordinal, position)
         data = self._source.content(shard, ordinal, "image")
 

@@ -175,7 +175,7 @@ def exact_verdict(data: bytes) -> str | None:
     except BadSample as error:
         return str(error)
     try:
-        image.convert("RGB")
+        Image.open(io.BytesIO(image.data)).convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         return f"the image cannot be decoded ({error})"
     return None
