@@ -21,7 +21,7 @@ FLOORS = (
     ("files", "processes"),
     ("documents",),
     ("jsonl", "formatting"),
-    ("slurm", "third_party"),
+    ("slurm", "third_party", "child_process"),
     ("order_digest",),
     ("config",),
     ("budget",),

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from flipscale.child_process import keep_connections_from_children
 from flipscale.distributed.placement import Placement
 from flipscale.errors import RunError, UserError
 
@@ -151,13 +152,17 @@ def join_world(place: Placement, timeout: timedelta = timedelta(minutes=10)) -> 
     device = _own_device(place)
 
     if place.size > 1:
+        # The others notice the end of this process by its connections, so loader workers must not hold them.
+        keep_connections_from_children()
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         options: dict[str, Any] = {"rank": place.rank, "world_size": place.size, "timeout": timeout}
         if place.rendezvous:
             options["store"] = _attempt_store(place, timeout)
         dist.init_process_group(backend, **options)
 
-    return World(place.rank, place.size, place.local_rank, place.local_size, device, place, timeout)
+    world = World(place.rank, place.size, place.local_rank, place.local_size, device, place, timeout)
+    world.sum([0])  # the control group connects here, so that a start is complete or fails at one place
+    return world
 
 
 def leave_world() -> None:

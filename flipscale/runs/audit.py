@@ -7,6 +7,7 @@ It reads neither shards nor weights.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flipscale.budget import Budget, epochs
+from flipscale.child_process import die_with_parent
 from flipscale.data.order import lanes
 from flipscale.data.order.lanes import Int64s, Samples
 from flipscale.data.order.mixture import Mixture, Strand, job_sources
@@ -182,7 +184,7 @@ def expected_order(order: Mixture, bad: Int64s, start: int, stop: int, *, worker
     """
     one_lane = partial(_lane_order, order, bad, start // order.lanes, stop // order.lanes)
     if workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, None, die_with_parent, (os.getpid(),)) as pool:
             parts = list(pool.map(one_lane, range(order.lanes), chunksize=-(-order.lanes // (4 * workers))))
     else:
         parts = [one_lane(lane) for lane in range(order.lanes)]

@@ -16,6 +16,11 @@ TRANSIENT: frozenset[Reason] = frozenset(
 )
 """Ends after which the same job is worth another start: their cause is outside of the run."""
 
+# torch's words for a loader worker that the kernel ended, mostly for its memory.
+_WORKER_KILLED = re.compile(
+    r"DataLoader worker \(pid(\(s\))? [\d, ]+\) "
+    r"(is killed by signal: (Killed|Terminated)|exited unexpectedly$)"
+)
 # The words of gloo and NCCL for a lost peer process.
 _LOST = re.compile(
     r"gloo/|NCCL|ProcessGroup|connection (closed|reset) by peer|broken pipe|remote process exited",
@@ -59,6 +64,8 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("stopped", "interrupted")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Failure("out_of_memory", f"{message}; set sharding.micro_batch or activation_checkpointing")
+    if isinstance(error, RuntimeError) and _WORKER_KILLED.search(message):
+        return Failure("killed", f"a loader worker was killed, perhaps for its memory: {message}")
     if type(error).__name__.startswith("Dist") or (
         isinstance(error, RuntimeError) and _LOST.search(str(error))
     ):

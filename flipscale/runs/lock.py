@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
+from flipscale.child_process import kept_from_children
 from flipscale.errors import RunError, UserError
 from flipscale.files import read_regular
 from flipscale.runs.directory import RunDirectory, check_not_foreign
@@ -74,7 +75,9 @@ def lock_run(
     check_not_foreign(run)
     descriptor = _acquire(run, may_follow)
     try:
-        yield RunLock(run, descriptor, owner or f"{socket.gethostname()}.{os.getpid()}")
+        # A loader worker that outlives this process must not hold the lock.
+        with kept_from_children(descriptor):
+            yield RunLock(run, descriptor, owner or f"{socket.gethostname()}.{os.getpid()}")
     finally:
         os.close(descriptor)
 

@@ -7,9 +7,11 @@ of loader workers do not change it, and neither does an interruption.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -19,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from flipscale.child_process import die_with_parent
 from flipscale.config import Augmentation
 from flipscale.data.quarantine import BadSample
 from flipscale.data.samples.augment import DRAWS, random_views
@@ -88,7 +91,7 @@ class AugmentedBatches:
             sampler=keys,
             num_workers=self._workers,
             pin_memory=self._world.device.type == "cuda",
-            worker_init_fn=_start_worker if self._workers else None,
+            worker_init_fn=partial(_start_worker, os.getpid()) if self._workers else None,
         )
 
         pieces = map(self._on_device, loader)
@@ -159,6 +162,7 @@ class _Views(Dataset[Piece | UserError]):
         return np.asarray(changed).transpose(2, 0, 1)
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(parent: int, _: int) -> None:
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process ends its workers
     torch.set_num_threads(1)

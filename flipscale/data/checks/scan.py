@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from flipscale.child_process import die_with_parent
 from flipscale.data.checks.cleaning import write_clean
 from flipscale.data.quarantine import BadRecord, BadSample
 from flipscale.data.samples.augment import View
@@ -74,7 +75,7 @@ def check_shards(paths: Sequence[str], checking: Checking, workers: int) -> Iter
         yield from map(check, range(len(paths)), paths)
         return
 
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, None, die_with_parent, (os.getpid(),)) as pool:
         yield from pool.map(check, range(len(paths)), paths)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from flipscale.budget import Budget, Step
+from flipscale.child_process import die_with_parent
 from flipscale.data.order.lanes import Int64s, rank_positions
 from flipscale.data.quarantine import BadRecord
 from flipscale.data.samples.reader import Chunk, SampleReader
@@ -151,7 +153,7 @@ class Stream:
             num_workers=self._workers,
             pin_memory=self._copies is not None,
             prefetch_factor=self._prefetch() if self._workers else None,
-            worker_init_fn=_start_worker,
+            worker_init_fn=partial(_start_worker, os.getpid()),
         )
 
     def _prefetch(self) -> int:
@@ -212,8 +214,9 @@ def default_workers(local_world_size: int) -> int:
     return max(1, min(16, cores // local_world_size - 1))
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(parent: int, _: int) -> None:
     """Prepare a loader worker: it leaves stop signals to the training process, which ends it in order."""
+    die_with_parent(parent)
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from flipscale.child_process import die_with_parent
 from flipscale.data.shards.index import Damage, Index, Shard, expand_shards, write_index
 from flipscale.data.shards.journal import IndexKind, Journal, JournalEntry
 from flipscale.data.shards.remote import Status
@@ -157,7 +158,7 @@ def _map(one: Callable[[str], _ScannedShard], paths: list[str], workers: int) ->
             yield from _chunk(one, part)
         return
 
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, None, die_with_parent, (os.getpid(),)) as pool:
         for results in pool.map(partial(_chunk, one), chunks):
             yield from results
 

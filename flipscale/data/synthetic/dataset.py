@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from flipscale.child_process import die_with_parent
 from flipscale.data.synthetic.descriptions import DESCRIPTIONS, SyntheticSplit, write_descriptions
 from flipscale.data.synthetic.samples import sample_members
 from flipscale.data.synthetic.vocabulary import HELD_OUT, SEEN
@@ -188,7 +190,8 @@ def _write_shards(
         return
 
     # Fresh processes, not forks: the caller may have threads and locks.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, die_with_parent, (os.getpid(),)) as pool:
         futures = {pool.submit(_write_shard, shard, options): shard for shard in shards}
         try:
             for future in as_completed(futures):
