@@ -64,25 +64,18 @@ def _seconds(time_limit: str | None) -> float | None:
 def _train_segment(job: Job, run: RunDirectory, stop: StopRequests) -> None:
     """Train in this process, which is one of those that a launcher started, until the segment ends."""
     from flipscale.distributed.placement import read_placement
-    from flipscale.distributed.world import join_world, leave_world
+    from flipscale.distributed.world import leave_world
+    from flipscale.orchestration.segments.meeting import failures_before_the_segment, find_managed_job, meet
     from flipscale.orchestration.segments.segment import Segment
-    from flipscale.orchestration.segments.segment_exit import handle_failed_rendezvous, leave_segment
+    from flipscale.orchestration.segments.segment_exit import leave_segment
     from flipscale.training.check_job import check_job
     from flipscale.training.trainer import train as train_steps
 
     place = read_placement()
-    budget = check_job(job, place.size)
-    managed = None
-    if place.under_slurm:
-        from flipscale.orchestration.segments.managed_job import managed_job
-
-        managed = managed_job(run, place)
-
-    try:
-        world = join_world(place)
-    except (RuntimeError, OSError) as error:  # torch's DistNetworkError and its kind are RuntimeErrors
-        handle_failed_rendezvous(managed, error)
-        raise
+    with failures_before_the_segment(run, place):
+        budget = check_job(job, place.size)
+        managed = find_managed_job(run, place)
+        world = meet(place, stop, managed)
 
     segment = Segment(run, world, stop, managed, hang=job.hang, checks_nodes=job.cluster.check_node)
     error: BaseException | None = None

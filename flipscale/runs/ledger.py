@@ -17,6 +17,10 @@ from flipscale.runs.directory import RunDirectory
 from flipscale.runs.failures import TRANSIENT
 from flipscale.runs.records import Record, integer, misread_key, number, text, texts
 
+_RETRIED: frozenset[Reason] = TRANSIENT | {"out_of_memory"}
+"""Ends after which a job may start by itself. If the kernel killed a process for its memory, the batch
+script has the job started again, and Slurm's log names the cause."""
+
 
 @dataclass(frozen=True)
 class LedgerLine:
@@ -163,7 +167,7 @@ def fruitless_segments(lines: Sequence[LedgerLine], since: float) -> list[Ledger
     fruitless: list[LedgerLine] = []
     for line in reversed(lines):
         gained = line.samples_to > line.samples_from
-        if gained or line.reason not in TRANSIENT or timestamp(line.started) < since:
+        if gained or line.reason not in _RETRIED or timestamp(line.started) < since:
             break
         if line.reason != "preempted":
             fruitless.append(line)

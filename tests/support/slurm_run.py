@@ -8,11 +8,12 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from support.cluster_handle import Cluster, Job, is_requeued
 from support.tiny_run import TinyRun
@@ -118,6 +119,15 @@ class SlurmRun:
     def kill(self, rank: int, number: signal.Signals) -> None:
         """Send a signal to one process of the job."""
         os.kill(self.beats()[rank].pid, number)
+
+    def process_of(self, rank: int) -> psutil.Process | None:
+        """Return the process of a rank from the moment in which it is `flipscale train RUN`, else None."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                trains = process.cmdline()[-3:] == ["flipscale", "train", str(self.run.output)]
+                if trains and process.environ().get("SLURM_PROCID") == str(rank):
+                    return process
+        return None
 
     def starts_again(self, job: str, restarts: int, timeout: float = 120, minutes: int | None = None) -> None:
         """Wait until a job starts again, without the two minutes for which Slurm holds it.

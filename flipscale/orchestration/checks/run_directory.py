@@ -19,6 +19,8 @@ from flipscale.runs.directory import RunDirectory
 from flipscale.runs.manifest import committed_checkpoints
 from flipscale.slurm import SlurmError, run_slurm
 
+# A node that lacks scontrol prints its name.
+_NAMES_MISSING_SCONTROL = 'command -v scontrol > /dev/null || echo "${SLURMD_NODENAME:-$(hostname)}"'
 _LOCAL_FILE_SYSTEMS = ("tmpfs", "ramfs", "overlay")
 
 
@@ -53,7 +55,7 @@ def nodes_see_run(run: RunDirectory, allocation: Allocation, site: Site) -> str:
 
     Raises:
         UserError: If a node does not see it.
-        CheckWarning: If there are no free nodes to ask.
+        CheckWarning: If there are no free nodes to ask, or if one of them has no scontrol.
     """
     place = _existing_parent(run.path)
     with tempfile.NamedTemporaryFile(dir=place, prefix=".flipscale_token_") as token:
@@ -63,10 +65,11 @@ def nodes_see_run(run: RunDirectory, allocation: Allocation, site: Site) -> str:
             "qos": site.qos,
             "constraint": site.constraint,
         }
-        command = visibility_command(shlex.quote(token.name), shlex.quote(str(run.path)))
+        sees = visibility_command(shlex.quote(token.name), shlex.quote(str(run.path)))
+        command = f"({sees}) || exit $?; {_NAMES_MISSING_SCONTROL}"
 
         try:
-            run_slurm(
+            answer = run_slurm(
                 *("srun", f"--nodes={allocation.nodes}", "--ntasks-per-node=1", "--time=1", "--immediate=10"),
                 *("--kill-on-bad-exit=0", "--chdir=/", "--quiet"),
                 *(f"--{option}={value}" for option, value in options.items() if value),
@@ -78,6 +81,11 @@ def nodes_see_run(run: RunDirectory, allocation: Allocation, site: Site) -> str:
                 message = text[text.index("flipscale: ") + len("flipscale: ") :]
                 raise UserError(message) from None
             raise CheckWarning(f"no nodes could be asked whether they see {place}: {text}") from None
+    if lacking := sorted(set(answer.split())):
+        raise CheckWarning(
+            f"scontrol is not on PATH of {', '.join(lacking)}, so that a job cannot requeue itself there; it "
+            "submits a job that follows, with sbatch"
+        )
     return f"{allocation.nodes} see {run.path}"
 
 

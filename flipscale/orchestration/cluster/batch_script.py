@@ -1,6 +1,6 @@
 """The batch script of a job: sbatch's options, the set-up of a segment, and one srun of all its processes.
 
-submitit renders the options as `#SBATCH` lines and adds the last line, which starts the tasks:
+submitit renders the options as `#SBATCH` lines and adds the line that starts the tasks:
 
     #!/bin/bash
     # Parameters
@@ -11,6 +11,8 @@ submitit renders the options as `#SBATCH` lines and adds the last line, which st
     # command
     export SUBMITIT_EXECUTOR=slurm
     srun ... python -m submitit.core._submit RUN/logs
+    # teardown
+    ...                              script_end.last_lines()
 
 docs/slurm.md shows a whole script; tests/orchestration/cluster/golden has one for each example site.
 """
@@ -28,6 +30,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from flipscale.config import Site
 from flipscale.orchestration.cluster.allocation import Allocation
+from flipscale.orchestration.cluster.script_end import last_lines
 from flipscale.runs.directory import RunDirectory
 
 PROCESSES_VARIABLE: Final = "FLIPSCALE_PROCESSES_PER_NODE"
@@ -130,6 +133,7 @@ def write_script(
         array_parallelism=options.at_most or len(runs),
         wckey=None,  # some sites refuse the key that submitit would set
         setup=_setup(run, site, allocation),
+        teardown=last_lines(run, python_command(site), requeues=site.restart == "requeue"),
         srun_args=srun,
         additional_parameters=extra | site.sbatch,
     )
@@ -171,7 +175,10 @@ def _setup(run: str, site: Site, allocation: Allocation) -> list[str]:
         lines.append(f"export SRUN_CPUS_PER_TASK={cpus}")
 
     variables = environment(site, allocation)
-    return lines + [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+
+    # The last lines must follow a failed srun, whatever the site's lines have set.
+    return [*lines, "set +e"]
 
 
 def visibility_command(file: str, run: str) -> str:

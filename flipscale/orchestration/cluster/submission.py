@@ -90,7 +90,7 @@ def logs(run: RunDirectory) -> Path:
 def _has_accounting() -> bool:
     try:
         storage = read_configuration().get("AccountingStorageType", "")
-    except SlurmError:
+    except (SlurmError, UserError):
         # The job is submitted already; its record matters more than the place of its accounting.
         return False
     return storage.removeprefix("accounting_storage/") not in ("", "none", "(null)")

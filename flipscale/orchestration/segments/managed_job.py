@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,11 +18,9 @@ from flipscale.config import Site
 from flipscale.distributed.placement import Placement
 from flipscale.errors import Reason, UserError
 from flipscale.orchestration.cluster.submit import submit_run
-from flipscale.orchestration.segments.process_exit import SECONDS_TO_LEAVE, exit_now
-from flipscale.orchestration.segments.watchdog import SECONDS_TO_REPORT
+from flipscale.orchestration.segments.peers import give_up
 from flipscale.runs.directory import RunDirectory, recorded_job
 from flipscale.runs.failures import slurm_verdict
-from flipscale.runs.ledger import read_ledger
 from flipscale.runs.submissions import Submission, read_submissions
 from flipscale.slurm import NoAnswerError, SlurmError
 
@@ -61,11 +60,6 @@ class ManagedJob:
         """The time at which a person last submitted the run, in seconds since 1970; 0 if nobody did."""
         by_hand = [s.time for s in read_submissions(self.run) if s.dependency is None]
         return by_hand[-1] if by_hand else 0.0
-
-    def starts_without_a_segment(self) -> int:
-        """Count the starts of this job, up to this one, since the last one that opened the ledger."""
-        lines = [line for line in read_ledger(self.run.path) if line.job_id == self.place.job_id]
-        return self.place.restarts - (lines[-1].restarts if lines else -1)
 
     def deadline(self) -> float | None:
         """Return the `time.monotonic()` value at which to stop for the job's time limit.
@@ -113,13 +107,16 @@ class ManagedJob:
         Returns:
             The `deadline`, or None if it is unknown or the job has none.
         """
+        limit = None
         try:
             limit = self.deadline()
+        except (SlurmError, UserError) as error:
+            _log.warning("the end of the job's time limit is not known: %s", error)
+
+        try:
             self.prepare_successor()
         except (SlurmError, UserError) as error:
-            _log.warning("Slurm does not answer: %s", error)
-            return None
-
+            _log.warning("no job could be submitted to follow this one: %s", error)
         return limit
 
     def is_over(self, owner: str) -> bool:
@@ -137,7 +134,7 @@ class ManagedJob:
 
         try:
             record = slurm.query_job(job_id)
-        except SlurmError:
+        except (SlurmError, UserError):
             return False
 
         return record is None or record.get("JobState") not in slurm.LIVE_STATES
@@ -174,30 +171,22 @@ class ManagedJob:
         return True
 
     def give_up(self) -> NoReturn:
-        """Have the job started again from a process that may have lost its peers, and exit.
-
-        One process per node tries; Slurm takes the first request.
-        """
-        # The leading process tries first, and the other nodes later, since the leading one may be gone. All
-        # other processes stay until then: the job would be over with the first one that leaves.
-        if self.place.local_rank == 0:
-            time.sleep(0.0 if self.place.rank == 0 else SECONDS_TO_REPORT)
-            self.try_start_again()
-        else:
-            time.sleep(SECONDS_TO_LEAVE)
-
-        exit_now(1)
+        """Have the job started again from a process that may have lost its peers, and exit."""
+        give_up(self.run.path, self.place, self.try_start_again)
 
     def _arrange_start(self) -> str:
         if (successor := self._successor()) is not None:
             return f"job {successor.job_id} is waiting for this one to end"
 
         # Look before the request: a requeue would bring a cancelled job back to life.
-        record = slurm.query_job(self.place.job_id) or {}
+        record = self._look()
         if self._is_requeued(record):
             return "Slurm has requeued the job already"
         if self._is_cancelled(record) and not self._near_its_limit(record):
             return "the job was cancelled; it does not start again"
+
+        if shutil.which("scontrol") is None:
+            return self._follow(f"{self.place.node} has no scontrol")
 
         try:
             slurm.run_slurm("scontrol", "requeue", self.place.job_id)
@@ -208,10 +197,21 @@ class ManagedJob:
         except SlurmError as refusal:
             if "pending execution" in str(refusal):
                 return "Slurm has requeued the job already"
-            _log.warning("Slurm does not requeue job %s: %s", self.place.job_id, refusal)
-            return f"job {self._submit_successor().job_id} was submitted to follow this one"
+            return self._follow(str(refusal))
 
         return f"job {self.place.job_id} is requeued"
+
+    def _look(self) -> dict[str, str]:
+        """Return Slurm's record of the job; only its state if the node has no scontrol."""
+        if shutil.which("scontrol") is not None:
+            return slurm.query_job(self.place.job_id) or {}
+
+        state = slurm.query_queue([self.place.job_id]).get(self.place.job_id)
+        return {"JobState": state.state} if state is not None else {}
+
+    def _follow(self, refusal: str) -> str:
+        _log.warning("Slurm does not requeue job %s: %s", self.place.job_id, refusal)
+        return f"job {self._submit_successor().job_id} was submitted to follow this one"
 
     def prepare_successor(self) -> None:
         """Submit the next job now if the site chains jobs: this one may be killed without a warning.

@@ -14,7 +14,7 @@ from flipscale.distributed.world import World
 from flipscale.errors import Reason, StoppedEarly
 from flipscale.orchestration.segments.start_checks import check_nodes, check_progress
 from flipscale.orchestration.segments.stop_requests import StopRequests
-from flipscale.orchestration.segments.watchdog import SECONDS_TO_REPORT, Watchdog
+from flipscale.orchestration.segments.watchdog import Watchdog
 from flipscale.progress import Progress
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.failures import TRANSIENT, Failure, failure_of
@@ -181,12 +181,8 @@ class Segment:
         own = failure_of(error)
         self.watchdog.close("stopped" if agreed_by_all(error) else "failed", own)
 
-        if own.kind == "lost_process":
-            time.sleep(SECONDS_TO_REPORT)
-            own = self.watchdog.cause_of(own)
-
-        self.failure = own
-        return own
+        self.failure = self.watchdog.cause_of(own)
+        return self.failure
 
     def _done(self) -> Failure:
         self.failure = Failure("done", "")
@@ -211,8 +207,6 @@ class Segment:
     def _on_hang(self, failure: Failure) -> None:
         """Have the job started again. The watchdog calls this method, and ends the process after it."""
         if self.managed is not None and failure.kind in TRANSIENT:
-            # All processes notice a hang, and have their stacks to write.
-            time.sleep(SECONDS_TO_REPORT)
             self.managed.give_up()
 
 

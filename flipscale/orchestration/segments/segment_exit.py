@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
-from typing import TYPE_CHECKING
 
+from flipscale.errors import RunError
 from flipscale.orchestration.segments.process_exit import exit_now, guard_exit
 from flipscale.orchestration.segments.segment import Segment, agreed_by_all
-from flipscale.orchestration.segments.start_checks import MOST_FRUITLESS
-from flipscale.orchestration.segments.watchdog import SECONDS_TO_REPORT
-from flipscale.runs.failures import TRANSIENT, failure_of
-
-if TYPE_CHECKING:
-    from flipscale.orchestration.segments.managed_job import ManagedJob
+from flipscale.runs.failures import TRANSIENT, Failure, failure_of
+from flipscale.runs.last_word import write_last_word
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +22,9 @@ def leave_segment(segment: Segment, error: BaseException | None) -> None:
     Args:
         segment: The segment that ended.
         error: What ended it; None if the budget is spent.
+
+    Raises:
+        RunError: If a loader worker was killed: torch's own error is a traceback.
     """
     # Guard first: every wait below may be for a peer that is gone.
     guard_exit()
@@ -34,7 +32,10 @@ def leave_segment(segment: Segment, error: BaseException | None) -> None:
     managed = segment.managed
     again = managed is not None and error is not None and segment.failed(error).kind in TRANSIENT
 
-    # Cancel the successor before anything else: it starts as soon as this job has ended.
+    # Do this before anything else: the batch script starts the job again without a last word, and the
+    # successor starts as soon as this job has ended.
+    if managed is not None and not again and (error is not None or segment.world.leads):
+        write_last_word(segment.run.path, segment.attempt, segment.failure or Failure("done", ""))
     if managed is not None and not again and segment.world.leads:
         managed.cancel_successor()
     if error is None:
@@ -64,32 +65,5 @@ def leave_segment(segment: Segment, error: BaseException | None) -> None:
     # Without interpreter shutdown, which could wait for the lost peer.
     if lost_peer:
         exit_now(1)
-
-
-def handle_failed_rendezvous(managed: ManagedJob | None, error: Exception) -> None:
-    """Handle a failed rendezvous (lost node, port in use): requeue, at most MOST_FRUITLESS times.
-
-    The function returns only if the job is not to be requeued.
-
-    Args:
-        managed: The Slurm job that starts itself again, if there is one.
-        error: Why the processes of the start did not connect.
-    """
-    if managed is None or managed.starts_without_a_segment() > MOST_FRUITLESS:
-        return
-
-    _log.error("the processes did not find each other: %s", error)
-
-    # The leading process asks Slurm first, then one process of each node, then the others: the job would be
-    # over with the first process that leaves, and Slurm ends all processes with the first request.
-    place = managed.place
-    if place.rank == 0:
-        turn = 0
-    elif place.local_rank == 0:
-        turn = 1
-    else:
-        turn = 2
-    time.sleep(turn * SECONDS_TO_REPORT)
-
-    managed.try_start_again()
-    exit_now(1)
+    if failure_of(error).kind == "killed":
+        raise RunError(segment.failed(error).message, "killed") from None

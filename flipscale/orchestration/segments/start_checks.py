@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World
 from flipscale.errors import RunError
-from flipscale.runs.ledger import fruitless_segments, read_ledger
+from flipscale.runs.directory import RunDirectory
+from flipscale.runs.ledger import fruitless_segments, read_ledger, read_open_segment
+from flipscale.runs.submissions import read_submissions
 
 MOST_FRUITLESS = 3
 """Segments in a row that may end badly without any progress before the run is not started again."""
@@ -32,6 +35,33 @@ def check_progress(run: Path, since: float) -> None:
         "fix the cause and run `flipscale submit` again",
         kind="no_progress",
     )
+
+
+def starts_without_a_segment(run: RunDirectory, place: Placement) -> int:
+    """Count the starts of a job, up to this one, since the last one that opened a segment.
+
+    Each job before this one in a chain of jobs counts as one start.
+
+    Args:
+        run: The run directory.
+        place: The placement of a process of this start.
+    """
+    lines = read_ledger(run.path)
+    if (under_way := read_open_segment(run.path)) is not None:
+        lines.append(under_way)
+
+    last = max((line.restarts for line in lines if line.job_id == place.job_id), default=None)
+    if last is not None:
+        return place.restarts - last
+
+    opened = {line.job_id for line in lines}
+    before = {submission.job_id: submission.dependency for submission in read_submissions(run)}
+    starts = place.restarts + 1
+    job_id = before.get(place.job_id)
+    while job_id is not None and job_id not in opened:
+        starts += 1
+        job_id = before.pop(job_id, None)
+    return starts
 
 
 def check_nodes(run: Path, world: World) -> None:

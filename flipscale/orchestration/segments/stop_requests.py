@@ -18,6 +18,8 @@ _SIGNALS = {
     signal.SIGUSR1: "sigusr1",
     signal.SIGUSR2: "sigusr2",
 }
+STOP_SIGNALS = frozenset(int(number) for number in _SIGNALS)
+"""The numbers of the signals that request a stop."""
 _POLL_SECONDS = 1.0  # between two looks at the STOP file, which may be on a slow file system
 
 

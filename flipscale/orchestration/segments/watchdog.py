@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flipscale.config import Hang
 from flipscale.distributed.world import World
+from flipscale.orchestration.segments.peers import await_reports
 from flipscale.processes import own_mark
 from flipscale.runs.failures import Failure, verdict
 from flipscale.runs.heartbeat import (
@@ -26,9 +27,6 @@ from flipscale.runs.heartbeat import (
     read_heartbeats,
     write_heartbeat,
 )
-
-SECONDS_TO_REPORT = 3.0
-"""Seconds in which all processes of a start have said how they failed."""
 
 _LOOK_SECONDS = 1.0  # between two looks at the steps
 _GRACE_AFTER_PEER = 10.0  # seconds that the training has to notice by itself that a peer failed
@@ -138,7 +136,12 @@ class Watchdog:
             os.close(held)
 
     def cause_of(self, own: Failure) -> Failure:
-        """Return the cause of this process's failure, as the last signs of all processes show it."""
+        """Return the cause of this process's failure, as the last signs of all processes show it.
+
+        A process that lost a peer waits for these signs, and has left its own already.
+        """
+        if own.kind == "lost_process":
+            await_reports(self._run, self._attempt, self._world.place)
         return verdict(own, read_heartbeats(self._run, self._attempt))
 
     @property
@@ -191,8 +194,9 @@ class Watchdog:
         _log.error("ending this process: %s", failure.message)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
 
-        # Leave the last sign before the wait in `on_hang`: the peers read it meanwhile.
+        # Leave the last sign before the wait: the peers read it meanwhile. All have their stacks to write.
         self.close("failed", failure)
+        await_reports(self._run, self._attempt, self._world.place)
         self._on_hang(failure)
         os._exit(1)
 

@@ -65,6 +65,31 @@ def test_nodes_are_asked_for_the_run_directory(
     assert "no nodes could be asked" in capsys.readouterr().err
 
 
+def test_nodes_without_scontrol_are_named(
+    fake: FakeSlurm,
+    site: WriteSite,
+    tiny_run: Callable[..., TinyRun],
+    capsys: pytest.CaptureFixture[str],
+):
+    """A stand-in for srun runs the command of the task, as two nodes of which one has no scontrol."""
+    lacking = fake.root / "lacking"
+    lacking.mkdir()
+    for tool in ("sh", "sleep"):
+        (lacking / tool).symlink_to(fake.root / "bin" / tool)
+    srun = fake.root / "bin/srun"
+    srun.write_text(
+        "#!/bin/bash\n"
+        'SLURMD_NODENAME=n1 "${@: -3}" || exit $?\n'
+        f'export SLURMD_NODENAME=n2; PATH={lacking} exec "${{@: -3}}"\n'
+    )
+
+    submit(tiny_run(cluster={"gpus_per_node": 1}).job, site=site(), check_nodes=True)
+
+    shown = capsys.readouterr()
+    assert "nodes: scontrol is not on PATH of n2, so that a job cannot requeue itself" in shown.err
+    assert fake.submitted()
+
+
 def test_what_settings_mean_is_shown(
     fake: FakeSlurm,
     site: WriteSite,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from support.fake_slurm import FakeSlurm
+from support.submitting import WriteSite, submit
+from support.tiny_run import TinyRun
 
 from flipscale.distributed.placement import Placement
 from flipscale.orchestration.segments import managed_job as requeue
 from flipscale.orchestration.segments.managed_job import ManagedJob
 from flipscale.runs.directory import RunDirectory
+from flipscale.runs.submissions import read_submissions
 from flipscale.slurm import SlurmError
 
 
@@ -72,3 +78,38 @@ def test_a_dead_controller_is_given_up(
     with pytest.raises(SlurmError, match="Socket timed out"):
         managed.start_again()
     assert asked.read_text().splitlines() == ["show job -o 7"] * 4
+
+
+def test_without_scontrol_a_job_follows(
+    fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun]
+) -> None:
+    run = RunDirectory(submitted(fake, site, tiny_run))
+    (fake.root / "bin/scontrol").unlink()
+    fake.answers(queue="7|RUNNING|None|n1\n")
+    (submission,) = read_submissions(run)
+    managed = ManagedJob(run, Placement(job_id="7", nodes=("n1",), node="n1"), submission, time.time())
+
+    fake.answers(queue="")  # the job that follows is not refused for the one that it follows
+    assert managed.start_again() == "job 7 was submitted to follow this one"
+    assert fake.submitted().count("#SBATCH --dependency=afterany:7\n") == 1
+    assert managed.start_again() == "job 7 is waiting for this one to end"
+
+
+def test_without_scontrol_a_cancelled_job_stays_cancelled(
+    fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun]
+) -> None:
+    run = RunDirectory(submitted(fake, site, tiny_run))
+    (fake.root / "bin/scontrol").unlink()
+    fake.answers(queue="7|COMPLETING|None|n1\n")
+    (submission,) = read_submissions(run)
+    managed = ManagedJob(run, Placement(job_id="7", nodes=("n1",), node="n1"), submission, time.time())
+    assert managed.start_again() == "the job was cancelled; it does not start again"
+    assert "--dependency" not in fake.submitted()
+
+
+def submitted(fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun]) -> Path:
+    """Submit a job, which gets the id 7, and return its run directory."""
+    run = tiny_run(cluster={"gpus_per_node": 1})
+    submit(run.job, site=site())
+    assert "--dependency" not in fake.submitted()
+    return run.output

@@ -28,7 +28,28 @@ export SRUN_CPUS_PER_TASK=12
 export NCCL_SOCKET_IFNAME=ib0
 export NCCL_IB_HCA=mlx5
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=1
+set +e
 
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output /scratch/flip/vitb16/logs/%j_%t_log.out --error /scratch/flip/vitb16/logs/%j_%t_log.err --kill-on-bad-exit=1 env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 /opt/flipscale/bin/python -u -m submitit.core._submit /scratch/flip/vitb16/logs
+
+
+# teardown
+code=$?
+case $code in 0|2|126|127) exit $code;; esac
+start="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
+restarts="${SLURM_RESTART_COUNT:-0}"
+if [ -e /scratch/flip/vitb16/heartbeats/"$start.$restarts"/last_word.json ]; then exit $code; fi
+opened=
+for before in 0 1 2 3; do
+  attempt="\"attempt\": \"$start.$((restarts - before))\""
+  if grep -qsF "$attempt" /scratch/flip/vitb16/segment.json /scratch/flip/vitb16/ledger.jsonl; then opened=yes; fi
+done
+if [ "$restarts" -ge 3 ] && [ -z "$opened" ]; then
+  echo "flipscale: four starts in a row ended before they could train; fix the cause and submit again" >&2
+  exit $code
+fi
+echo "flipscale: the processes ended with code $code and left no word of why; another start is requested" >&2
+scontrol requeue "$SLURM_JOB_ID" || env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 /opt/flipscale/bin/python -m flipscale.orchestration.segments.last_resort /scratch/flip/vitb16
+exit $code

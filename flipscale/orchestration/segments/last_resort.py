@@ -1,0 +1,41 @@
+"""The program with which a batch script has its job started again, if scontrol did not do it.
+
+python -m flipscale.orchestration.segments.last_resort RUN
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from flipscale.distributed.placement import read_placement
+from flipscale.errors import UserError
+from flipscale.orchestration.segments.managed_job import managed_job
+from flipscale.orchestration.segments.start_checks import MOST_FRUITLESS, starts_without_a_segment
+from flipscale.runs.directory import existing_run
+
+
+def main() -> None:
+    """Have the job started again from which this runs; exits with 1 if that is not possible."""
+    logging.basicConfig(level=logging.INFO, format="flipscale: %(message)s", stream=sys.stderr)
+
+    run = existing_run(Path(sys.argv[1]).resolve())
+    managed = managed_job(run, read_placement())
+    if managed is None:
+        sys.exit(f"flipscale: job of {run.path} not found in submissions.jsonl; run `flipscale submit` again")
+
+    # A job that follows counts its restarts from zero, so the batch script cannot know of those before.
+    if starts_without_a_segment(run, managed.place) > MOST_FRUITLESS:
+        sys.exit(
+            "flipscale: four starts in a row ended before they could train; fix the cause and submit again"
+        )
+    if not managed.try_start_again():
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,66 @@
+"""The end of a process that may have lost peers: it waits for their reports, and one requeues the job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from flipscale.distributed.placement import Placement
+from flipscale.orchestration.segments.process_exit import SECONDS_TO_LEAVE, exit_now
+from flipscale.processes import own_mark
+from flipscale.runs.heartbeat import Heartbeat, read_heartbeats
+
+SECONDS_TO_REPORT = 3.0
+"""Seconds in which all processes of a start have said how they failed."""
+
+_LOOK_SECONDS = 0.1  # between two looks at the reports
+
+
+def await_reports(run: Path, attempt: str, place: Placement) -> None:
+    """Wait until every process of the start has reported its end or is gone, at most `SECONDS_TO_REPORT`.
+
+    Whether a process of another machine is gone cannot be seen from here.
+
+    Args:
+        run: The run directory.
+        attempt: The name of the start.
+        place: The placement of this process.
+    """
+    until = time.monotonic() + SECONDS_TO_REPORT
+    while time.monotonic() < until:
+        beats = read_heartbeats(run, attempt)
+        if len(beats) >= place.size and all(_is_over(beat, place) for beat in beats):
+            return
+        time.sleep(_LOOK_SECONDS)
+
+
+def give_up(run: Path, place: Placement, start_again: Callable[[], bool]) -> NoReturn:
+    """Have the job started again from a process that may have lost its peers, and exit.
+
+    Call `await_reports` first. The process of the lowest rank that reported its end asks Slurm. One process
+    of each other node does so after a while, in case that process ends before it could ask; Slurm takes the
+    first request.
+
+    Args:
+        run: The run directory.
+        place: The placement of this process, in a job.
+        start_again: The request to Slurm.
+    """
+    # The others stay meanwhile: the job would be over with the first process that leaves.
+    beats = read_heartbeats(run, place.attempt)
+    if any(beat.state == "failed" and beat.rank < place.rank for beat in beats):
+        time.sleep(SECONDS_TO_REPORT if place.local_rank == 0 else SECONDS_TO_LEAVE)
+
+    start_again()
+    exit_now(1)
+
+
+def _is_over(beat: Heartbeat, place: Placement) -> bool:
+    """Return whether a process has reported its end, or is a process of this machine that is gone."""
+    if beat.state in ("failed", "stopped", "done") or beat.rank == place.rank:
+        return True
+
+    here = own_mark().boot
+    return bool(here) and beat.boot == here and not beat.mark.lives

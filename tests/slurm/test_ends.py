@@ -1,0 +1,137 @@
+"""A job ends by itself, exactly, whichever of its processes is killed, and whenever."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+
+import psutil
+import pytest
+from support.cluster_handle import Cluster
+from support.slurm_run import SlurmRun, trained_without_gaps, two_nodes
+from support.tiny_run import TinyRun
+
+from flipscale.runs.audit import audit
+from flipscale.runs.directory import RunDirectory
+
+MakeRun = Callable[..., TinyRun]
+Fault = Callable[[SlurmRun, str], None]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*came to a segment")]
+
+SAVES = 50 * 16  # samples between two checkpoints
+
+
+def kill_rank_0(run: SlurmRun, job: str) -> None:
+    run.kill(0, signal.SIGKILL)
+
+
+def kill_rank_1(run: SlurmRun, job: str) -> None:
+    run.kill(1, signal.SIGKILL)
+
+
+def kill_all_ranks(run: SlurmRun, job: str) -> None:
+    pids = [beat.pid for beat in run.beats()]
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # none of them sees another one die
+        for pid in pids:
+            psutil.Process(pid).send_signal(number)
+
+
+def kill_the_step(run: SlurmRun, job: str) -> None:
+    run.cluster.run("scancel", "--signal=KILL", f"{job}.1")  # step 0 looks for the run directory
+
+
+def kill_slurmd(run: SlurmRun, job: str) -> None:
+    """Slurm calls the node down after a while, and has the job started again by itself."""
+    node = run.beats()[1].node
+    run.cluster.node_kill(node)
+    restarts = int(run.cluster.job(job)["Restarts"])
+    run.cluster.wait_for(job, lambda record: int(record["Restarts"]) > restarts, 120)
+    run.cluster.node_start(node)
+
+
+def kill_in_start_up(run: SlurmRun, rank: int) -> None:
+    """Kill a process that has not met the others: nobody can have left a sign of life."""
+    process = run.cluster.wait_until(lambda: run.process_of(rank), bool, 60)
+    process.kill()
+
+
+def test_a_job_whose_processes_are_killed_ends_by_itself_and_leaves_no_trace(
+    tiny_run: MakeRun, patient_cluster: Cluster
+) -> None:
+    """Rank 0, all processes at once, one during the start-up, and a slurmd."""
+    straight = tiny_run("straight", **two_nodes(20_000, data={"workers": 1}))
+    run = SlurmRun.of(patient_cluster, tiny_run("killed", **two_nodes(20_000, data={"workers": 1})))
+    job = run.submit()
+
+    for restarts, fault in enumerate((kill_rank_0, kill_all_ranks), 1):
+        run.more_samples(320)
+        fault(run, job)
+        run.starts_again(job, restarts)
+
+    kill_in_start_up(run, 0)
+    run.starts_again(job, 3)
+
+    run.more_samples(320)
+    kill_slurmd(run, job)
+    run.starts_again(job, 4)
+    run.wait_for_end(job)
+    assert_no_trace(run, straight, 20_000)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(5400)
+@pytest.mark.parametrize("kill_wait", [10, 30])
+def test_five_of_each_fault_at_random_moments(
+    tiny_run: MakeRun, new_cluster: Callable[..., Cluster], kill_wait: int
+) -> None:
+    cluster = new_cluster("--nodes=3", f"--kill-wait={kill_wait}", "--grace=15")
+    straight = tiny_run("straight", **two_nodes(80_000, data={"workers": 1}))
+    run = SlurmRun.of(cluster, tiny_run("killed", **two_nodes(80_000, data={"workers": 1})))
+    job = run.submit()
+    moments = random.Random(kill_wait)
+
+    # Starts that bring nothing end a run, so a start-up is killed only after a start that trained.
+    faults = [kill_rank_0, kill_rank_1, kill_all_ranks, kill_the_step, kill_slurmd] * 5
+    moments.shuffle(faults)
+    restarts = 0
+    for number, fault in enumerate(faults):
+        run.more_samples(SAVES + moments.randrange(2 * SAVES), timeout=180)
+        fault(run, job)
+        restarts += 1
+        run.starts_again(job, restarts, timeout=180)
+
+        if number % 5 == 4:
+            kill_in_start_up(run, rank=number // 5 % 2)
+            restarts += 1
+            run.starts_again(job, restarts, timeout=180)
+
+    run.wait_for_end(job, timeout=600)
+    assert_no_trace(run, straight, 80_000)
+
+
+def test_the_only_process_of_a_job_is_killed(tiny_run: MakeRun, patient_cluster: Cluster) -> None:
+    cluster = {"nodes": 1, "gpus_per_node": 1, "timeout": "60min"}
+    run = SlurmRun.of(patient_cluster, tiny_run("only", **two_nodes(4_000, cluster=cluster)))
+    job = run.submit()
+    run.more_samples(320)
+    run.kill(0, signal.SIGKILL)
+    run.starts_again(job, 1)
+    run.wait_for_end(job)
+
+    assert [line.reason for line in run.ledger()] == ["killed", "done"], run.log()
+    assert trained_without_gaps(run.ledger(), 4_000)
+    assert audit(RunDirectory(run.run.output)).proven
+
+
+def assert_no_trace(run: SlurmRun, straight: TinyRun, samples: int) -> None:
+    """Check that a disturbed run has the results of an undisturbed one, bit for bit."""
+    ledger = run.ledger()
+    assert ledger[-1].reason == "done", run.log()
+    assert trained_without_gaps(ledger, samples), ledger
+    assert audit(RunDirectory(run.run.output)).proven
+
+    assert straight.train(processes=2).returncode == 0
+    assert run.run.last_manifest()["progress"] == straight.last_manifest()["progress"]
+    assert run.run.weights() == straight.weights()
+    assert run.run.metrics() == straight.metrics()
