@@ -14,6 +14,7 @@ from flipscale.data.order.mixture import shards_by_source
 from flipscale.data.quarantine import BadRecord
 from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index, expand_shards, is_current, load_index, shard_name
+from flipscale.data.shards.index_directory import is_own, remove_index
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Storage
@@ -94,6 +95,9 @@ def _prepare_index(data: Data, directory: Path, storage: Storage) -> None:
     paths = expand_shards(data.train)
     if data.index is None and not _is_index_of(directory, paths):
         _log.info("indexing %s (set data.index to reuse an index)", data.train)
+        # A damaged index in the run's own directory is made again, but not one in a directory of the user.
+        if not is_own(directory):
+            remove_index(directory)
         cores = len(os.sched_getaffinity(0))
         build_index(data.train, directory, workers=cores, storage=storage)
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import multiprocessing
 import os
-import time
+import secrets
 import uuid
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from flipscale.errors import UserError
+from flipscale.data.shards.cache_blocks import Blocks
+from flipscale.data.shards.cache_key import prepare_cache, warn_of_strangers
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 _BLOCK = 8 << 20  # bytes; about 200 samples of 256 px, so that one request serves many samples
 _SMALLEST_BLOCK = 64 << 10
 _OPEN_BLOCKS = 64
-_ABANDONED = 3600  # seconds after which a partial file is attributed to a process that died
-_CHECKSUM = 4  # bytes of CRC-32 after each block's content
 _log = logging.getLogger(__name__)
 
 
@@ -32,8 +29,8 @@ class BlockCache:
     """The last used blocks of shards, within a limit of bytes.
 
     A block is one file, which is either complete or absent. It is written under another name, renamed in one
-    step, and verified by its checksum when a process first opens it. Eviction deletes the blocks that were
-    opened longest ago; a process that has one open can still read it.
+    step, and verified by its digest when a process first opens it. Eviction deletes the blocks that were
+    opened longest ago; a process that has one open can still read it. Files of others are never deleted.
 
     If the cache cannot be written, reading continues without it. A warning says so once, and `failures`
     counts the blocks, over all processes that share this object.
@@ -44,7 +41,7 @@ class BlockCache:
         failures: Shared counter of an object of another process; default: a new one.
 
     Raises:
-        UserError: If the directory cannot be made.
+        UserError: If the directory cannot be made, or belongs to something else.
     """
 
     def __init__(self, directory: Path, limit: int, failures: Synchronized[int] | None = None) -> None:
@@ -60,10 +57,14 @@ class BlockCache:
         self._unscanned = limit  # bytes written since the directory was last measured; measure it first
         self._writes = True
 
+        key = secrets.token_bytes()  # of nobody: no block is found
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            key = prepare_cache(directory)
+            if failures is None:  # else the object that was copied to this process has warned
+                warn_of_strangers(directory)
         except OSError as error:
-            raise UserError(f"data.cache.directory {directory} cannot be made: {error.strerror}") from None
+            self._count_failure(error.strerror or str(error))
+        self._blocks = Blocks(directory, key)
 
     def __reduce__(self) -> tuple[type[BlockCache], tuple[Path, int, Synchronized[int]]]:
         return BlockCache, (self.directory, self.limit, self._failures)
@@ -92,7 +93,7 @@ class BlockCache:
             begin = number * self.block
             length = min(self.block, total - begin)
             wanted = min(stop, begin + length) - offset
-            name = self._name(shard, number)
+            name = self._blocks.name(shard, self.block, number)
 
             part = self._cached(name, length, offset - begin, wanted)
             if part is None and self._writes:
@@ -108,20 +109,17 @@ class BlockCache:
     def holds(self, shard: str, offset: int, size: int, total: int) -> bool:
         """Return whether the cache has all blocks of a range (arguments as of `read`)."""
         numbers = range(offset // self.block, -(-min(offset + size, total) // self.block))
-        return all((self.directory / self._name(shard, number)).exists() for number in numbers)
+        names = (self._blocks.name(shard, self.block, number) for number in numbers)
+        return all((self.directory / name).exists() for name in names)
 
     def fill(self, shard: str, content: BinaryIO) -> None:
         """Put a whole shard into the cache."""
         for number, block in enumerate(iter(lambda: content.read(self.block), b"")):
-            self._add(self._name(shard, number), block)
-
-    def _name(self, shard: str, number: int) -> str:
-        digest = hashlib.blake2b(f"{shard}\n{self.block}\n{number}".encode(), digest_size=16).hexdigest()
-        return f"{digest}.block"
+            self._add(self._blocks.name(shard, self.block, number), block)
 
     def _cached(self, name: str, length: int, offset: int, size: int) -> bytes | None:
         if name not in self._open:
-            descriptor = self._verified(self.directory / name, length)
+            descriptor = self._blocks.open(name, length)
             if descriptor is None:
                 return None
             self._open[name] = descriptor, length
@@ -137,77 +135,37 @@ class BlockCache:
         os.close(self._open.pop(name)[0])  # the handle is stale
         return None
 
-    def _verified(self, path: Path, length: int) -> int | None:
-        """Open a block and mark it as used; None if it is absent or damaged."""
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-
-        try:
-            content = os.pread(descriptor, length + _CHECKSUM + 1, 0)
-            checksum = zlib.crc32(content[:length]).to_bytes(_CHECKSUM, "little")
-            if len(content) == length + _CHECKSUM and content[length:] == checksum:
-                with suppress(OSError):  # evicted meanwhile, or a read-only cache
-                    os.utime(path)
-                return descriptor
-
-            _log.warning("%s in the cache is damaged; it is read again", path)
-            path.unlink(missing_ok=True)
-        except OSError:
-            pass
-
-        os.close(descriptor)
-        return None
-
     def _add(self, name: str, content: bytes) -> None:
+        if not self._writes:
+            return
+
         partial = self.directory / f".{name}.{uuid.uuid4().hex}"
         try:
             # What this process writes between two measurements is small compared with the limit, so that
             # even hundreds of processes together stay near it.
             if self._unscanned + len(content) > self.limit // 1024:
-                self._evict(len(content) + _CHECKSUM)
+                self._blocks.evict(len(content), self.limit)
                 self._unscanned = 0
             self._unscanned += len(content)
 
             with open(partial, "xb") as file:
                 file.write(content)
-                file.write(zlib.crc32(content).to_bytes(_CHECKSUM, "little"))
-            os.replace(partial, self.directory / name)
+                file.write(self._blocks.trailer(name, content))
+            self._blocks.place(partial, name)
         except OSError as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-            self._writes = False
-            with self._failures.get_lock():
-                self._failures.value += 1
-                first = self._failures.value == 1
-            if first:
-                _log.warning(
-                    "data.cache.directory %s cannot be written (%s); reading continues without it",
-                    self.directory,
-                    error.strerror,
-                )
+            self._count_failure(error.strerror or str(error))
 
-    def _evict(self, incoming: int) -> None:
-        """Make room for `incoming` bytes: delete the blocks opened longest ago, down to 7/8 of the limit."""
-        blocks: list[tuple[float, int, str]] = []
-        total = incoming
-        with os.scandir(self.directory) as entries:
-            for entry in entries:
-                with suppress(OSError):  # deleted by another process meanwhile
-                    stat = entry.stat()
-                    total += stat.st_size
-                    if entry.name.endswith(".block"):
-                        blocks.append((stat.st_mtime, stat.st_size, entry.name))
-                    elif ".block." in entry.name and time.time() - stat.st_mtime > _ABANDONED:
-                        os.unlink(entry.path)
-
-        if total <= self.limit:
-            return
-
-        for _, size, name in sorted(blocks):
-            with suppress(FileNotFoundError):
-                os.unlink(self.directory / name)
-            total -= size
-            if total <= self.limit - self.limit // 8:
-                break
+    def _count_failure(self, reason: str) -> None:
+        """Stop writing; the first process of all that share the count warns."""
+        self._writes = False
+        with self._failures.get_lock():
+            self._failures.value += 1
+            first = self._failures.value == 1
+        if first:
+            _log.warning(
+                "data.cache.directory %s cannot be written (%s); reading continues without it",
+                self.directory,
+                reason,
+            )

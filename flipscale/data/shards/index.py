@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from braceexpand import braceexpand
 
+from flipscale.data.shards.index_directory import INDEX, TABLE
 from flipscale.data.shards.remote import Status
 from flipscale.data.shards.storage import Storage, is_command, is_remote
 from flipscale.data.shards.tar import MEMBER
@@ -84,7 +85,7 @@ class Index:
     @cached_property
     def members(self) -> np.memmap:
         """The members table, (samples,) of MEMBER; only if `has_members`."""
-        return np.memmap(self.directory / "members.bin", dtype=MEMBER, mode="r", shape=(self.samples,))
+        return np.memmap(self.directory / TABLE, dtype=MEMBER, mode="r", shape=(self.samples,))
 
     @cached_property
     def first_rows(self) -> np.ndarray:
@@ -214,13 +215,13 @@ class _Document:
 def write_index(index: Index) -> None:
     """Write index.json, which turns the directory into an index."""
     # Not asdict(), which copies every element of the columns.
-    write_durably(index.directory / "index.json", json.dumps(vars(_Document.of_index(index))))
+    write_durably(index.directory / INDEX, json.dumps(vars(_Document.of_index(index))))
 
 
 def is_current(directory: Path) -> bool:
     """Return whether the directory holds an index of this version."""
     try:
-        return json.loads((directory / "index.json").read_text())["version"] == VERSION
+        return json.loads((directory / INDEX).read_text())["version"] == VERSION
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -232,7 +233,7 @@ def load_index(directory: Path) -> Index:
         UserError: If there is no index, its version is another one, or it is damaged.
     """
     try:
-        content = json.loads((directory / "index.json").read_text())
+        content = json.loads((directory / INDEX).read_text())
         # Check the version first: another version has other columns.
         if content["version"] != VERSION:
             raise UserError(
@@ -240,7 +241,7 @@ def load_index(directory: Path) -> Index:
             )
 
         index = _Document(**content).index(directory)
-        size = (directory / "members.bin").stat().st_size if index.has_members else None
+        size = (directory / TABLE).stat().st_size if index.has_members else None
         wrong_size = size is not None and size != index.samples * MEMBER.itemsize
     except FileNotFoundError:
         raise UserError(f"there is no index in {directory}; make one with `flipscale data index`") from None

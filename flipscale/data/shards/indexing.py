@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from flipscale.child_process import die_with_parent
+from flipscale.data.shards import index_directory
 from flipscale.data.shards.index import Damage, Index, Shard, expand_shards, write_index
 from flipscale.data.shards.journal import IndexKind, Journal, JournalEntry
 from flipscale.data.shards.remote import Status
@@ -24,7 +24,6 @@ from flipscale.errors import UserError
 
 _RECORDED_AT_ONCE = 64  # most shards that a killed command scans again
 _REMOTE_AT_ONCE = 8  # remote shards per process at a time; scanning one is mostly waiting
-_OWN_FILES = {"index.json", "index.json.partial", "members.bin", "members", "journal.jsonl"}
 
 Report = Callable[[int, int], None]
 """A function that is called with the shards done and the shards in total."""
@@ -68,16 +67,18 @@ def build_index(
     members = members and not from_stats
     paths = expand_shards(pattern)
     _check_local(paths, pattern)
-    _prepare(directory)
+    index_directory.prepare(directory)
 
+    # The journal first: it marks the directory as ours while there is no index.
     journal = Journal(directory, IndexKind(members, from_stats))
+    _remove_old(directory)
     shards = journal.reusable(paths, storage)
     damaged = journal.damaged(len(shards))
     if shards:
         progress(len(shards), len(paths))
 
     read = partial(_read_stats if from_stats else _scan_shard, storage=storage, keep=members)
-    with open(directory / "members.bin", "r+b" if journal.rows(len(shards)) else "wb") as table:
+    with open(directory / index_directory.TABLE, "r+b" if journal.rows(len(shards)) else "wb") as table:
         table.truncate(journal.rows(len(shards)) * MEMBER.itemsize)
         table.seek(0, os.SEEK_END)
         for scanned in _record(_map(read, paths[len(shards) :], workers), table, journal):
@@ -90,7 +91,7 @@ def build_index(
         cut = f"; {damaged[0].path} is damaged: {damaged[0].reason}" if damaged else ""
         raise UserError(f"no shard of {pattern!r} holds image-caption pairs (jpg|jpeg|png|webp, txt){cut}")
     if not members:
-        (directory / "members.bin").unlink()
+        (directory / index_directory.TABLE).unlink()
 
     # The journal goes last: until then, a killed command can resume.
     index = Index(directory, tuple(shards), tuple(damaged), members)
@@ -123,6 +124,15 @@ def _record(results: Iterator[_ScannedShard], table: BinaryIO, journal: Journal)
         commit()
 
 
+def _remove_old(directory: Path) -> None:
+    """Remove the index that is in the directory, but for the table that the journal belongs to."""
+    try:
+        (directory / index_directory.INDEX).unlink(missing_ok=True)
+        index_directory.remove_tables(directory)  # of the shards as they were
+    except OSError as error:
+        raise UserError(f"the index directory {directory} cannot be made: {error.strerror}") from None
+
+
 def _check_local(paths: list[str], pattern: str) -> None:
     """Raise UserError if a local shard does not exist."""
     missing = [path for path in paths if not is_remote(path) and not os.path.isfile(path)]
@@ -132,18 +142,6 @@ def _check_local(paths: list[str], pattern: str) -> None:
             f"the shard {missing[0]}{more} of the pattern {pattern!r} does not exist; correct the pattern "
             "(in a job: data.train)"
         )
-
-
-def _prepare(directory: Path) -> None:
-    """Make the directory, and remove an index that is in it."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if any(entry.name not in _OWN_FILES for entry in directory.iterdir()):
-            raise UserError(f"{directory} is not empty and holds no index; name another directory for it")
-        (directory / "index.json").unlink(missing_ok=True)
-        shutil.rmtree(directory / "members", ignore_errors=True)  # of the shards as they were
-    except OSError as error:
-        raise UserError(f"the index directory {directory} cannot be made: {error.strerror}") from None
 
 
 def _map(one: Callable[[str], _ScannedShard], paths: list[str], workers: int) -> Iterator[_ScannedShard]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -10,9 +11,11 @@ from typing import Any
 
 from flipscale import jsonl
 from flipscale.data.shards.index import Damage, Shard
+from flipscale.data.shards.index_directory import JOURNAL, TABLE
 from flipscale.data.shards.storage import Storage, is_command
 from flipscale.data.shards.tar import MEMBER
 from flipscale.errors import UserError
+from flipscale.files import write_durably
 
 _COMPARED_AT_ONCE = 32  # shards whose size and version are requested at the same time
 
@@ -54,8 +57,8 @@ class Journal:
     """
 
     def __init__(self, directory: Path, kind: IndexKind) -> None:
-        self._path = directory / "journal.jsonl"
-        self._table = directory / "members.bin"
+        self._path = directory / JOURNAL
+        self._table = directory / TABLE
         self._has_rows = kind.members
 
         try:
@@ -66,8 +69,7 @@ class Journal:
         self._entries = [JournalEntry.from_record(line) for line in kept]
 
         if not self._entries:
-            self._path.unlink(missing_ok=True)
-            jsonl.append(self._path, [asdict(kind)])
+            write_durably(self._path, json.dumps(asdict(kind)) + "\n")
         else:
             jsonl.keep(self._path)  # without the line that a crash cut
 

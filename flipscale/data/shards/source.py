@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import tempfile
+import uuid
 from collections import OrderedDict
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -18,6 +18,7 @@ import numpy as np
 from flipscale.data.quarantine import BadSample
 from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index, Shard
+from flipscale.data.shards.index_directory import table_of_shard
 from flipscale.data.shards.members import SampleMembers, members_of_sample
 from flipscale.data.shards.storage import Storage, is_command
 from flipscale.data.shards.tar import NotATar, check_size, key_in_header, scan
@@ -185,7 +186,7 @@ class ShardSource:
     def _table(self, shard: int) -> np.ndarray:
         """Return a shard's members from its headers; the index directory keeps them for other processes."""
         if shard not in self._tables:
-            kept = self.index.directory / "members" / f"{shard // 1000:04d}" / f"{shard:07d}.npz"
+            kept = table_of_shard(self.index.directory, shard)
             table = _load_table(kept)
             if table is None:
                 table = self._scan(shard)
@@ -231,9 +232,10 @@ def _load_table(path: Path) -> tuple[np.ndarray, str] | None:
 def _save_table(path: Path, members: np.ndarray, damage: str) -> None:
     with suppress(OSError):  # a read-only index: every process scans the headers for itself
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        with open(partial, "xb") as file:
             np.savez_compressed(file, members=members, damage=np.array(damage))
-        os.replace(file.name, path)
+        os.replace(partial, path)
 
 
 @lru_cache(maxsize=16)  # a shard with one bad sample has more; 10,000 headers take a second

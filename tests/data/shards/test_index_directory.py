@@ -10,6 +10,7 @@ from support.shards import write_shards
 
 from flipscale.data.shards.index import load_index
 from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.source import ShardSource
 from flipscale.errors import UserError
 
 
@@ -52,6 +53,56 @@ def test_directory_that_holds_something_else_is_refused(tmp_path):
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
     assert "cannot be made" in refused(pattern, tmp_path / "full" / "thesis.tex")
     assert "cannot be made" in refused(pattern, tmp_path / "full" / "thesis.tex" / "index")
+
+
+OTHERS = {
+    "a folder called members": ("members/chapter1.txt", "precious"),
+    "a folder as deep as ours": ("members/0000/0000000.npz.txt", "precious"),
+    "an index of something else": ("index.json", '{"name": "a web site", "version": 3}'),
+    "a list": ("index.json", "[]"),
+    "no JSON": ("index.json", "precious"),
+    "nested JSON": ("index.json", "[" * 100_000),
+    "a binary file": ("members.bin", "precious"),
+    "a journal": ("journal.jsonl", '{"dear": "diary"}\n'),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_files_of_others_with_our_names_are_refused(tmp_path, kind):
+    pattern = write_shards(tmp_path / "shards", [1])
+    name, content = OTHERS[kind]
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    assert "is not empty and holds no index" in refused(pattern, tmp_path / "out")
+    assert [file for file in (tmp_path / "out").rglob("*") if file.is_file()] == [path]
+    assert path.read_text() == content
+
+
+def test_only_our_own_files_of_an_index_are_removed(tmp_path):
+    pattern = write_shards(tmp_path / "shards", [2, 1])
+    index = build_index(pattern, tmp_path / "index", members=False)
+    ShardSource(index).member(1, 0)
+    (own,) = (tmp_path / "index").rglob("*.npz")
+    other = own.with_name("chapter.npz")
+    other.write_text("precious")
+    (tmp_path / "index" / "members" / "letters").mkdir()
+    build_index(pattern, tmp_path / "index", members=False)
+    assert not own.exists()
+    assert other.read_text() == "precious"
+    assert (tmp_path / "index" / "members" / "letters").is_dir()
+
+
+def test_links_and_fifos_in_the_place_of_our_files_are_refused(tmp_path):
+    pattern = write_shards(tmp_path / "shards", [1])
+    build_index(pattern, tmp_path / "index")
+    (tmp_path / "index" / "members.bin").unlink()
+    (tmp_path / "index" / "members.bin").symlink_to(tmp_path / "shards" / "00000.tar")
+    assert "is not a plain file" in refused(pattern, tmp_path / "index")
+    (tmp_path / "index" / "members.bin").unlink()
+    os.mkfifo(tmp_path / "index" / "members.bin")
+    assert "is not a plain file" in refused(pattern, tmp_path / "index")
+    assert (tmp_path / "shards" / "00000.tar").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("change", ["longer", "touched", "gone"])
