@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from pydantic import Field
 
 from flipscale import jsonl
 from flipscale.errors import UserError
+from flipscale.files import write_durably
 
 _FEWEST_JUDGED = 1000  # samples; a share of fewer is not significant
 
@@ -126,3 +128,18 @@ def read_quarantine(path: Path) -> list[BadRecord]:
         UserError: If the file holds other records.
     """
     return jsonl.read_as(BadRecord, path)
+
+
+def count_quarantine(path: Path) -> int | None:
+    """Return the number of records of a quarantine list; None if the file does not exist.
+
+    Raises:
+        UserError: If the file holds other records.
+    """
+    records = read_quarantine(path)
+    return len(records) if path.exists() else None
+
+
+def write_quarantine(records: Iterable[BadRecord], path: Path) -> None:
+    """Replace a quarantine list."""
+    write_durably(path, "".join(json.dumps(asdict(record)) + "\n" for record in records))

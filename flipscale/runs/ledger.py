@@ -52,6 +52,7 @@ class LedgerLine:
             checkpoints were damaged (its `samples_to` is below its `samples_from`).
         detail: Why it ended, as a sentence.
         suspects: Nodes that a failure is blamed on.
+        quarantined: Records of the quarantine list at the end; None if an earlier version wrote the line.
     """
 
     segment: int
@@ -76,6 +77,7 @@ class LedgerLine:
     reason: Reason
     detail: str = ""
     suspects: tuple[str, ...] = ()
+    quarantined: int | None = None
 
     @classmethod
     def from_record(cls, record: Record) -> LedgerLine:
@@ -104,6 +106,7 @@ class LedgerLine:
             reason=cast(Reason, text(record, "reason")),  # another version may have other reasons
             detail=text(record, "detail"),
             suspects=texts(record, "suspects"),
+            quarantined=None if record.get("quarantined") is None else integer(record, "quarantined"),
         )
 
 

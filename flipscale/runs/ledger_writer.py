@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 import psutil
 
 from flipscale import jsonl
+from flipscale.data.quarantine import count_quarantine
+from flipscale.errors import UserError
 from flipscale.files import set_aside
 from flipscale.progress import Progress
 from flipscale.runs.damaged_segment import rebuild_segment
@@ -57,6 +60,7 @@ class LedgerWriter:
         _account_for_the_past(self._run, resumed, attempt)
 
         lines = read_ledger(run)
+        _warn_of_shorter_list(self._run, lines)
         self._began = psutil.Process().create_time()
         self._training_from: float | None = None
         self._first = LedgerLine(
@@ -118,11 +122,13 @@ class LedgerWriter:
             reason=failure.kind,
             detail=failure.message,
             suspects=failure.suspects,
+            quarantined=_quarantined(self._run),
         )
 
         # The line first: a crash in between leaves the open segment as well, which the next start removes.
         append_to_ledger(self._run.path, line)
-        self._run.open_segment.unlink()
+        with suppress(OSError):
+            self._run.open_segment.unlink()
 
 
 def _account_for_the_past(run: RunDirectory, resumed: Progress, attempt: str) -> None:
@@ -203,6 +209,7 @@ def _closed(run: Path, killed: LedgerLine, resumed: Progress) -> LedgerLine:
         reason=failure.kind,
         detail=failure.message,
         suspects=failure.suspects,
+        quarantined=_quarantined(RunDirectory(run)),
     )
 
 
@@ -225,6 +232,27 @@ def _failure_of_killed(run: Path, killed: LedgerLine, beats: Sequence[Heartbeat]
         suspects = tuple(dict.fromkeys(beat.node for beat in beats if beat.state != "failed"))
 
     return Failure(kind, f"rank {first.rank} on {first.node}: {first.message}", suspects)
+
+
+def _quarantined(run: RunDirectory) -> int | None:
+    """Return the number of records in the quarantine list; None if the list is damaged."""
+    try:
+        return count_quarantine(run.quarantine) or 0
+    except (UserError, OSError):
+        return None
+
+
+def _warn_of_shorter_list(run: RunDirectory, lines: Sequence[LedgerLine]) -> None:
+    """Say that records of the quarantine list are lost. Training is right without them; the audit is not."""
+    counted = max((line.quarantined or 0 for line in lines), default=0)
+    held = _quarantined(run)
+    if held is not None and held < counted:
+        _log.warning(
+            "%s holds %d records, but the ledger counted %d: restore it, or `flipscale data audit` fails",
+            run.quarantine,
+            held,
+            counted,
+        )
 
 
 def _seconds_in_queue(lines: Sequence[LedgerLine], now: float) -> float:

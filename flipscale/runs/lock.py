@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from flipscale.child_process import kept_from_children
 from flipscale.errors import RunError, UserError
-from flipscale.files import read_regular
+from flipscale.files import naming, read_regular
 from flipscale.runs.directory import RunDirectory, check_not_foreign
 
 _SECONDS_TO_END = 60.0
@@ -34,8 +34,9 @@ class RunLock:
         self._path = run.lock
         self._owner = owner
 
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, owner.encode(), 0)
+        with naming(run.lock):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, owner.encode(), 0)
 
     def check(self) -> None:
         """Check that this start still owns the run.

@@ -20,9 +20,11 @@ from flipscale.config import load_job
 from flipscale.data.order.mixture import Mixture
 from flipscale.data.shards.index import load_index
 from flipscale.data.text.tokenizer import load_tokenizer
-from flipscale.runs.audit import expected_order, sample_keys
-from flipscale.runs.directory import RunDirectory, prepare
+from flipscale.progress import Progress
+from flipscale.runs.directory import RunDirectory, prepare, recorded_job
+from flipscale.runs.expected_order import expected_order, sample_keys
 from flipscale.runs.identity import DataIdentity, check_identity
+from flipscale.runs.manifest import Manifest, StoredFile
 
 PROGRAM = Path(sys.executable).with_name("flipscale")
 
@@ -188,21 +190,33 @@ def test_audit(tmp_path, job):
 
     jsonl.append(run.quarantine, [{"shard": 0, "ordinal": 7, "path": "0.tar", "key": "7", "reason": "blank"}])
     order = expected_order(Mixture([100, 60], 8, 16, 0), sample_keys([(0, 7)]), 0, 736)
-    line = {"segment": 0, "samples_to": 736, "digest": order.digest.hex(), "reason": "done"}
+    line = {"segment": 0, "samples_from": 0, "samples_to": 736, "reason": "stopped", "quarantined": 1}
+    line["digest"] = order.digest.hex()
     jsonl.append(run.ledger, [line])
+    document = recorded_job(run).model_dump(mode="json", exclude_none=True)
+    manifest = Manifest(
+        Progress(736, order.digest), False, {"a.safetensors": StoredFile(1, "0" * 64)}, document
+    )
+    (run.checkpoints / "samples_000000000736").mkdir()
+    (run.checkpoints / "samples_000000000736" / "manifest.json").write_text(manifest.to_json())
     text = done("data", "audit", "run", cwd=tmp_path).stdout
-    assert text.count(line["digest"]) == 2
+    assert text.count(line["digest"]) == 4
+    assert "it does not prove that the trainer used them rightly" in text
     assert "736 samples seen (4.6 epochs of 160): 0 repeated, 0 skipped; 1 unusable samples" in text
 
     run.quarantine.unlink()
     finished = flipscale("data", "audit", "run", cwd=tmp_path)
     assert finished.returncode == 1
     assert "DIFFERENT" in finished.stdout
+    assert (
+        "contradiction: quarantine.jsonl is missing, but the ledger counted 1 unusable samples"
+        in finished.stdout
+    )
     assert finished.stderr.startswith("error: run did not read the samples that its order prescribes")
 
     finished = flipscale("data", "audit", "run", "--json", cwd=tmp_path)
     assert finished.returncode == 1
-    (mark,) = json.loads(finished.stdout)["marks"]
+    _, mark = json.loads(finished.stdout)["marks"]
     assert mark["recorded"] == line["digest"] != mark["expected"]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ from flipscale.data.samples.stream import Batch, LaneShare, Stream
 from flipscale.data.shards.indexing import build_index
 from flipscale.errors import UserError
 from flipscale.order_digest import OrderDigest
-from flipscale.runs.audit import audit, expected_order, sample_keys
+from flipscale.progress import Progress
+from flipscale.runs.audit import audit
 from flipscale.runs.directory import RunDirectory, prepare
+from flipscale.runs.expected_order import expected_order, expected_orders, sample_keys
 from flipscale.runs.identity import DataIdentity, check_identity
+from flipscale.runs.manifest import Manifest, StoredFile
 
 BAD_AT = {(0, 3): "half a jpeg", (1, 0): "missing caption", (1, 1): "no image", (2, 8): "not utf-8"}
 
@@ -42,6 +46,7 @@ class Recorded:
     job: Job
     order: Mixture
     batches: list[Batch]
+    index: Path
     identity: DataIdentity
 
     def digest(self, start: int, stop: int) -> OrderDigest:
@@ -70,7 +75,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     batches = list(Stream(reader, Budget.of(job.phases, 8), LaneShare(8), 0).batches(0))
     shards = tuple((Path(shard.path).name, shard.samples) for shard in index.shards)
     identity = DataIdentity(fingerprint=index.fingerprint, tokenizer="t", samples=97, shards=shards)
-    return Recorded(job, order, batches, identity)
+    return Recorded(job, order, batches, root / "index", identity)
 
 
 @pytest.fixture
@@ -80,16 +85,29 @@ def run(recorded: Recorded, tmp_path: Path) -> RunDirectory:
     prepare(run, recorded.job, 0)
     check_identity(run, recorded.identity, lambda directory: None)
     Quarantine(run.quarantine).add(record for batch in recorded.batches for record in batch.bad)
+    start = 0
     for segment, (stop, reason) in enumerate([(160, "killed"), (480, "stopped"), (600, "done")]):
-        hexadecimal = recorded.digest(0, stop).hex()
-        line = {"segment": segment, "samples_to": stop, "digest": hexadecimal, "reason": reason}
+        line = {"segment": segment, "samples_from": start, "samples_to": stop, "reason": reason}
+        line |= {"digest": recorded.digest(0, stop).hex(), "quarantined": len(BAD_AT)}
         jsonl.append(run.ledger, [line])
+        start = stop
+    budget = Budget.of(recorded.job.phases, 8)
+    for step in budget.steps_from(0):
+        line = {"samples": step.stop, "step": budget.steps_done(step.stop), "phase": "a", "lr": step.lr}
+        jsonl.append(run.metrics, [line | {"digest": recorded.digest(0, step.stop).hex()}])
     for stop in (480, 600):
-        manifest = run.checkpoints / f"samples_{stop:012d}" / "manifest.json"
-        manifest.parent.mkdir()
-        progress = {"samples_seen": stop, "digest": recorded.digest(0, stop).value}
-        manifest.write_text(json.dumps({"progress": progress}))
+        write_manifest(run, stop, Progress(stop, recorded.digest(0, stop)), recorded.job)
     return run
+
+
+def write_manifest(run: RunDirectory, samples: int, progress: Progress, job: Job) -> Path:
+    path = run.checkpoints / f"samples_{samples:012d}" / "manifest.json"
+    path.parent.mkdir(exist_ok=True)
+    files = {"weights.safetensors": StoredFile(1, "0" * 64)}
+    path.write_text(
+        Manifest(progress, False, files, job.model_dump(mode="json", exclude_none=True)).to_json()
+    )
+    return path
 
 
 def slow_expected(
@@ -128,6 +146,11 @@ def test_expected_order_equals_the_slow_reference(data):
     parts = [expected_order(order, sample_keys(bad), *stretch) for stretch in stretches]
     assert [(part.digest, part.replaced) for part in parts] == slow
     whole = expected_order(order, sample_keys(bad), cuts[0] * lanes, cuts[-1] * lanes)
+    assert (
+        expected_orders(order, sample_keys(bad), [cut * lanes for cut in dict.fromkeys(cuts)])
+        == [part for part, (start, stop) in zip(parts, stretches, strict=True) if start < stop]
+        or len(set(cuts)) < 2
+    )
     assert whole.digest == sum((part.digest for part in parts), OrderDigest())
     assert whole.replaced == sum(part.replaced for part in parts)
 
@@ -151,6 +174,10 @@ def test_run_is_proven_from_its_directory(run):
     assert (report.samples_seen, report.dataset_samples, report.unusable) == (600, 97, len(BAD_AT))
     assert report.epochs == pytest.approx(600 / 97)
     assert report.replaced > 0
+    assert report.metrics_lines == 18
+    assert report.gaps == (
+        f"{run.path / 'index'} is not here: the names of the shards could not be compared with it",
+    )
     assert [(mark.samples_seen, mark.source) for mark in report.marks] == [
         (160, "segment 0 (killed)"),
         (480, "samples_000000000480"),
@@ -182,18 +209,17 @@ def test_changed_record_is_detected(run, file, change, first_wrong):
     rewrite(getattr(run, file), change)
     report = audit(run)
     assert not report.proven
-    wrong = [mark.samples_seen for mark in report.marks if mark.recorded != mark.expected]
-    assert wrong[0] == first_wrong
+    wrong = [mark for mark in report.marks if mark.recorded != mark.expected]
+    assert next(m.samples_seen for m in wrong if not m.source.startswith("metrics")) == first_wrong
 
 
-def test_changed_checkpoint_index_or_seed_is_detected(run):
-    manifest = run.checkpoints / "samples_000000000480" / "manifest.json"
-    text = manifest.read_text()
-    manifest.write_text(text.replace('"digest": ', '"digest": 1'))
+def test_changed_checkpoint_index_or_seed_is_detected(run, recorded):
+    progress = Progress(480, recorded.digest(0, 480))
+    manifest = write_manifest(run, 480, replace(progress, digest=OrderDigest(7)), recorded.job)
     assert [mark.source for mark in audit(run).marks if mark.recorded != mark.expected] == [
         manifest.parent.name
     ]
-    manifest.write_text(text)
+    write_manifest(run, 480, progress, recorded.job)
     assert audit(run).proven
 
     index = run.index.read_text()
@@ -216,10 +242,14 @@ def test_changed_checkpoint_index_or_seed_is_detected(run):
         ("ledger", '{"segment": 0}\nnot json\n', "line 2 is damaged"),
         (
             "ledger",
-            '{"samples_to": 161, "segment": 0, "reason": "", "digest": ""}\n',
+            '{"samples_from": 0, "samples_to": 161, "segment": 0, "reason": "", "digest": ""}\n',
             "at 161 samples, where no step",
         ),
-        ("ledger", '{"samples_to": 5000, "segment": 0, "reason": "", "digest": ""}\n', "at 5000 samples"),
+        (
+            "ledger",
+            '{"samples_from": 0, "samples_to": 5000, "segment": 0, "reason": "", "digest": ""}\n',
+            "at 5000 samples",
+        ),
         ("quarantine", '{"shard": 0}\n', "line 1 is damaged: its ordinal"),
         ("quarantine", "\x00\x00\n", "line 1 is damaged"),
         ("index", "{", "is damaged"),
@@ -237,13 +267,14 @@ def test_damaged_record_is_named(run, file, text, message):
 
 
 def test_damaged_checkpoint_is_left_out_with_a_warning(run, caplog):
-    manifest = run.checkpoints / "samples_000000000600" / "manifest.json"
+    manifest = run.checkpoints / "samples_000000000480" / "manifest.json"
     manifest.write_text(manifest.read_text()[:20])
     with caplog.at_level(logging.WARNING):
         report = audit(run)
     assert report.proven
     assert len(report.marks) == 4
     assert str(manifest) in caplog.text
+    assert "samples_000000000480 has a damaged manifest" in report.gaps[0]
 
 
 def test_run_without_records_is_refused(recorded, tmp_path):
@@ -254,3 +285,119 @@ def test_run_without_records_is_refused(recorded, tmp_path):
     check_identity(run, recorded.identity, lambda directory: None)
     with pytest.raises(UserError, match="nothing to audit"):
         audit(run)
+
+
+def rewrite_line(number: int, **fields: object) -> Callable[[RunDirectory], None]:
+    return lambda run: rewrite(run.ledger, lambda lines: lines[number].update(fields))
+
+
+def remove(name: str) -> Callable[[RunDirectory], None]:
+    def change(run: RunDirectory) -> None:
+        path = run.path / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return change
+
+
+def in_metrics(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[RunDirectory], None]:
+    return lambda run: rewrite(run.metrics, change)
+
+
+def in_job(before: str, after: str) -> Callable[[RunDirectory], None]:
+    def change(run: RunDirectory) -> None:
+        text = run.job.read_text()
+        assert before in text
+        run.job.write_text(text.replace(before, after, 1))
+
+    return change
+
+
+CONTRADICTIONS: dict[str, tuple[Callable[[RunDirectory], object], str]] = {
+    "first line removed": (
+        lambda run: rewrite(run.ledger, lambda lines: lines.pop(0)),
+        "line 1 of ledger.jsonl is segment 1, not 0: a line is missing or doubled",
+    ),
+    "last line removed": (
+        lambda run: rewrite(run.ledger, lambda lines: lines.pop()),
+        "no line of ledger.jsonl accounts for the samples from 480 to 600",
+    ),
+    "line doubled": (
+        lambda run: rewrite(run.ledger, lambda lines: lines.insert(1, lines[0])),
+        "line 2 of ledger.jsonl is segment 0, not 1",
+    ),
+    "gap": (rewrite_line(1, samples_from=192), "begins at 192 samples, but the one before it ends at 160"),
+    "overlap": (
+        rewrite_line(2, samples_from=448),
+        "at 448 samples, but the one before it ends at 480",
+    ),
+    "backwards": (rewrite_line(1, samples_from=512), "segment 1 of ledger.jsonl ends before it begins"),
+    "early end": (rewrite_line(1, reason="done"), "is done at 480 samples, but the job has 600"),
+    "ledger gone": (remove("ledger.jsonl"), "no line of ledger.jsonl accounts for the samples from 0 to 600"),
+    "checkpoints gone": (
+        remove("checkpoints"),
+        "says that 600 samples were committed, but the newest whole checkpoint has none",
+    ),
+    "newest checkpoint gone": (
+        remove("checkpoints/samples_000000000600"),
+        "says that 600 samples were committed, but the newest whole checkpoint has 480",
+    ),
+    "metrics repeated": (in_metrics(lambda lines: lines.append(lines[-1])), "repeats itself at 600 samples"),
+    "step of metrics": (in_metrics(lambda lines: lines[3].update(step=9)), "ends at 128 samples 9"),
+    "rate of metrics": (in_metrics(lambda lines: lines[3].update(lr=1.0)), "has the learning rate 1 at 128"),
+    "mask ratio": (in_job("mask_ratio: 0.5", "mask_ratio: 0.25"), "phases.0.mask_ratio was 0.5, now 0.25"),
+    "rate": (in_job("base_lr: 0.001", "base_lr: 0.002"), "phases.0.base_lr was 0.001, now 0.002"),
+    "quarantine gone": (remove("quarantine.jsonl"), "quarantine.jsonl is missing, but the ledger counted 4"),
+    "quarantine shortened": (
+        lambda run: rewrite(run.quarantine, lambda lines: lines.pop()),
+        "quarantine.jsonl holds 3 records, but the ledger counted 4",
+    ),
+    "evaluation between steps": (
+        lambda run: jsonl.append(run.evaluations, [{"samples_seen": 161}]),
+        "evaluations.jsonl has one at 161 samples, where no step of the job ends",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_contradiction_is_found(run, name):
+    assert audit(run).contradictions == ()
+    change, sentence = CONTRADICTIONS[name]
+    change(run)
+    report = audit(run)
+    assert not report.proven
+    assert sentence in " / ".join(report.contradictions)
+    assert json.dumps(asdict(report))
+
+
+def test_budget_in_metrics_but_in_no_checkpoint_is_not_accepted(run):
+    shutil.rmtree(run.checkpoints / "samples_000000000600")
+    rewrite(run.ledger, lambda lines: lines.pop())
+    report = audit(run)
+    assert not report.proven
+    assert (
+        "a step that ends at 600 samples, but the last segment saved and ended at 480"
+        in report.contradictions[0]
+    )
+
+    # After a kill that is what a run looks like; the samples are named as not proven.
+    rewrite(run.ledger, lambda lines: lines[-1].update(reason="killed"))
+    report = audit(run)
+    assert report.proven
+    assert report.samples_seen == 480
+    assert "continues to 600 samples, which no checkpoint holds" in report.gaps[-1]
+
+
+def test_digest_of_a_metrics_line_is_compared(run):
+    rewrite(run.metrics, lambda lines: lines[4].update(digest="0" * 16))
+    (wrong,) = [mark for mark in audit(run).marks if mark.recorded != mark.expected]
+    assert (wrong.samples_seen, wrong.source) == (160, "metrics.jsonl at step 5")
+
+
+def test_swapped_names_of_shards_are_found(run, recorded, tmp_path):
+    shutil.copytree(recorded.index, run.path / "index")
+    assert audit(run).proven
+    assert audit(run).gaps == ()
+    record = json.loads(run.index.read_text())
+    record["shards"][0][0], record["shards"][1][0] = record["shards"][1][0], record["shards"][0][0]
+    run.index.write_text(json.dumps(record))
+    assert "index.json names other shards, or in another order" in audit(run).contradictions[0]

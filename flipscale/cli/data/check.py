@@ -38,7 +38,11 @@ class CheckOptions:
     ] = None
     report: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write report.json and histograms there.", show_default=False),
+        typer.Option(
+            metavar="DIR",
+            help="Write report.json, histograms and the quarantine list there.",
+            show_default=False,
+        ),
     ] = None
     as_json: AsJson = False
 
@@ -47,6 +51,7 @@ def check(options: CheckOptions) -> None:
     """Decode every sample and report sizes, captions, duplicates, and what training could not use."""
     from flipscale.data.checks.scan import Checking
     from flipscale.data.checks.summary import summarize
+    from flipscale.data.quarantine import write_quarantine
     from flipscale.data.shards.index import expand_shards
 
     training_set = read_training_set(options.shards, options.captions, options.allow_pipe)
@@ -62,6 +67,8 @@ def check(options: CheckOptions) -> None:
 
     if options.report is not None:
         _draw(reports, document, options.report)
+        # What a run over these shards records, for a run whose own list is lost.
+        write_quarantine(summary.bad, options.report / "quarantine.jsonl")
     if options.as_json:
         print(json.dumps(document, indent=2))
         return

@@ -163,11 +163,13 @@ class Segment:
         failure = self._done() if error is None else self.failed(error)
 
         # The ledger comes last, with the cause that all signs give. After a takeover, it is the newer one's.
-        if self._ledger is not None and failure.kind != "superseded":
+        # A line that cannot be written is not tried again: it may be there, and the next start looks.
+        ledger = self._ledger
+        self._ledger = None
+        if ledger is not None and failure.kind != "superseded":
             since = self.stop.since
             waited = time.monotonic() - since if since is not None else 0.0
-            self._ledger.close(committed, reached, failure, stop_seconds=waited)
-        self._ledger = None
+            ledger.close(committed, reached, failure, stop_seconds=waited)
 
     def failed(self, error: BaseException) -> Failure:
         """Return the cause of an end by `error`, and publish this process's own part of it.

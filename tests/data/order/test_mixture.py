@@ -21,7 +21,7 @@ from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.errors import UserError
 from flipscale.order_digest import OrderDigest
-from flipscale.runs.audit import expected_order, sample_keys
+from flipscale.runs.expected_order import expected_order, sample_keys
 
 FEW = settings(max_examples=20, deadline=None)
 
