@@ -17,7 +17,7 @@ from flipscale.runs.directory import RunDirectory
 from flipscale.runs.failures import TRANSIENT
 from flipscale.runs.records import Record, integer, misread_key, number, text, texts
 
-_RETRIED: frozenset[Reason] = TRANSIENT | {"out_of_memory"}
+_RETRIED: frozenset[Reason] = frozenset({*TRANSIENT, "out_of_memory"})
 """Ends after which a job may start by itself. If the kernel killed a process for its memory, the batch
 script has the job started again, and Slurm's log names the cause."""
 

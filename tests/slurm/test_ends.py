@@ -41,6 +41,11 @@ def kill_the_step(run: SlurmRun, job: str) -> None:
     run.cluster.run("scancel", "--signal=KILL", f"{job}.1")  # step 0 looks for the run directory
 
 
+def kill_a_worker(run: SlurmRun, job: str) -> None:
+    """Kill a loader worker, as the kernel does if memory runs out."""
+    psutil.Process(run.beats()[1].pid).children()[0].kill()
+
+
 def kill_slurmd(run: SlurmRun, job: str) -> None:
     """Slurm calls the node down after a while, and has the job started again by itself."""
     node = run.beats()[1].node
@@ -52,29 +57,38 @@ def kill_slurmd(run: SlurmRun, job: str) -> None:
 
 def kill_in_start_up(run: SlurmRun, rank: int) -> None:
     """Kill a process that has not met the others: nobody can have left a sign of life."""
-    process = run.cluster.wait_until(lambda: run.process_of(rank), bool, 60)
-    process.kill()
+    run.cluster.wait_until(lambda: run.process_of(rank), bool, 60).kill()
+
+
+def kill_who_is_waited_for(run: SlurmRun) -> None:
+    """Kill rank 1 while rank 0 waits for it."""
+    late = run.cluster.wait_until(lambda: run.process_of(1), bool, 60)
+    late.suspend()
+    waits = run.cluster.wait_until(lambda: run.process_of(0), bool, 60)
+    run.cluster.wait_until(lambda: waits.net_connections("tcp"), bool, 120)  # it listens for the others
+    late.kill()
 
 
 def test_a_job_whose_processes_are_killed_ends_by_itself_and_leaves_no_trace(
     tiny_run: MakeRun, patient_cluster: Cluster
 ) -> None:
-    """Rank 0, all processes at once, one during the start-up, and a slurmd."""
+    """Rank 0, all processes at once, a loader worker, one process during the start-up, and a slurmd."""
     straight = tiny_run("straight", **two_nodes(20_000, data={"workers": 1}))
     run = SlurmRun.of(patient_cluster, tiny_run("killed", **two_nodes(20_000, data={"workers": 1})))
     job = run.submit()
 
-    for restarts, fault in enumerate((kill_rank_0, kill_all_ranks), 1):
+    for restarts, fault in enumerate((kill_rank_0, kill_all_ranks, kill_a_worker), 1):
         run.more_samples(320)
         fault(run, job)
         run.starts_again(job, restarts)
 
-    kill_in_start_up(run, 0)
-    run.starts_again(job, 3)
+    kill_who_is_waited_for(run)
+    run.starts_again(job, 4)
+    assert "a stop was requested before the processes of this start had found each other" in run.log()
 
     run.more_samples(320)
     kill_slurmd(run, job)
-    run.starts_again(job, 4)
+    run.starts_again(job, 5)
     run.wait_for_end(job)
     assert_no_trace(run, straight, 20_000)
 
@@ -92,7 +106,7 @@ def test_five_of_each_fault_at_random_moments(
     moments = random.Random(kill_wait)
 
     # Starts that bring nothing end a run, so a start-up is killed only after a start that trained.
-    faults = [kill_rank_0, kill_rank_1, kill_all_ranks, kill_the_step, kill_slurmd] * 5
+    faults = [kill_rank_0, kill_rank_1, kill_all_ranks, kill_the_step, kill_a_worker, kill_slurmd] * 5
     moments.shuffle(faults)
     restarts = 0
     for number, fault in enumerate(faults):
@@ -101,8 +115,8 @@ def test_five_of_each_fault_at_random_moments(
         restarts += 1
         run.starts_again(job, restarts, timeout=180)
 
-        if number % 5 == 4:
-            kill_in_start_up(run, rank=number // 5 % 2)
+        if number % 6 == 5:
+            kill_in_start_up(run, rank=number // 6 % 2)
             restarts += 1
             run.starts_again(job, restarts, timeout=180)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support.cluster_handle import Cluster
@@ -49,6 +51,28 @@ def test_a_refused_requeue_falls_back_to_a_job_that_follows(
     successor = patient_cluster.wait_until(run.newest_job, lambda newest: newest != job)
     run.wait_for_end(successor)
     assert [line.job_id for line in run.ledger()] == [job, successor]
+    assert trained_without_gaps(run.ledger(), 4_000)
+
+
+@pytest.mark.long
+def test_nodes_without_scontrol_are_left_by_a_job_that_follows(
+    tiny_run: MakeRun, patient_cluster: Cluster, tmp_path: Path
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "sh", "env", "grep", "sleep", "hostname", "srun", "sbatch", "squeue", "scancel"):
+        (programs / name).symlink_to(shutil.which(name) or "")
+    environment = {"OMP_NUM_THREADS": 1, "PATH": str(programs)}
+    run = SlurmRun.of(patient_cluster, tiny_run("bare", **two_nodes(4_000)), environment=environment)
+    job = run.submit()
+    run.more_samples(320)
+
+    patient_cluster.run("scancel", "--signal=TERM", job)
+    run.wait_for_segments(1)
+    successor = patient_cluster.wait_until(run.newest_job, lambda newest: newest != job)
+    run.wait_for_end(successor)
+    assert [line.job_id for line in run.ledger()] == [job, successor], run.log()
+    assert "has no scontrol" in run.log()
     assert trained_without_gaps(run.ledger(), 4_000)
 
 
