@@ -6,9 +6,12 @@ in a message. `flipscale.config.units` reads such texts.
 
 from __future__ import annotations
 
+import unicodedata
+
 _COUNT_UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
 _BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _SLOW = 10  # per second; below it, a rate without decimals would be rounded too far
+_SHOWN = 80  # characters of a value in a message
 
 
 def format_count(count: int) -> str:
@@ -98,3 +101,25 @@ def format_gib(size: float, decimals: int = 1) -> str:
         decimals: Digits after the point.
     """
     return f"{size / 2**30:.{decimals}f} GiB"
+
+
+def control_character(text: str) -> str | None:
+    """Return the first character that ends a line somewhere or moves a terminal's cursor; None if none does.
+
+    These are the control characters, NEL among them, the line and paragraph separators of Unicode, and the
+    halves of characters that stand for bytes which are not UTF-8.
+    """
+    return next((sign for sign in text if unicodedata.category(sign) in ("Cc", "Zl", "Zp", "Cs")), None)
+
+
+def format_value(value: object) -> str:
+    """Return a value of a file or an option as messages quote it: its first 80 characters, on one line.
+
+    Characters that would move a terminal's cursor or end the line are escaped.
+    """
+    try:
+        text = repr(value[: _SHOWN + 1] if isinstance(value, str) else value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; a list within itself
+        return f"a very long {type(value).__name__}"
+
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -13,6 +13,11 @@ from flipscale.errors import UserError
 _SECONDS = 30  # a healthy controller answers much faster; clients wait minutes for one that is gone
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_/:.]*)=")
 
+JOB_ID = r"[0-9]{1,20}(?:_[0-9]{1,20})?"
+"""The pattern of a job id: `123`, or `123_4` for an element of an array."""
+_JOB_ID = re.compile(JOB_ID)
+_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+
 # The states of jobs that Slurm will still start, and of those that it has started and not ended.
 _PENDING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
 _STARTED = frozenset({"RUNNING", "SUSPENDED", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"})
@@ -50,6 +55,16 @@ class JobState:
     def waits(self) -> bool:
         """Whether Slurm has yet to start the job."""
         return self.state in _PENDING
+
+
+def is_job_id(text: str) -> bool:
+    """Return whether a text can be the id of a job; anything else may be an option or a line of shell."""
+    return _JOB_ID.fullmatch(text) is not None
+
+
+def is_node_name(text: str) -> bool:
+    """Return whether a text can be the name of a node; anything else may be an option or a line of shell."""
+    return _NODE_NAME.fullmatch(text) is not None
 
 
 def run_slurm(*command: str) -> str:
@@ -104,7 +119,14 @@ def read_node_address(node: str) -> str:
 
 
 def query_job(job_id: str) -> dict[str, str] | None:
-    """Return the controller's record of a job (JobState, Restarts, EndTime, ...), or None if it is gone."""
+    """Return the controller's record of a job (JobState, Restarts, EndTime, ...), or None if it is gone.
+
+    Args:
+        job_id: The id. Slurm has no job of another text, which is not passed on to it.
+    """
+    if not is_job_id(job_id):
+        return None
+
     try:
         return _fields(run_slurm("scontrol", "show", "job", "-o", job_id).splitlines()[0])
     except SlurmError as error:
@@ -136,9 +158,22 @@ def query_accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
         job_ids: `123`, or `123_4` for an element of an array.
     """
     # For an element of an array sacct may list nothing; for the whole array it lists the element.
-    whole = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
+    whole = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids if is_job_id(job_id)))
+    if not whole:
+        return {}
     out = run_slurm("sacct", "-n", "-P", "-X", "-j", whole, "-o", "JobID,State,Reason,NodeList")
     return {job_id: state for job_id, state in _parse_list(out, job_ids).items() if not state.live}
+
+
+def cancel_jobs(job_ids: Sequence[str], *, waiting: bool = False) -> None:
+    """Cancel jobs.
+
+    Args:
+        job_ids: As for `query_queue`. Slurm has no job of another text, which is not passed on to it.
+        waiting: Cancel only those that have not started.
+    """
+    if known := [job_id for job_id in job_ids if is_job_id(job_id)]:
+        run_slurm("scancel", *(["--state=PENDING"] if waiting else []), *known)
 
 
 def parse_time_limit(limit: str) -> int | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from flipscale.config.caption_sources import parse_caption_source
-from flipscale.config.values import Bytes, Count, Default, Fraction, PositiveCount, Strict, Weight
+from flipscale.config.values import Bytes, Count, Default, Fraction, Line, PositiveCount, Strict, Weight
 
 
 class TokenizerSource(Strict):
@@ -15,7 +15,7 @@ class TokenizerSource(Strict):
 
     kind: Literal["wordpiece", "clip_bpe"] = "wordpiece"
     """`wordpiece` for the FLIP presets, `clip_bpe` for the CLIP baselines."""
-    vocab: str | None = None
+    vocab: Line | None = None
     """WordPiece only, and required there: a vocab.txt, a directory, or a hub name such as
     bert-base-uncased."""
     context_length: Annotated[PositiveCount | None, Default("32, or 77 for `clip_bpe`")] = None
@@ -52,7 +52,7 @@ class Augmentation(Strict):
 class Cache(Strict):
     """A directory on a local disk that keeps what was read of the shards."""
 
-    directory: str
+    directory: Line
     """The directory of the cache; processes and nodes may share it."""
     size: Bytes
     """The most that the cache may hold, such as 500GB."""
@@ -61,17 +61,17 @@ class Cache(Strict):
 class Data(Strict):
     """The training set."""
 
-    train: str
+    train: Line
     """Shards by brace expansion: paths such as /data/laion/{000000..041454}.tar, or addresses with s3://,
     gs:// or https://, or `pipe:COMMAND ...`. `::` joins several patterns."""
     weights: Annotated[tuple[Weight, ...] | None, Default("one set")] = None
     """One number per pattern that `::` joins: its share of the samples seen. Without weights the patterns are
     one set, of which every sample comes equally often. See docs/data.md."""
-    allow_pipe: tuple[str, ...] = ()
+    allow_pipe: tuple[Line, ...] = ()
     """Names of the commands that shards of the form `pipe:COMMAND ARGUMENT...` may run."""
     cache: Cache | None = None
     """Keep what was read of the shards on a local disk."""
-    captions: dict[str, Weight] = Field(default={"txt": 1.0}, min_length=1)
+    captions: dict[Line, Weight] = Field(default={"txt": 1.0}, min_length=1)
     """The sources of the captions, with the probability of each: an extension such as txt or alt.txt, or the
     field of a JSON member, such as json.caption or syn.json.captions; of a list, one is drawn. A sample that
     lacks the source drawn takes the next in this order."""
@@ -84,7 +84,7 @@ class Data(Strict):
     divide every batch size, and the number of processes must divide it. See docs/data.md."""
     window: PositiveCount = 2048
     """Consecutive samples of a lane that are shuffled together."""
-    index: Annotated[str | None, Default("built in the run directory")] = None
+    index: Annotated[Line | None, Default("built in the run directory")] = None
     """A directory made by `flipscale data index`."""
     workers: Annotated[Count | None, Default("its share of this machine's cores")] = None
     """Loader processes per training process."""

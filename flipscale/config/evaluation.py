@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from flipscale.config.values import Default, Every, Strict
+from flipscale.config.values import Default, Every, Line, Strict
 
 ZeroShotMetric = Literal["top1", "top5", "mean_per_class", "top1_top5_mean", "roc_auc", "map_11_point"]
 
@@ -14,19 +14,19 @@ ZeroShotMetric = Literal["top1", "top5", "mean_per_class", "top1_top5_mean", "ro
 class ZeroShot(Strict):
     """A classification set."""
 
-    data: str
+    data: Line
     """webdataset shards with .cls labels (brace expansion), a directory of CLIP_benchmark's converter, or a
     folder with one sub-folder per class."""
-    classnames: str
+    classnames: Line
     """A file with one class name per line, or `imagenet`. `folders` takes the names of the class folders, and
     `own` the file in CLIP_benchmark's directory. ObjectNet takes the path of its folder `mappings`."""
-    templates: str = "openai7"
+    templates: Line = "openai7"
     """A file with one prompt template per line, `openai7`, `openai80`, `name` for the bare class name, or
     `own` for the file in CLIP_benchmark's directory."""
     metric: ZeroShotMetric = "top1"
     """The metric that stands for the set. `map_11_point` takes any number of labels per image, the others
     one."""
-    subset: str | None = None
+    subset: Line | None = None
     """The class names that take part: `imagenet_a`, `imagenet_r`, or a file with one class number per
     line."""
 
@@ -37,12 +37,12 @@ class Evaluation(Strict):
     every: Annotated[Every | None, Default("only `flipscale eval`")] = None
     """Also evaluate while training: after so many samples or steps, and at the end of every phase. Without
     it, only `flipscale eval` evaluates. See docs/evaluation_and_export.md."""
-    zero_shot: dict[str, ZeroShot] = Field(default={})
+    zero_shot: dict[Line, ZeroShot] = Field(default={})
     """Classification sets by name; see docs/evaluation_and_export.md#sets."""
-    retrieval: dict[str, str] = Field(default={})
+    retrieval: dict[Line, Line] = Field(default={})
     """Image-caption sets by name: webdataset shards, a directory of CLIP_benchmark's converter, or COCO's or
     Karpathy's file of captions (JSON)."""
-    root: Annotated[str | None, Default("the working directory")] = None
+    root: Annotated[Line | None, Default("the working directory")] = None
     """The directory to which relative paths of the sets' data refer."""
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from flipscale.config.data import Data
 from flipscale.config.evaluation import Evaluation
 from flipscale.config.model import Loss, Model
 from flipscale.config.training import Checkpoints, Cluster, Hang, Logging, Optimizer, Phase, Sharding
-from flipscale.config.values import Count, Default, Name, Strict
+from flipscale.config.values import Count, Default, Line, Name, Strict
 
 
 class Job(Strict):
@@ -18,7 +18,7 @@ class Job(Strict):
 
     name: Name
     """The name of the run."""
-    output: Annotated[str | None, Default("`runs/NAME`")] = None
+    output: Annotated[Line | None, Default("`runs/NAME`")] = None
     """The run directory."""
     model: Model
     """The model; the bare name of a preset stands for `{preset: NAME}`."""

@@ -17,33 +17,16 @@ from flipscale.config.overrides import apply_override
 from flipscale.config.problems import block_name, describe_problem
 from flipscale.config.site import Site
 from flipscale.config.values import Strict
+from flipscale.config.yaml_text import NotYamlError, parse_yaml, read_text_file
 from flipscale.errors import UserError
+from flipscale.formatting import format_value
 
 SITE_VARIABLE = "FLIPSCALE_SITE"
 """The environment variable that names the site file of everyone who does not name one."""
 
-# A date such as 2026-13-45 is a ValueError, and a thousand open brackets are a RecursionError.
-NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+_LONGEST_CHAIN = 32  # files, each extended by the one before
 
 Document = TypeVar("Document", bound=Strict)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A loader of safe YAML that refuses a key which is given twice, instead of taking the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # A sequence tagged `!!map` comes here too; the parent class refuses it.
-        pairs: list[tuple[yaml.Node, yaml.Node]] = node.value if node.id == "mapping" else []
-
-        seen: set[str] = set()
-        for key_node, _ in pairs:
-            key = str(key_node.value)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice (line {line})")
-            seen.add(key)
-
-        return super().construct_mapping(node, deep)
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
@@ -116,13 +99,19 @@ def _read_with_bases(kind: type[Strict], path: Path, chain: tuple[Path, ...]) ->
             f"{path} extends itself through {' -> '.join(p.name for p in (*chain, resolved))}; "
             "remove one of these `extends`"
         )
+    if len(chain) > _LONGEST_CHAIN:
+        raise UserError(
+            f"{chain[0]} extends more than {_LONGEST_CHAIN} files, one through the other; merge some of them"
+        )
 
     own = _read_mapping(kind, path, chain)
     base = own.pop("extends", None)
     if base is None:
         return own
     if not isinstance(base, str):
-        raise UserError(f"{path}: extends must be the path of one {block_name(kind)} file, not {base!r}")
+        raise UserError(
+            f"{path}: extends must be the path of one {block_name(kind)} file, not {format_value(base)}"
+        )
 
     return _merged(_read_with_bases(kind, path.parent / base, (*chain, resolved)), own)
 
@@ -131,7 +120,7 @@ def _read_mapping(kind: type[Strict], path: Path, chain: tuple[Path, ...]) -> di
     extended_by = f" (extended by {chain[-1]})" if chain else ""
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text_file(path)
     except FileNotFoundError:
         raise UserError(
             f"there is no {block_name(kind)} file at {path}{extended_by}; {_nearest_files(path)}"
@@ -140,9 +129,9 @@ def _read_mapping(kind: type[Strict], path: Path, chain: tuple[Path, ...]) -> di
         raise UserError(f"{path} cannot be read: {error}") from None
 
     try:
-        document = yaml.load(text, Loader=_UniqueKeyLoader)  # a subclass of SafeLoader
-    except NOT_YAML as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        document = parse_yaml(text)
+    except NotYamlError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
 
     if not isinstance(document, dict):
         raise UserError(f"{path} must hold keys and values, such as `name: my_run`, at its top level")

@@ -6,20 +6,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from flipscale.config.values import Default, PositiveCount, PositiveFloat, Strict, Text
+from flipscale.config.values import Default, FilledLine, Line, PositiveCount, PositiveFloat, Strict
 
 
 class Model(Strict):
     """The shape of the model, and the weights that it starts from."""
 
-    preset: str
+    preset: Line
     """The name of a preset: `vit_b32`, `vit_b16`, `vit_l16`, `vit_l14` or `vit_h14`; its CLIP baseline
     (`clip_b16`, ...); or a tiny one (`vit_tiny_p8`, `vit_micro_p8`)."""
     image_size: Annotated[PositiveCount | None, Default("the preset's")] = None
     """Side of the square input in pixels."""
     patch_size: Annotated[PositiveCount | None, Default("the preset's")] = None
     """Side of a patch in pixels."""
-    weights: Annotated[Text | None, Default("initial weights")] = None
+    weights: Annotated[FilledLine | None, Default("initial weights")] = None
     """Start from these weights instead of initial ones: an OpenCLIP directory, a run or a checkpoint. They
     are read when the run begins and never again. See
     docs/evaluation_and_export.md#starting-a-run-from-weights."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import yaml
-
+from flipscale.config.yaml_text import NotYamlError, parse_yaml
 from flipscale.errors import UserError
+from flipscale.formatting import format_value
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
@@ -21,31 +21,32 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     Raises:
         UserError: If the text has another form, or its key leads through a value or past a list.
     """
+    shown = f"the override {format_value(override)}"
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise UserError(f"the override {override!r} is not of the form key.sub=value; write it so")
+        raise UserError(f"{shown} is not of the form key.sub=value; write it so")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(f"the value of the override {override!r} is not valid YAML; quote it") from None
+        value = parse_yaml(text)
+    except NotYamlError:
+        raise UserError(f"the value of {shown} is not valid YAML; quote it") from None
 
     *parents, last = key.split(".")
     node: Any = document
     for part in parents:
-        node = _child(node, part, override)
+        node = _child(node, part, shown)
 
     if isinstance(node, list):
         items = cast("list[Any]", node)
-        items[_item_number(items, last, override)] = value
+        items[_item_number(items, last, shown)] = value
     else:
         node[last] = value
 
 
-def _child(node: Any, part: str, override: str) -> dict[str, Any] | list[Any]:
+def _child(node: Any, part: str, shown: str) -> dict[str, Any] | list[Any]:
     child: Any
     if isinstance(node, list):
         items = cast("list[Any]", node)
-        child = items[_item_number(items, part, override)]
+        child = items[_item_number(items, part, shown)]
     else:
         mapping = cast("dict[str, Any]", node)
         child = mapping.setdefault(part, {})
@@ -55,15 +56,14 @@ def _child(node: Any, part: str, override: str) -> dict[str, Any] | list[Any]:
             mapping[part] = child
 
     if not isinstance(child, (dict, list)):
-        raise UserError(f"the override {override!r}: {part!r} holds a value, not keys; correct the key")
+        raise UserError(f"{shown}: {format_value(part)} holds a value, not keys; correct the key")
     return cast("dict[str, Any] | list[Any]", child)
 
 
-def _item_number(items: Sequence[Any], part: str, override: str) -> int:
-    numbers = [str(number) for number in range(len(items))]
-    if part not in numbers:
+def _item_number(items: Sequence[Any], part: str, shown: str) -> int:
+    if part not in map(str, range(len(items))):
         raise UserError(
-            f"the override {override!r}: {part!r} is not an item of the list; give one of "
-            f"{', '.join(numbers)}"
+            f"{shown}: {format_value(part)} is not an item of the list; its {len(items)} items are counted "
+            "from 0"
         )
     return int(part)

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from flipscale.config.values import Strict
+from flipscale.formatting import format_value
+
+_LONGEST_KEY = 100  # characters; the longest that the schema knows has 50
 
 
 def block_name(kind: type[Strict]) -> str:
@@ -28,7 +31,9 @@ def describe_problem(kind: type[Strict], error: ValidationError) -> str:
     """
     findings = sorted(error.errors(), key=lambda finding: finding["type"] != "extra_forbidden")
     finding = findings[0]
-    key = ".".join(str(part) for part in finding["loc"]) or f"the {block_name(kind)}"
+    # A value of several types adds the name of the type that was tried: function-after[...].
+    parts = [str(part) for part in finding["loc"] if "[" not in str(part)]
+    key = _shortened(".".join(parts)) or f"the {block_name(kind)}"
 
     if finding["type"] == "extra_forbidden":
         return _describe_unknown_key(kind, finding, key)
@@ -36,9 +41,17 @@ def describe_problem(kind: type[Strict], error: ValidationError) -> str:
         return f"the key {key} is missing"
 
     message = finding["msg"].removeprefix("Value error, ")
-    value = repr(finding["input"])
+    if finding["type"] == "tuple_type":
+        message = "give a list, such as [a, b]"
+    value = format_value(finding["input"])
     shown = "" if isinstance(finding["input"], (dict, list)) or value in message else f" (given: {value})"
     return f"{key}: {message[:1].lower() + message[1:]}{shown}"
+
+
+def _shortened(key: str) -> str:
+    """Return a key as messages show it; the user may have chosen a part of it."""
+    plain = key.isprintable() and len(key) <= _LONGEST_KEY
+    return key if plain else format_value(key)
 
 
 def _describe_unknown_key(kind: type[Strict], finding: ErrorDetails, key: str) -> str:

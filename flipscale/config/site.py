@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, field_validator
 
-from flipscale.config.values import Bytes, Count, Duration, Name, PositiveCount, Strict
+from flipscale.config.values import Bytes, Count, Duration, FilledLine, Name, PositiveCount, Strict
+from flipscale.formatting import control_character
 
 
 def _as_text(value: Any) -> Any:
@@ -14,11 +15,24 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
-# A line break would end the line of the batch script that the text is written to.
-Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$")]
+def _as_list(value: Any) -> Any:
+    """Return a single text as a tuple of one, and a list as a tuple, which strict reading wants."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+
+
+def _lines(text: str) -> str:
+    """Check the value of a variable, which may have several lines."""
+    if (sign := control_character(text.replace("\n", "").replace("\t", ""))) is not None:
+        raise ValueError(f"the value contains {sign!r}, which no batch script can hold; remove it")
+    return text
+
+
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Option = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
-VariableValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$"), BeforeValidator(_as_text)]
+Lines = Annotated[tuple[FilledLine, ...], BeforeValidator(_as_list)]
+VariableValue = Annotated[str, AfterValidator(_lines), BeforeValidator(_as_text)]
 
 # sbatch options that flipscale sets itself, and what decides them.
 _OWN_OPTIONS = {
@@ -50,19 +64,19 @@ class Site(Strict):
 
     name: Name = "default"
     """The name of the site, for messages."""
-    partition: Line | None = None
+    partition: FilledLine | None = None
     """The partition of all jobs; default: the cluster's own."""
-    account: Line | None = None
+    account: FilledLine | None = None
     """The account that jobs are charged to."""
-    qos: Line | None = None
+    qos: FilledLine | None = None
     """The quality of service that jobs ask for."""
-    constraint: Line | None = None
+    constraint: FilledLine | None = None
     """Features that nodes must have, as sbatch takes them."""
-    exclude: tuple[Line, ...] = ()
+    exclude: Lines = ()
     """Nodes never to use, as names or ranges such as n[3-5]."""
     gpus_per_node: Count | None = None
     """GPUs that a node has; 0 for a cluster without GPUs; default: as many as the job asks for."""
-    gpu: Line | None = None
+    gpu: FilledLine | None = None
     """The kind of GPU by its name in `flipscale plan --gpu`; expected time and memory are computed
     from it."""
     gpu_memory: Bytes | None = None
@@ -84,13 +98,13 @@ class Site(Strict):
     restart: Literal["requeue", "chain"] = "requeue"
     """How a run resumes after preemption, time limit or node failure: `requeue` starts the same job again;
     `chain` submits a job that starts after it."""
-    python: Line | None = None
+    python: FilledLine | None = None
     """The command that is Python on the nodes, written into the script as it is; default: this Python."""
-    setup: tuple[Line, ...] = ()
+    setup: Lines = ()
     """Lines of shell to run before the processes start, such as `module load cuda`; written as they are."""
     environment: dict[Variable, VariableValue] = Field(default={})
     """Variables exported to all processes after setup, such as NCCL_SOCKET_IFNAME."""
-    sbatch: dict[Option, Line | int | bool] = Field(default={})
+    sbatch: dict[Option, FilledLine | int | bool] = Field(default={})
     """Further sbatch options by their long names, such as {reservation: flip, exclusive: true}."""
 
     @field_validator("sbatch")

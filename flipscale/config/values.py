@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from flipscale.config.units import Cadence, parse_bytes, parse_cadence, parse_count, parse_duration
+from flipscale.formatting import control_character
 
 
 class Strict(BaseModel):
@@ -34,6 +35,12 @@ class Default:
     text: str
 
 
+def _one_line(text: str) -> str:
+    if (sign := control_character(text)) is not None:
+        raise ValueError(f"the text contains {sign!r}, which would end a line of a batch script; remove it")
+    return text
+
+
 def _above_zero(weight: float) -> float:
     if weight <= 0.0:
         raise ValueError("a weight must be above zero; leave out what is not to be read")
@@ -51,6 +58,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0), Kind("0 to 1")]
 Share = Annotated[float, Field(ge=0.0, lt=1.0), Kind("0 to below 1")]
 PositiveFloat = Annotated[float, Field(gt=0.0), Kind("number > 0")]
 Weight = Annotated[float, AfterValidator(_above_zero), Kind("number > 0")]
-Text = Annotated[str, Field(min_length=1)]
+Line = Annotated[str, AfterValidator(_one_line), Kind("text")]
+FilledLine = Annotated[Line, Field(min_length=1)]
 # The name of a run becomes a directory, so it is never `..`.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"), Kind("name")]

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
 
 from flipscale import jsonl
 from flipscale.config import Site
+from flipscale.documents import typed
+from flipscale.errors import UserError
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.records import number, text
+from flipscale.slurm import JOB_ID, is_job_id
 
 ClusterKind = Literal["slurm", "local"]
+JobId = Annotated[str, Field(pattern=f"^{JOB_ID}$")]
+_Line = TypeVar("_Line")
 
 
 @dataclass(frozen=True)
@@ -33,14 +40,29 @@ class Submission:
 
     time: float
     cluster: ClusterKind
-    job_id: str
+    job_id: JobId
     nodes: int
     processes_per_node: int
     partition: str
     time_limit: int
     accounting: bool
-    dependency: str | None
+    dependency: JobId | None
     site: Site
+
+
+@dataclass(frozen=True)
+class SubmittedJob:
+    """The job of a submission.
+
+    Attributes:
+        cluster: `slurm`, or `local` for submitit on this machine.
+        job_id: As in `Submission`.
+        dependency: As in `Submission`.
+    """
+
+    cluster: ClusterKind
+    job_id: JobId
+    dependency: JobId | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +72,7 @@ class RecordedJob:
     Attributes:
         time: Seconds since 1970; 0 if the line has no time.
         cluster: `slurm`, `local`, or empty.
-        job_id: As in `Submission`; empty if the line has none.
+        job_id: As in `Submission`; empty if the line has none, or anything else in its place.
         accounting: Whether `sacct` answers.
     """
 
@@ -67,11 +89,21 @@ def append_submission(run: RunDirectory, submission: Submission) -> None:
 
 
 def read_submissions(run: RunDirectory) -> list[Submission]:
-    """Return all submissions of a run, oldest first; an empty list if it was never submitted."""
-    records = jsonl.read(run.submissions)
-    for record in records:
-        record["site"] = Site.model_validate(record["site"])
-    return [Submission(**record) for record in records]
+    """Return all submissions of a run, oldest first; an empty list if it was never submitted.
+
+    Raises:
+        UserError: If a line is damaged.
+    """
+    return _read(run, Submission)
+
+
+def read_submitted_jobs(run: RunDirectory) -> list[SubmittedJob]:
+    """Return the jobs of all submissions, oldest first; the sites of earlier versions need not be known.
+
+    Raises:
+        UserError: If a line is damaged.
+    """
+    return _read(run, SubmittedJob)
 
 
 def tail_submissions(run: RunDirectory, limit: int) -> list[RecordedJob]:
@@ -80,8 +112,21 @@ def tail_submissions(run: RunDirectory, limit: int) -> list[RecordedJob]:
         RecordedJob(
             time=number(record, "time"),
             cluster=text(record, "cluster"),
-            job_id=text(record, "job_id"),
+            job_id=job_id if is_job_id(job_id := text(record, "job_id")) else "",
             accounting=bool(record.get("accounting")),
         )
         for record in jsonl.tail(run.submissions, limit)
     ]
+
+
+def _read(run: RunDirectory, kind: type[_Line]) -> list[_Line]:
+    lines: list[_Line] = []
+    for place, record in enumerate(jsonl.read(run.submissions), 1):
+        try:
+            lines.append(typed(kind, record))
+        except ValueError as error:
+            raise UserError(
+                f"{run.submissions}, line {place} is damaged ({error}); restore the line, or remove it if "
+                "its job has ended"
+            ) from None
+    return lines

@@ -35,8 +35,15 @@ def test_examples_cover_restarts_and_launchers():
         ("sbatch: {time: 3}", "time is decided by the key time_limit and the job's cluster.timeout"),
         ("sbatch: {exclusive: false}", "exclusive is false, which sbatch cannot express; leave it out"),
         ("sbatch: {'x y': 1}", "should match pattern"),
-        ('sbatch: {comment: "a\\nrm"}', "should match pattern"),
-        ('partition: "a\\nb"', "should match pattern"),
+        ('sbatch: {comment: "a\\nrm"}', "sbatch.comment: the text contains '\\n', which would end a line"),
+        ('partition: "a\\nb"', "partition: the text contains '\\n', which would end a line"),
+        ('partition: "a\\u2028b"', "partition: the text contains '\\u2028'"),
+        ('setup: ["a\\x85b"]', "setup.0: the text contains '\\x85'"),
+        (
+            'environment: {A: "a\\rb"}',
+            "environment.A: the value contains '\\r', which no batch script can hold",
+        ),
+        ("setup: {a: b}", "setup: give a list, such as [a, b]"),
         ("environment: {'A;B': 1}", "should match pattern"),
         ("environment: {NCCL_DEBUG: yes}", "environment.NCCL_DEBUG: input should be a valid string"),
     ],
@@ -62,6 +69,13 @@ def test_site_extends_another_and_takes_units(tmp_path: Path):
 
     assert (site.partition, site.environment) == ("gpu", {"NCCL_DEBUG": "INFO", "A": "2.5"})
     assert (site.time_limit, site.stop_before, site.memory_per_node) == (86_400, 180, 512 * 2**30)
+
+
+def test_a_single_text_is_a_list_of_one(tmp_path: Path):
+    path = tmp_path / "site.yaml"
+    path.write_text("exclude: n[1-3,7]\nsetup: module load cuda\n")
+    site = load_site(path)
+    assert (site.exclude, site.setup) == (("n[1-3,7]",), ("module load cuda",))
 
 
 def test_variable_names_the_default_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

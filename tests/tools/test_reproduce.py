@@ -74,9 +74,7 @@ def test_ctrl_c_stops_the_runs(two_runs: list[PlannedRun], monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "submit_run", submitted)
-    monkeypatch.setattr(
-        training, "living_submissions", lambda run: run.path.is_dir() and not run.stop_file.exists()
-    )
+    monkeypatch.setattr(training, "living_jobs", lambda run: run.path.is_dir() and not run.stop_file.exists())
     monkeypatch.setattr(training, "wait", interrupted)
     with pytest.raises(StoppedEarly, match="run the same command again to resume"):
         training.train_here(two_runs, 1, Site(), lambda run: None)
@@ -104,7 +102,7 @@ def test_slurm_gets_the_runs_that_are_neither_done_nor_queued(
     runs[1].directory.path.mkdir(parents=True)
     submitted: list[str] = []
     monkeypatch.setattr(training, "require_slurm", lambda: None)
-    monkeypatch.setattr(training, "living_submissions", lambda run: run.path.name == runs[1].name)
+    monkeypatch.setattr(training, "living_jobs", lambda run: run.path.name == runs[1].name)
     monkeypatch.setattr(
         training, "submit_run", lambda run, *_, cluster: submitted.append(f"{cluster} {run.path.name}")
     )
@@ -147,7 +145,7 @@ def test_run_that_slurm_refuses_does_not_keep_the_others_from_it(
             raise UserError("Slurm refuses it")
 
     monkeypatch.setattr(training, "require_slurm", lambda: None)
-    monkeypatch.setattr(training, "living_submissions", lambda run: False)
+    monkeypatch.setattr(training, "living_jobs", lambda run: False)
     monkeypatch.setattr(training, "submit_run", submit)
     submitted, alive, problems = training.submit_to_slurm(runs, None, Site())
     assert submitted == [run.name for run in runs if run is not runs[2]]

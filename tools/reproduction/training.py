@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from flipscale.config import Site
 from flipscale.errors import RunError, StoppedEarly, UserError
 from flipscale.orchestration.cluster.local_executor import local_site
-from flipscale.orchestration.cluster.submission import living_submissions, logs
+from flipscale.orchestration.cluster.submission import living_jobs, logs
 from flipscale.orchestration.cluster.submit import require_slurm, submit_run
 from flipscale.runs.ledger import read_ledger
 from reproduction.machine import cores
@@ -56,7 +56,7 @@ def train_here(
             if not isinstance(error, KeyboardInterrupt):
                 raise
             for run in runs:
-                if not run.done and run.directory.path.is_dir() and living_submissions(run.directory):
+                if not run.done and run.directory.path.is_dir() and living_jobs(run.directory):
                     run.directory.stop_file.touch()
             raise StoppedEarly("stopped on request; run the same command again to resume") from None
 
@@ -65,9 +65,9 @@ def train_here(
 
 def _complete(run: PlannedRun, site: Site, done: Callable[[PlannedRun], None]) -> None:
     directory = run.directory
-    if not run.done and not living_submissions(directory):
+    if not run.done and not living_jobs(directory):
         submit_run(directory, run.job, local_site(site, run.job), cluster="local")
-    while living_submissions(directory):
+    while living_jobs(directory):
         time.sleep(_LOOK_EVERY)
     if not run.done:
         segments = read_ledger(directory.path)
@@ -109,7 +109,7 @@ def submit_to_slurm(
         return [], [], []
 
     require_slurm()
-    alive = [run for run in left if run.directory.path.is_dir() and living_submissions(run.directory)]
+    alive = [run for run in left if run.directory.path.is_dir() and living_jobs(run.directory)]
     names = {run.name for run in alive}
     room = len(left) if jobs is None else max(0, jobs - len(alive))
     chosen = [run for run in left if run.name not in names][:room]

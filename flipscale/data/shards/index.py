@@ -21,12 +21,15 @@ from urllib.parse import urlsplit
 import numpy as np
 from braceexpand import braceexpand
 
+from flipscale.data.shards.brace_patterns import check_size
 from flipscale.data.shards.index_directory import INDEX, TABLE
 from flipscale.data.shards.remote import Status
 from flipscale.data.shards.storage import Storage, is_command, is_remote
 from flipscale.data.shards.tar import MEMBER
+from flipscale.documents import parse_object
 from flipscale.errors import UserError
 from flipscale.files import write_durably
+from flipscale.formatting import format_value
 
 VERSION = 2
 _VERIFIED_AT_ONCE = 32  # shards whose size and version are requested at the same time
@@ -158,21 +161,24 @@ def expand_shards(pattern: str) -> list[str]:
     """Expand braces and `::` to shard paths, in order.
 
     Raises:
-        UserError: If braces are unbalanced, or a path occurs twice.
+        UserError: If braces are unbalanced, stand for too many paths, or if a path occurs twice.
     """
+    parts = pattern.split("::")
+    check_size(parts)
+
     paths: list[str] = []
-    for part in pattern.split("::"):
+    for part in parts:
         try:
             paths.extend(braceexpand(part))
         except ValueError:  # UnbalancedBracesError
             raise UserError(
-                f"the shard pattern {part!r} has unbalanced braces; give every {{ its }}, as in "
+                f"the shard pattern {format_value(part)} has unbalanced braces; give every {{ its }}, as in "
                 "{0000..0099}.tar"
             ) from None
 
     repeated = [path for path, times in Counter(paths).items() if times > 1]
     if repeated:
-        raise UserError(f"the shard pattern {pattern!r} names {repeated[0]} more than once")
+        raise UserError(f"the shard pattern {format_value(pattern)} names {repeated[0]} more than once")
 
     return paths
 
@@ -221,7 +227,7 @@ def write_index(index: Index) -> None:
 def is_current(directory: Path) -> bool:
     """Return whether the directory holds an index of this version."""
     try:
-        return json.loads((directory / INDEX).read_text())["version"] == VERSION
+        return parse_object((directory / INDEX).read_bytes())["version"] == VERSION
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -233,7 +239,7 @@ def load_index(directory: Path) -> Index:
         UserError: If there is no index, its version is another one, or it is damaged.
     """
     try:
-        content = json.loads((directory / INDEX).read_text())
+        content = parse_object((directory / INDEX).read_bytes())
         # Check the version first: another version has other columns.
         if content["version"] != VERSION:
             raise UserError(

@@ -167,7 +167,7 @@ def _setup(run: str, site: Site, allocation: Allocation) -> list[str]:
         unseen=UNSEEN,
         tasks_per_node=tasks_per_node(site, allocation),
     )
-    lines = [*first.splitlines(), *site.setup]
+    lines = [*first.removesuffix("\n").split("\n"), *site.setup]
 
     cpus = _cpus_per_task(site, allocation)
     if cpus is not None:

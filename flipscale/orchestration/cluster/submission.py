@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from flipscale.config import Site
@@ -13,25 +12,15 @@ from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.local_executor import controller_lives
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.ledger import read_ledger
-from flipscale.runs.submissions import ClusterKind, Submission, append_submission, read_submissions
-from flipscale.slurm import SlurmError, query_queue, read_configuration
+from flipscale.runs.submissions import (
+    Submission,
+    SubmittedJob,
+    append_submission,
+    read_submitted_jobs,
+)
+from flipscale.slurm import SlurmError, is_node_name, query_queue, read_configuration
 
 _BLAMED_TWICE = 2
-
-
-@dataclass(frozen=True)
-class SubmittedJob:
-    """The id of a job that was just submitted, and the job that it waits for.
-
-    Attributes:
-        cluster: `slurm`, or `local` for submitit on this machine.
-        job_id: As in `Submission`.
-        dependency: As in `Submission`.
-    """
-
-    cluster: ClusterKind
-    job_id: str
-    dependency: str | None = None
 
 
 def record_submission(
@@ -55,31 +44,32 @@ def record_submission(
     return submission
 
 
-def living_submissions(run: RunDirectory) -> list[Submission]:
-    """Return the submissions whose jobs are queued or running; asks Slurm at most once.
+def living_jobs(run: RunDirectory) -> list[SubmittedJob]:
+    """Return the jobs of the run that are queued or running; asks Slurm at most once.
 
     Raises:
-        UserError: If Slurm does not answer, because two jobs of one run would compete for it.
+        UserError: If Slurm does not answer, because two jobs of one run would compete for it, or if the
+            record of a submission is damaged.
     """
-    submissions = read_submissions(run)
-    in_slurm = [submission.job_id for submission in submissions if submission.cluster == "slurm"]
+    jobs = read_submitted_jobs(run)
+    in_slurm = [job.job_id for job in jobs if job.cluster == "slurm"]
     try:
         states = query_queue(in_slurm)
     except SlurmError as error:
         raise UserError(f"whether a job of {run.path} still runs is not known: {error}; try again") from None
 
     return [
-        submission
-        for submission in submissions
-        if (submission.cluster == "local" and controller_lives(submission.job_id, logs(run)))
-        or (submission.job_id in states and states[submission.job_id].live)
+        job
+        for job in jobs
+        if (job.cluster == "local" and controller_lives(job.job_id, logs(run)))
+        or (job.job_id in states and states[job.job_id].live)
     ]
 
 
 def suspected_nodes(run: RunDirectory) -> list[str]:
     """Return the nodes that at least two segments of the run blame for their end."""
     blamed = Counter(node for segment in read_ledger(run.path) for node in set(segment.suspects))
-    return sorted(node for node, times in blamed.items() if times >= _BLAMED_TWICE)
+    return sorted(node for node, times in blamed.items() if times >= _BLAMED_TWICE and is_node_name(node))
 
 
 def logs(run: RunDirectory) -> Path:

@@ -19,20 +19,20 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from flipscale.config import Job, Site
 from flipscale.errors import UserError
 from flipscale.files import write_durably
+from flipscale.formatting import control_character
 from flipscale.orchestration.cluster.allocation import Allocation, resolve_allocation
 from flipscale.orchestration.cluster.batch_script import ScriptOptions, SlurmScript, write_script
 from flipscale.orchestration.cluster.launcher import Launch
 from flipscale.orchestration.cluster.local_executor import DetachedExecutor
 from flipscale.orchestration.cluster.submission import (
-    SubmittedJob,
-    living_submissions,
+    living_jobs,
     logs,
     record_submission,
     suspected_nodes,
 )
 from flipscale.runs.directory import RunDirectory, prepare
 from flipscale.runs.manifest import committed_samples
-from flipscale.runs.submissions import ClusterKind, Submission
+from flipscale.runs.submissions import ClusterKind, Submission, SubmittedJob
 
 TOKEN = "token"
 """The file by which a node sees that it shares the run directory."""
@@ -167,7 +167,7 @@ def _reserved(run: RunDirectory, job: Job, dependency: str | None) -> Generator[
         prepare(run, job, 0)  # makes the directory, unless it holds something else
 
     with _submit_lock(run):
-        for other in living_submissions(run):
+        for other in living_jobs(run):
             if other.job_id != dependency:
                 raise UserError(
                     f"job {other.job_id} of {run.path} is queued or running already; look with `flipscale "
@@ -232,7 +232,13 @@ def _difference(one: Allocation, other: Allocation) -> str:
 
 
 def _check_path(path: Path) -> None:
-    if unusable := sorted(set(str(path)) & set("%\\\n")):
+    text = str(path)
+    if (sign := control_character(text)) is not None:
+        raise UserError(
+            f"the run directory {text!r} contains {sign!r}, which would end a line of the batch script; set "
+            "another `output`"
+        )
+    if unusable := sorted(set(text) & set("%\\")):
         raise UserError(
             f"{path} contains {unusable[0]!r}, which has a meaning for Slurm; set another `output`"
         )

@@ -230,7 +230,7 @@ class ManagedJob:
             return
 
         try:
-            slurm.run_slurm("scancel", "--state=PENDING", successor.job_id)
+            slurm.cancel_jobs([successor.job_id], waiting=True)
         except SlurmError as error:
             _log.warning(
                 "job %s, which follows this one, could not be cancelled: %s", successor.job_id, error

@@ -14,7 +14,7 @@ from flipscale.orchestration.status.run_status import RunStatus, read_status
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.heartbeat import Heartbeat, attempt_directory
 from flipscale.runs.snapshot import read_files
-from flipscale.slurm import SlurmError, run_slurm
+from flipscale.slurm import SlurmError, cancel_jobs
 
 _LOOK_SECONDS = 1.0
 _ASK_SLURM_SECONDS = 10.0
@@ -74,7 +74,7 @@ def cancel_queued(run: RunDirectory, status: RunStatus) -> list[JobStatus]:
         RunError: If Slurm does not cancel them.
     """
     jobs = [job for job in _slurm_jobs(status) if job.waits or job.state == UNKNOWN]
-    _cancel(run, jobs, "--state=PENDING")
+    _cancel(run, jobs, waiting=True)
     return jobs
 
 
@@ -88,7 +88,7 @@ def cancel_all(run: RunDirectory, status: RunStatus) -> list[JobStatus]:
         RunError: If Slurm does not cancel them.
     """
     jobs = [job for job in _slurm_jobs(status) if job.live or job.state == UNKNOWN]
-    _cancel(run, jobs)
+    _cancel(run, jobs, waiting=False)
     return jobs
 
 
@@ -135,12 +135,12 @@ def _slurm_jobs(status: RunStatus) -> list[JobStatus]:
     return [job for job in status.jobs if job.cluster == "slurm"]
 
 
-def _cancel(run: RunDirectory, jobs: Sequence[JobStatus], *options: str) -> None:
+def _cancel(run: RunDirectory, jobs: Sequence[JobStatus], *, waiting: bool) -> None:
     if not jobs:
         return
 
     try:
-        run_slurm("scancel", *options, *(job.job_id for job in jobs))
+        cancel_jobs([job.job_id for job in jobs], waiting=waiting)
     except SlurmError as error:
         raise RunError(
             f"{run.stop_file} is set, so that a job ends as it starts, but Slurm did not cancel "
