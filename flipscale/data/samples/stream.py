@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
@@ -98,7 +99,9 @@ class Stream:
         # every object that is not frozen, so that each worker would end up with its own copy.
         gc.freeze()
 
+        others = set(multiprocessing.active_children())
         chunks = iter(self._loader(samples_seen))
+        workers = set(multiprocessing.active_children()) - others
         try:
             for step in self._budget.steps_from(samples_seen):
                 parts = [_raise_errors(next(chunks)) for _ in self._step_requests(step)]
@@ -109,6 +112,8 @@ class Stream:
                 yield Batch(step, images, tokens, positions, digest, bad)
         finally:
             del chunks  # ends the workers here, even if a traceback keeps this frame alive
+            for worker in workers:
+                worker.kill()  # one that was stopped does not end, and Python would wait for it at its exit
             gc.unfreeze()
 
     def requests(self, samples_seen: int) -> Iterator[ChunkRequest]:

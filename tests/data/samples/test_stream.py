@@ -178,6 +178,16 @@ def test_workers_end_with_a_stream_that_is_left_early(index):
     assert multiprocessing.active_children() == []
 
 
+def test_stopped_worker_ends_with_its_stream(index):
+    batches = stream(index, workers=2).batches(0)
+    next(batches)
+    worker, _ = multiprocessing.active_children()
+    os.kill(worker.pid or 0, signal.SIGSTOP)
+    batches.close()
+    worker.join(timeout=60)
+    assert multiprocessing.active_children() == []
+
+
 class CountingSource(ShardSource):
     """A source that records the size of each read from a shard; a read is one member of a sample."""
 
