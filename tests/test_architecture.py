@@ -20,7 +20,7 @@ FLOORS = (
     ("errors",),
     ("files", "processes"),
     ("documents",),
-    ("jsonl", "formatting"),
+    ("jsonl", "formatting", "addresses"),
     ("slurm", "third_party", "child_process"),
     ("order_digest",),
     ("config",),

@@ -12,6 +12,7 @@ from importlib import import_module
 
 import typer
 
+from flipscale.addresses import Formatter, without_secrets
 from flipscale.cli.options import expand_options
 from flipscale.errors import RunError, StoppedEarly, UserError
 from flipscale.files import storage_problem
@@ -60,7 +61,7 @@ def main() -> None:
 
     Exits with 0 if it is done, 2 if the input is wrong, 75 if it stopped with work left, and 1 for the rest.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _log_to_stderr()
 
     try:
         app()
@@ -78,8 +79,16 @@ def main() -> None:
         _exit("interrupted", EXIT_FAILED)
 
 
+def _log_to_stderr() -> None:
+    """Show what flipscale reports and what other libraries warn of; their reports name signed addresses."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("flipscale").setLevel(logging.INFO)
+
+
 def _exit(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+    print(without_secrets(message), file=sys.stderr)
     sys.exit(code)
 
 

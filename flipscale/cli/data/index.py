@@ -26,6 +26,7 @@ def index(
     allow_pipe: AllowPipe = None,
 ) -> None:
     """Scan shards once, so that training can read any sample at once; resume where it stopped."""
+    from flipscale.addresses import without_secrets
     from flipscale.cli.console import progress_bar
     from flipscale.cli.data.cores import worker_count
     from flipscale.data.shards.indexing import build_index
@@ -45,4 +46,4 @@ def index(
     fingerprint = built.fingerprint[:16]
     print(f"{out}: {built.samples} samples in {len(built.shards)} shards, fingerprint {fingerprint}")
     for damage in built.damaged:
-        print(f"warning: {damage.path} is damaged: {damage.reason}", file=sys.stderr)
+        print(f"warning: {without_secrets(damage.path)} is damaged: {damage.reason}", file=sys.stderr)

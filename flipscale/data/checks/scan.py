@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from flipscale.addresses import without_secrets
 from flipscale.child_process import die_with_parent
 from flipscale.data.checks.cleaning import write_clean
 from flipscale.data.quarantine import BadRecord, BadSample
@@ -88,7 +89,7 @@ def duplicates(hashes: np.ndarray) -> np.ndarray:
 
 
 def _check_shard(checking: Checking, number: int, path: str) -> ShardReport:
-    report = ShardReport(number, path)
+    report = ShardReport(number, without_secrets(path))
     try:
         with checking.storage.open(path) as file:
             report.bytes = file.seek(0, os.SEEK_END)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from flipscale.addresses import without_secrets
 from flipscale.config import Augmentation
 from flipscale.data.order import lanes as order
 from flipscale.data.order.lanes import Int64s, Samples
@@ -146,7 +147,7 @@ class SampleReader:
 
     def _record_bad(self, shard: int, ordinal: int, reason: str) -> BadRecord:
         self._bad.add((shard, ordinal))
-        path = self._source.index.shards[shard].path
+        path = without_secrets(self._source.index.shards[shard].path)
         return BadRecord(shard, ordinal, path, self._source.key(shard, ordinal), reason)
 
     def _replace(self, samples: Samples, place: int, position: Int64s, attempt: int) -> None:

@@ -1,9 +1,4 @@
-"""Storage that is not a local file. Every request has a total time limit, whatever the server does.
-
-http(s) is read with urllib3 instead of fsspec's own client. That client is asynchronous, and its event loop
-lives in a thread that a forked loader worker lacks. It also checks neither the range nor the version of an
-answer.
-"""
+"""Storage that is not a local file. Every request has a total time limit, whatever the server does."""
 
 from __future__ import annotations
 
@@ -16,11 +11,11 @@ from contextlib import ExitStack
 from queue import Empty, SimpleQueue
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
+from flipscale.addresses import without_secrets
 from flipscale.errors import UserError
 
 T = TypeVar("T")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
-_CONNECTIONS = 32  # kept open to one server
 
 
 class Status(NamedTuple):
@@ -64,72 +59,6 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     return result
 
 
-class Http:
-    """Shards on http and https servers: one range request per read; redirects are followed.
-
-    Args:
-        limit: Time limit of a request, in seconds.
-    """
-
-    def __init__(self, limit: float) -> None:
-        import urllib3
-
-        self._limit = limit
-        self._pool = urllib3.PoolManager(
-            maxsize=_CONNECTIONS,
-            timeout=urllib3.Timeout(connect=min(limit, 10.0), read=limit),
-            retries=urllib3.Retry(total=5, connect=0, read=0, status=0, other=0, raise_on_status=False),
-        )
-
-    def status(self, path: str) -> Status:
-        """Return size and version of a shard; see `Place`."""
-        # Not HEAD: an address that is signed for a single method is signed for GET.
-        return within(self._limit, lambda: self._range(path, 0, 1))[1]
-
-    def read(self, path: str, offset: int, size: int, known: Status | None) -> bytes:
-        """Return up to `size` bytes at `offset`; see `Place`."""
-        data, status = within(self._limit, lambda: self._range(path, offset, size))
-        if known is not None and status != known:
-            raise changed(path)
-
-        return data
-
-    def _range(self, path: str, offset: int, size: int) -> tuple[bytes, Status]:
-        import urllib3
-
-        headers = {"Range": f"bytes={offset}-{offset + size - 1}", "Accept-Encoding": "identity"}
-        try:
-            with self._pool.request("GET", path, headers=headers, preload_content=False) as response:
-                content_range = response.headers.get("Content-Range", "")
-                total = content_range.rpartition("/")[2]
-
-                if response.status == 404:
-                    raise FileNotFoundError("HTTP 404: not found")
-                if response.status == 200:
-                    raise UserError(
-                        f"the server of {path} does not answer range requests (HTTP 200 instead of 206); "
-                        "copy the shards to storage that does"
-                    )
-                if response.status not in (206, 416) or not total.isdecimal():
-                    raise OSError(f"HTTP {response.status} {response.reason or ''}".strip())
-
-                version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-                status = Status(int(total), version)
-                if response.status == 416:  # the shard ends before `offset`
-                    return b"", status
-
-                data = response.read()
-        except urllib3.exceptions.LocationValueError as error:
-            raise UserError(f"{path} is not a web address ({error})") from None
-        except urllib3.exceptions.HTTPError as error:
-            raise OSError(f"{type(error).__name__}: {error}".split("\n")[0]) from None
-
-        if not content_range.startswith(f"bytes {offset}-") or len(data) != min(size, status.bytes - offset):
-            raise OSError(f"the server answered with {len(data)} bytes as {content_range!r}")
-
-        return data, status
-
-
 class Filesystems:
     """Shards in the storage that fsspec knows by the protocol of an address.
 
@@ -145,10 +74,13 @@ class Filesystems:
         """Return size and version of a shard; see `Place`."""
         filesystem, name = _filesystem(path)
         info = self._call(lambda: filesystem.info(name))
+        size = info.get("size")
+        if not isinstance(size, int) or size < 0:
+            raise OSError(f"the storage gives the shard a size of {size!r}")
 
         parts = (info.get(key) for key in ("ETag", "etag", "LastModified", "mtime", "updated", "created"))
         version = next((str(part) for part in parts if part), "")
-        return Status(int(info["size"]), version)
+        return Status(size, version)
 
     def read(self, path: str, offset: int, size: int, known: Status | None) -> bytes:
         """Return up to `size` bytes at `offset`; see `Place`."""
@@ -160,7 +92,11 @@ class Filesystems:
                 raise changed(path)
             self._known[path] = known
 
-        return self._call(lambda: filesystem.cat_file(name, start=offset, end=offset + size))
+        data = self._call(lambda: filesystem.cat_file(name, start=offset, end=offset + size))
+        if len(data) > size:
+            raise OSError(f"the storage answered with {len(data)} bytes instead of {size}")
+
+        return data
 
     def _call(self, work: Callable[[], T]) -> T:
         try:
@@ -168,7 +104,8 @@ class Filesystems:
         except OSError:
             raise
         except Exception as error:  # each filesystem has a client with errors of its own
-            raise OSError(f"{type(error).__name__}: {error}".split("\n")[0]) from None
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise OSError(without_secrets(reason)) from None
 
 
 def _filesystem(path: str) -> tuple[Any, str]:

@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from flipscale.addresses import without_secrets
 from flipscale.data.quarantine import BadSample
 from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index, Shard
@@ -213,7 +214,7 @@ class ShardSource:
         if len(scanned.members) > entry.samples:
             _log.warning(
                 "%s holds %d samples, but the index counts %d; the others are left out",
-                entry.path,
+                without_secrets(entry.path),
                 len(scanned.members),
                 entry.samples,
             )

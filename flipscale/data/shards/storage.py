@@ -11,7 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeVar
 
+from flipscale.addresses import without_secrets
 from flipscale.data.shards import remote
+from flipscale.data.shards.http import Http
 from flipscale.data.shards.range_file import RangeFile
 from flipscale.data.shards.remote import Status
 from flipscale.errors import StoppedEarly
@@ -77,7 +79,7 @@ class Storage:
         self.allow_pipe = allow_pipe
         self.patience = patience
         self._local = _LocalFiles()
-        self._remote: tuple[int, remote.Http, remote.Filesystems] | None = None
+        self._remote: tuple[int, Http, remote.Filesystems] | None = None
 
     def __reduce__(self) -> tuple[type[Storage], tuple[tuple[str, ...], Patience]]:
         return Storage, (self.allow_pipe, self.patience)
@@ -139,7 +141,7 @@ class Storage:
 
         if self._remote is None or self._remote[0] != os.getpid():  # connections do not survive a fork
             limit = self.patience.attempt
-            self._remote = os.getpid(), remote.Http(limit), remote.Filesystems(limit)
+            self._remote = os.getpid(), Http(limit), remote.Filesystems(limit)
 
         _, http, filesystems = self._remote
         return http if path.startswith(("http://", "https://")) else filesystems
@@ -155,7 +157,8 @@ class Storage:
                     raise
                 if pause is None:
                     raise DataReadError(
-                        f"{path} cannot be read ({error}) after {len(self.patience.pauses)} retries"
+                        without_secrets(f"{path} cannot be read ({error})")
+                        + f" after {len(self.patience.pauses)} retries"
                     ) from None
                 time.sleep(pause)
         raise AssertionError("unreachable")
