@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +15,9 @@ from flipscale.evaluation.samples import RawSample
 from flipscale.evaluation.set_types import SampleSource, SetType
 
 _TEST = "test"  # the split of a Karpathy file that is scored
-_FOLDERS = ("", "images")  # places of the images, relative to the file
+# Places of the images, as COCO and Flickr30k unpack; relative to the file, or to the folder above it.
+_FOLDERS = ("", "images", "flickr30k-images", "flickr30k_images", "flickr30k_images/flickr30k_images")
+_SPLIT = re.compile(r"captions_(\w+)")  # COCO names the folder of the images by the split of the file
 
 
 class _CocoImage(TypedDict):
@@ -51,16 +54,29 @@ def read_captions(path: Path) -> Iterator[RawSample]:
     """Yield the images of a file, each with its captions, one per line.
 
     All images of COCO's `captions_*.json` count, and of Karpathy's `dataset_*.json` those of the test split.
-    Images are next to the file, or in the folder `images` next to it.
+    A missing image is skipped and counted later.
 
     Raises:
-        UserError: If the file cannot be read, or is neither of the two.
+        UserError: If the file cannot be read, is neither of the two, or none of its images is there.
     """
+    captions = _read(path)
+    folders = _image_folders(path)
+    folder = _folder_of_images(path, folders, captions)
+    for name, lines in captions.items():
+        text = "\n".join(" ".join(line.split()) for line in lines)
+        # One image may be missing in the folder of the others, or be in another one.
+        places = (folder / name, *(other / name for other in folders))
+        image = next((place for place in places if place.is_file()), folder / name)
+        yield RawSample(name, image, caption=text.encode("utf-8", "replace"))
+
+
+def _read(path: Path) -> dict[str, list[str]]:
+    """Return the captions of a file by the names of their images."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"the captions {path} cannot be read ({error}); name a JSON file of captions"
+            f"the captions {path} cannot be read ({str(error)[:200]}); name a JSON file of captions"
         ) from None
 
     try:
@@ -74,9 +90,30 @@ def read_captions(path: Path) -> Iterator[RawSample]:
             "or make shards of the set"
         ) from None
 
-    for name, lines in captions.items():
-        text = "\n".join(" ".join(line.split()) for line in lines)
-        yield RawSample(name, _image_path(path.parent, name), caption=text.encode())
+    if not captions:
+        raise UserError(f"{path} has no images of the split {_TEST!r}; give one with a test set")
+    return captions
+
+
+def _image_folders(path: Path) -> list[Path]:
+    """Return the folders in which the images of a file may be, the most likely first."""
+    split = _SPLIT.fullmatch(path.stem)
+    inner = (*((split[1], f"images/{split[1]}") if split else ()), *_FOLDERS)
+    parents = (path.parent, path.absolute().parent.parent)
+    return [parent / folder for parent in parents for folder in inner]
+
+
+def _folder_of_images(path: Path, folders: Sequence[Path], captions: Iterable[str]) -> Path:
+    """Return the folder of the first image that is there."""
+    for name in captions:
+        for folder in folders:
+            if (folder / name).is_file():
+                return folder
+
+    looked = ", ".join(str(folder) for folder in folders)
+    raise UserError(
+        f"none of the images of {path} is there; put their folder next to it (looked in: {looked})"
+    )
 
 
 def open_caption_file(data: str) -> SampleSource:
@@ -108,9 +145,3 @@ def _karpathy_captions(document: _Karpathy) -> dict[str, list[str]]:
             name = str(Path(image.get("filepath", ""), image["filename"]))
             captions[name] = [str(sentence["raw"]) for sentence in image["sentences"]]
     return captions
-
-
-def _image_path(folder: Path, name: str) -> Path:
-    """Return the path of an image, or the first possible path if the image is missing."""
-    places = [folder / inner / name for inner in _FOLDERS]
-    return next((place for place in places if place.is_file()), places[0])

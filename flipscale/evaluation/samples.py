@@ -81,6 +81,8 @@ def image_bytes(sample: RawSample) -> bytes:
         data = image.read_bytes() if isinstance(image, (Path, ShardMember)) else image
     except OSError as error:
         raise BadSample(f"the image cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise BadSample("the image cannot be read (its name has a NUL)") from None
     return data or b""
 
 

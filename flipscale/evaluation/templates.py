@@ -1,10 +1,11 @@
-"""Class names and prompt templates: by name from OpenCLIP, or from a file with one per line."""
+"""Class names and prompt templates: by name from OpenCLIP, or from a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from flipscale.errors import UserError
+from flipscale.evaluation.prompt_files import read_entries
 
 _TEMPLATES = {"openai7": "SIMPLE_IMAGENET_TEMPLATES", "openai80": "OPENAI_IMAGENET_TEMPLATES"}
 BARE_NAME = "name"
@@ -29,11 +30,13 @@ def load_templates(source: str) -> list[str]:
 
         return [template("{}") for template in getattr(import_open_clip(), _TEMPLATES[source])]
 
-    templates = [line.replace("{c}", "{}") for line in _lines(source, "templates", [*_TEMPLATES, BARE_NAME])]
+    templates = [
+        line.replace("{c}", "{}") for line in _entries(source, "templates", [*_TEMPLATES, BARE_NAME])
+    ]
     for number, template in enumerate(templates, start=1):
         if template.count("{}") != 1:
             raise UserError(
-                f"templates {source}, line {number} ({template!r}) needs {{}} once, for the class name"
+                f"templates {source}, entry {number} ({template!r}) needs {{}} once, for the class name"
             )
     return templates
 
@@ -52,25 +55,14 @@ def load_class_names(source: str) -> list[str]:
 
         return list(getattr(import_open_clip(), _CLASS_NAMES[source]))
 
-    return _lines(source, "class names", list(_CLASS_NAMES))
+    return _entries(source, "class names", list(_CLASS_NAMES))
 
 
-def _lines(source: str, noun: str, known: list[str]) -> list[str]:
+def _entries(source: str, noun: str, known: list[str]) -> list[str]:
     path = Path(source)
     if not path.is_file():
         raise UserError(
-            f"{noun}: there is no file {source}; name one with a line each, or {' or '.join(known)}"
+            f"{noun}: there is no file {source}; name one with one per line, or {' or '.join(known)}"
         )
 
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{noun} {source} is not UTF-8 (byte {error.start}); convert it") from error
-
-    while lines and not lines[-1]:
-        lines.pop()
-    if not lines:
-        raise UserError(f"{noun} {source} is empty; write one entry per line")
-    if "" in lines:
-        raise UserError(f"{noun} {source}, line {lines.index('') + 1} is empty; write one entry per line")
-    return lines
+    return read_entries(path, noun)

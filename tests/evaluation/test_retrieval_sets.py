@@ -8,8 +8,11 @@ import pytest
 from support.evaluation_samples import encoder_of, swatch, write_tar
 
 from flipscale.config import Evaluation
+from flipscale.data.quarantine import BadSample
 from flipscale.errors import UserError
+from flipscale.evaluation.caption_files import read_captions
 from flipscale.evaluation.evaluate import check_sets, evaluate_outcomes
+from flipscale.evaluation.samples import image_bytes
 
 CAPTIONS = {
     "red": ["a red square", "red and"],
@@ -66,10 +69,54 @@ def test_missing_image_is_skipped_and_named(tmp_path, colour_model, words):
     assert scores["skipped_examples"] == ["green.jpg: the image cannot be read (No such file or directory)"]
 
 
+UNPACKED = {
+    "annotations/captions_val2017.json": "val2017/{}",
+    "captions_val2017.json": "val2017/{}",
+    "coco/annotations/captions_val2014.json": "coco/images/val2014/{}",
+    "dataset_coco.json": "val2014/{}",
+    "karpathy/dataset_coco.json": "val2014/{}",
+    "dataset_flickr30k.json": "flickr30k-images/{}",
+    "karpathy/dataset_flickr30k.json": "flickr30k_images/flickr30k_images/{}",
+}
+
+
+@pytest.mark.parametrize("file", UNPACKED)
+def test_sets_are_read_as_they_unpack(tmp_path: Path, file: str) -> None:
+    written = documents({})
+    document = written["captions_val.json" if "captions" in file else "dataset_colours.json"]
+    for picture in document["images"] if file.endswith("dataset_coco.json") else ():
+        picture["filepath"] = "val2014"
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(json.dumps(document), encoding="utf-8-sig")
+    with pytest.raises(UserError, match=r"none of the images of .* is there; put their folder next to it"):
+        check_sets(Evaluation(retrieval={"a": str(tmp_path / file)}))
+
+    for colour in CAPTIONS:
+        place = tmp_path / UNPACKED[file].format(f"{colour}.jpg")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(swatch(colour))
+    check_sets(Evaluation(retrieval={"a": str(tmp_path / file)}))
+    samples = list(read_captions(tmp_path / file))
+    assert [image_bytes(sample) for sample in samples] == [swatch(colour) for colour in CAPTIONS]
+
+
+def test_name_with_a_nul_is_a_missing_image(tmp_path: Path) -> None:
+    document = documents({})["captions_val.json"]
+    document["images"][1]["file_name"] = "a\0b.jpg"
+    (tmp_path / "captions_val.json").write_text(json.dumps(document))
+    (tmp_path / "red.jpg").write_bytes(swatch("red"))
+    sample = list(read_captions(tmp_path / "captions_val.json"))[1]
+    with pytest.raises(BadSample, match="its name has a NUL"):
+        image_bytes(sample)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"images": []}', "has no images of the split 'test'"),
+        ('{"images": [{"filename": "a.jpg", "split": "val", "sentences": []}]}', "no images of the split"),
         ("{", "cannot be read"),
         ("[]", "neither COCO's nor Karpathy's"),
         ('{"images": [{"filename": "a.jpg"}]}', "neither COCO's nor Karpathy's"),

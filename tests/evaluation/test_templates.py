@@ -53,7 +53,7 @@ def test_unusable_files_are_reported(tmp_path, load, content, message):
 def test_template_has_the_class_name_once(tmp_path, line):
     path = tmp_path / "templates.txt"
     path.write_text(f"a {{}}\n{line}\n")
-    with pytest.raises(UserError, match=r"line 2 .* needs \{\} once"):
+    with pytest.raises(UserError, match=r"entry 2 .* needs \{\} once"):
         load_templates(str(path))
 
 
