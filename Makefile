@@ -15,6 +15,7 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(CONSTRAINED) torch numpy
 	$(CONSTRAINED) --editable .
+	$(BIN)/python tools/matching_torchvision.py
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run

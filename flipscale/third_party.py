@@ -9,6 +9,7 @@ them.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 from types import ModuleType
 from typing import Any
@@ -38,6 +39,20 @@ def import_timm(module: str) -> ModuleType:
         UserError: If timm or torchvision is not installed.
     """
     return _import_with_torchvision(module, "timm")
+
+
+def torchvision_fits() -> bool:
+    """Return whether the imports above needed no help, so that `import open_clip` works in any program."""
+    return not _declarations
+
+
+def torchvision_remedy() -> str:
+    """Return the command that installs the torchvision which belongs to this torch."""
+    torch_version = importlib.metadata.version("torch")
+    _, _, build = torch_version.partition("+")
+    release = importlib.metadata.version("torchvision").partition("+")[0]
+    index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
+    return f"pip install --force-reinstall --no-deps torchvision=={release}{index}"
 
 
 def _import_with_torchvision(module: str, distribution: str) -> ModuleType:

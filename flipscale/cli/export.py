@@ -50,7 +50,7 @@ def export(
     report = verify_export(out, trained.model, trained.tokenizer)
     done = "verified" if verify else "exported and verified"
     print(f"{out} {done} with {verification(report)}")
-    print(how_to_load(out))
+    print(how_to_load(out, report))
 
 
 def _provenance(trained: LoadedModel, job: Job) -> dict[str, Any]:

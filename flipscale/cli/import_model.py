@@ -54,7 +54,7 @@ def import_model(
         print(f"{source} computes here as in {verification(theirs)}")
     ours = verify_export(out, trained.model, trained.tokenizer)
     print(f"{out} imported and verified with {verification(ours)}")
-    print(how_to_load(out))
+    print(how_to_load(out, ours))
 
 
 def _provenance(source: str, published: ImportSource) -> dict[str, str]:

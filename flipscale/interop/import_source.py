@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from flipscale.errors import UserError
-from flipscale.interop.openclip_directory import CONFIG, finished_config
+from flipscale.interop.openclip_directory import CONFIG, LOCAL, finished_config, local_directory
 from flipscale.interop.openclip_import import convert_openclip
 from flipscale.interop.openclip_state import StateDict
 from flipscale.interop.weights import find_weights, read_weights
@@ -74,7 +74,9 @@ def find_import_source(
     if sum((weights is not None, pretrained is not None, random)) > 1:
         raise UserError("--weights, --pretrained and --random exclude each other; give one of them")
 
-    directory = Path(source)
+    directory = local_directory(source)
+    if source.startswith(LOCAL) and not directory.is_dir():
+        raise UserError(f"there is no directory {directory}; give {LOCAL}PATH of an OpenCLIP directory")
     if directory.is_dir():
         if weights is not None or pretrained is not None:
             raise UserError(
@@ -83,7 +85,7 @@ def find_import_source(
             )
         config = finished_config(directory)
         own = None if random else find_weights(directory)
-        return ImportSource(f"local-dir:{directory.resolve()}", config, own, directory=directory)
+        return ImportSource(f"{LOCAL}{directory.resolve()}", config, own, directory=directory)
 
     return _find_builtin(source, weights, pretrained, random)
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from flipscale.interop.openclip_directory import CLASSIC_NAME
 from flipscale.models.presets import ModelSpec
 
 _CARD = """\
@@ -35,6 +36,19 @@ model.eval()
 | input | {vision.image_size} px in patches of {vision.patch_size} px | {text.context_length} tokens |
 | vocabulary | | {text.vocab_size} |
 | feature | {image_feature} | {text_feature} |
+
+Programs that know no `local-dir:` take the weights in `classic/`. They hold no preprocessing: without its
+mean and deviation OpenCLIP silently normalises with OpenAI's.
+
+```python
+open_clip.add_model_config("MODEL/classic")
+model, _, preprocess = open_clip.create_model_and_transforms(
+    "{classic_name}",
+    pretrained="MODEL/classic/open_clip.pt",
+    image_mean={mean},
+    image_std={std},
+)
+```
 
 Both features have {embed_dim} dimensions. `preprocess` normalises pixels with mean {mean} and
 standard deviation {std}.
@@ -70,6 +84,7 @@ def model_card(spec: ModelSpec, provenance: Mapping[str, Any]) -> str:
         image_feature=_IMAGE_FEATURES[spec.vision.pool],
         text_feature=_TEXT_FEATURES[spec.text.pool],
         embed_dim=spec.embed_dim,
+        classic_name=CLASSIC_NAME,
         mean=list(spec.mean),
         std=list(spec.std),
         provenance=_table(provenance) if provenance else "Not recorded.",

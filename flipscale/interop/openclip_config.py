@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from flipscale.errors import UserError
+from flipscale.interop.config_limits import check_config
 from flipscale.interop.openclip_state import POSITIONS, folded_bias
+from flipscale.interop.preprocessing import Preprocessing, read_preprocessing
 from flipscale.models.initialization import SIGMOID_BIAS
-from flipscale.models.presets import OPENAI_MEAN, OPENAI_STD, ModelSpec, TextSpec, VisionSpec
+from flipscale.models.presets import ModelSpec, TextSpec, VisionSpec
 from flipscale.models.vision import sincos_positions
 
 # Every key that can be imported, with OpenCLIP's default (CLIPVisionCfg, CLIPTextCfg).
-_TOWER_DEFAULTS: dict[str, Any] = {"mlp_ratio": 4.0, "norm_kwargs": None, "act_kwargs": None}
+_TOWER_DEFAULTS: dict[str, Any] = {"mlp_ratio": 4.0, "norm_kwargs": {}, "act_kwargs": {}}
 _VISION_DEFAULTS: dict[str, Any] = {
     **_TOWER_DEFAULTS,
     "image_size": 224,
@@ -40,7 +42,7 @@ _TEXT_DEFAULTS: dict[str, Any] = {
     "no_causal_mask": False,
     "pool_type": "argmax",
     "hf_tokenizer_name": None,
-    "tokenizer_kwargs": None,
+    "tokenizer_kwargs": {},
 }
 _MODEL_DEFAULTS: dict[str, Any] = {
     "embed_dim": 512,
@@ -48,6 +50,19 @@ _MODEL_DEFAULTS: dict[str, Any] = {
     "custom_text": False,
     "init_logit_scale": None,  # only an initial value: the trained one is in the weights
     "init_logit_bias": None,
+}
+
+_GELUS = ("none", "tanh")
+
+
+# The types of values that a setting takes, by the type of its default.
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    bool: ((bool,), "true or false"),
+    str: ((str,), "a word"),
+    dict: ((dict, type(None)), "an object"),
+    type(None): ((object,), "anything"),
 }
 
 _VISION_POOLS = {"patch_mean": "avg", "class_token": "tok"}
@@ -110,11 +125,12 @@ def spec_of_open_clip(
     Raises:
         UserError: If the model has a feature that flipscale's towers lack.
     """
+    check_config(config)
     model = _settings(config["model_cfg"], {**_MODEL_DEFAULTS, "vision_cfg": {}, "text_cfg": {}}, "model_cfg")
     vision = _settings(model["vision_cfg"], _VISION_DEFAULTS, "vision_cfg")
     text = _settings(model["text_cfg"], _TEXT_DEFAULTS, "text_cfg")
-    preprocess = config.get("preprocess_cfg", {})
-    _check_features(model, vision, text, preprocess)
+    preprocessing = read_preprocessing(config)
+    _check_features(model, vision, text, preprocessing)
 
     pools = {pool: ours for ours, pool in _VISION_POOLS.items()}
     learned = VisionSpec(
@@ -140,8 +156,8 @@ def spec_of_open_clip(
             causal=not text["no_causal_mask"],
             pool=text["pool_type"],
         ),
-        mean=tuple(preprocess.get("mean", OPENAI_MEAN)),
-        std=tuple(preprocess.get("std", OPENAI_STD)),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
         logit_bias=model["init_logit_bias"] is not None,
     )
 
@@ -150,7 +166,7 @@ def _check_features(
     model: Mapping[str, Any],
     vision: Mapping[str, Any],
     text: Mapping[str, Any],
-    preprocess: Mapping[str, Any],
+    preprocessing: Preprocessing,
 ) -> None:
     """Raise UserError for a setting of OpenCLIP that flipscale's towers or its preprocessing lack."""
     both_gelus = bool(model["quick_gelu"] and (vision["act_kwargs"] or text["act_kwargs"]))
@@ -164,11 +180,24 @@ def _check_features(
         (model["custom_text"], (False,), "custom_text"),
         (vision["mlp_ratio"], (4,), "vision_cfg.mlp_ratio"),
         (text["mlp_ratio"], (4,), "text_cfg.mlp_ratio"),
-        (preprocess.get("resize_mode", "shortest"), ("shortest",), "preprocess_cfg.resize_mode"),
-        (preprocess.get("interpolation", "bicubic"), ("bicubic",), "preprocess_cfg.interpolation"),
+        (preprocessing.resize_mode, ("shortest",), "preprocess_cfg.resize_mode"),
+        (preprocessing.interpolation, ("bicubic",), "preprocess_cfg.interpolation"),
     ):
         if value not in allowed:
-            raise UserError(f"{key} {value!r} cannot be imported; what can: {', '.join(map(str, allowed))}")
+            shown = repr(value)[:80]
+            raise UserError(f"{key} {shown} cannot be imported; what can: {', '.join(map(str, allowed))}")
+
+    for value, divisor, key in (
+        (vision["width"], vision["head_width"], "vision_cfg.width is {} and not a multiple of head_width {}"),
+        (text["width"], text["heads"], "text_cfg.width is {} and not a multiple of {} heads"),
+        (
+            vision["image_size"],
+            vision["patch_size"],
+            "vision_cfg.image_size is {}, no multiple of patch_size {}",
+        ),
+    ):
+        if value % divisor:
+            raise UserError(key.format(value, divisor) + "; correct one of them")
 
 
 def _with_fixed_positions(
@@ -198,14 +227,17 @@ def _with_fixed_positions(
 
 
 def _tower(settings: Mapping[str, Any], heads: int, quick_gelu: bool) -> dict[str, Any]:
-    norm: Mapping[str, Any] = settings["norm_kwargs"] or {}
-    activation: Mapping[str, Any] = settings["act_kwargs"] or {}
+    norm = _settings(settings["norm_kwargs"] or {}, {"eps": 1e-5}, "norm_kwargs")
+    activation = _settings(settings["act_kwargs"] or {}, {"approximate": "none"}, "act_kwargs")
+    if activation["approximate"] not in _GELUS:
+        raise UserError(f"act_kwargs.approximate is not one of {', '.join(_GELUS)}")
+
     return {
         "width": settings["width"],
         "layers": settings["layers"],
         "heads": heads,
-        "norm_eps": norm.get("eps", 1e-5),
-        "gelu": "quick" if quick_gelu else activation.get("approximate", "none"),
+        "norm_eps": norm["eps"],
+        "gelu": "quick" if quick_gelu else activation["approximate"],
     }
 
 
@@ -213,12 +245,16 @@ def _settings(block: Mapping[str, Any], defaults: Mapping[str, Any], name: str) 
     """Return the settings of a block over the defaults.
 
     Raises:
-        UserError: If a key is unknown, or a number has another type than its default.
+        UserError: If a key is unknown, or a value has another type than its default.
     """
     for key, value in block.items():
         if key not in defaults:
-            raise UserError(f"{name}.{key} is a feature of OpenCLIP that flipscale's towers do not have")
-        if type(defaults[key]) is int and type(value) is not int:
-            raise UserError(f"{name}.{key} is {value!r}, but flipscale's towers need a whole number there")
+            raise UserError(f"{name}.{key[:80]} is a feature of OpenCLIP that flipscale's towers do not have")
+
+        types, noun = _KINDS[type(defaults[key])]
+        if not isinstance(value, types) or (type(value) is bool and int in types):
+            raise UserError(f"{name}.{key} is {repr(value)[:80]}, but flipscale's towers need {noun} there")
+        if float in types and not 0.0 <= value < 1e6:
+            raise UserError(f"{name}.{key} is {value}, which is not a setting of a model; correct it")
 
     return {**defaults, **block}

@@ -20,6 +20,7 @@ from flipscale.interop.openclip_directory import (
     BIAS_KEY,
     CARD,
     CLASSIC,
+    CLASSIC_CONFIG,
     TOKENIZER,
     TOKENIZER_FILES,
     read_config,
@@ -90,7 +91,7 @@ def _prepare(out: Path) -> None:
 
     # Mark the directory before its old files go: an interruption must not leave half of an export that loads.
     write_config(out, {"flipscale": {"version": flipscale.__version__, "unfinished": True}})
-    for name in (WEIGHTS, CLASSIC, CARD, *TOKENIZER_FILES):
+    for name in (WEIGHTS, CLASSIC, CLASSIC_CONFIG, CARD, *TOKENIZER_FILES):
         (out / name).unlink(missing_ok=True)
 
 
@@ -105,6 +106,7 @@ def _write_weights(out: Path, state: Mapping[str, Tensor], spec: ModelSpec) -> N
     save_tensors(tensors, out / WEIGHTS, header)
     (out / CLASSIC).parent.mkdir(exist_ok=True)
     torch.save({"name": spec.name, "state_dict": tensors}, out / CLASSIC)
+    (out / CLASSIC_CONFIG).write_text(json.dumps(open_clip_model_cfg(spec), indent=2) + "\n")
 
 
 def _config(spec: ModelSpec, wordpiece: bool) -> dict[str, Any]:

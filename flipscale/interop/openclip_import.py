@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from flipscale.errors import UserError
 from flipscale.interop.openclip_config import spec_of_open_clip
 from flipscale.interop.openclip_directory import BIAS_KEY, finished_config
-from flipscale.interop.openclip_state import StateDict, flipscale_state
+from flipscale.interop.openclip_state import POSITIONS, StateDict, flipscale_state
 from flipscale.interop.weights import Weights, find_weights, read_weights
 from flipscale.models.presets import ModelSpec
 
@@ -49,13 +51,34 @@ def convert_openclip(
     Raises:
         UserError: If the model has a feature that flipscale's towers lack, or weights of another shape.
     """
-    name = config.get("flipscale", {}).get("model", name)
+    ours: Mapping[str, Any] = config.get("flipscale") or {}
+    written = ours.get("model")
+    name = written if isinstance(written, str) and written.isprintable() else name
     if weights is None:
         return spec_of_open_clip(config, None, None, name), {}
 
-    bias = None
-    if encoded := weights.header.get(BIAS_KEY):
-        bias = torch.frombuffer(bytearray(base64.b64decode(encoded)), dtype=torch.float32)
-
+    bias = _stored_bias(weights)
     spec = spec_of_open_clip(config, weights.tensors, bias, name)
     return spec, flipscale_state(weights.tensors, spec, bias)
+
+
+def _stored_bias(weights: Weights) -> Tensor | None:
+    """Return the patch bias (width,) in the header of the weights, if there is one."""
+    encoded = weights.header.get(BIAS_KEY)
+    if not encoded:
+        return None
+
+    try:
+        data = base64.b64decode(encoded, validate=True)
+        bias = torch.frombuffer(bytearray(data), dtype=torch.float32)
+    except ValueError:
+        bias = torch.tensor([torch.nan])
+
+    positions = weights.tensors.get(POSITIONS)
+    fits = positions is not None and positions.ndim == 2 and bias.shape == positions.shape[1:]
+    if not fits or not bias.isfinite().all():
+        raise UserError(
+            f"the header {BIAS_KEY} of the weights is damaged: it holds no patch bias of this model; export "
+            "it again"
+        )
+    return bias

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from flipscale.errors import UserError
 from flipscale.interop.import_source import ImportSource, find_import_source, pretrained_tags
+from flipscale.interop.openclip_directory import LOCAL, local_directory
+from flipscale.interop.preprocessing import read_preprocessing
+from flipscale.interop.stock_tokenizer import stock_tokenizer
 from flipscale.interop.weights import find_weights, read_weights
 from flipscale.third_party import import_open_clip
-
-LOCAL = "local-dir:"
-"""The prefix of a directory in OpenCLIP's names of models."""
 
 
 class StockModel:
@@ -83,6 +83,7 @@ def load_stock(source: str, device: torch.device) -> LoadedStockModel:
     """
     resolved = find_stock(source)
     open_clip: Any = import_open_clip()
+    preprocessing = read_preprocessing(resolved.config)
     weights = resolved.weights or find_weights(resolved.directory or Path())
     read_weights(
         weights
@@ -92,25 +93,19 @@ def load_stock(source: str, device: torch.device) -> LoadedStockModel:
         with _quiet():
             model = open_clip.create_model(resolved.stock, load_weights=False, pretrained_text=False)
             open_clip.load_checkpoint(model, str(weights))
-            tokenizer = open_clip.get_tokenizer(resolved.stock)
-    except (AssertionError, RuntimeError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            tokenizer = stock_tokenizer(open_clip, resolved.stock)
+    except Exception as error:  # whatever its libraries raise for a configuration that they cannot use
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(
             f"open_clip cannot load {source} ({reason}); check that the weights belong to this shape"
         ) from error
 
-    settings: dict[str, Any] = {
-        **open_clip.get_model_preprocess_cfg(model),
-        **resolved.config.get("preprocess_cfg", {}),
-    }
-    mean = settings.get("mean") or open_clip.OPENAI_DATASET_MEAN
-    std = settings.get("std") or open_clip.OPENAI_DATASET_STD
-    interpolation = settings.get("interpolation") or "bicubic"
-    mode = settings.get("resize_mode") or "shortest"
-    resizing = None if (interpolation, mode) == ("bicubic", "shortest") else f"{mode}, {interpolation}"
+    usual = (preprocessing.resize_mode, preprocessing.interpolation) == ("shortest", "bicubic")
+    resizing = None if usual else f"{preprocessing.resize_mode}, {preprocessing.interpolation}"
 
     side = _square_side(model.visual.image_size, source)
-    return LoadedStockModel(StockModel(model, mean, std, device), tokenizer, side, resolved, resizing)
+    loaded = StockModel(model, preprocessing.mean, preprocessing.std, device)
+    return LoadedStockModel(loaded, tokenizer, side, resolved, resizing)
 
 
 def _square_side(size: Any, source: str) -> int:
@@ -130,7 +125,7 @@ def find_stock(source: str) -> ImportSource:
         UserError: If a name, a tag or a file does not exist.
     """
     if source.startswith(LOCAL):
-        directory = Path(source.removeprefix(LOCAL))
+        directory = local_directory(source)
         if not directory.is_dir():
             raise UserError(f"there is no directory {directory}; give {LOCAL}PATH of an OpenCLIP directory")
         return find_import_source(str(directory), None, None, random=False)

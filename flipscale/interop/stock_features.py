@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from flipscale.interop.stock_tokenizer import stock_tokenizer
 from flipscale.interop.tensor_files import load_tensors, save_tensors
-from flipscale.third_party import import_open_clip
+from flipscale.third_party import import_open_clip, torchvision_fits
 
 
 def write_stock_features(work: Path) -> None:
@@ -43,8 +44,9 @@ def write_stock_features(work: Path) -> None:
         }
     if getattr(model, "logit_bias", None) is not None:
         answers["logit_bias"] = model.logit_bias.detach()
+    answers["needed_help"] = torch.tensor(not torchvision_fits())
     if question["captions"]:
-        answers["token_ids"] = open_clip.get_tokenizer(name)(question["captions"])
+        answers["token_ids"] = stock_tokenizer(open_clip, name)(question["captions"])
 
     contiguous = {key: tensor.contiguous() for key, tensor in answers.items()}
     save_tensors(contiguous, work / "answers.safetensors")

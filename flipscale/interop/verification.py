@@ -61,6 +61,8 @@ class VerifyReport:
     """The number of captions whose token ids were compared, all equal."""
     open_clip_version: str
     """The version of OpenCLIP that was compared with."""
+    needed_help: bool = False
+    """Whether torchvision does not fit torch here, so that a plain `import open_clip` fails."""
 
 
 def verify_export(
@@ -137,6 +139,7 @@ def verify_against(
         bias_difference=0.0 if ours.bias is None else _difference(ours.bias, answers["logit_bias"]),
         captions=len(tokenized),
         open_clip_version=importlib.metadata.version("open_clip_torch"),
+        needed_help=bool(answers["needed_help"]),
     )
 
     _check_differences(report, stock)
@@ -170,7 +173,12 @@ def _ask_open_clip(
 
         command = [sys.executable, "-m", "flipscale.interop.stock_features", directory]
         done = subprocess.run(
-            command, env=_offline_environment(), capture_output=True, text=True, check=False
+            command,
+            env=_offline_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

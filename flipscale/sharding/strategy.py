@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from flipscale.distributed.world import World
+from flipscale.errors import UserError
 from flipscale.models.flip import Features
 from flipscale.models.inputs import Inputs
 
@@ -84,3 +88,53 @@ class ShardedModel(Protocol):
         No other method is called afterwards.
         """
         ...
+
+
+def restore_finite(
+    model: ShardedModel,
+    fill: Callable[[dict[str, Tensor]], None],
+    updates: int,
+    checkpoint: Path,
+    world: World,
+) -> None:
+    """Load a checkpoint as `model.restore` does, and check that its weights are finite numbers.
+
+    Training never saves other ones: it skips an update that is not finite. Files that agree with their
+    manifest can hold them nevertheless, if something else wrote both.
+
+    Args:
+        model: The model.
+        fill: See ShardedModel.restore.
+        updates: See ShardedModel.restore.
+        checkpoint: The directory of the checkpoint, for the message.
+        world: The processes of the run.
+
+    Raises:
+        UserError: On every process, if a weight is not a finite number on any of them.
+    """
+    bad: list[str] = []
+
+    def filled(tensors: dict[str, Tensor]) -> None:
+        fill(tensors)
+        bad.extend(
+            name for name, tensor in tensors.items() if name.startswith("model.") and not finite(tensor)
+        )
+
+    # Every process restores to the end before one may fail: the others wait for it in collectives.
+    model.restore(filled, updates)
+    world.together(lambda: check_finite(bad, checkpoint))
+
+
+def finite(tensor: Tensor) -> bool:
+    """Return whether a tensor, or this process's share of a DTensor, has only finite numbers."""
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return bool(local.isfinite().all())
+
+
+def check_finite(bad: list[str], checkpoint: Path) -> None:
+    """Raise UserError if tensors of a checkpoint have numbers that are not finite; `bad` names these."""
+    if bad:
+        raise UserError(
+            f"the checkpoint {checkpoint} has numbers that are not finite, the first in {bad[0]}, though its "
+            "files are as its manifest says; move it out of its directory to go back to the one before"
+        )

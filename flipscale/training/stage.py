@@ -16,7 +16,7 @@ from flipscale.models.of_job import checkpoint_spec, model_spec, phase_specs
 from flipscale.models.presets import ModelSpec
 from flipscale.runs.checkpoint import Checkpoint
 from flipscale.sharding.shard import shard
-from flipscale.sharding.strategy import ShardedModel
+from flipscale.sharding.strategy import ShardedModel, restore_finite
 from flipscale.training.periodic_evaluation import PeriodicEvaluation
 from flipscale.training.starting_weights import check_resampling, resampling_fill, start_from
 
@@ -69,7 +69,8 @@ class Stage:
 
         self._build(checkpoint_spec(whole, job, newest.progress.samples_seen if newest else 0))
         if newest:
-            self.model.restore(newest.load, newest.progress.optimizer_steps)
+            steps = newest.progress.optimizer_steps
+            restore_finite(self.model, newest.load, steps, newest.path, world)
         elif job.model.weights is not None:
             start_from(job, self.spec, tokenizer, self.model, weights_record, world)
 
@@ -93,7 +94,7 @@ class Stage:
 
         fp64 = self._job.sharding.precision == "fp64"
         fill = resampling_fill(before, old, self.spec, self._world, fp64=fp64)
-        self.model.restore(fill, before.progress.optimizer_steps)
+        restore_finite(self.model, fill, before.progress.optimizer_steps, before.path, self._world)
 
     def _build(self, spec: ModelSpec) -> None:
         job = self._job

@@ -125,6 +125,21 @@ def test_classic_file_has_the_same_weights_and_is_not_taken_first(tmp_path: Path
     open_clip.load_checkpoint(stock, str(tmp_path / CLASSIC), strict=True)
 
 
+def test_model_card_loads_the_classic_file_with_the_colours_of_the_model(tmp_path: Path) -> None:
+    """The file holds no preprocessing: OpenCLIP takes OpenAI's, unless it is given the model's."""
+    model = perturbed(FLIP_SPEC)
+    export_openclip(model, FLIP_SPEC, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    (snippet,) = [block for block in card.split("```python\n")[1:] if "add_model_config" in block]
+    loaded: dict[str, Any] = {"open_clip": open_clip}
+    exec(snippet.split("```")[0].replace("MODEL", str(tmp_path)), loaded)
+
+    normalize = loaded["preprocess"].transforms[-1]
+    assert (tuple(normalize.mean), tuple(normalize.std)) == (FLIP_SPEC.mean, FLIP_SPEC.std)
+    assert FLIP_SPEC.mean != open_clip.OPENAI_DATASET_MEAN
+    assert max(stock_differences(loaded["model"].eval(), model)) <= 1e-5
+
+
 def test_provenance_is_in_the_configuration_and_in_the_card(tmp_path: Path) -> None:
     provenance = {"samples seen": 12_800_000_000, "data": "laion | 400m", "digest": "0f"}
     export_openclip(perturbed(FLIP_SPEC), FLIP_SPEC, tmp_path, provenance=provenance)

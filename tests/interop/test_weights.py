@@ -82,8 +82,8 @@ def test_other_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     for name, message in (
         ("script.pt", "is a TorchScript program"),
         ("tensor.pt", "holds no state dict"),
-        ("text.pt", "is a pickle of more than tensors"),
-        ("empty.pt", "is damaged"),
+        ("text.pt", "is neither a safetensors file nor one of torch.save"),
+        ("empty.pt", "is empty"),
         ("cut.pt", "is damaged"),
         ("missing.pt", "does not exist|do not exist"),
     ):

@@ -9,8 +9,8 @@ from typing import Literal
 
 from flipscale.config import Evaluation
 from flipscale.errors import UserError
-from flipscale.interop.openclip_directory import finished_config
-from flipscale.interop.stock import LOCAL, find_stock
+from flipscale.interop.openclip_directory import LOCAL, finished_config
+from flipscale.interop.stock import find_stock
 from flipscale.runs.directory import RunDirectory, recorded_job
 from flipscale.runs.manifest import MANIFEST, committed_checkpoints, read_progress
 
