@@ -18,7 +18,8 @@ def stock_tokenizer(open_clip: Any, name: str) -> Any:
     Raises:
         ValueError: If the tokenizer needs code of its own.
     """
-    text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
+    config: dict[str, Any] = open_clip.get_model_config(name) or {}
+    text: dict[str, Any] = config.get("text_cfg") or {}
     if text.get("hf_tokenizer_name"):
         return open_clip.get_tokenizer(name, trust_remote_code=False)
     return open_clip.get_tokenizer(name)
