@@ -77,8 +77,9 @@ def test_a_job_whose_processes_are_killed_ends_by_itself_and_leaves_no_trace(
     run = SlurmRun.of(patient_cluster, tiny_run("killed", **two_nodes(20_000, data={"workers": 1})))
     job = run.submit()
 
+    # Not before a checkpoint: three starts that bring nothing end a run.
     for restarts, fault in enumerate((kill_rank_0, kill_all_ranks, kill_a_worker), 1):
-        run.more_samples(320)
+        run.more_samples(2 * SAVES)
         fault(run, job)
         run.starts_again(job, restarts)
 
