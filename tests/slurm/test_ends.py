@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 import pytest
-from support.cluster_handle import Cluster
-from support.slurm_run import SlurmRun, trained_without_gaps, two_nodes
+from support.cluster_handle import Cluster, is_requeued
+from support.slurm_run import ENDED, SlurmRun, trained_without_gaps, two_nodes
 from support.tiny_run import TinyRun
 
 from flipscale.runs.audit import audit
 from flipscale.runs.directory import RunDirectory
+from flipscale.runs.metrics import read_metrics
 
 MakeRun = Callable[..., TinyRun]
 Fault = Callable[[SlurmRun, str], None]
@@ -55,9 +58,12 @@ def kill_slurmd(run: SlurmRun, job: str) -> None:
     run.cluster.node_start(node)
 
 
-def kill_in_start_up(run: SlurmRun, rank: int) -> None:
+def kill_in_start_up(run: SlurmRun, job: str, rank: int) -> None:
     """Kill a process that has not met the others: nobody can have left a sign of life."""
-    run.cluster.wait_until(lambda: run.process_of(rank), bool, 60).kill()
+    release_until(run, job, lambda: run.process_of(rank) is not None)
+    process = run.process_of(rank)
+    assert process is not None
+    process.kill()
 
 
 def kill_who_is_waited_for(run: SlurmRun) -> None:
@@ -106,23 +112,54 @@ def test_five_of_each_fault_at_random_moments(
     job = run.submit()
     moments = random.Random(kill_wait)
 
-    # Starts that bring nothing end a run, so a start-up is killed only after a start that trained.
     faults = [kill_rank_0, kill_rank_1, kill_all_ranks, kill_the_step, kill_a_worker, kill_slurmd] * 5
     moments.shuffle(faults)
-    restarts = 0
     for number, fault in enumerate(faults):
-        run.more_samples(SAVES + moments.randrange(2 * SAVES), timeout=180)
-        fault(run, job)
-        restarts += 1
-        run.starts_again(job, restarts, timeout=180)
+        reach(run, job, SAVES + moments.randrange(2 * SAVES))
+        disturb(run, job, fault)
 
+        # Starts that bring nothing end a run, so a start-up is killed only after a start that trained.
         if number % 6 == 5:
-            kill_in_start_up(run, rank=number // 6 % 2)
-            restarts += 1
-            run.starts_again(job, restarts, timeout=180)
+            disturb(run, job, partial(kill_in_start_up, rank=number // 6 % 2))
 
-    run.wait_for_end(job, timeout=600)
+    release_until(run, job, lambda: cluster.job(job)["JobState"] in ENDED)
+    run.wait_for_end(job)
     assert_no_trace(run, straight, 80_000)
+
+
+def disturb(run: SlurmRun, job: str, fault: Fault) -> None:
+    """Cause a fault, and wait until Slurm has started the job again, or will."""
+    restarts = int(run.cluster.job(job)["Restarts"])
+    fault(run, job)
+    run.cluster.wait_for(job, lambda record: int(record["Restarts"]) > restarts, 180)
+
+
+def reach(run: SlurmRun, job: str, samples: int) -> None:
+    """Wait until a start has trained this many samples; Slurm may start the job more than once for that.
+
+    A node that was slow to answer may get a signal again that was meant for the start before.
+    """
+    beginning = time.time()
+
+    def trained() -> bool:
+        metrics = read_metrics(run.run.output)
+        return bool(metrics) and metrics[-1].finite("time") > beginning and reached(metrics[-1].samples)
+
+    def reached(count: int) -> bool:
+        return count >= run.last_segment_end() + samples
+
+    release_until(run, job, trained)
+
+
+def release_until(run: SlurmRun, job: str, condition: Callable[[], bool]) -> None:
+    """Wait for a condition, without the two minutes for which Slurm holds a job that it starts again."""
+
+    def holds() -> bool:
+        if is_requeued(run.cluster.job(job)):
+            run.cluster.command("release", job, check=False)
+        return condition()
+
+    run.cluster.wait_until(holds, bool, 600)
 
 
 def test_the_only_process_of_a_job_is_killed(tiny_run: MakeRun, patient_cluster: Cluster) -> None:
