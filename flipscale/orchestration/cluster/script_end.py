@@ -13,13 +13,16 @@ from flipscale.runs.last_word import NAME
 
 # - 0: the budget is spent, or the next start is arranged. 2: the input is wrong. 126, 127: no such Python.
 # - Slurm ends this shell with the job if it cancels, preempts or requeues it; then no line below runs.
+# - A person who stops a run gets what was asked for, so that Slurm calls the job completed.
 # - Starts that opened a segment are bounded by the next start, which counts segments without progress.
 _LINES: Final = """\
 code=$?
 case $code in 0|2|126|127) exit $code;; esac
 start="${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_}}${{SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}}"
 restarts="${{SLURM_RESTART_COUNT:-0}}"
-if [ -e {run}/{directory}/"$start.$restarts"/{name} ]; then exit $code; fi
+word={run}/{directory}/"$start.$restarts"/{name}
+if grep -qsF '"kind": "stopped"' "$word"; then exit 0; fi
+if [ -e "$word" ]; then exit $code; fi
 opened=
 for before in 0 1 2 3; do
   attempt="\\"attempt\\": \\"$start.$((restarts - before))\\""

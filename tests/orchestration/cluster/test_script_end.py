@@ -94,6 +94,18 @@ def test_last_word_of_this_start_is_obeyed(script: Script) -> None:
     assert script.calls() == [REQUEUE]
 
 
+@pytest.mark.parametrize("code", [1, 75])
+def test_job_that_a_person_stopped_is_completed(script: Script, code: int) -> None:
+    write_last_word(script.run, "7.0", Failure("stopped", "stopped on request (stop_file)"))
+    assert script.end(code).returncode == 0
+    assert script.calls() == []
+
+
+def test_word_in_a_message_is_no_kind(script: Script) -> None:
+    write_last_word(script.run, "7.0", Failure("code", 'KeyError: "kind": "stopped"'))
+    assert script.end(1).returncode == 1
+
+
 def test_element_of_an_array_looks_for_its_own_last_word(script: Script) -> None:
     write_last_word(script.run, "5_3.0", Failure("code", "a defect"))
     script.end(137, SLURM_ARRAY_JOB_ID="5", SLURM_ARRAY_TASK_ID="3")

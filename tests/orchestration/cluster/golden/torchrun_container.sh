@@ -34,7 +34,9 @@ code=$?
 case $code in 0|2|126|127) exit $code;; esac
 start="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
 restarts="${SLURM_RESTART_COUNT:-0}"
-if [ -e /scratch/flip/vitb16/heartbeats/"$start.$restarts"/last_word.json ]; then exit $code; fi
+word=/scratch/flip/vitb16/heartbeats/"$start.$restarts"/last_word.json
+if grep -qsF '"kind": "stopped"' "$word"; then exit 0; fi
+if [ -e "$word" ]; then exit $code; fi
 opened=
 for before in 0 1 2 3; do
   attempt="\"attempt\": \"$start.$((restarts - before))\""
