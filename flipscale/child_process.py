@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import socket
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
@@ -63,13 +64,20 @@ def _release_in_child() -> None:
 
 def _connections() -> list[int]:
     """Return the descriptors of this process that are sockets of an internet protocol."""
-    found: list[int] = []
-    for name in os.listdir("/dev/fd"):
-        # The directory's own descriptor is closed already.
-        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as copy:
-            if copy.family in (socket.AF_INET, socket.AF_INET6):
-                found.append(int(name))
-    return found
+    return [number for number in map(int, os.listdir("/dev/fd")) if _is_connection(number)]
+
+
+def _is_connection(descriptor: int) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return False
+    except OSError:  # the directory's own descriptor, which is closed by now
+        return False
+
+    view = socket.socket(fileno=descriptor)
+    family = view.family
+    view.detach()
+    return family in (socket.AF_INET, socket.AF_INET6)
 
 
 def _replace(descriptor: int) -> None:
