@@ -145,9 +145,11 @@ def test_signals_before_the_first_step_and_twice_and_in_a_save(
     run.starts_again(job, 2)
     run.wait_for_end(job)
 
+    # The first start opens no segment if its processes need long to meet after the signal.
     ledger = run.ledger()
-    assert [line.reason for line in ledger] == ["preempted", "preempted", "done"], run.log()
-    assert ledger[0].samples_to == 0
+    *first, second, third = ledger
+    assert [(line.reason, line.samples_to) for line in first] in ([], [("preempted", 0)]), run.log()
+    assert [second.reason, third.reason] == ["preempted", "done"], run.log()
     assert trained_without_gaps(ledger, 4_000)
 
 
