@@ -121,11 +121,16 @@ def write_durably(path: Path, text: str) -> None:
     """
     partial = path.with_name(path.name + ".partial")
     with naming(path):
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        try:
+            with open(partial, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()
+            raise
 
         # The directory holds the new name only once it is synchronised, too.
         sync_directory(path.parent)

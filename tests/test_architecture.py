@@ -19,7 +19,7 @@ PACKAGE = ROOT / "flipscale"
 FLOORS = (
     ("errors",),
     ("files", "processes"),
-    ("documents",),
+    ("documents", "staging"),
     ("jsonl", "formatting", "addresses"),
     ("slurm", "third_party", "child_process"),
     ("order_digest",),

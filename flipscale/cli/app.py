@@ -75,6 +75,15 @@ def main() -> None:
         if (problem := storage_problem(error)) is None:
             raise
         _exit(f"error: {problem}", EXIT_FAILED)
+    except RuntimeError as error:
+        # By its name: the module of the class costs every command time.
+        if type(error).__name__ != "BrokenProcessPool":
+            raise
+        _exit(
+            "error: a worker process was killed, perhaps because memory was full; use fewer workers, or run "
+            "the same command again",
+            EXIT_FAILED,
+        )
     except KeyboardInterrupt:
         _exit("interrupted", EXIT_FAILED)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flipscale.errors import UserError
+from flipscale.files import write_durably
 from flipscale.reporting.page.blocks import Page
 from flipscale.reporting.page.html_renderer import to_html
 from flipscale.reporting.page.json_renderer import to_json
@@ -26,7 +27,7 @@ def write_page(directory: Path, name: str, page: Page, document: dict[str, objec
     contents = {"html": to_html(page), "md": to_markdown(page), "json": to_json(document)}
     for ending, content in contents.items():
         try:
-            (directory / f"{name}.{ending}").write_text(content, encoding="utf-8")
+            write_durably(directory / f"{name}.{ending}", content)
         except OSError as error:
             raise UserError(f"{directory} cannot be written ({error.strerror}); give another --out") from None
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from flipscale.errors import UserError
+from flipscale.files import write_durably
 from flipscale.interop.config_limits import check_config
 
 CONFIG = "open_clip_config.json"
@@ -74,6 +74,4 @@ def finished_config(directory: Path) -> dict[str, Any]:
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     """Replace the configuration of a directory as a whole."""
-    partial = directory / f"{CONFIG}.partial"
-    partial.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, directory / CONFIG)
+    write_durably(directory / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 import flipscale
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.errors import UserError
+from flipscale.files import naming, write_durably
 from flipscale.interop.model_card import model_card
 from flipscale.interop.openclip_config import open_clip_model_cfg
 from flipscale.interop.openclip_directory import (
@@ -31,6 +33,7 @@ from flipscale.interop.tensor_files import save_tensors
 from flipscale.interop.weights import WEIGHTS
 from flipscale.models.flip import FLIP
 from flipscale.models.presets import ModelSpec
+from flipscale.staging import staged_directory
 
 
 def export_openclip(
@@ -63,14 +66,15 @@ def export_openclip(
     stamp = {"version": flipscale.__version__, "model": spec.name, "provenance": origin}
     json.dumps(stamp)  # fails here rather than at the end
 
-    _prepare(out)
-    _write_weights(out, model.state_dict() if isinstance(model, FLIP) else model, spec)
-    if tokenizer is not None:
-        tokenizer.save(out)
-    (out / CARD).write_text(model_card(spec, origin), encoding="utf-8")
+    with _place(out) as directory:
+        _write_weights(directory, model.state_dict() if isinstance(model, FLIP) else model, spec)
+        if tokenizer is not None:
+            tokenizer.save(directory)
+        write_durably(directory / CARD, model_card(spec, origin))
 
-    # The configuration comes last: with it the directory loads.
-    write_config(out, {**_config(spec, wordpiece=_is_wordpiece(out, spec, tokenizer)), "flipscale": stamp})
+        # The configuration comes last: with it the directory loads.
+        wordpiece = _is_wordpiece(directory, spec, tokenizer)
+        write_config(directory, {**_config(spec, wordpiece=wordpiece), "flipscale": stamp})
 
 
 def _check_tokenizer(tokenizer: Tokenizer, spec: ModelSpec) -> None:
@@ -81,18 +85,27 @@ def _check_tokenizer(tokenizer: Tokenizer, spec: ModelSpec) -> None:
         )
 
 
-def _prepare(out: Path) -> None:
-    """Make `out` an empty directory that is marked as an unfinished export."""
+@contextmanager
+def _place(out: Path) -> Generator[Path]:
+    """Give the directory to write into: a new one, which gets its name at the end, or an earlier export.
+
+    An earlier export may hold files of others, so that it is not replaced as a whole.
+    """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; name a directory to export into")
-    out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()) and "flipscale" not in read_config(out):
+    if not out.exists() or not any(out.iterdir()):
+        with staged_directory(out) as work:
+            yield work
+        return
+
+    if "flipscale" not in read_config(out):
         raise UserError(f"{out} is not empty and not an earlier flipscale export; name another directory")
 
     # Mark the directory before its old files go: an interruption must not leave half of an export that loads.
     write_config(out, {"flipscale": {"version": flipscale.__version__, "unfinished": True}})
     for name in (WEIGHTS, CLASSIC, CLASSIC_CONFIG, CARD, *TOKENIZER_FILES):
         (out / name).unlink(missing_ok=True)
+    yield out
 
 
 def _write_weights(out: Path, state: Mapping[str, Tensor], spec: ModelSpec) -> None:
@@ -105,8 +118,10 @@ def _write_weights(out: Path, state: Mapping[str, Tensor], spec: ModelSpec) -> N
 
     save_tensors(tensors, out / WEIGHTS, header)
     (out / CLASSIC).parent.mkdir(exist_ok=True)
-    torch.save({"name": spec.name, "state_dict": tensors}, out / CLASSIC)
-    (out / CLASSIC_CONFIG).write_text(json.dumps(open_clip_model_cfg(spec), indent=2) + "\n")
+    # Opened here: an error of the file system then is an OSError.
+    with naming(out / CLASSIC), open(out / CLASSIC, "wb") as file:
+        torch.save({"name": spec.name, "state_dict": tensors}, file)
+    write_durably(out / CLASSIC_CONFIG, json.dumps(open_clip_model_cfg(spec), indent=2) + "\n")
 
 
 def _config(spec: ModelSpec, wordpiece: bool) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -24,8 +26,18 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str] | None = None) -> None:
-    """Write tensors to a file; `header` holds strings that are stored next to them."""
-    _torch.save_file(dict(tensors), path, metadata=None if header is None else dict(header))
+    """Write tensors to a file; `header` holds strings that are stored next to them.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    try:
+        _torch.save_file(dict(tensors), path, metadata=None if header is None else dict(header))
+    except safetensors.SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
 
 
 def read_header(path: Path) -> dict[str, str]:

@@ -202,6 +202,13 @@ def test_interrupted_export_does_not_load_and_can_be_repeated(tmp_path: Path) ->
     model = perturbed(FLIP_SPEC)
     with pytest.raises(Interrupted):
         export_openclip(model, FLIP_SPEC, tmp_path, tokenizer=FailingTokenizer(PIECES))
+    assert list(tmp_path.iterdir()) == []
+    export_openclip(model, FLIP_SPEC, tmp_path)
+
+    # An earlier export is replaced file by file, since others may have put files next to them.
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(Interrupted):
+        export_openclip(model, FLIP_SPEC, tmp_path, tokenizer=FailingTokenizer(PIECES))
     with pytest.raises(ValueError, match="missing 'model_cfg'"):
         open_clip.create_model(f"local-dir:{tmp_path}")
     with pytest.raises(UserError, match="no finished open_clip_config"):
@@ -210,6 +217,7 @@ def test_interrupted_export_does_not_load_and_can_be_repeated(tmp_path: Path) ->
         verify_export(tmp_path, model)
     export_openclip(model, FLIP_SPEC, tmp_path)
     assert import_openclip(tmp_path)[0] == FLIP_SPEC
+    assert (tmp_path / "notes.txt").exists()
 
 
 @pytest.mark.slow

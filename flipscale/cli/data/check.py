@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,6 @@ from flipscale.errors import UserError
 
 if TYPE_CHECKING:
     from flipscale.data.checks.scan import Checking, ShardReport
-    from flipscale.data.checks.summary import DataSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,31 +49,33 @@ class CheckOptions:
 
 def check(options: CheckOptions) -> None:
     """Decode every sample and report sizes, captions, duplicates, and what training could not use."""
+    from flipscale.cli.data.check_summary import print_summary
+    from flipscale.data.checks.report_files import write_report
     from flipscale.data.checks.scan import Checking
     from flipscale.data.checks.summary import summarize
-    from flipscale.data.quarantine import write_quarantine
     from flipscale.data.shards.index import expand_shards
+    from flipscale.staging import staged_directory
 
     training_set = read_training_set(options.shards, options.captions, options.allow_pipe)
     limit = _pixel_limit(options.max_image_pixels) or training_set.max_image_pixels
     paths = expand_shards(training_set.pattern)
     _make_directories(options)
 
-    reports = _scan(paths, Checking(limit, options.fix, training_set.storage, training_set.captions), options)
+    with nullcontext() if options.fix is None else staged_directory(options.fix) as clean_directory:
+        checking = Checking(limit, clean_directory, training_set.storage, training_set.captions)
+        reports = _scan(paths, checking, options)
     summary = summarize(reports)
     document = asdict(summary)
     if options.fix is not None:
         document["clean"] = _clean(reports, options.fix)
 
     if options.report is not None:
-        _draw(reports, document, options.report)
-        # What a run over these shards records, for a run whose own list is lost.
-        write_quarantine(summary.bad, options.report / "quarantine.jsonl")
+        write_report(reports, document, options.report)
     if options.as_json:
         print(json.dumps(document, indent=2))
         return
 
-    _print(summary)
+    print_summary(summary)
     if options.fix is not None:
         clean = document["clean"]
         print(f"clean: {clean['samples']} samples in {clean['shards']}")
@@ -100,9 +102,9 @@ def _make_directories(options: CheckOptions) -> None:
     if options.report is not None:
         _make_directory(options.report, "--report")
     if options.fix is not None:
-        _make_directory(options.fix, "--fix")
-        if any(options.fix.iterdir()):
-            raise UserError(f"--fix: {options.fix} is not empty; name a new directory for the clean shards")
+        from flipscale.staging import check_new
+
+        check_new(options.fix, "--fix")
 
 
 def _make_directory(path: Path, option: str) -> None:
@@ -132,49 +134,3 @@ def _clean(reports: list[ShardReport], directory: Path) -> dict[str, Any]:
         "samples": sum(report.written for report in reports),
         "left_out": sum(report.samples - len(report.bad) - report.written for report in reports),
     }
-
-
-def _draw(reports: list[ShardReport], document: dict[str, Any], directory: Path) -> None:
-    from flipscale.data.checks.histograms import draw_histogram
-    from flipscale.data.checks.summary import caption_lengths, shorter_sides
-
-    sizes = directory / "image_sizes.png"
-    lengths = directory / "caption_lengths.png"
-    draw_histogram(shorter_sides(reports), "Shorter side of the images", "pixels", sizes)
-    draw_histogram(caption_lengths(reports), "Length of the captions", "words", lengths)
-    (directory / "report.json").write_text(json.dumps(document, indent=2) + "\n")
-
-
-def _print(summary: DataSummary) -> None:
-    from flipscale.cli.console import print_table
-    from flipscale.data.quarantine import kind
-    from flipscale.formatting import format_megabytes
-
-    print(
-        f"{summary.samples} samples in {summary.shards} shards: "
-        f"{len(summary.bad)} cannot be used ({format_megabytes(summary.bytes)} in all)"
-    )
-    print("samples with a caption: " + ", ".join(f"{n} in {name}" for name, n in summary.captions.items()))
-    print(
-        f"shorter side in pixels: {_quantiles(summary.shorter_side_pixels)}; "
-        f"words per caption: {_quantiles(summary.caption_words)}"
-    )
-    print(
-        f"come more than once: {summary.duplicate_keys} keys "
-        f"({summary.duplicate_keys_within_a_shard} of them within one shard), "
-        f"{summary.duplicate_images} images"
-    )
-    for damage in summary.damaged_shards:
-        print(f"{damage.path} is damaged: {damage.reason}")
-    if summary.oddities:
-        print("worth a look: " + ", ".join(f"{n} {name}" for name, n in summary.oddities.items()))
-
-    if summary.bad:
-        # Reversed, so that the first sample of a kind is its example.
-        examples = {kind(record.reason): f"{record.key} in {record.path}" for record in reversed(summary.bad)}
-        rows = [(reason, str(count), examples[reason]) for reason, count in summary.reasons.items()]
-        print_table(("reason", "samples", "for example"), rows)
-
-
-def _quantiles(quantiles: dict[str, int]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in quantiles.items()) or "none"

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from flipscale import jsonl
 from flipscale.errors import UserError
+from flipscale.files import read_regular
 
 INDEX = "index.json"
 TABLE = "members.bin"
@@ -21,6 +22,7 @@ TABLES = "members"
 """The folder of the members tables that were found on the first reads of shards."""
 
 _OWN_FILES = {INDEX, f"{INDEX}.partial", TABLE, JOURNAL, f"{JOURNAL}.partial"}
+_JOURNAL_START = b'{"members": '
 _FOLDER = re.compile(r"[0-9]{4,}")
 _SHARD_TABLE = re.compile(r"[0-9]{7,}\.npz(\.[0-9a-f]{32}\.partial)?")
 
@@ -63,7 +65,19 @@ def is_own(directory: Path) -> bool:
 
     with suppress(OSError, ValueError, UserError, RecursionError):
         lines = jsonl.read(directory / JOURNAL)
-        return bool(lines) and lines[0].keys() == {"members", "from_stats"}
+        if lines:
+            return lines[0].keys() == {"members", "from_stats"}
+    return _is_just_begun(directory)
+
+
+def _is_just_begun(directory: Path) -> bool:
+    """Return whether the directory holds only the beginning of a journal, whose first line a crash cut."""
+    with suppress(OSError):
+        names = os.listdir(directory)
+        if not names or not set(names) <= {JOURNAL, f"{JOURNAL}.partial"}:
+            return False
+        begun = [read_regular(directory / name)[: len(_JOURNAL_START)] for name in names]
+        return all(_JOURNAL_START.startswith(content) for content in begun)
     return False
 
 

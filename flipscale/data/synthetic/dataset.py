@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
-import shutil
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flipscale.child_process import die_with_parent
-from flipscale.data.synthetic.descriptions import DESCRIPTIONS, SyntheticSplit, write_descriptions
+from flipscale.data.synthetic.descriptions import SyntheticSplit, write_descriptions
 from flipscale.data.synthetic.samples import sample_members
 from flipscale.data.synthetic.vocabulary import HELD_OUT, SEEN
 from flipscale.errors import UserError
+from flipscale.staging import staged_directory
 
 MIN_IMAGE_SIZE = 16  # pixels; in smaller images, shapes cannot be recognized
 MAX_SHARD_SIZE = 10_000  # img2dataset's keys have five digits for the shard and four for the sample in it
@@ -104,9 +104,6 @@ def synthesize(
     _claim(out)
 
     counts = options.counts
-    shards = [
-        shard for split, count in counts.items() for shard in _plan(out, split, count, options.shard_size)
-    ]
     sizes: dict[_Shard, int] = {}
 
     def note(shard: _Shard, size: int) -> None:
@@ -114,25 +111,22 @@ def synthesize(
         if progress is not None:
             progress(shard.stop - shard.start)
 
-    folders = [out / split for split, count in counts.items() if count]
-    for folder in folders:
-        folder.mkdir()
-
     try:
-        _write_shards(shards, options, workers, note)
-        splits = tuple(_summarize(out, split, sizes) for split, count in counts.items() if count)
-        write_descriptions(out, splits, options.image_size, options.seed)
-    except BaseException as error:  # Ctrl-C too: half-written folders would stop the next attempt
-        for folder in folders:
-            shutil.rmtree(folder)
-        for name in DESCRIPTIONS:
-            (out / name).unlink(missing_ok=True)
+        with staged_directory(out) as work:
+            shards = [
+                shard
+                for split, count in counts.items()
+                for shard in _plan(work, split, count, options.shard_size)
+            ]
+            for split, count in counts.items():
+                if count:
+                    (work / split).mkdir()
 
-        if isinstance(error, OSError):
-            raise UserError(
-                f"{out} can't be written ({error}): free space or name another directory"
-            ) from error
-        raise
+            _write_shards(shards, options, workers, note)
+            splits = tuple(_summarize(out, split, sizes) for split, count in counts.items() if count)
+            write_descriptions(work, splits, options.image_size, options.seed)
+    except OSError as error:
+        raise UserError(f"{out} can't be written ({error}): free space or name another directory") from error
 
     return SyntheticSummary(out, splits, out / "classnames.txt", out / "templates.txt")
 

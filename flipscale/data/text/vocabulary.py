@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ import ftfy
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from flipscale.errors import UserError
+from flipscale.files import write_durably
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
@@ -152,12 +152,7 @@ def learn_vocab(captions: Iterable[str], size: int, path: Path, *, min_frequency
 def write_vocabulary(pieces: Sequence[str], path: Path) -> None:
     """Write one piece per line, so that the line number is the id. The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-
-    with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(piece + "\n" for piece in pieces)
-
-    os.replace(unfinished, path)
+    write_durably(path, "".join(piece + "\n" for piece in pieces))
 
 
 def _repeated(words: Counter[str]) -> Iterable[list[str]]:

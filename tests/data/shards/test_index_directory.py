@@ -79,6 +79,16 @@ def test_files_of_others_with_our_names_are_refused(tmp_path, kind):
     assert path.read_text() == content
 
 
+@pytest.mark.parametrize("name", ["journal.jsonl", "journal.jsonl.partial"])
+@pytest.mark.parametrize("content", ["", '{"mem', '{"members": true, "from_st'])
+def test_index_that_was_killed_in_its_first_write_is_made(tmp_path, name, content):
+    pattern = write_shards(tmp_path / "shards", [1])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(content)
+    build_index(pattern, tmp_path / "out")
+    assert load_index(tmp_path / "out").samples == 1
+
+
 def test_only_our_own_files_of_an_index_are_removed(tmp_path):
     pattern = write_shards(tmp_path / "shards", [2, 1])
     index = build_index(pattern, tmp_path / "index", members=False)

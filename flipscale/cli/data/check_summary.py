@@ -1,0 +1,44 @@
+"""What `flipscale data check` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flipscale.data.checks.summary import DataSummary
+
+
+def print_summary(summary: DataSummary) -> None:
+    """Print the summary of a check, with an example of each kind of unusable sample."""
+    from flipscale.cli.console import print_table
+    from flipscale.data.quarantine import kind
+    from flipscale.formatting import format_megabytes
+
+    print(
+        f"{summary.samples} samples in {summary.shards} shards: "
+        f"{len(summary.bad)} cannot be used ({format_megabytes(summary.bytes)} in all)"
+    )
+    print("samples with a caption: " + ", ".join(f"{n} in {name}" for name, n in summary.captions.items()))
+    print(
+        f"shorter side in pixels: {_quantiles(summary.shorter_side_pixels)}; "
+        f"words per caption: {_quantiles(summary.caption_words)}"
+    )
+    print(
+        f"come more than once: {summary.duplicate_keys} keys "
+        f"({summary.duplicate_keys_within_a_shard} of them within one shard), "
+        f"{summary.duplicate_images} images"
+    )
+    for damage in summary.damaged_shards:
+        print(f"{damage.path} is damaged: {damage.reason}")
+    if summary.oddities:
+        print("worth a look: " + ", ".join(f"{n} {name}" for name, n in summary.oddities.items()))
+
+    if summary.bad:
+        # Reversed, so that the first sample of a kind is its example.
+        examples = {kind(record.reason): f"{record.key} in {record.path}" for record in reversed(summary.bad)}
+        rows = [(reason, str(count), examples[reason]) for reason, count in summary.reasons.items()]
+        print_table(("reason", "samples", "for example"), rows)
+
+
+def _quantiles(quantiles: dict[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in quantiles.items()) or "none"

@@ -1,0 +1,113 @@
+"""Directories that appear whole or not at all: they get their name when they are complete."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from flipscale.errors import UserError
+from flipscale.files import naming, sync_directory
+
+_MARK = "unfinished.lock"
+"""The file that marks a directory as unfinished. Its writer holds a lock on it as long as it lives."""
+
+
+def check_new(path: Path, what: str) -> None:
+    """Check that a directory can be made at `path`, before hours of work whose result goes into it.
+
+    Args:
+        path: The directory, which may exist if it is empty.
+        what: The option or argument that names it, for the message.
+
+    Raises:
+        UserError: If something is there, or the directory cannot be made.
+    """
+    try:
+        if path.exists() and any(path.iterdir()):
+            raise UserError(f"{what}: {path} is not empty; name a new directory")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged_directory(path):
+            raise _Trial
+    except _Trial:
+        return
+    except OSError as error:
+        raise UserError(f"{what}: the directory {path} cannot be made: {error.strerror}") from None
+
+
+@contextmanager
+def staged_directory(path: Path) -> Generator[Path]:
+    """Give a new directory to write into, which gets the name `path` at the end of the context.
+
+    If the context ends by an error, nothing is left. What a killed process left behind is removed by the next
+    one that writes to the same path.
+
+    Args:
+        path: The directory, which does not exist or is empty.
+
+    Yields:
+        A directory next to it.
+
+    Raises:
+        OSError: If the directory cannot be written, or if something was put at `path` meanwhile.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+
+    work = path.with_name(f".{path.name}.unfinished.{secrets.token_hex(4)}")
+    work.mkdir()
+    try:
+        mark = os.open(work / _MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            with suppress(OSError):  # some shared file systems have no locks
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield work
+            _sync(work)
+            (work / _MARK).unlink()
+        finally:
+            os.close(mark)
+        with naming(path):
+            os.rename(work, path)
+        sync_directory(path.parent)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+class _Trial(Exception):
+    """Ends a staged directory that was only tried."""
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove unfinished directories whose writers are gone; only what carries our mark is touched."""
+    for left in path.parent.glob(f".{_escaped(path.name)}.unfinished.*"):
+        with suppress(OSError):
+            mark = os.open(left / _MARK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+            finally:
+                os.close(mark)
+
+
+def _escaped(name: str) -> str:
+    """Return a name as a pattern that matches only the name itself."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _sync(directory: Path) -> None:
+    """Return when all files of a directory are on disk."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with naming(Path(folder, name)):
+                file = os.open(Path(folder, name), os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(file)
+                finally:
+                    os.close(file)
+        sync_directory(Path(folder))
