@@ -84,7 +84,7 @@ def objectnet_names(mappings: Path) -> dict[str, str]:
 def _table(path: Path) -> dict[str, str]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); as class names give a file, or the folder `mappings` that "
             "comes with ObjectNet"

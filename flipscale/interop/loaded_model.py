@@ -10,6 +10,7 @@ import torch
 
 from flipscale.config import Job
 from flipscale.data.text.tokenizer import Tokenizer, load_tokenizer
+from flipscale.errors import UserError
 from flipscale.interop.openclip_state import StateDict
 from flipscale.models.flip import FLIP, build_model
 from flipscale.models.presets import ModelSpec
@@ -44,10 +45,19 @@ def build_with_tokenizer(
         state: Its weights, under flipscale's names.
         directory: The OpenCLIP directory with the files of the tokenizer, if there is one.
         device: The device of the model.
+
+    Raises:
+        UserError: If the tokenizer is missing, damaged, or has more ids than the model.
     """
     model = build_model(spec, device="meta").to_empty(device=device)
     model.load_state_dict(state)
 
     kind = "wordpiece" if spec.text.pool == "first" else "clip_bpe"
     vocab = str(directory) if kind == "wordpiece" and directory is not None else None
-    return LoadedModel(model, load_tokenizer(kind, vocab, spec.text.context_length))
+    tokenizer = load_tokenizer(kind, vocab, spec.text.context_length)
+    if tokenizer.vocab_size > spec.text.vocab_size:
+        raise UserError(
+            f"the tokenizer of {spec.name} gives {tokenizer.vocab_size} ids, but the model takes "
+            f"{spec.text.vocab_size}; put the tokenizer that it was trained with into its directory"
+        )
+    return LoadedModel(model, tokenizer)

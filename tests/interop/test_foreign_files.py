@@ -342,3 +342,11 @@ def test_code_of_a_tokenizer_is_never_run(asked: bool, small: Path, tmp_path: Pa
         with pytest.raises(UserError, match=message):
             import_openclip(directory)
     assert not harm.exists()
+
+
+def test_tokenizer_with_more_ids_than_the_model_is_refused(export: Path, tmp_path: Path) -> None:
+    """Its captions would ask for embeddings that are not there."""
+    directory = copied(export, tmp_path / "copy")
+    (directory / "vocab.txt").write_text("\n".join([*PIECES, "more"]))
+    with pytest.raises(UserError, match=rf"gives {len(PIECES) + 1} ids, but the model takes {len(PIECES)}"):
+        load_model(directory, join_world(Placement()))

@@ -25,6 +25,7 @@ _FILES = ("tokenizer.json", "vocab.txt")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_TIMEOUT = 10  # seconds until the hub counts as out of reach
 _ALPHABET_SIZE = 1000  # characters that a learned vocabulary can spell; words with rarer ones become [UNK]
+_LARGEST = 256 << 20  # bytes of a vocabulary; one of 250,000 pieces has 20 MB as tokenizer.json
 _MOST_REPEATS = 4096  # copies of a word handed to the trainer at a time, which bounds the list
 
 
@@ -224,10 +225,16 @@ def _fetch(name: str) -> Path:
 
 def _read_text(path: Path) -> str:
     try:
+        if path.stat().st_size > _LARGEST:
+            raise UserError(f"tokenizer vocabulary {path} has more than {_LARGEST >> 20} MiB; name another")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
             f"tokenizer vocabulary {path} is not UTF-8 (byte {error.start}); convert it"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"tokenizer vocabulary {path} cannot be read ({error.strerror}); restore it"
         ) from error
 
 
@@ -261,12 +268,13 @@ def _read_json(path: Path) -> tuple[str, ...]:
         cased = normalizer.get("type") == "BertNormalizer" and not normalizer.get("lowercase", True)
 
         # The model's own pieces come last: their ids hold if an added token is named as well.
-        added = {token["content"]: token["id"] for token in tokens}
+        added = {str(token["content"]): token["id"] for token in tokens}
         ids: dict[str, int] = {**added, **dict(model["vocab"])}
         pieces = sorted(ids, key=ids.__getitem__)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        reason = str(error).split("\n")[0][:200]
         raise UserError(
-            f"{path} is not a tokenizer.json of the tokenizers library ({error}); name another"
+            f"{path} is not a tokenizer.json of the tokenizers library ({reason}); name another"
         ) from error
 
     if kind != "WordPiece" or prefix != CONTINUATION:

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -155,3 +157,39 @@ def test_hub_model_is_read_from_the_local_cache(vocab, tokenizer, tmp_path):
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert run.stdout.strip() == str(tokenizer.vocab_size), run.stderr
+
+
+def foreign_tokenizers() -> list[str]:
+    """Return files of tokenizers with one value replaced, removed, or nested without an end."""
+    whole: dict[str, Any] = {
+        "model": {"type": "WordPiece", "vocab": {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "a": 3}},
+        "normalizer": {"type": "BertNormalizer", "lowercase": True},
+        "added_tokens": [{"id": 0, "content": "[PAD]"}],
+    }
+    values = [None, True, -1, 10**30, 1.5, "x", [], [1], {}, {"a": {}}, {"[PAD]": "x"}, {"[PAD]": 10**9}]
+    files = ["", "[]", "null", "{" * 100_000, "[" * 100_000, '{"model": 1e999}', "\ufeff{}"]
+    for key, inner in (("model", "vocab"), ("model", "type"), ("normalizer", "type"), ("added_tokens", None)):
+        for value in values:
+            block = whole[key]
+            files.append(json.dumps({**whole, key: value}))
+            if inner is not None:
+                files.append(json.dumps({**whole, key: {**block, inner: value}}))
+    files += [json.dumps({**whole, "added_tokens": [{"id": value, "content": value}]}) for value in values]
+    return files
+
+
+def test_foreign_tokenizers_are_read_or_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    read = 0
+    for text in foreign_tokenizers():
+        path.write_text(text, encoding="utf-8")
+        try:
+            pieces = read_vocabulary(str(path))
+        except UserError as error:
+            sentence = str(error)
+        else:
+            read += 1
+            sentence = ""
+            WordPieceTokenizer(pieces)(["a"])
+        assert "\n" not in sentence
+    assert read > 5
