@@ -16,14 +16,14 @@ import numpy as np
 
 from flipscale.addresses import without_secrets
 from flipscale.child_process import die_with_parent
+from flipscale.data.checks.caption_members import caption_members, member_content
 from flipscale.data.checks.cleaning import write_clean
 from flipscale.data.quarantine import BadRecord, BadSample
 from flipscale.data.samples.augment import View
 from flipscale.data.samples.captions import CaptionFields
 from flipscale.data.samples.decode import open_image, render
-from flipscale.data.shards.members import SampleMembers, members_of_sample
 from flipscale.data.shards.storage import Storage
-from flipscale.data.shards.tar import NotATar, Scan, check_size, scan
+from flipscale.data.shards.tar import NotATar, scan
 from flipscale.data.shards.tar_members import Member, TarDamage, read_members
 from flipscale.errors import UserError
 
@@ -124,10 +124,10 @@ def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None
             report.repeated_keys.append(key)
         seen.add(key)
 
-        members = _caption_members(file, scanned, ordinal, fields)
+        members = caption_members(file, scanned.members, ordinal, fields)
         report.captions.update(name for name, texts in fields.all(members).items() if texts)
         try:
-            image = _content(file, row, "image")
+            image = member_content(file, row, "image")
             if image:
                 report.hashes[ordinal, 1] = _hash(image)
             caption = fields.draw(members, 0)
@@ -145,21 +145,6 @@ def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None
         report.written = write_clean(file, scanned, list(good.values()), clean)
 
 
-def _caption_members(file: BinaryIO, scanned: Scan, ordinal: int, fields: CaptionFields) -> SampleMembers:
-    """Return the members of a sample that its captions are read from, as training finds them."""
-    rows = scanned.members
-    if fields.indexed:
-        return SampleMembers({"txt": partial(_content, file, rows[ordinal], "text")})
-
-    def read(offset: int, size: int) -> bytes:
-        file.seek(offset)
-        return file.read(size)
-
-    before = rows[ordinal - 1] if ordinal else None
-    behind = rows[ordinal + 1] if ordinal + 1 < len(rows) else None
-    return members_of_sample(read, rows[ordinal], before, behind, file.seek(0, os.SEEK_END))
-
-
 def _shorter_side(data: bytes, max_image_pixels: int) -> int:
     """Decode an image; return its shorter side in pixels, or raise BadSample."""
     image = open_image(data, max_image_pixels)
@@ -167,13 +152,6 @@ def _shorter_side(data: bytes, max_image_pixels: int) -> int:
     render(image, View((0, 0, width, height), False), 8, "bilinear")
 
     return min(width, height)
-
-
-def _content(file: BinaryIO, row: np.ndarray, name: str) -> bytes:
-    size = int(row[f"{name}_bytes"])
-    check_size({"text": "caption"}.get(name, name), size)
-    file.seek(int(row[name]))
-    return file.read(size)
 
 
 def _hash(data: bytes) -> int:

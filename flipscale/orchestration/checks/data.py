@@ -1,4 +1,4 @@
-"""The checks of a job's training data: shards, index and tokenizer."""
+"""The checks of a job's training data: shards, index, captions and tokenizer."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from flipscale.orchestration.checks.candidate import Candidate
 from flipscale.orchestration.checks.finding import CheckWarning
 
 _CHECKED_SHARDS = 64  # of a set that may have hundreds of thousands
+_CHECKED_SAMPLES = 100  # of the first shard
 _Item = TypeVar("_Item")
 
 
@@ -41,6 +42,33 @@ def check_data(candidate: Candidate) -> str:
             "wait; build it before with `flipscale data index` and set data.index"
         )
     return f"{len(paths)} shards; the first segment indexes them"
+
+
+def check_captions(candidate: Candidate) -> str:
+    """Look for each source of captions in the first samples of the first shard that is on this machine."""
+    from flipscale.data.checks.caption_members import count_captions  # imports numpy
+
+    captions = candidate.job.data.captions
+    path = next((path for path in expand_shards(candidate.job.data.train) if not is_remote(path)), None)
+    if path is None:
+        return f"{', '.join(captions)}; no shard is on this machine to look into"
+
+    try:
+        with open(path, "rb") as file:
+            samples, counts = count_captions(file, captions, _CHECKED_SAMPLES)
+    except OSError as error:
+        return f"{', '.join(captions)}; {path} cannot be read here ({error.strerror})"
+
+    if not samples:
+        return f"{', '.join(captions)}; {path} holds no samples"
+    found = ", ".join(f"{count} in {name}" for name, count in counts.items())
+    nowhere = [name for name, count in counts.items() if not count]
+    if nowhere:
+        raise CheckWarning(
+            f"data.captions names {nowhere[0]}, but the first {samples} samples of {path} have no "
+            f"caption there ({found}); correct the name, or count all with `flipscale data check`"
+        )
+    return f"of {samples} samples, {found}"
 
 
 def check_tokenizer(candidate: Candidate) -> str:

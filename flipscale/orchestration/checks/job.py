@@ -9,7 +9,7 @@ from flipscale.budget import check_world_size
 from flipscale.config import Job, Site
 from flipscale.errors import UserError
 from flipscale.orchestration.checks.candidate import Candidate
-from flipscale.orchestration.checks.data import check_data, check_tokenizer
+from flipscale.orchestration.checks.data import check_captions, check_data, check_tokenizer
 from flipscale.orchestration.checks.finding import CheckWarning, Finding, run_check
 from flipscale.orchestration.checks.model import check_memory, check_weights
 from flipscale.orchestration.checks.run_directory import check_disk, check_run_directory
@@ -31,6 +31,7 @@ def preflight(run: RunDirectory, job: Job, site: Site) -> list[Finding]:
         ("run directory", check_run_directory),
         ("processes", _check_processes),
         ("data", check_data),
+        ("captions", check_captions),
         ("tokenizer", check_tokenizer),
         ("weights", check_weights),
         ("disk", check_disk),

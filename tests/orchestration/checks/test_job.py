@@ -68,6 +68,20 @@ def test_shards_are_looked_for_at_their_address(run: TinyRun, data_set: Path):
     assert (missing.level, f"{address}/train/00003.tar cannot be read" in missing.text) == ("error", True)
 
 
+def test_source_of_captions_that_holds_none_is_a_warning(run: TinyRun, data_set: Path):
+    shard = data_set / "train" / "00000.tar"
+    finding = findings(run, "data.captions={txt: 1, json.captoin: 3}")["captions"]
+    assert finding.level == "warning"
+    assert finding.text.startswith(
+        f"data.captions names json.captoin, but the first 100 samples of {shard} have no caption there "
+        "(100 in txt, 0 in json.captoin); correct the name"
+    )
+    assert findings(run)["captions"] == Finding("captions", "ok", "of 100 samples, 100 in txt")
+
+    away = findings(run, f"data.train=file://{data_set}/train/{{00000..00002}}.tar")["captions"]
+    assert away == Finding("captions", "ok", "txt; no shard is on this machine to look into")
+
+
 @pytest.mark.parametrize(
     ("change", "check", "sentence"),
     [
