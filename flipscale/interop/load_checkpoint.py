@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import torch
 
 from flipscale.config import Job
@@ -13,6 +11,7 @@ from flipscale.models.flip import build_model
 from flipscale.models.of_job import checkpoint_spec, model_spec
 from flipscale.runs.checkpoint import Checkpoint
 from flipscale.runs.directory import RunDirectory
+from flipscale.runs.identity import read_identity
 from flipscale.sharding.strategy import check_finite, finite
 
 
@@ -34,12 +33,12 @@ def load_checkpoint(run: RunDirectory, source: Checkpoint, device: torch.device)
     source.load(weights)
     check_finite([name for name, weight in weights.items() if not finite(weight)], source.path)
 
-    identity = json.loads(run.index.read_text())
+    identity = read_identity(run)
     return LoadedModel(
         model.float(),
         tokenizer,
         job,
         source.progress.samples_seen,
         source.progress.digest,
-        {"fingerprint": identity["fingerprint"], "samples": identity["samples"]},
+        {"fingerprint": identity.fingerprint, "samples": identity.samples},
     )

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from flipscale.errors import Reason, RunError, StoppedEarly, UserError
-from flipscale.files import storage_problem
+from flipscale.files import read_regular, storage_problem
 from flipscale.runs.heartbeat import Heartbeat
 
 TRANSIENT: frozenset[Reason] = frozenset(
@@ -116,7 +116,7 @@ def slurm_verdict(log: Path, since: datetime) -> Reason | None:
         The reason; None if the log has none.
     """
     try:
-        lines = log.read_text(errors="replace").splitlines()
+        lines = read_regular(log).decode(errors="replace").splitlines()
     except OSError:
         return None
 

@@ -81,12 +81,17 @@ def check_identity(run: RunDirectory, identity: DataIdentity, save_tokenizer: Ca
 
 
 def read_identity(run: RunDirectory) -> DataIdentity:
-    """Read index.json, which must exist.
+    """Read index.json.
 
     Raises:
-        UserError: If it is damaged.
+        UserError: If there is none, or it is damaged.
     """
-    identity = read_as(DataIdentity, run.index)
+    try:
+        identity = read_as(DataIdentity, run.index)
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no {run.index}, which says what the run was trained on; restore it"
+        ) from None
     counted = sum(samples for _, samples in identity.shards)
     if counted != identity.samples or sum(identity.sources or [len(identity.shards)]) != len(identity.shards):
         raise UserError(f"{run.index} is damaged (its counts contradict each other); restore it")

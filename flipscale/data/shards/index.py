@@ -28,7 +28,7 @@ from flipscale.data.shards.storage import Storage, is_command, is_remote
 from flipscale.data.shards.tar import MEMBER
 from flipscale.documents import parse_object
 from flipscale.errors import UserError
-from flipscale.files import write_durably
+from flipscale.files import read_regular, write_durably
 from flipscale.formatting import format_value
 
 VERSION = 2
@@ -227,7 +227,7 @@ def write_index(index: Index) -> None:
 def is_current(directory: Path) -> bool:
     """Return whether the directory holds an index of this version."""
     try:
-        return parse_object((directory / INDEX).read_bytes())["version"] == VERSION
+        return parse_object(read_regular(directory / INDEX))["version"] == VERSION
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -239,7 +239,7 @@ def load_index(directory: Path) -> Index:
         UserError: If there is no index, its version is another one, or it is damaged.
     """
     try:
-        content = parse_object((directory / INDEX).read_bytes())
+        content = parse_object(read_regular(directory / INDEX))
         # Check the version first: another version has other columns.
         if content["version"] != VERSION:
             raise UserError(

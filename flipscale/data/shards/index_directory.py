@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
 
 from flipscale import jsonl
+from flipscale.documents import parse_object
 from flipscale.errors import UserError
 from flipscale.files import read_regular
 
@@ -59,8 +58,7 @@ def prepare(directory: Path) -> None:
 def is_own(directory: Path) -> bool:
     """Return whether the directory holds an index of any version, or the journal of an unfinished one."""
     with suppress(OSError, ValueError, RecursionError):
-        content: Any = json.loads((directory / INDEX).read_text())
-        if isinstance(content, dict) and {"version", "fingerprint"} <= cast("dict[str, Any]", content).keys():
+        if {"version", "fingerprint"} <= parse_object(read_regular(directory / INDEX)).keys():
             return True
 
     with suppress(OSError, ValueError, UserError, RecursionError):

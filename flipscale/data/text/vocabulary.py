@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,8 +12,9 @@ from typing import Any
 import ftfy
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from flipscale.documents import parse_object
 from flipscale.errors import UserError
-from flipscale.files import write_durably
+from flipscale.files import read_regular, write_durably
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
@@ -227,7 +227,9 @@ def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > _LARGEST:
             raise UserError(f"tokenizer vocabulary {path} has more than {_LARGEST >> 20} MiB; name another")
-        return path.read_text(encoding="utf-8")
+        return read_regular(path).decode()
+    except IsADirectoryError:
+        raise UserError(f"tokenizer vocabulary {path} is not a regular file; name another") from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"tokenizer vocabulary {path} is not UTF-8 (byte {error.start}); convert it"
@@ -258,7 +260,7 @@ def _read_lines(path: Path) -> tuple[str, ...]:
 
 def _read_json(path: Path) -> tuple[str, ...]:
     try:
-        content: dict[str, Any] = json.loads(_read_text(path))
+        content = parse_object(_read_text(path).encode())
         model: dict[str, Any] = content["model"]
         normalizer: dict[str, Any] = content.get("normalizer") or {}
         tokens: list[dict[str, Any]] = content.get("added_tokens") or []
