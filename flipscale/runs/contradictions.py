@@ -9,7 +9,8 @@ from pathlib import Path
 
 from flipscale.budget import Budget
 from flipscale.config import Job
-from flipscale.data.shards.index import load_index, shard_name
+from flipscale.data.shards.index import shard_name
+from flipscale.data.shards.index_document import load_index
 from flipscale.errors import UserError
 from flipscale.runs.job_changes import check_same_job
 from flipscale.runs.metrics import MetricsLine

@@ -13,8 +13,9 @@ from flipscale.config import Data
 from flipscale.data.order.mixture import shards_by_source
 from flipscale.data.quarantine import BadRecord
 from flipscale.data.shards.cache import BlockCache
-from flipscale.data.shards.index import Index, expand_shards, is_current, load_index, shard_name
+from flipscale.data.shards.index import Index, expand_shards, shard_name
 from flipscale.data.shards.index_directory import is_own, remove_index
+from flipscale.data.shards.index_document import is_index_of, load_index
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Storage
@@ -93,7 +94,7 @@ def open_shards(data: Data, run: Path, world: World) -> TrainingShards:
 
 def _prepare_index(data: Data, directory: Path, storage: Storage) -> None:
     paths = expand_shards(data.train)
-    if data.index is None and not _is_index_of(directory, paths):
+    if data.index is None and not is_index_of(directory, paths):
         _log.info("indexing %s (set data.index to reuse an index)", data.train)
         # A damaged index in the run's own directory is made again, but not one in a directory of the user.
         if not is_own(directory):
@@ -104,11 +105,3 @@ def _prepare_index(data: Data, directory: Path, storage: Storage) -> None:
     index = load_index(directory)
     index.check_paths(paths, data.train)
     index.verify(storage)
-
-
-def _is_index_of(directory: Path, paths: list[str]) -> bool:
-    """Return whether the run has built its index already, for the shards at these paths."""
-    # If the index has another version, the run builds it again from the same samples.
-    if not is_current(directory):
-        return False
-    return [shard.path for shard in load_index(directory).shards] == paths

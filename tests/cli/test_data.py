@@ -18,7 +18,7 @@ from support.shards import BAD, good, write_shards, write_tar
 from flipscale import jsonl
 from flipscale.config import load_job
 from flipscale.data.order.mixture import Mixture
-from flipscale.data.shards.index import load_index
+from flipscale.data.shards.index_document import load_index
 from flipscale.data.text.tokenizer import load_tokenizer
 from flipscale.progress import Progress
 from flipscale.runs.directory import RunDirectory, prepare, recorded_job

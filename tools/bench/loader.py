@@ -63,7 +63,8 @@ from flipscale.data.order.lanes import uniforms
 from flipscale.data.order.mixture import Mixture
 from flipscale.data.samples import decode
 from flipscale.data.samples.augment import DRAWS, random_views
-from flipscale.data.shards.index import Index, load_index
+from flipscale.data.shards.index import Index
+from flipscale.data.shards.index_document import load_index
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.text.vocabulary import learn_vocab

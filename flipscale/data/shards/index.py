@@ -22,16 +22,13 @@ import numpy as np
 from braceexpand import braceexpand
 
 from flipscale.data.shards.brace_patterns import check_size
-from flipscale.data.shards.index_directory import INDEX, TABLE
+from flipscale.data.shards.index_directory import TABLE
 from flipscale.data.shards.remote import Status
 from flipscale.data.shards.storage import Storage, is_command, is_remote
 from flipscale.data.shards.tar import MEMBER
-from flipscale.documents import parse_object
 from flipscale.errors import UserError
-from flipscale.files import read_regular, write_durably
 from flipscale.formatting import format_value
 
-VERSION = 2
 _VERIFIED_AT_ONCE = 32  # shards whose size and version are requested at the same time
 _VERIFIED_REMOTE = 1000  # remote shards that are checked before a start; reading checks the others
 
@@ -181,80 +178,3 @@ def expand_shards(pattern: str) -> list[str]:
         raise UserError(f"the shard pattern {format_value(pattern)} names {repeated[0]} more than once")
 
     return paths
-
-
-@dataclass(frozen=True)
-class _Document:
-    """The content of index.json, with one column per field of `Shard`."""
-
-    version: int
-    fingerprint: str
-    members: bool
-    """Whether the directory holds the members table."""
-    paths: list[str]
-    samples: list[int]
-    bytes: list[int]
-    versions: list[str]
-    damaged: list[tuple[str, int, str]]
-    """Path, samples and reason of each damaged shard."""
-
-    @classmethod
-    def of_index(cls, index: Index) -> _Document:
-        return cls(
-            VERSION,
-            index.fingerprint,
-            index.has_members,
-            [shard.path for shard in index.shards],
-            [shard.samples for shard in index.shards],
-            [shard.bytes for shard in index.shards],
-            [shard.version for shard in index.shards],
-            [(damage.path, damage.samples, damage.reason) for damage in index.damaged],
-        )
-
-    def index(self, directory: Path) -> Index:
-        columns = (self.paths, self.samples, self.bytes, self.versions)
-        shards = tuple(map(Shard._make, zip(*columns, strict=True)))
-        damaged = tuple(Damage(*damage) for damage in self.damaged)
-        return Index(directory, shards, damaged, self.members)
-
-
-def write_index(index: Index) -> None:
-    """Write index.json, which turns the directory into an index."""
-    # Not asdict(), which copies every element of the columns.
-    write_durably(index.directory / INDEX, json.dumps(vars(_Document.of_index(index))))
-
-
-def is_current(directory: Path) -> bool:
-    """Return whether the directory holds an index of this version."""
-    try:
-        return parse_object(read_regular(directory / INDEX))["version"] == VERSION
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def load_index(directory: Path) -> Index:
-    """Load the index in a directory.
-
-    Raises:
-        UserError: If there is no index, its version is another one, or it is damaged.
-    """
-    try:
-        content = parse_object(read_regular(directory / INDEX))
-        # Check the version first: another version has other columns.
-        if content["version"] != VERSION:
-            raise UserError(
-                f"the index in {directory} has version {content['version']}, not {VERSION}; make it again"
-            )
-
-        index = _Document(**content).index(directory)
-        size = (directory / TABLE).stat().st_size if index.has_members else None
-        wrong_size = size is not None and size != index.samples * MEMBER.itemsize
-    except FileNotFoundError:
-        raise UserError(f"there is no index in {directory}; make one with `flipscale data index`") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the index in {directory} cannot be read ({error}); make it again") from None
-
-    if wrong_size:
-        raise UserError(f"the index in {directory} is damaged: members.bin has the wrong size; make it again")
-
-    return index

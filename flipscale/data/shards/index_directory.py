@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from flipscale import jsonl
-from flipscale.documents import parse_object
+from flipscale.documents import read_object
 from flipscale.errors import UserError
 from flipscale.files import read_regular
 
@@ -57,14 +57,13 @@ def prepare(directory: Path) -> None:
 
 def is_own(directory: Path) -> bool:
     """Return whether the directory holds an index of any version, or the journal of an unfinished one."""
-    with suppress(OSError, ValueError, RecursionError):
-        if {"version", "fingerprint"} <= parse_object(read_regular(directory / INDEX)).keys():
+    with suppress(OSError, UserError):
+        if {"version", "fingerprint"} <= read_object(directory / INDEX).keys():
             return True
 
-    with suppress(OSError, ValueError, UserError, RecursionError):
-        lines = jsonl.read(directory / JOURNAL)
-        if lines:
-            return lines[0].keys() == {"members", "from_stats"}
+    first = next(jsonl.scan(directory / JOURNAL), None)
+    if first is not None:
+        return first.keys() == {"members", "from_stats"}
     return _is_just_begun(directory)
 
 

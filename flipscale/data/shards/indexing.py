@@ -15,7 +15,8 @@ import numpy as np
 
 from flipscale.child_process import die_with_parent
 from flipscale.data.shards import index_directory
-from flipscale.data.shards.index import Damage, Index, Shard, expand_shards, write_index
+from flipscale.data.shards.index import Damage, Index, Shard, expand_shards
+from flipscale.data.shards.index_document import write_index
 from flipscale.data.shards.journal import IndexKind, Journal, JournalEntry
 from flipscale.data.shards.remote import Status
 from flipscale.data.shards.storage import Storage, is_command, is_remote

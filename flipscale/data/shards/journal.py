@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from flipscale.data.shards.index import Damage, Shard
 from flipscale.data.shards.index_directory import JOURNAL, TABLE
 from flipscale.data.shards.storage import Storage, is_command
 from flipscale.data.shards.tar import MEMBER
+from flipscale.documents import typed
 from flipscale.errors import UserError
 from flipscale.files import write_durably
 
@@ -38,11 +39,6 @@ class JournalEntry:
     damage: str | None
     """Why the shard ends early; None if it does not."""
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> JournalEntry:
-        """Return the entry that `as_record` wrote."""
-        return cls(Shard(*record["shard"]), record["damage"])
-
     def as_record(self) -> dict[str, Any]:
         """Return the entry as a mapping of JSON values."""
         return {"shard": list(self.shard), "damage": self.damage}
@@ -66,7 +62,12 @@ class Journal:
         except UserError:
             lines = []
         kept = lines[1:] if lines and lines[0] == asdict(kind) else []
-        self._entries = [JournalEntry.from_record(line) for line in kept]
+        try:
+            self._entries = [typed(JournalEntry, line) for line in kept]
+        except ValueError:
+            self._entries = []
+        if any(entry.shard.samples < 0 for entry in self._entries):
+            self._entries = []
 
         if not self._entries:
             write_durably(self._path, json.dumps(asdict(kind)) + "\n")

@@ -5,13 +5,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import uuid
 from collections import OrderedDict
 from contextlib import suppress
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Literal
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -21,6 +18,7 @@ from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index, Shard
 from flipscale.data.shards.index_directory import table_of_shard
 from flipscale.data.shards.members import SampleMembers, members_of_sample
+from flipscale.data.shards.shard_tables import load_table, row_fits, save_table
 from flipscale.data.shards.storage import Storage, is_command
 from flipscale.data.shards.tar import NotATar, check_size, key_in_header, scan
 from flipscale.data.shards.tar_members import BLOCK
@@ -66,9 +64,17 @@ class ShardSource:
 
         Raises:
             BadSample: If the shard ends before a sample that its statistics count.
+            UserError: If the index names places that the shard does not have.
         """
         if self.index.has_members:
-            return self.index.members[self.index.first_rows[shard] + ordinal]
+            row = self.index.members[self.index.first_rows[shard] + ordinal]
+            if not row_fits(row.item(), self._of(shard).bytes):
+                raise UserError(
+                    f"the index in {self.index.directory} is damaged: sample {ordinal} of "
+                    f"{self._of(shard).path} is not within the shard; make it again with "
+                    "`flipscale data index`"
+                )
+            return row
 
         table = self._table(shard)
         if ordinal >= len(table):
@@ -97,15 +103,9 @@ class ShardSource:
 
         Raises:
             DataReadError: If the shard cannot be read, after retries.
-            UserError: If the shard changed since it was indexed, or ends before the part.
+            UserError: If the shard changed since it was indexed.
         """
         entry = self._of(shard)
-        if offset + size > entry.bytes:
-            raise UserError(
-                f"the index in {self.index.directory} is damaged: it names byte {offset + size} of "
-                f"{entry.path}, which has {entry.bytes}; make it again with `flipscale data index`"
-            )
-
         data = self._read(entry, offset, size)
         if len(data) < size:
             raise UserError(f"{entry.path} became shorter since the index was made; make the index again")
@@ -188,10 +188,10 @@ class ShardSource:
         """Return a shard's members from its headers; the index directory keeps them for other processes."""
         if shard not in self._tables:
             kept = table_of_shard(self.index.directory, shard)
-            table = _load_table(kept)
+            table = load_table(kept, self._of(shard).bytes)
             if table is None:
                 table = self._scan(shard)
-                _save_table(kept, *table)
+                save_table(kept, *table)
 
             self._tables[shard], reason = table
             if reason:
@@ -220,23 +220,6 @@ class ShardSource:
             )
 
         return scanned.members, scanned.damage or ""
-
-
-def _load_table(path: Path) -> tuple[np.ndarray, str] | None:
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            return kept["members"], str(kept["damage"])
-    except (OSError, ValueError, KeyError, BadZipFile):
-        return None
-
-
-def _save_table(path: Path, members: np.ndarray, damage: str) -> None:
-    with suppress(OSError):  # a read-only index: every process scans the headers for itself
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-        with open(partial, "xb") as file:
-            np.savez_compressed(file, members=members, damage=np.array(damage))
-        os.replace(partial, path)
 
 
 @lru_cache(maxsize=16)  # a shard with one bad sample has more; 10,000 headers take a second

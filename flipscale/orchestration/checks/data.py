@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from flipscale.data.shards.index import Index, expand_shards, is_current, load_index
+from flipscale.data.shards.index import Index, expand_shards
+from flipscale.data.shards.index_document import is_current, load_index
 from flipscale.data.shards.storage import DataReadError, Storage, is_command, is_remote
 from flipscale.data.text.of_job import load_job_tokenizer
 from flipscale.errors import UserError

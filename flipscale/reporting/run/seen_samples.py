@@ -14,7 +14,7 @@ from flipscale.budget import Budget
 from flipscale.config import Job
 from flipscale.data.order.mixture import shards_by_source
 from flipscale.data.samples.of_job import open_reader
-from flipscale.data.shards.index import load_index
+from flipscale.data.shards.index_document import load_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Patience, Storage
 from flipscale.data.text.of_job import load_job_tokenizer

@@ -20,7 +20,8 @@ from flipscale.config import Augmentation, Phase
 from flipscale.data.order.mixture import Mixture
 from flipscale.data.samples.reader import ReaderSettings, SampleReader
 from flipscale.data.samples.stream import CHUNK, Batch, LaneShare, Stream, default_workers
-from flipscale.data.shards.index import Index, load_index
+from flipscale.data.shards.index import Index
+from flipscale.data.shards.index_document import load_index
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.errors import StoppedEarly, UserError

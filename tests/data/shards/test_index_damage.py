@@ -11,7 +11,8 @@ import pytest
 from support.indices import indexed, refused
 from support.shards import good, write_tar
 
-from flipscale.data.shards.index import Index, load_index
+from flipscale.data.shards.index import Index
+from flipscale.data.shards.index_document import load_index
 from flipscale.data.shards.indexing import build_index
 from flipscale.errors import UserError
 

@@ -8,7 +8,7 @@ import pytest
 from support.indices import refused
 from support.shards import write_shards
 
-from flipscale.data.shards.index import load_index
+from flipscale.data.shards.index_document import load_index
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.errors import UserError

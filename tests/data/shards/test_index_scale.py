@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from flipscale.data.order.mixture import Mixture
-from flipscale.data.shards.index import Index, Shard, load_index, write_index
+from flipscale.data.shards.index import Index, Shard
+from flipscale.data.shards.index_document import load_index, write_index
 
 SHARDS = 231_350
 

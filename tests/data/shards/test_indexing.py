@@ -15,7 +15,8 @@ from support.shards import caption, good, write_shards, write_tar
 
 from flipscale.data.quarantine import BadSample
 from flipscale.data.shards import indexing
-from flipscale.data.shards.index import Damage, Index, Shard, load_index, write_index
+from flipscale.data.shards.index import Damage, Index, Shard
+from flipscale.data.shards.index_document import load_index, write_index
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.errors import UserError

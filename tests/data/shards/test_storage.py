@@ -15,7 +15,8 @@ from support.readers import hasty
 from support.shards import good, write_shards, write_tar
 
 from flipscale.data.shards.cache import BlockCache
-from flipscale.data.shards.index import Shard, load_index
+from flipscale.data.shards.index import Shard
+from flipscale.data.shards.index_document import load_index
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import DataReadError, Patience, Storage
