@@ -63,6 +63,7 @@ def _in_ledger(files: RecordedRun) -> Iterator[str]:
             break
 
     place = 0
+    phase_ends = {span.stop for span in files.budget.spans}
     for line in files.ledger:
         if line.samples_from != place:
             yield (
@@ -72,11 +73,12 @@ def _in_ledger(files: RecordedRun) -> Iterator[str]:
             )
         if line.samples_to < line.samples_from and line.reason != "rolled_back":
             yield f"segment {line.segment} of ledger.jsonl ends before it begins"
-        if line.reason == "done" and line.samples_to != files.budget.total:
+        # The last phase of an earlier job: phases may be added to a run that is done.
+        if line.reason == "done" and line.samples_to not in phase_ends:
             yield (
-                f"segment {line.segment} of ledger.jsonl is done at {line.samples_to} samples, but "
-                "the job has "
-                f"{files.budget.total}"
+                f"segment {line.segment} of ledger.jsonl is done at {line.samples_to} samples, where "
+                "no phase "
+                "of job.yaml ends"
             )
         place = line.samples_to
 
@@ -131,15 +133,25 @@ def _in_metrics(files: RecordedRun) -> Iterator[str]:
             )
             break
 
-    last = files.ledger[-1] if files.ledger and files.open_segment is None else None
-    if last is not None and last.reason in _SAVED_ENDS and files.metrics:
-        trained = files.metrics[-1].samples
-        if trained > last.samples_to:
-            yield (
-                f"metrics.jsonl has a step that ends at {trained} samples, but the last segment saved "
-                "and ended at "
-                f"{last.samples_to}"
-            )
+    end = _saved_end(files)
+    trained = max((line.samples for line in files.metrics), default=0)
+    if end is not None and trained > end:
+        yield (
+            f"metrics.jsonl has a step that ends at {trained} samples, but the last segment saved and "
+            "ended at "
+            f"{end}"
+        )
+
+
+def _saved_end(files: RecordedRun) -> int | None:
+    """Return where the run ended, if its last segment saved its last step; None if it did not, or is alive.
+
+    After a kill, metrics and evaluations may be ahead of the checkpoints until the next start.
+    """
+    if not files.ledger or files.open_segment is not None:
+        return None
+    last = files.ledger[-1]
+    return last.samples_to + last.lost_samples if last.reason in _SAVED_ENDS else None
 
 
 def _has_rate_of_job(budget: Budget, line: MetricsLine) -> bool:
@@ -151,13 +163,14 @@ def _has_rate_of_job(budget: Budget, line: MetricsLine) -> bool:
 
 
 def _in_evaluations(files: RecordedRun) -> Iterator[str]:
+    end = _saved_end(files)
     for evaluation in files.evaluations:
         if not files.budget.is_boundary(evaluation.samples_seen):
             yield (
                 f"evaluations.jsonl has one at {evaluation.samples_seen} samples, where no step of the "
                 "job ends"
             )
-        elif evaluation.samples_seen > max(files.newest, files.ledger_end):
+        elif end is not None and evaluation.samples_seen > end:
             yield f"evaluations.jsonl has one at {evaluation.samples_seen} samples, which no checkpoint holds"
 
 

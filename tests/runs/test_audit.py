@@ -331,7 +331,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[RunDirectory], object], str]] = {
         "at 448 samples, but the one before it ends at 480",
     ),
     "backwards": (rewrite_line(1, samples_from=512), "segment 1 of ledger.jsonl ends before it begins"),
-    "early end": (rewrite_line(1, reason="done"), "is done at 480 samples, but the job has 600"),
+    "early end": (rewrite_line(0, reason="done"), "is done at 160 samples, where no phase of job.yaml ends"),
     "ledger gone": (remove("ledger.jsonl"), "no line of ledger.jsonl accounts for the samples from 0 to 600"),
     "checkpoints gone": (
         remove("checkpoints"),
@@ -385,6 +385,21 @@ def test_budget_in_metrics_but_in_no_checkpoint_is_not_accepted(run):
     assert report.proven
     assert report.samples_seen == 480
     assert "continues to 600 samples, which no checkpoint holds" in report.gaps[-1]
+
+
+def test_run_that_was_done_may_get_another_phase(run):
+    rewrite(run.ledger, lambda lines: lines[1].update(reason="done"))  # at the end of the first phase
+    assert audit(run).contradictions == ()
+
+
+def test_killed_run_may_have_an_evaluation_that_its_checkpoints_do_not_hold(run):
+    rewrite(run.ledger, lambda lines: lines.pop())
+    shutil.rmtree(run.checkpoints / "samples_000000000600")
+    rewrite(run.ledger, lambda lines: lines[-1].update(reason="killed"))
+    jsonl.append(run.evaluations, [{"samples_seen": 528}])
+    assert audit(run).contradictions == ()
+    rewrite(run.ledger, lambda lines: lines[-1].update(reason="stopped"))
+    assert "has one at 528 samples, which no checkpoint holds" in " / ".join(audit(run).contradictions)
 
 
 def test_digest_of_a_metrics_line_is_compared(run):
