@@ -67,10 +67,15 @@ def check_size(patterns: Sequence[str]) -> None:
 
 def _size(pattern: str) -> _Size:
     opened = [_Open(0)]
+    stray = (
+        0  # closing braces that nothing opened; braceexpand lets as many opening ones stand for themselves
+    )
     escaped = False
     for place, sign in enumerate(pattern):
         top = opened[-1]
-        if escaped or sign not in "{,}" or (sign in ",}" and len(opened) == 1):
+        if escaped or sign not in "{,}" or (sign in ",}" and len(opened) == 1) or (sign == "{" and stray):
+            if not escaped:
+                stray += (sign == "}") - (sign == "{")
             escaped = sign == "\\" and not escaped
             top.current.characters += top.current.texts
         elif sign == "{":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.time_limits import time_limit
 
 from flipscale.data.order.mixture import Mixture
 from flipscale.data.shards.index import Index, Shard
@@ -31,16 +32,16 @@ def test_an_index_of_a_web_scale_set_is_small_and_answers_at_once(tmp_path: Path
     write_index(Index(tmp_path, tuple(shards), (), has_members=False))
     assert (tmp_path / "index.json").stat().st_size < 25e6
 
-    began = time.perf_counter()
+    began = time.process_time()
     index = load_index(tmp_path)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < time_limit(5)
     assert (len(index.shards), index.samples) == (SHARDS, counts.sum())
 
-    began = time.perf_counter()
+    began = time.process_time()
     shard, ordinal = index.find(1_234_567_890)
     before = int(counts[: index.shards.index(shard)].sum())
     assert before + ordinal == 1_234_567_890
     order = Mixture(index.counts, 1024, 2048, seed=0)
     found = order.locate(np.array([1_234_567_890]))
     assert 0 <= int(found.ordinals[0]) < counts[int(found.shards[0])]
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < time_limit(1)

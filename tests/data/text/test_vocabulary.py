@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.time_limits import time_limit
 
 from flipscale.data.text.tokenizer import WordPieceTokenizer, load_tokenizer
 from flipscale.data.text.vocabulary import SPECIAL_TOKENS, learn_vocab, read_vocabulary
@@ -137,7 +138,7 @@ def test_hub_name_without_network_fails_soon_and_clearly(tmp_path, settings):
     environment = {**os.environ, "HF_HOME": str(tmp_path), **settings}
     start = time.monotonic()
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < time_limit(20)
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("flipscale.errors.UserError: tokenizer vocabulary bert-base-uncased")
     assert "hub is out of reach" in last
