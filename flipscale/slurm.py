@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from flipscale.errors import UserError
 
@@ -45,6 +47,8 @@ class JobState:
     """Why the job waits, or empty."""
     nodes: str
     """The job's nodes, as Slurm abbreviates them."""
+    started: float | None = None
+    """When the job last started, in seconds since 1970; None if Slurm does not say it."""
 
     @property
     def live(self) -> bool:
@@ -80,8 +84,11 @@ def run_slurm(*command: str) -> str:
             f"there is no {command[0]} on PATH; run this where Slurm's commands are, or use --cluster local"
         )
 
+    environment = {**os.environ, "SLURM_TIME_FORMAT": "standard"}  # a user may prefer another one
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         raise NoAnswerError(f"{command[0]} did not answer within {_SECONDS} s") from None
 
@@ -145,7 +152,9 @@ def query_queue(job_ids: Sequence[str]) -> dict[str, JobState]:
     """
     if not job_ids:
         return {}
-    return _parse_list(run_slurm("squeue", "--me", "-h", "-r", "--states=all", "-o", "%i|%T|%r|%N"), job_ids)
+    return _parse_list(
+        run_slurm("squeue", "--me", "-h", "-r", "--states=all", "-o", "%i|%T|%r|%N|%S"), job_ids
+    )
 
 
 def query_accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
@@ -161,7 +170,7 @@ def query_accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
     whole = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids if is_job_id(job_id)))
     if not whole:
         return {}
-    out = run_slurm("sacct", "-n", "-P", "-X", "-j", whole, "-o", "JobID,State,Reason,NodeList")
+    out = run_slurm("sacct", "-n", "-P", "-X", "-j", whole, "-o", "JobID,State,Reason,NodeList,Start")
     return {job_id: state for job_id, state in _parse_list(out, job_ids).items() if not state.live}
 
 
@@ -200,13 +209,23 @@ def sends_user_signal(settings: Mapping[str, str]) -> bool:
 
 
 def _parse_list(out: str, job_ids: Sequence[str]) -> dict[str, JobState]:
-    """Return the states of `job_ids` from lines of the form id|state|reason|nodes."""
+    """Return the states of `job_ids` from lines of the form id|state|reason|nodes|start."""
     states: dict[str, JobState] = {}
     for line in out.splitlines():
-        listed, state, reason, nodes = line.split("|", 3)
+        listed, state, reason, nodes, *start = line.split("|")
         for job_id in _matching_ids(listed, job_ids):
-            states[job_id] = JobState(job_id, state.split()[0], "" if reason == "None" else reason, nodes)
+            started = parse_time("".join(start))
+            why = "" if reason == "None" else reason
+            states[job_id] = JobState(job_id, state.split()[0], why, nodes, started)
     return states
+
+
+def parse_time(stamp: str) -> float | None:
+    """Return a time of Slurm, which is local, in seconds since 1970; None if it is not known."""
+    try:
+        return datetime.fromisoformat(stamp).timestamp()
+    except ValueError:  # N/A, Unknown, None
+        return None
 
 
 def _matching_ids(listed: str, job_ids: Sequence[str]) -> list[str]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.cluster_handle import Cluster
+from support.cluster_handle import Cluster, is_requeued
 from support.run_in_files import RunInFiles
+from support.slurm_run import ENDED, SlurmRun, two_nodes
+from support.tiny_run import TinyRun
 
 from flipscale.cli.cancel import cancel
 from flipscale.cli.stop import stop
 from flipscale.orchestration.status.liveness import SlurmView
 from flipscale.orchestration.status.run_status import read_status, read_statuses
-from flipscale.slurm import query_accounting, run_slurm
+from flipscale.slurm import query_accounting, query_queue, run_slurm
 
 pytestmark = pytest.mark.slow
 
@@ -81,3 +88,99 @@ def test_status_asks_accounting_for_ended_jobs(accounting_cluster: Cluster, run,
 
     accounting_cluster.run("scancel", blocker, array)
     accounting_cluster.wait_until(accounting_cluster.squeue, lambda queue: not queue)
+
+
+AT_WORK = {"starting", "training", "saving", "stopping", "failing", "ending", "silent", "done"}
+AT_REST = {"lost", "interrupted", "stopped", "failed", "done"}
+POLLS = 1_000
+
+
+def agrees(slurm: str, state: str) -> bool:
+    """Return whether a state of a run may be that of a run whose only job has this state in Slurm."""
+    if slurm in ("PENDING", "CONFIGURING", "REQUEUED"):
+        return state == "queued"
+    if slurm == "COMPLETING":
+        return state in ("ending", "stopping", "failing", "done")
+    return state in (AT_REST if slurm in ENDED else AT_WORK)
+
+
+class Observer(threading.Thread):
+    """Reads the status of a run again and again, and asks Slurm before and after by itself."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(daemon=True)
+        self.run_directory = run
+        self.polls: Counter[tuple[str, str]] = Counter()
+        self.contradictions: list[str] = []
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            status = read_status(self.run_directory, SlurmView())
+            job = status.jobs[0]
+            after = query_queue([job.job_id])[job.job_id].state
+            self.polls[job.state, status.state] += 1
+            # The job may change between the two questions, but the answer fits what status was answered.
+            if not agrees(job.state, status.state):
+                self.contradictions.append(f"{job.state} (then {after}), but {status.state}: {status.next}")
+
+    @property
+    def count(self) -> int:
+        return sum(self.polls.values())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+def test_status_never_contradicts_slurm(
+    tiny_run: Callable[..., TinyRun], patient_cluster: Cluster, monkeypatch
+) -> None:
+    """Through waiting, starts, kills of one and of all processes, preemption, requeues, a stop and an end."""
+    monkeypatch.setenv("SLURM_CONF", patient_cluster.environment["SLURM_CONF"])
+    blocker = patient_cluster.sbatch(SLEEPER, "--nodes=3", "--exclusive")
+    run = SlurmRun.of(patient_cluster, tiny_run("observed", **two_nodes(200_000)))
+    run.submit()
+    observer = Observer(run.run.output)
+    observer.start()
+    patient_cluster.wait_until(lambda: observer.polls["PENDING", "queued"], lambda seen: seen >= 20)
+    patient_cluster.run("scancel", blocker)
+
+    faults: list[Callable[[], object]] = [
+        lambda: run.kill(1, signal.SIGKILL),
+        lambda: run.kill(0, signal.SIGKILL),
+        lambda: [run.kill(rank, signal.SIGKILL) for rank in (0, 1)],
+        lambda: patient_cluster.preempt(seconds=1),
+        lambda: patient_cluster.run("scancel", "--signal=TERM", run.newest_job()),
+        lambda: patient_cluster.run("scontrol", "requeue", run.newest_job()),
+        lambda: patient_cluster.run("scancel", run.newest_job()),
+    ]
+    turns = 0
+    while observer.count < POLLS or turns < len(faults):
+        assert observer.is_alive()
+        run.more_samples(160, timeout=240)
+        before = patient_cluster.job(run.newest_job())["Restarts"]
+        with suppress(ProcessLookupError):
+            faults[turns % len(faults)]()
+        turns += 1
+
+        # Whoever starts the run again: Slurm, which holds the job for two minutes, or a person.
+        record = patient_cluster.wait_for(
+            run.newest_job(),
+            lambda job, before=before: (
+                job["JobState"] in ENDED or is_requeued(job) or job["Restarts"] != before
+            ),
+            240,
+        )
+        if record["JobState"] in ENDED:
+            run.submit()
+        elif is_requeued(record):
+            patient_cluster.command("release", run.newest_job())
+
+    stop(run.run.output, wait=True)
+    patient_cluster.wait_until(patient_cluster.squeue, lambda jobs: not jobs)
+    ended = observer.count + 20
+    patient_cluster.wait_until(lambda: observer.count, lambda count: count >= ended)
+    observer.over.set()
+    observer.join()
+    print(f"{observer.count} polls, {turns} faults: {dict(observer.polls)}")
+    assert observer.contradictions == []
+    assert {"queued", "starting", "training", "stopped"} <= {state for _, state in observer.polls}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -26,6 +27,10 @@ ENDED_STATES = ("stopped", "done", "failed")
 _JOBS_ASKED_FOR = 10  # the newest submissions: a running job and its successor are among them
 
 
+StartState = Literal["current", "over", "unknown"]
+"""What Slurm says about a start: its job runs, or does not, or Slurm says nothing."""
+
+
 @dataclass(frozen=True)
 class ProcessStatus:
     """A process of the newest start, as its heartbeat describes it."""
@@ -37,9 +42,9 @@ class ProcessStatus:
     """starting, training, saving, stopped, done or failed."""
     age_seconds: float
     silent: bool
-    """Whether a heartbeat is overdue, or the process is gone from this machine."""
+    """Whether a heartbeat is overdue, or the process is gone."""
     gone: bool
-    """Whether the process is gone from this machine."""
+    """Whether the process is gone: this machine does not run it, or Slurm says that its start is over."""
     samples: int
     kind: str
     """The kind of a failure, such as code or out_of_memory."""
@@ -129,14 +134,37 @@ class SlurmView:
         return self._answer
 
 
-def processes_of(beats: Sequence[Heartbeat], now: float) -> tuple[ProcessStatus, ...]:
+def processes_of(beats: Sequence[Heartbeat], now: float, *, over: bool = False) -> tuple[ProcessStatus, ...]:
     """Return the processes of a start that ever wrote a heartbeat, by rank.
 
     Args:
         beats: The last heartbeats of the start.
         now: The current time, in seconds since 1970.
+        over: Whether Slurm says that the start is over.
     """
-    return tuple(_process(beat, now) for beat in beats)
+    return tuple(_process(beat, now, over=over) for beat in beats)
+
+
+def start_by_slurm(attempt: str, last_sign: float, answer: SlurmAnswer) -> StartState:
+    """Return what Slurm says about a start, however fresh its last sign of life is.
+
+    A job that Slurm does not know may belong to another user or to another cluster: that proves nothing.
+
+    Args:
+        attempt: Name of the start.
+        last_sign: Its last sign of life, in seconds since 1970.
+        answer: Slurm's answer.
+    """
+    job = answer.states.get(attempt.rpartition(".")[0])
+    if job is None:
+        return "unknown"
+    if job.waits or not job.live:
+        return "over"
+    if job.started is None:
+        return "unknown"
+
+    # The job runs, but it may have started again since.
+    return "over" if last_sign < job.started else "current"
 
 
 def slurm_jobs_of(
@@ -146,14 +174,14 @@ def slurm_jobs_of(
 
     Args:
         submissions: Records of submissions.jsonl.
-        segment: The open segment; it names the job if a user's own script started the run.
+        segment: The open segment; it names its job, which a user's own script may have started.
     """
     ours = [job for job in submissions if job.cluster == "slurm" and job.job_id]
     ids = [job.job_id for job in reversed(ours[-_JOBS_ASKED_FOR:])]
 
     own = segment.job_id if segment is not None else ""
-    if own and not submissions:
-        ids.append(own)
+    if own and not any(job.job_id == own for job in submissions):
+        ids.insert(0, own)
 
     return tuple(dict.fromkeys(ids)), bool(ours and ours[-1].accounting)
 
@@ -199,9 +227,9 @@ def here() -> str:
     return read_placement().node
 
 
-def _process(beat: Heartbeat, now: float) -> ProcessStatus:
+def _process(beat: Heartbeat, now: float, *, over: bool) -> ProcessStatus:
     age = max(0.0, now - beat.time)
-    gone = beat.node == here() and not process_exists(beat)
+    gone = over or (beat.node == here() and not process_exists(beat))
     patience = max(_SILENT_SECONDS, _SILENT_STEPS * beat.step_seconds)
 
     return ProcessStatus(

@@ -10,7 +10,7 @@ from typing import Literal
 
 from flipscale.formatting import format_duration
 from flipscale.orchestration.status.history import SegmentStatus, needs_a_person
-from flipscale.orchestration.status.liveness import UNKNOWN, JobStatus, ProcessStatus
+from flipscale.orchestration.status.liveness import UNKNOWN, JobStatus, ProcessStatus, StartState
 
 RunState = Literal[
     "new",  # never started
@@ -20,6 +20,7 @@ RunState = Literal[
     "saving",
     "stopping",  # a person requested it
     "failing",  # a process failed; the others are ending
+    "ending",  # its processes have ended, or Slurm is ending them
     "silent",  # its job or processes exist, but give no sign of life
     "lost",  # a segment is open, and nothing is alive
     "interrupted",  # ended by the cluster, without a job in the queue
@@ -27,7 +28,10 @@ RunState = Literal[
     "failed",  # a fault has to be fixed
     "done",
 ]
-_ALIVE: tuple[RunState, ...] = ("queued", "starting", "training", "saving", "stopping", "failing", "silent")
+_ALIVE: tuple[RunState, ...] = (
+    *("queued", "starting", "training", "saving", "stopping", "failing", "ending", "silent"),
+)
+_LEAVING = "COMPLETING"  # Slurm's state of a job that ends
 _HELD = ("JobHeldUser", "JobHeldAdmin", "job_requeued_in_held_state", "launch_failed_requeued_held")
 
 
@@ -41,6 +45,7 @@ class Evidence:
     processes: Sequence[ProcessStatus]  # of the newest start
     segments: Sequence[SegmentStatus]
     open_segment: bool  # a segment has begun and was not closed
+    start: StartState  # what Slurm says about the start that gave the last signs of life
     trained: bool  # the open segment has written metrics; heartbeats come only every few seconds
     moving: bool  # the run's files changed a moment ago
     stop_requested: bool
@@ -70,9 +75,11 @@ def failures(processes: Sequence[ProcessStatus]) -> list[ProcessStatus]:
 
 
 def _state(evidence: Evidence) -> RunState:
-    at_work = any(job.live and not job.waits for job in evidence.jobs)
+    working = [job for job in evidence.jobs if job.live and not job.waits]
+    at_work = bool(working)
     alive = any(process.alive for process in evidence.processes)
     unheard = not evidence.processes and evidence.open_segment and evidence.moving
+    unheard = unheard and evidence.start != "over"
 
     if not (at_work or alive or unheard):
         return "queued" if any(job.waits for job in evidence.jobs) else _resting(evidence)
@@ -80,6 +87,10 @@ def _state(evidence: Evidence) -> RunState:
         return "done"  # its job is only exiting
     if evidence.stop_requested:
         return "stopping"
+    if at_work and all(job.state == _LEAVING for job in working):
+        return "ending"
+    if evidence.start == "over":
+        return "starting"  # again: the processes and the open segment are those of the start before
     if evidence.open_segment and any(process.state == "failed" for process in evidence.processes):
         return "failing"
     if not evidence.processes:
@@ -87,7 +98,8 @@ def _state(evidence: Evidence) -> RunState:
             return "training"
         return "silent" if evidence.open_segment else "starting"
     if all(process.ended for process in evidence.processes):
-        return "starting"  # those are the processes of the previous start
+        # Unless Slurm says that they are of this start, they are those of the start before.
+        return "ending" if evidence.start == "current" else "starting"
     if not alive:
         return "silent"
 
@@ -123,7 +135,9 @@ def _next(state: RunState, evidence: Evidence) -> str:
     last = evidence.segments[-1] if evidence.segments else None
 
     if state == "done":
-        return f"done: `flipscale export {evidence.name} OUT`"
+        leaving = [f"job {job.job_id} ({job.state})" for job in evidence.jobs if job.live]
+        rest = f"; {', '.join(leaving)} has yet to leave its nodes" if leaving else ""
+        return f"done: `flipscale export {evidence.name} OUT`{rest}"
     if state == "new":
         return "not started yet: `flipscale submit JOB` or `flipscale train JOB`"
     if state == "queued":
@@ -138,6 +152,8 @@ def _next(state: RunState, evidence: Evidence) -> str:
         return f"stopping on request: it saves and ends; then {again} resumes it"
     if state == "failing":
         return f"a process failed ({_error(evidence)}); the others are ending"
+    if state == "ending":
+        return "nothing to do: its job is ending; ask again in a moment whether it starts again"
     if state == "silent":
         what = _names(silent) if silent else "its processes give no sign of life"
         return (
@@ -147,7 +163,9 @@ def _next(state: RunState, evidence: Evidence) -> str:
     if state in ("lost", "interrupted") and any(job.state == UNKNOWN for job in evidence.jobs):
         return "Slurm could not be asked whether a job of the run is queued or running; ask again"
     if state == "lost":
-        return f"its processes ended without a message; {again} resumes it from the last checkpoint"
+        failed = failures(evidence.processes)
+        why = f"it failed ({_error(evidence)})" if failed else "its processes ended without a message"
+        return f"{why}; {again} resumes it from the last checkpoint"
     if state == "stopped":
         return f"it was {last.reason if last else 'stopped'}; {again} resumes it"
     if state == "failed":

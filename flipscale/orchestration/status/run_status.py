@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from flipscale.config import Job
@@ -16,11 +16,9 @@ from flipscale.errors import UserError
 from flipscale.orchestration.status.history import (
     LostTime,
     SegmentStatus,
-    effective_speed,
     lost_time,
     segment_of,
     segments_of,
-    unix_time,
     waiting_seconds,
 )
 from flipscale.orchestration.status.liveness import (
@@ -28,19 +26,22 @@ from flipscale.orchestration.status.liveness import (
     ProcessStatus,
     SlurmAnswer,
     SlurmView,
+    StartState,
     jobs_of,
     processes_of,
     slurm_jobs_of,
+    start_by_slurm,
 )
 from flipscale.orchestration.status.outlook import Evidence, RunState, outlook
+from flipscale.orchestration.status.segment_under_way import has_trained, segment_under_way
+from flipscale.orchestration.status.speed import SpeedStatus, speed_of
 from flipscale.runs.directory import RunDirectory
-from flipscale.runs.ledger import LedgerLine
 from flipscale.runs.snapshot import CheckpointStatus, RunFiles, read_files
 
 SCHEMA = 1  # version of the JSON document; raised if a field is removed or changes its meaning
 
-_RECENT_LINES = 20
 _MOVING_SECONDS = 120.0
+_LEAVING_SECONDS = 86_400.0  # in which the job of a finished run has certainly left its nodes
 
 
 @dataclass(frozen=True)
@@ -51,21 +52,6 @@ class PhaseStatus:
     samples: int
     """The budget of the phase."""
     samples_done: int
-
-
-@dataclass(frozen=True)
-class SpeedStatus:
-    """The speed of a run, and its time left."""
-
-    images_per_second: float | None
-    """The speed of all processes together, from the last log lines of this phase."""
-    data_wait_fraction: float | None
-    """The share of that time in which training waited for data."""
-    effective_images_per_second: float | None
-    """The speed over all wall time, with queues, start-ups and replays; None before a segment has ended."""
-    eta_seconds: float | None
-    eta_from: str | None
-    """history: from the effective speed; speed: only from the recent speed; None if neither is known."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +127,9 @@ def read_statuses(paths: Sequence[Path], slurm: SlurmView) -> tuple[list[RunStat
     ids: list[str] = []
     accounting = False
     for files in gathered:
-        if not files.spent:
-            own, remembered = slurm_jobs_of(files.submissions, files.open_segment)
-            ids += own
-            accounting = accounting or remembered
+        own, remembered = _slurm_jobs(files)
+        ids += own
+        accounting = accounting or (remembered and not files.spent)
 
     answer = slurm.ask(list(dict.fromkeys(ids)), accounting=accounting)
     return [_status(files, answer) for files in gathered], problems
@@ -152,16 +137,16 @@ def read_statuses(paths: Sequence[Path], slurm: SlurmView) -> tuple[list[RunStat
 
 def _status(files: RunFiles, answer: SlurmAnswer) -> RunStatus:
     open_segment = files.open_segment
-    processes = processes_of(files.heartbeats, files.now)
-    jobs: tuple[JobStatus, ...] = ()
-    if not files.spent:
-        slurm_ids, _ = slurm_jobs_of(files.submissions, open_segment)
-        jobs = jobs_of(files.run.path, files.submissions, slurm_ids, answer)
-    state, following = outlook(_evidence(files, jobs, processes))
+    start = _start(files, answer)
+    processes = processes_of(files.heartbeats, files.now, over=start == "over")
+    slurm_ids, _ = _slurm_jobs(files)
+    jobs = jobs_of(files.run.path, files.submissions, slurm_ids, answer)
+    state, following = outlook(_evidence(files, jobs, processes, start))
 
     under_way = None
     if open_segment is not None:
-        under_way = _under_way(open_segment, files, processes, lost=state in ("lost", "queued"))
+        lost = start == "over" or state in ("lost", "queued")
+        under_way = segment_under_way(open_segment, files, processes, lost=lost)
     segments = segments_of(files.ledger, files.submissions, under_way)
 
     samples = files.committed
@@ -180,7 +165,7 @@ def _status(files: RunFiles, answer: SlurmAnswer) -> RunStatus:
         samples=samples,
         samples_total=files.total,
         phases=_phases(files.job, samples),
-        speed=_speed(files, segments, samples, waiting),
+        speed=speed_of(files, segments, samples, waiting),
         training=_training(files),
         checkpoint=files.checkpoint,
         gpu_hours=round(sum(segment.gpu_hours for segment in segments), 4),
@@ -197,7 +182,26 @@ def _status(files: RunFiles, answer: SlurmAnswer) -> RunStatus:
     )
 
 
-def _evidence(files: RunFiles, jobs: Sequence[JobStatus], processes: Sequence[ProcessStatus]) -> Evidence:
+def _slurm_jobs(files: RunFiles) -> tuple[tuple[str, ...], bool]:
+    """Return the ids of the Slurm jobs to ask about, and whether `sacct` knows them; see `slurm_jobs_of`."""
+    if files.spent and files.checkpoint is not None and files.checkpoint.age_seconds > _LEAVING_SECONDS:
+        return (), False
+    return slurm_jobs_of(files.submissions, files.open_segment)
+
+
+def _start(files: RunFiles, answer: SlurmAnswer) -> StartState:
+    """Return what Slurm says about the start that gave the last signs of life."""
+    if files.heartbeats:
+        last = max(beat.time for beat in files.heartbeats)
+        return start_by_slurm(files.heartbeats[0].attempt, last, answer)
+    if files.open_segment is not None:
+        return start_by_slurm(files.open_segment.attempt, files.changed, answer)
+    return "unknown"
+
+
+def _evidence(
+    files: RunFiles, jobs: Sequence[JobStatus], processes: Sequence[ProcessStatus], start: StartState
+) -> Evidence:
     open_segment = files.open_segment
     return Evidence(
         run=files.run.path,
@@ -206,63 +210,12 @@ def _evidence(files: RunFiles, jobs: Sequence[JobStatus], processes: Sequence[Pr
         processes=processes,
         segments=[segment_of(line) for line in files.ledger],
         open_segment=open_segment is not None,
-        trained=open_segment is not None and _has_trained(open_segment, files),
+        start=start,
+        trained=open_segment is not None and has_trained(open_segment, files),
         moving=files.now - files.changed < _MOVING_SECONDS,
         stop_requested=files.stop_requested,
         submitted=bool(files.submissions),
     )
-
-
-def _under_way(
-    line: LedgerLine, files: RunFiles, processes: Sequence[ProcessStatus], *, lost: bool
-) -> SegmentStatus:
-    """Return the open segment with its gains so far, by metrics and heartbeats."""
-    started = unix_time(line.started) or files.now
-    signs = [files.changed, *(files.now - process.age_seconds for process in processes)]
-    seconds = round(max(0.0, (min(files.now, max(signs)) if lost else files.now) - started), 1)
-    begun = segment_of(replace(line, detail="", seconds=seconds, gpu_seconds=seconds * line.world_size))
-    seen = [files.metrics[-1].samples] if _has_trained(line, files) else []
-    seen += [process.samples for process in processes if not process.ended]
-
-    reached = files.committed if lost else max([begun.samples_from, *seen])
-    return replace(
-        begun,
-        reason="lost" if lost else "running",
-        ended=begun.ended if lost else None,
-        samples_to=max(begun.samples_from, reached),
-    )
-
-
-def _has_trained(segment: LedgerLine, files: RunFiles) -> bool:
-    """Return whether the open segment wrote the last line of the metrics."""
-    started = unix_time(segment.started)
-    return started is not None and any(line.finite("time") >= started for line in files.metrics[-1:])
-
-
-def _speed(files: RunFiles, segments: Sequence[SegmentStatus], samples: int, waiting: float) -> SpeedStatus:
-    lines = files.metrics[-_RECENT_LINES:]
-    lines = [line for line in lines if line.phase == lines[-1].phase]
-    began = unix_time(segments[-1].started) if segments else None
-    lines = [line for line in lines if began and line.finite("time") >= began] or lines
-    lines = [line for line in lines if line.finite("images_per_second") > 0]
-
-    recent = waited = None
-    if lines:
-        # Lines are equally far apart in samples, so their speeds average harmonically.
-        times = [1 / line.finite("images_per_second") for line in lines]
-        recent = len(times) / sum(times)
-        waits = [time * line.finite("data_wait_fraction") for time, line in zip(times, lines, strict=True)]
-        waited = sum(waits) / sum(times)
-
-    effective = effective_speed(segments, waiting)
-    left = files.total - samples
-    basis, speed = ("history", effective) if effective else ("speed", recent)
-    known = speed is not None and left > 0
-    eta = 0.0 if left <= 0 else None
-    if known and speed:
-        eta = round(left / speed, 1)
-
-    return SpeedStatus(_rounded(recent), _rounded(waited), _rounded(effective), eta, basis if known else None)
 
 
 def _training(files: RunFiles) -> TrainingStatus | None:
@@ -286,7 +239,3 @@ def _phases(job: Job, samples: int) -> tuple[PhaseStatus, ...]:
         phases.append(PhaseStatus(phase.name, phase.samples, min(phase.samples, samples)))
         samples -= phases[-1].samples_done
     return tuple(phases)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")

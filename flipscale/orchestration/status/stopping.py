@@ -38,7 +38,7 @@ class Signalled:
 def may_run(status: RunStatus) -> bool:
     """Return whether anything of the run is alive or queued, or may be: Slurm does not always answer."""
     if status.state == "done":
-        return False
+        return any(job.live for job in status.jobs)  # a job that has yet to leave its nodes
 
     return continues_by_itself(status.state) or any(job.state == UNKNOWN for job in status.jobs)
 
@@ -53,7 +53,7 @@ def request_stop(run: RunDirectory) -> RunStatus:
         UserError: If the file cannot be written.
     """
     status = read_status(run.path, SlurmView())
-    if may_run(status):
+    if may_run(status) and status.state != "done":
         try:
             run.stop_file.touch()
         except OSError as error:

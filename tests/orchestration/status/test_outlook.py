@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -69,6 +70,73 @@ def test_every_state_and_what_comes_next(run, slurm, prepare, answer, state, lin
     assert status.state == state
     assert line in status.next
     assert len(slurm.calls()) <= 1
+
+
+def stamp(seconds: float) -> str:
+    """Return seconds since 1970 as squeue shows them."""
+    return datetime.fromtimestamp(seconds).isoformat(timespec="seconds")
+
+
+@pytest.mark.parametrize(
+    ("answer", "states", "state"),
+    [
+        ("7|RUNNING|None|n[1-2]|BEFORE", ("training", "training"), "training"),
+        ("7|RUNNING|None|n[1-2]|BEFORE", ("failed", "training"), "failing"),
+        ("7|RUNNING|None|n[1-2]|BEFORE", ("stopped", "stopped"), "ending"),
+        ("7|RUNNING|None|n[1-2]|AFTER", ("training", "training"), "starting"),  # again
+        ("7|RUNNING|None|n[1-2]|AFTER", ("failed", "training"), "starting"),
+        ("7|COMPLETING|None|n[1-2]|BEFORE", ("training", "training"), "ending"),
+        ("7|PENDING|BeginTime||N/A", ("training", "training"), "queued"),
+        ("7|PENDING|BeginTime||N/A", ("failed", "training"), "queued"),
+        ("7|FAILED|None|n[1-2]|BEFORE", ("training", "training"), "lost"),
+        ("7|CANCELLED|None|n[1-2]|BEFORE", ("saving", "training"), "lost"),
+        ("7|NODE_FAIL|None|n[1-2]|BEFORE", ("starting", "starting"), "lost"),
+        ("7|TIMEOUT|None|n[1-2]|BEFORE", (), "lost"),  # without any heartbeat
+        ("", ("training", "training"), "training"),  # of another user: Slurm does not list it
+    ],
+)
+def test_slurms_answer_outranks_a_fresh_heartbeat(run, slurm, answer, states, state):
+    run.submitted("7").open_segment(started=utc(ago(90)), attempt="7.0", job_id="7")
+    for rank, word in enumerate(states):
+        run.beat(rank, word, at=ago(1), kind="code" if word == "failed" else "")
+    for word, seconds in (("BEFORE", 100), ("AFTER", -2)):
+        answer = answer.replace(word, stamp(ago(seconds)))
+    slurm.answers(*([answer] if answer else []))
+    status = status_of(run)
+    assert status.state == state
+    if state in ("lost", "queued", "starting"):
+        assert [segment.reason for segment in status.segments] == ["lost"]
+        assert not any(process.alive for process in status.processes)
+
+
+def test_successor_of_an_ended_job_is_what_happens_next(run, slurm):
+    run.submitted("7").submitted("8", dependency="7")
+    run.open_segment(started=utc(ago(90)), attempt="7.0", job_id="7").beat(0, "training", at=ago(1))
+    slurm.answers("7|FAILED|None|n1|N/A", "8|PENDING|Dependency||N/A")
+    assert status_of(run).state == "queued"
+    slurm.answers("7|FAILED|None|n1|N/A", f"8|RUNNING|None|n1|{stamp(ago(3))}")
+    assert status_of(run).state == "starting"
+
+
+def test_a_job_that_a_person_submitted_by_hand_is_asked_about(run, slurm):
+    run.submitted("7").segment(reason="preempted", job_id="7", samples_to=80)
+    run.open_segment(started=utc(ago(90)), attempt="9.0", job_id="9").beat(
+        0, "training", at=ago(1), attempt="9.0"
+    )
+    slurm.answers("7|COMPLETED|None|n1|N/A", "9|FAILED|None|n1|N/A")
+    assert status_of(run).state == "lost"
+
+
+def test_start_up_counts_from_the_start(run):
+    run.open_segment(started=utc(ago(90)), attempt="7.0").beat(0, "starting", at=ago(1))
+    status = status_of(run)
+    assert status.state == "starting"
+    assert status.segments[-1].startup_seconds == pytest.approx(90, abs=5)
+    assert status.lost.startup_seconds == pytest.approx(90, abs=5)
+
+    run.open_segment(started=utc(ago(90)), attempt="7.0", startup_seconds=40.0)
+    run.beat(0, "training", at=ago(1)).metrics(samples=16, time=ago(1))
+    assert status_of(run).lost.startup_seconds == 40
 
 
 def test_slow_step_does_not_count_as_silence(run):

@@ -111,6 +111,16 @@ def test_nothing_to_stop(run, slurm, capsys, command):
     assert slurm.calls() == []
 
 
+def test_job_that_has_yet_to_leave_a_finished_run_can_be_cancelled(run, slurm, capsys):
+    run.segment(reason="done", samples_to=1000).checkpoint(1000).submitted("7")
+    slurm.answers("7|RUNNING|None|n1|N/A")
+    assert "job 7 (RUNNING) has yet to leave its nodes" in read_status(run.path, SlurmView()).next
+    cancel(run.path)
+    assert slurm.calls()[-1] == "scancel 7"
+    assert "Slurm job 7 is cancelled" in capsys.readouterr().out
+    assert not (run.path / "STOP").exists()
+
+
 def test_slurm_that_does_not_answer(run, slurm):
     run.submitted("7")
     slurm.breaks()
