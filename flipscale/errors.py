@@ -20,6 +20,7 @@ Reason = Literal[
     "non_finite",  # the loss stayed infinite or NaN
     "disk",
     "no_progress",  # several starts in a row brought nothing
+    "failed_start",  # it ended before its segment began; Slurm's accounting knows of it
     "rolled_back",  # newer checkpoints were damaged
     "superseded",  # a newer start owns the run; this one writes no line
 ]

@@ -47,7 +47,7 @@ def rebuild_segment(
         host=nodes[0] if nodes else "",
         nodes=nodes,
         world_size=beats[0].world_size if beats else 0,
-        started=utc(max((beat.time for beat in beats), default=time.time())),
+        started=utc(min((beat.time - beat.seconds for beat in beats), default=time.time())),
         ended="",
         samples_from=samples_from,
         samples_to=resumed.samples_seen,

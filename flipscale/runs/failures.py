@@ -102,7 +102,7 @@ def verdict(own: Failure, beats: list[Heartbeat]) -> Failure:
 
     nodes = tuple(dict.fromkeys(beat.node for beat in silent))
     ranks = ", ".join(str(beat.rank) for beat in silent[:8])
-    return Failure("lost_process", f"rank {ranks} on {', '.join(nodes)} ended without a word", nodes)
+    return Failure("lost_process", f"rank {ranks} on {', '.join(nodes)} ended without a message", nodes)
 
 
 def slurm_verdict(log: Path, since: datetime) -> Reason | None:

@@ -45,6 +45,9 @@ class Heartbeat:
             if an older version wrote the heartbeat.
         ticks: Start of the process, in clock ticks since the boot.
         command: Digest of the command line of the process.
+        seconds: From the start of the process to this heartbeat, by a clock that nobody sets; 0.0 if an older
+            version wrote the heartbeat.
+        seconds_to_step: From the start of the process to the end of its last step; 0.0 before the first.
     """
 
     attempt: str
@@ -62,6 +65,8 @@ class Heartbeat:
     boot: str = ""
     ticks: int = 0
     command: str = ""
+    seconds: float = 0.0
+    seconds_to_step: float = 0.0
 
     @property
     def mark(self) -> ProcessMark:

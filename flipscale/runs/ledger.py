@@ -36,20 +36,23 @@ class LedgerLine:
         host: Host name of the leading process.
         nodes: Names of all nodes.
         world_size: Number of processes.
-        started: Start of the leading process, ISO time in UTC.
+        started: Start of the job, or of the leading process if that is not known, ISO time in UTC.
         ended: End of the segment, ISO time in UTC; empty while it is under way.
         samples_from: Samples seen at the start of the segment.
         samples_to: Samples seen at its last checkpoint.
         digest: Order digest at `samples_to`, 16 hexadecimal digits.
-        seconds: From start to end.
+        seconds: From start to end, until Slurm took the nodes back if it says so.
         gpu_seconds: Processes x seconds.
         queue_seconds: From the end of the segment before to the start of this one.
+        launch_seconds: From the start of the job, in which Slurm gives it its nodes, to that of its leading
+            process; part of `startup_seconds`. 0 without Slurm.
         startup_seconds: From the start to the first step.
         stop_seconds: From the request to stop to the end; None if the line has no such field.
-        lost_samples: Samples trained after the last checkpoint; the next segment trains them again.
+        lost_samples: Samples trained after the last checkpoint, or rolled back; they are trained again.
         lost_seconds: The time that these samples took.
-        reason: Why it ended. `killed` if it left no message, `rolled_back` for a line which says that newer
-            checkpoints were damaged (its `samples_to` is below its `samples_from`).
+        reason: Why it ended. `killed` if it left no message, `failed_start` if it ended before a segment
+            began, `rolled_back` for a line which says that newer checkpoints were damaged (its `samples_to`
+            is below its `samples_from`).
         detail: Why it ended, as a sentence.
         suspects: Nodes that a failure is blamed on.
         quarantined: Records of the quarantine list at the end; None if an earlier version wrote the line.
@@ -78,6 +81,7 @@ class LedgerLine:
     detail: str = ""
     suspects: tuple[str, ...] = ()
     quarantined: int | None = None
+    launch_seconds: float = 0.0
 
     @classmethod
     def from_record(cls, record: Record) -> LedgerLine:
@@ -107,6 +111,7 @@ class LedgerLine:
             detail=text(record, "detail"),
             suspects=texts(record, "suspects"),
             quarantined=None if record.get("quarantined") is None else integer(record, "quarantined"),
+            launch_seconds=number(record, "launch_seconds"),
         )
 
 
@@ -144,6 +149,12 @@ def append_to_ledger(run: Path, line: LedgerLine) -> None:
     jsonl.append(RunDirectory(run).ledger, [asdict(line)], durable=True)
 
 
+def write_ledger(run: Path, lines: Sequence[LedgerLine]) -> None:
+    """Replace the whole ledger in one step."""
+    text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
+    write_durably(RunDirectory(run).ledger, text)
+
+
 def write_open_segment(run: Path, line: LedgerLine) -> None:
     """Record the segment that has begun; the file is still there at the next start if this one is killed."""
     write_durably(RunDirectory(run).open_segment, json.dumps(asdict(line)))
@@ -169,6 +180,8 @@ def fruitless_segments(lines: Sequence[LedgerLine], since: float) -> list[Ledger
     """
     fruitless: list[LedgerLine] = []
     for line in reversed(lines):
+        if line.reason in ("failed_start", "rolled_back"):
+            continue
         gained = line.samples_to > line.samples_from
         if gained or line.reason not in _RETRIED or timestamp(line.started) < since:
             break

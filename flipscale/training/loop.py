@@ -160,9 +160,6 @@ class TrainingLoop:
         if not reason or self.progress.samples_seen >= self._budget.total:
             return
 
-        # The STOP file has done its work: the next start would stop at it again.
-        if reason == "stop_file" and self._world.leads:
-            self._segment.run.forget_stop_request()
         raise StoppedEarly(
             f"stopped on request ({reason}) at {self.progress.samples_seen} of {self._budget.total} samples; "
             "run the same command again to resume",

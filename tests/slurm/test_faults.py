@@ -125,6 +125,7 @@ def test_a_cancelled_job_stays_cancelled(tiny_run: MakeRun, patient_cluster: Clu
     run.more_samples(160)
     (run.run.output / "STOP").touch()
     run.wait_for_end(again)
+    assert not (run.run.output / "STOP").exists()
     assert [line.reason for line in run.ledger()] == ["cancelled", "stopped"]
 
 

@@ -18,6 +18,7 @@ from flipscale.config import Site
 from flipscale.distributed.placement import Placement
 from flipscale.errors import Reason, UserError
 from flipscale.orchestration.cluster.submit import submit_run
+from flipscale.orchestration.segments.job_times import SlurmTimes, slurm_times
 from flipscale.orchestration.segments.peers import give_up
 from flipscale.runs.directory import RunDirectory, recorded_job
 from flipscale.runs.failures import slurm_verdict
@@ -60,6 +61,10 @@ class ManagedJob:
         """The time at which a person last submitted the run, in seconds since 1970; 0 if nobody did."""
         by_hand = [s.time for s in read_submissions(self.run) if s.dependency is None]
         return by_hand[-1] if by_hand else 0.0
+
+    def times(self) -> SlurmTimes:
+        """Return what Slurm says about this start and the starts before it."""
+        return slurm_times(self.run, self.place.job_id, accounting=self.submission.accounting)
 
     def deadline(self) -> float | None:
         """Return the `time.monotonic()` value at which to stop for the job's time limit.

@@ -169,7 +169,17 @@ class Segment:
         if ledger is not None and failure.kind != "superseded":
             since = self.stop.since
             waited = time.monotonic() - since if since is not None else 0.0
-            ledger.close(committed, reached, failure, stop_seconds=waited)
+            ledger.close(
+                committed,
+                reached,
+                failure,
+                stop_seconds=waited,
+                seconds_since_step=self.watchdog.seconds_since_step,
+            )
+
+        # Only now has the STOP file done its work: a start that is killed before must not start again.
+        if self.world.leads and failure.kind in ("stopped", "cancelled"):
+            self.run.forget_stop_request()
 
     def failed(self, error: BaseException) -> Failure:
         """Return the cause of an end by `error`, and publish this process's own part of it.
@@ -193,7 +203,8 @@ class Segment:
 
     def _open_ledger(self, resumed: Progress) -> None:
         # Open before the check: opening closes the lines of killed segments, which the check counts.
-        self._ledger = LedgerWriter(self.run.path, resumed, self.world, self.attempt)
+        times = self.managed.times() if self.managed is not None else None
+        self._ledger = LedgerWriter(self.run.path, resumed, self.world, self.attempt, times)
         if self.managed is not None:
             check_progress(self.run.path, self.managed.submitted_by_a_person)
 

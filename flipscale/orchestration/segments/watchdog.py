@@ -16,7 +16,7 @@ from pathlib import Path
 from flipscale.config import Hang
 from flipscale.distributed.world import World
 from flipscale.orchestration.segments.peers import await_reports
-from flipscale.processes import own_mark
+from flipscale.processes import own_age, own_mark
 from flipscale.runs.failures import Failure, verdict
 from flipscale.runs.heartbeat import (
     BEAT_SECONDS,
@@ -70,6 +70,7 @@ class Watchdog:
         self._next_beat = 0.0
         self._mark = own_mark()
         self._held: int | None = None
+        self._trained_at: float | None = None
 
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -103,6 +104,7 @@ class Watchdog:
 
         self._state = "training"
         self._last_step = now
+        self._trained_at = now
         self._samples = samples_seen
 
     def alive(self) -> None:
@@ -143,6 +145,11 @@ class Watchdog:
         if own.kind == "lost_process":
             await_reports(self._run, self._attempt, self._world.place)
         return verdict(own, read_heartbeats(self._run, self._attempt))
+
+    @property
+    def seconds_since_step(self) -> float:
+        """The seconds since the last step ended, or since the start if there was none."""
+        return time.monotonic() - (self._trained_at or self._last_step)
 
     @property
     def limit(self) -> float:
@@ -201,6 +208,8 @@ class Watchdog:
         os._exit(1)
 
     def _beat(self, failure: Failure | None = None) -> None:
+        age = own_age()
+        since_step = None if self._trained_at is None else time.monotonic() - self._trained_at
         beat = Heartbeat(
             attempt=self._attempt,
             rank=self._world.rank,
@@ -217,6 +226,8 @@ class Watchdog:
             boot=self._mark.boot,
             ticks=self._mark.ticks,
             command=self._mark.command,
+            seconds=round(age, 3),
+            seconds_to_step=0.0 if since_step is None else round(max(0.0, age - since_step), 3),
         )
 
         # A full or slow disk must not end a healthy training.

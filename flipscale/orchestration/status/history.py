@@ -59,7 +59,7 @@ class LostTime:
 
 def needs_a_person(reason: str) -> bool:
     """Return whether the run waits for a person after such an end, and not for the queue."""
-    return reason not in TRANSIENT and reason not in ("running", "lost", "rolled_back")
+    return reason not in TRANSIENT and reason not in ("running", "lost", "failed_start", "rolled_back")
 
 
 def segments_of(

@@ -163,9 +163,7 @@ def _next(state: RunState, evidence: Evidence) -> str:
     if state in ("lost", "interrupted") and any(job.state == UNKNOWN for job in evidence.jobs):
         return "Slurm could not be asked whether a job of the run is queued or running; ask again"
     if state == "lost":
-        failed = failures(evidence.processes)
-        why = f"it failed ({_error(evidence)})" if failed else "its processes ended without a message"
-        return f"{why}; {again} resumes it from the last checkpoint"
+        return f"{_end(evidence)}; {again} resumes it from the last checkpoint"
     if state == "stopped":
         return f"it was {last.reason if last else 'stopped'}; {again} resumes it"
     if state == "failed":
@@ -190,6 +188,12 @@ def _queued(job: JobStatus, evidence: Evidence) -> str:
     if job.reason == "BeginTime":
         return f"nothing to do: requeued; Slurm holds it for about two minutes{why}"
     return f"waiting in the queue{why}"
+
+
+def _end(evidence: Evidence) -> str:
+    if failures(evidence.processes):
+        return f"it failed ({_error(evidence)})"
+    return "its processes ended without a message"
 
 
 def _error(evidence: Evidence) -> str:
