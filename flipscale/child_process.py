@@ -31,10 +31,14 @@ def kept_from_children(descriptor: int) -> Generator[None]:
         _kept.discard(descriptor)
 
 
-def keep_connections_from_children() -> None:
-    """Keep every TCP connection and listening port of this process from the children that it forks later."""
+def keep_connections_from_children(*, keep: bool = True) -> None:
+    """Keep every TCP connection and listening port of this process from the children that it forks later.
+
+    Args:
+        keep: Whether to do so from now on.
+    """
     global _keeps_connections
-    _keeps_connections = True
+    _keeps_connections = keep
 
 
 def die_with_parent(parent: int) -> None:

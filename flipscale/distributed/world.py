@@ -170,6 +170,7 @@ def leave_world() -> None:
     if dist.is_initialized():
         _groups.clear()
         dist.destroy_process_group()
+        keep_connections_from_children(keep=False)
 
 
 def _own_device(place: Placement) -> torch.device:

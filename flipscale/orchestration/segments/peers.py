@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from flipscale.distributed.placement import Placement
-from flipscale.orchestration.segments.process_exit import SECONDS_TO_LEAVE, exit_now
+from flipscale.orchestration.segments.process_exit import exit_now
 from flipscale.processes import own_mark
 from flipscale.runs.heartbeat import Heartbeat, read_heartbeats
 
@@ -41,17 +41,20 @@ def give_up(run: Path, place: Placement, start_again: Callable[[], bool]) -> NoR
 
     Call `await_reports` first. The process of the lowest rank that reported its end asks Slurm. One process
     of each other node does so after a while, in case that process ends before it could ask; Slurm takes the
-    first request.
+    first request. If nobody could ask, the batch script does.
 
     Args:
         run: The run directory.
         place: The placement of this process, in a job.
         start_again: The request to Slurm.
     """
-    # The others stay meanwhile: the job would be over with the first process that leaves.
+    # The others stay meanwhile, since srun ends all processes soon after the first one that leaves. They do
+    # not stay longer: the nodes are taken until the last one has left.
     beats = read_heartbeats(run, place.attempt)
     if any(beat.state == "failed" and beat.rank < place.rank for beat in beats):
-        time.sleep(SECONDS_TO_REPORT if place.local_rank == 0 else SECONDS_TO_LEAVE)
+        time.sleep(SECONDS_TO_REPORT)
+        if place.local_rank > 0:
+            exit_now(1)
 
     start_again()
     exit_now(1)

@@ -90,16 +90,38 @@ def test_wait_has_an_end(
     assert len(looks) == 9
 
 
-@pytest.mark.parametrize("leader", ["training", "failed"])
+@pytest.mark.parametrize(
+    ("leader", "local_rank", "acts"),
+    [
+        ("training", 0, ["ask", "exit"]),
+        ("training", 1, ["ask", "exit"]),
+        ("failed", 0, ["wait", "ask", "exit"]),
+        ("failed", 1, ["wait", "exit"]),
+    ],
+)
 def test_lowest_rank_that_reported_asks_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leader: ProcessState
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    leader: ProcessState,
+    local_rank: int,
+    acts: list[str],
 ) -> None:
-    """If the leading process left no word, nobody waits for it."""
-    waits: list[float] = []
-    monkeypatch.setattr(peers.time, "sleep", waits.append)
-    monkeypatch.setattr(peers, "exit_now", lambda code: None)
+    """If the leading process left no word, nobody waits for it. One process of each other node asks later."""
+    done: list[str] = []
+
+    def leave(code: int) -> None:
+        done.append("exit")
+        raise SystemExit(code)
+
+    def ask() -> bool:
+        done.append("ask")
+        return True
+
+    monkeypatch.setattr(peers.time, "sleep", lambda seconds: done.append("wait"))
+    monkeypatch.setattr(peers, "exit_now", leave)
     beat(tmp_path, 0, leader)
     beat(tmp_path, 1, "failed")
 
-    give_up(tmp_path, PLACE, lambda: bool(waits.append(0.0)))
-    assert waits == ([0.0] if leader == "training" else [1e6, 0.0])
+    with pytest.raises(SystemExit):
+        give_up(tmp_path, replace(PLACE, local_rank=local_rank), ask)
+    assert done == acts
