@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from flipscale.config.values import Default, FilledLine, Line, PositiveCount, PositiveFloat, Strict
 
@@ -28,6 +28,12 @@ class Model(Strict):
     @classmethod
     def _expand_bare_preset(cls, value: Any) -> Any:
         return {"preset": value} if isinstance(value, str) else value
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _drop_prefix(cls, value: Any) -> Any:
+        # OpenCLIP's prefix of directories: a job keeps the path, which the run records.
+        return value.removeprefix("local-dir:") if isinstance(value, str) else value
 
 
 class Reconstruction(Strict):

@@ -54,6 +54,7 @@ _CODE = (
     "Can only create new object",
     "Can only build",
     "must be imported",
+    "Unsupported operand",  # of pickles that torch.save does not write
 )
 _SCRIPTED = 'torch.jit.load(source, map_location="cpu").state_dict()'
 

@@ -66,6 +66,12 @@ def test_dump_keeps_overrides(write):
     assert (again.name, again.seed) == ("123", 2**63 - 1)
 
 
+def test_prefix_of_a_directory_of_weights_is_dropped(write):
+    """OpenCLIP writes it; a run records the path, and compares it with that of its later starts."""
+    for name in ("local-dir:out/model", "out/model"):
+        assert load_job(write(BASE), [f"model.weights={name}"]).model.weights == "out/model"
+
+
 def test_single_cadence_stands_for_a_list(write):
     job = load_job(write(BASE + "checkpoint: {every: 90s}\n"))
     assert job.checkpoint.every == (Cadence(90, "seconds"),)
