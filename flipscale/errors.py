@@ -14,6 +14,7 @@ Reason = Literal[
     "hang",  # a step did not end
     "bad_node",  # a node failed its check
     "data",  # a shard could not be read, after retries
+    "storage",  # the checkpoints could not be read, after retries
     "code",  # an unexpected exception
     "input",  # a UserError
     "out_of_memory",

@@ -25,6 +25,9 @@ def train(
         str | None,
         typer.Option(help="Stop cleanly after this long, e.g. 30min (exit 75).", show_default=False),
     ] = None,
+    from_zero: Annotated[
+        bool, typer.Option("--from-zero", help="Begin again although the run's checkpoints are lost.")
+    ] = False,
 ) -> None:
     """Train a job here, or in every process that torchrun starts; resume where it stopped."""
     loaded, run = _job_and_run(job, overrides or [])
@@ -36,7 +39,7 @@ def train(
     deadline = None if seconds is None else time.monotonic() + seconds
     stop = StopRequests(run.stop_file, deadline=deadline)
     stop.listen()
-    _train_segment(loaded, run, stop)
+    _train_segment(loaded, run, stop, from_zero=from_zero)
 
 
 def _job_and_run(path: Path, overrides: list[str]) -> tuple[Job, RunDirectory]:
@@ -61,7 +64,7 @@ def _seconds(time_limit: str | None) -> float | None:
         raise UserError(f"--time-limit: {error}") from None
 
 
-def _train_segment(job: Job, run: RunDirectory, stop: StopRequests) -> None:
+def _train_segment(job: Job, run: RunDirectory, stop: StopRequests, *, from_zero: bool) -> None:
     """Train in this process, which is one of those that a launcher started, until the segment ends."""
     from flipscale.distributed.placement import read_placement
     from flipscale.distributed.world import leave_world
@@ -81,7 +84,7 @@ def _train_segment(job: Job, run: RunDirectory, stop: StopRequests) -> None:
     error: BaseException | None = None
     try:
         with segment.locked() if world.leads else nullcontext():
-            train_steps(job, budget, segment)
+            train_steps(job, budget, segment, from_zero=from_zero)
     except BaseException as ended:
         error = ended
         raise

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from flipscale.child_process import keep_connections_from_children
 from flipscale.distributed.placement import Placement
-from flipscale.errors import RunError, UserError
+from flipscale.errors import RunError, StoppedEarly, UserError
 
 T = TypeVar("T")
 
@@ -85,6 +85,7 @@ class World:
         Raises:
             UserError: On every process, if the work raises it.
             RunError: On every process, if the work raises it.
+            StoppedEarly: On every process, if the work raises it.
         """
         if self.size == 1:
             return work()
@@ -93,7 +94,7 @@ class World:
         if self.leads:
             try:
                 outcome[0] = work()
-            except (UserError, RunError) as error:
+            except (UserError, RunError, StoppedEarly) as error:
                 outcome[1] = error
 
         _dist.broadcast_object_list(outcome, src=0, group=self._control_group())

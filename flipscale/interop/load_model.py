@@ -14,6 +14,7 @@ from flipscale.runs import checkpoint
 from flipscale.runs.checkpoint import Checkpoint
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.manifest import MANIFEST
+from flipscale.runs.resume_point import find_trained
 
 
 def is_model(path: Path) -> bool:
@@ -41,7 +42,7 @@ def load_model(path: Path, world: World) -> LoadedModel:
 
     if (path / "job.yaml").is_file():
         run = RunDirectory(path.resolve())
-        newest = world.lead(lambda: checkpoint.find(run.checkpoints))
+        newest = world.lead(lambda: find_trained(run))
         if newest is None:
             raise UserError(f"{path} has no whole checkpoint yet; train it first")
         return load_checkpoint(run, newest, device)

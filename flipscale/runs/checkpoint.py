@@ -10,9 +10,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-import shutil
+import os
+import stat
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,20 @@ from torch.distributed.checkpoint.state_dict_loader import (
     load as load_distributed,  # pyright: ignore[reportUnknownVariableType] - torch types PathLike without its item
 )
 
+from flipscale.config import Job
 from flipscale.errors import RunError, UserError
 from flipscale.progress import Progress
+from flipscale.runs.commit_order import in_order_of_commit
+from flipscale.runs.job_changes import saved_job
 from flipscale.runs.manifest import (
     LATEST,
-    checkpoints_in,
+    MANIFEST,
+    StoredFile,
     directory_name,
+    read_latest,
     read_manifest,
 )
+from flipscale.runs.storage import read_patiently
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +63,14 @@ class Checkpoint:
     permanent: bool
     job: dict[str, Any]
 
+    def saved_job(self) -> Job:
+        """Return the job that the checkpoint was saved with.
+
+        Raises:
+            UserError: If this version of flipscale cannot read the job.
+        """
+        return saved_job(self.path, self.job)
+
     def load(self, state: dict[str, Tensor]) -> None:
         """Fill the tensors of `state` in place; all processes of the group call it together.
 
@@ -63,6 +79,25 @@ class Checkpoint:
 
         Raises:
             UserError: If a name or a shape is not in the checkpoint.
+            RunError: If its files were changed since they were verified.
+            StoppedEarly: On every process, if the storage does not answer to one of them.
+        """
+        try:
+            read_patiently(lambda: self._load(state), self.path)
+        except OSError as error:
+            raise RunError(
+                f"{self.path} was changed while it was read ({error}); run the same command again",
+                kind="disk",
+            ) from None
+        except CheckpointException as error:
+            raise UserError(f"{self.path} does not fit this model: {reason_of(error)}") from None
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        """Load once.
+
+        Raises:
+            OSError: On every process, if a file cannot be read by one of them.
+            CheckpointException: If a name or a shape is not in the checkpoint.
         """
         try:
             load_distributed(
@@ -71,7 +106,12 @@ class Checkpoint:
                 no_dist=not dist.is_initialized(),
             )
         except CheckpointException as error:
-            raise UserError(f"{self.path} does not fit this model: {reason_of(error)}") from None
+            # All processes have the failures of all, so that they make the next attempt together.
+            causes = [cause for cause, _ in error.failures.values()]
+            for cause in causes:
+                if isinstance(cause, OSError):
+                    raise cause from None
+            raise
 
 
 class DamagedCheckpoint(Exception):
@@ -79,27 +119,31 @@ class DamagedCheckpoint(Exception):
 
 
 def find(root: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint, with a warning for each newer one that is damaged.
+    """Return the checkpoint that was committed last and is whole, with a warning for each damaged later one.
 
     Args:
         root: The directory of the checkpoints; it need not exist.
 
     Returns:
         The checkpoint; None if no checkpoint is whole.
+
+    Raises:
+        UserError: If a newer version of flipscale wrote one.
+        StoppedEarly: If the storage does not answer.
     """
-    names = sorted((entry.name for entry in root.glob("samples_*")), reverse=True) if root.exists() else []
+    listed = in_order_of_commit(root)
 
-    latest = root / LATEST
-    if latest.exists():
-        target = latest.read_text().strip()
-        if target not in names:
-            _log.warning("%s names %r, which does not exist; looking for another checkpoint", latest, target)
+    latest = read_latest(root)
+    if latest and latest not in [entry.path.name for entry in listed]:
+        _log.warning(
+            "%s names %r, which does not exist; looking for another checkpoint", root / LATEST, latest[:80]
+        )
 
-    for name in names:
+    for entry in reversed(listed):
         try:
-            return read(root / name)
+            return read(entry.path)
         except DamagedCheckpoint as damage:
-            _log.warning("skipping the damaged checkpoint %s: %s", root / name, damage)
+            _log.warning("skipping the damaged checkpoint %s: %s", entry.path, damage)
 
     return None
 
@@ -108,23 +152,28 @@ def read(path: Path) -> Checkpoint:
     """Verify one checkpoint against its manifest.
 
     Raises:
-        DamagedCheckpoint: If a file is missing, short or changed.
+        DamagedCheckpoint: If a file is missing, short, changed or not in the manifest.
+        UserError: If a newer version of flipscale wrote it.
+        StoppedEarly: If the storage does not answer.
     """
     try:
-        manifest = read_manifest(path)
+        manifest = read_patiently(lambda: read_manifest(path), path / MANIFEST)
+        names = read_patiently(lambda: os.listdir(path), path)
     except FileNotFoundError:
         raise DamagedCheckpoint("it has no manifest, so its save was never finished") from None
     except (OSError, ValueError) as error:
         raise DamagedCheckpoint(f"its manifest cannot be read ({error})") from None
 
-    for name, entry in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            raise DamagedCheckpoint(f"{name} is missing")
-        if file.stat().st_size != entry.bytes:
-            raise DamagedCheckpoint(f"{name} has {file.stat().st_size} bytes, not {entry.bytes}")
-        if sha256(file) != entry.sha256:
-            raise DamagedCheckpoint(f"the contents of {name} changed since it was written")
+    # The loader takes every file that it finds. Hidden names are those of file servers (.nfs...).
+    unknown = {name for name in names if not name.startswith(".")} - manifest.files.keys() - {MANIFEST}
+    if unknown:
+        raise DamagedCheckpoint(f"it holds {min(unknown)[:80]!r}, which is not of it; move that away")
+
+    for name, stored in manifest.files.items():
+        try:
+            read_patiently(partial(_check_file, path / name, stored), path / name)
+        except OSError:
+            raise DamagedCheckpoint(f"{name} is missing") from None
 
     return Checkpoint(path, manifest.progress, manifest.permanent, manifest.job)
 
@@ -138,6 +187,7 @@ def read_phase_end(root: Path, samples_seen: int) -> Checkpoint:
 
     Raises:
         RunError: If the checkpoint is damaged.
+        StoppedEarly: If the storage does not answer.
     """
     path = root / directory_name(samples_seen)
     try:
@@ -150,24 +200,20 @@ def read_phase_end(root: Path, samples_seen: int) -> Checkpoint:
         ) from None
 
 
-def prune(root: Path, keep_last: int) -> None:
-    """Delete committed checkpoints, except the newest `keep_last`, permanent and damaged ones.
+def _check_file(file: Path, stored: StoredFile) -> None:
+    """Compare a file with its entry in the manifest.
 
-    Args:
-        root: The directory of the checkpoints.
-        keep_last: How many of the newest checkpoints stay, permanent ones included.
+    Raises:
+        DamagedCheckpoint: If it is another.
+        OSError: If it cannot be read.
     """
-    newest_first = checkpoints_in(root)[::-1]
-    for checkpoint in newest_first[keep_last:]:
-        try:
-            if read_manifest(checkpoint.path).permanent:
-                continue
-        except (OSError, ValueError):
-            continue  # damaged: left for a person to look at
-
-        # The manifest first, so that a half-deleted directory never looks committed.
-        checkpoint.manifest.unlink()
-        shutil.rmtree(checkpoint.path)
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DamagedCheckpoint(f"{file.name} is not a file")
+    if status.st_size != stored.bytes:
+        raise DamagedCheckpoint(f"{file.name} has {status.st_size} bytes, not {stored.bytes}")
+    if sha256(file) != stored.sha256:
+        raise DamagedCheckpoint(f"the contents of {file.name} changed since it was written")
 
 
 def sha256(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +21,19 @@ from flipscale.distributed.world import World
 from flipscale.errors import RunError
 from flipscale.files import write_durably
 from flipscale.progress import Progress
-from flipscale.runs.checkpoint import prune, reason_of, sha256
+from flipscale.runs.checkpoint import reason_of, sha256
 from flipscale.runs.host_copy import HostCopy
-from flipscale.runs.manifest import LATEST, MANIFEST, Manifest, StoredFile, directory_name
+from flipscale.runs.manifest import (
+    LATEST,
+    MANIFEST,
+    Manifest,
+    StoredFile,
+    directory_name,
+    read_latest,
+)
+from flipscale.runs.pruning import Pruner
+from flipscale.runs.unfinished import discard, new_token, remove_unfinished, unfinished
 
-_UNFINISHED = "saving_"
 FILE_BYTES = 1 << 29
 """Bytes of a file, over the shares of all processes; a process holds its share of one file in memory."""
 
@@ -49,15 +56,14 @@ class CheckpointWriter:
         Args:
             root: The directory of the run's checkpoints.
             job: The resolved job as a document, which every manifest stores.
-            keep_last: How many checkpoints stay; see `checkpoint.prune`.
-            committed: Progress of the newest checkpoint that is already on disk.
+            keep_last: How many checkpoints stay; see `Pruner`.
+            committed: Progress of the checkpoint that this start resumed from.
             world: The processes of this start.
         """
         self.committed = committed
         """Progress of the newest checkpoint that is known to be whole on disk."""
         self._root = root
         self._job = job
-        self._keep_last = keep_last
         self._world = world
 
         # The background collectives need their own group: on a shared one they would meet those of training.
@@ -65,7 +71,9 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._copy = HostCopy()
         self._pending: Future[None] | None = None
-        self._start = world.lead(self._clear)
+        # Only the leading process deletes.
+        self._pruner: Pruner | None = None
+        self._start = world.lead(lambda: self._begin(keep_last))
 
     def prepare(self, state: Iterable[tuple[str, Tensor]]) -> None:
         """Take a first copy when training starts, so that the first save has its memory.
@@ -89,7 +97,7 @@ class CheckpointWriter:
         # The host copy is in use until the last save is committed.
         self.wait()
 
-        path = self._root / f"{_UNFINISHED}{progress.samples_seen:012d}.{self._start}"
+        path = unfinished(self._root, progress.samples_seen, self._start)
         self._agreed(path, lambda: path.mkdir(parents=True) if self._world.leads else None)
         copy = self._copy.take(state)
         self._pending = self._thread.submit(self._commit, path, copy, progress, permanent)
@@ -116,40 +124,54 @@ class CheckpointWriter:
         finally:
             self._thread.shutdown()
 
-    def _clear(self) -> str:
-        """Remove what interrupted saves have left, and return a name that only this start has."""
-        for unfinished in self._root.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
-        return secrets.token_hex(4)
+    def _begin(self, keep_last: int) -> str:
+        """Put right what a killed start has left, and return a name that only this start has.
+
+        Raises:
+            RunError: If the directory cannot be written.
+        """
+        remove_unfinished(self._root)
+        self._pruner = Pruner(self._root, self._job, keep_last, self.committed.samples_seen)
+
+        # A start may have been killed between the checkpoint and LATEST.
+        name = directory_name(self.committed.samples_seen)
+        try:
+            if (self._root / name).is_dir() and read_latest(self._root) != name:
+                write_durably(self._root / LATEST, name + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{self._root / LATEST} cannot be written: {reason_of(error)}", kind="disk"
+            ) from None
+        return new_token()
 
     def _commit(self, path: Path, copy: dict[str, Tensor], progress: Progress, permanent: bool) -> None:
         # Every file must be on disk before the manifest, which makes the checkpoint count.
         self._agreed(path, lambda: self._write(path, copy))
         described = self._agreed(path, lambda: _synced_files(path, self._world))
-        manifest = Manifest(
-            progress=progress,
-            permanent=permanent,
-            files={name: entry for part in described for name, entry in part.items()},
-            job=self._job,
-        )
+        files = {name: entry for part in described for name, entry in part.items()}
 
         def publish() -> None:
-            if not self._world.leads:
-                return
-
-            write_durably(path / MANIFEST, manifest.to_json())
-            final = self._root / directory_name(progress.samples_seen)
-            # A directory of that name is damaged: otherwise the run would have resumed from it.
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(path, final)
-
-            # Before the others know: even if one of them dies now, the checkpoint is on disk.
-            self.committed = progress
-            write_durably(self._root / LATEST, final.name + "\n")
-            prune(self._root, self._keep_last)
+            if self._pruner is not None:
+                manifest = Manifest(progress, permanent, files, self._job, self._pruner.commits + 1)
+                self._publish(path, manifest, self._pruner)
 
         self._agreed(path, publish)
         self.committed = progress
+
+    def _publish(self, path: Path, manifest: Manifest, pruner: Pruner) -> None:
+        """Make a whole checkpoint the newest of the run; only the leading process does so."""
+        write_durably(path / MANIFEST, manifest.to_json())
+        samples = manifest.progress.samples_seen
+        final = self._root / directory_name(samples)
+        # Whatever has that name is damaged: otherwise the run would have resumed from it.
+        if os.path.lexists(final):
+            discard(final, samples)
+        os.replace(path, final)
+
+        # Before the others know: even if one of them dies now, the checkpoint is on disk.
+        self.committed = manifest.progress
+        write_durably(self._root / LATEST, final.name + "\n")
+        pruner.committed(final)
 
     def _write(self, path: Path, copy: dict[str, Tensor]) -> None:
         own_sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in copy.items()}

@@ -139,20 +139,24 @@ def recorded_job(run: RunDirectory) -> Job:
     return load_job(run.job)
 
 
-def prepare(run: RunDirectory, job: Job, samples_seen: int) -> None:
+def prepare(run: RunDirectory, job: Job, samples_seen: int, saved: Job | None = None) -> None:
     """Create the directory or check that it belongs to this job, and record the job as it is now.
 
     Args:
         run: The run, which may not exist yet.
         job: The job of this start.
         samples_seen: Samples of the checkpoint that the run is resumed from; 0 for a new run.
+        saved: The job in the manifest of that checkpoint, which counts before the directory's own record:
+            a person may have edited job.yaml. None if there is no checkpoint.
 
     Raises:
         UserError: If the directory holds something else, or a job that differs in more than CHANGEABLE keys
             and phases that have not begun, or if it cannot be written.
     """
     check_not_foreign(run)
-    if run.job.exists():
+    if saved is not None:
+        check_same_job(run.path, saved, job, samples_seen)
+    elif run.job.exists():
         check_same_job(run.path, recorded_job(run), job, samples_seen)
 
     try:

@@ -12,7 +12,7 @@ from flipscale.files import read_regular, storage_problem
 from flipscale.runs.heartbeat import Heartbeat
 
 TRANSIENT: frozenset[Reason] = frozenset(
-    {"preempted", "timeout", "node_failure", "lost_process", "hang", "bad_node", "data", "killed"}
+    {"preempted", "timeout", "node_failure", "lost_process", "hang", "bad_node", "data", "storage", "killed"}
 )
 """Ends after which the same job is worth another start: their cause is outside of the run."""
 

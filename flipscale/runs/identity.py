@@ -13,6 +13,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from flipscale.config import TokenizerSource
+from flipscale.data.text.of_job import load_job_tokenizer
+from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.documents import read_as
 from flipscale.errors import UserError
 from flipscale.files import read_regular, write_durably
@@ -96,6 +99,30 @@ def read_identity(run: RunDirectory) -> DataIdentity:
     if counted != identity.samples or sum(identity.sources or [len(identity.shards)]) != len(identity.shards):
         raise UserError(f"{run.index} is damaged (its counts contradict each other); restore it")
     return identity
+
+
+def recorded_data(run: RunDirectory, source: TokenizerSource) -> tuple[DataIdentity, Tokenizer]:
+    """Return the data that a run was trained on, and the tokenizer that it keeps.
+
+    Args:
+        run: The run.
+        source: The `data.tokenizer` block of its job.
+
+    Raises:
+        UserError: If a file is missing or damaged, or if the tokenizer is another than the run began with.
+    """
+    try:
+        identity = read_identity(run)
+    except FileNotFoundError:
+        raise UserError(f"there is no {run.index}; restore it, or name a checkpoint within its run") from None
+
+    tokenizer = load_job_tokenizer(source, run.tokenizer)
+    if tokenizer.fingerprint != identity.tokenizer:
+        raise UserError(
+            f"{run.tokenizer} is not the tokenizer that the run was trained with; restore it (a start of the "
+            "run writes it again)"
+        )
+    return identity, tokenizer
 
 
 def _copy_tokenizer(directory: Path, save: Callable[[Path], None]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
 import yaml
+from pydantic import ValidationError
 
 from flipscale.budget import Budget
 from flipscale.config import Job, dump_job
+from flipscale.config.problems import describe_problem
 from flipscale.errors import UserError
 
 # Keys that may differ between two starts of a run: they change neither the samples nor the mathematics.
@@ -55,21 +57,67 @@ def check_same_job(path: Path, before: Job, now: Job, samples_seen: int) -> None
             f"{path} holds the run of the job {before.name!r}, not {now.name!r}; set another `output`"
         )
 
-    spans = Budget.of(before.phases, before.data.lanes).spans
-    begun = sum(span.start < samples_seen for span in spans)
     old = _leaves(yaml.safe_load(dump_job(before)))
     new = _leaves(yaml.safe_load(dump_job(now)))
-
     changed = [
         f"{key} was {old.get(key, 'not set')}, now {new.get(key, 'not set')}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not _may_change(key, begun)
+        for key in _changed_keys(before, now, samples_seen)
     ]
     if changed:
         raise UserError(
             f"the job file changed since {path} began: {'; '.join(changed)}; change it back, or set "
             f"another `output` (in a run only {', '.join(CHANGEABLE)} and phases not yet begun may change)"
         )
+
+
+def saved_job(checkpoint: Path, document: Mapping[str, object]) -> Job:
+    """Return the job that a checkpoint was saved with.
+
+    Args:
+        checkpoint: The checkpoint, for the message.
+        document: The job in its manifest.
+
+    Raises:
+        UserError: If this version of flipscale cannot read the job.
+    """
+    try:
+        return Job.model_validate(document)
+    except ValidationError as error:
+        raise UserError(
+            f"{checkpoint}: the job in its manifest is not one of this version of flipscale "
+            f"({describe_problem(Job, error)}); train with the version that wrote it"
+        ) from None
+
+
+def belongs_to(document: Mapping[str, object], job: Mapping[str, object], samples_seen: int) -> bool:
+    """Return whether a checkpoint is one of the run of a job.
+
+    Args:
+        document: The job in the manifest of the checkpoint.
+        job: The resolved job of the run, as a document.
+        samples_seen: Samples of the checkpoint.
+    """
+    if document == job:
+        return True
+    try:
+        before = Job.model_validate(document)
+        now = Job.model_validate(job)
+        return before.name == now.name and not _changed_keys(before, now, samples_seen)
+    except (ValidationError, UserError):
+        return False
+
+
+def _changed_keys(before: Job, now: Job, samples_seen: int) -> list[str]:
+    """Return the keys that differ and may not, sorted."""
+    spans = Budget.of(before.phases, before.data.lanes).spans
+    begun = sum(span.start < samples_seen for span in spans)
+    old = _leaves(yaml.safe_load(dump_job(before)))
+    new = _leaves(yaml.safe_load(dump_job(now)))
+    return [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not _may_change(key, begun)
+    ]
 
 
 def _may_change(key: str, phases_begun: int) -> bool:

@@ -8,9 +8,9 @@ from flipscale.budget import Budget
 from flipscale.config import Job
 from flipscale.orchestration.segments.segment import Segment
 from flipscale.progress import Progress
-from flipscale.runs import checkpoint
 from flipscale.runs.directory import prepare
 from flipscale.runs.identity import check_identity
+from flipscale.runs.resume_point import find_resume_point
 from flipscale.training.data import open_data
 from flipscale.training.loop import TrainingLoop
 from flipscale.training.precision import slow_in_bf16
@@ -19,13 +19,14 @@ from flipscale.training.stage import Stage
 _log = logging.getLogger(__name__)
 
 
-def train(job: Job, budget: Budget, segment: Segment) -> Progress:
+def train(job: Job, budget: Budget, segment: Segment, *, from_zero: bool = False) -> Progress:
     """Train a job until its budget is spent; all processes call it together.
 
     Args:
         job: The job.
         budget: The budget of the job; see `check_job`.
         segment: This start of the run.
+        from_zero: Whether it may begin at zero though its checkpoints are lost; see `find_resume_point`.
 
     Returns:
         The progress at the end of the budget.
@@ -39,9 +40,10 @@ def train(job: Job, budget: Budget, segment: Segment) -> Progress:
     world = segment.world
 
     # Find the progress first: the directory and the ledger are checked against it.
-    newest = world.lead(lambda: checkpoint.find(run.checkpoints))
+    newest = world.lead(lambda: find_resume_point(run, from_zero=from_zero))
     progress = newest.progress if newest else Progress()
-    world.lead(lambda: prepare(run, job, progress.samples_seen))
+    saved = newest.saved_job() if newest else None
+    world.lead(lambda: prepare(run, job, progress.samples_seen, saved))
     segment.begin(progress)
     if world.leads and job.sharding.precision == "bf16" and slow_in_bf16(world.device):
         _log.warning(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from support.saved_checkpoints import SINGLE, load, save, state_at
 
 from flipscale.distributed.world import World
 from flipscale.errors import RunError, UserError
@@ -23,29 +23,6 @@ from flipscale.progress import Progress
 from flipscale.runs import checkpoint
 from flipscale.runs.checkpoint_writer import CheckpointWriter
 from flipscale.runs.manifest import directory_name
-
-SINGLE = World(0, 1, 0, 1, torch.device("cpu"))
-
-
-def state_at(samples: int) -> dict[str, Tensor]:
-    torch.manual_seed(samples)
-    return {"model.a": torch.randn(300, 70), "exp_avg.a": torch.randn(300, 70), "model.b": torch.randn(1)}
-
-
-def save(root: Path, samples: int, *, permanent: bool = False, keep_last: int = 9) -> Path:
-    writer = CheckpointWriter(root, {"name": "x"}, keep_last, Progress(), SINGLE)
-    progress = Progress(samples_seen=samples, digest=OrderDigest(samples * 3), optimizer_steps=samples // 8)
-    writer.save(state_at(samples).items(), progress, permanent=permanent)
-    writer.close()
-    assert writer.committed == progress
-    return root / directory_name(samples)
-
-
-def load(newest: checkpoint.Checkpoint | None) -> dict[str, Tensor]:
-    assert newest is not None
-    state = {name: torch.zeros_like(tensor) for name, tensor in state_at(0).items()}
-    newest.load(state)
-    return state
 
 
 def test_saved_state_is_loaded_bit_for_bit(tmp_path: Path) -> None:
@@ -124,13 +101,6 @@ def test_save_replaces_the_files_of_an_interrupted_save(tmp_path: Path) -> None:
     save(tmp_path, 8)
     assert torch.equal(load(checkpoint.find(tmp_path))["model.a"], state_at(8)["model.a"])
     assert not (left / "shard-00007-model-00001-of-00001.safetensors").exists()
-
-
-def test_pruning_keeps_the_newest_and_the_permanent_checkpoints(tmp_path: Path) -> None:
-    for samples in (8, 16, 24, 32, 40):
-        save(tmp_path, samples, permanent=samples == 16, keep_last=2)
-    kept = sorted(int(path.name.split("_")[1]) for path in tmp_path.glob("samples_*"))
-    assert kept == [16, 32, 40]
 
 
 def test_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:

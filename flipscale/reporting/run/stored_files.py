@@ -45,7 +45,7 @@ def read_checkpoints(run: RunDirectory) -> list[CheckpointFacts]:
     A manifest that cannot be read is left out: its checkpoint is being deleted, or damaged, in which case
     `flipscale train` reports it.
     """
-    latest = read_latest(run)
+    latest = read_latest(run.checkpoints)
 
     checkpoints: list[CheckpointFacts] = []
     for checkpoint in committed_checkpoints(run):
