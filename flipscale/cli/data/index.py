@@ -23,12 +23,16 @@ def index(
         bool,
         typer.Option("--from-stats", help="Read no tar: take counts from img2dataset's SHARD_stats.json."),
     ] = False,
+    checksums: Annotated[
+        bool, typer.Option(help="Read local shards whole for checksums, which training compares.")
+    ] = True,
     allow_pipe: AllowPipe = None,
 ) -> None:
     """Scan shards once, so that training can read any sample at once; resume where it stopped."""
     from flipscale.addresses import without_secrets
     from flipscale.cli.console import progress_bar
     from flipscale.cli.data.cores import worker_count
+    from flipscale.data.shards.checksumming import can_have_checksums, write_checksums
     from flipscale.data.shards.indexing import build_index
     from flipscale.data.shards.storage import Storage
 
@@ -42,6 +46,10 @@ def index(
             storage=Storage(tuple(allow_pipe or ())),
             progress=bar.show,
         )
+
+    if checksums and can_have_checksums(built):
+        with progress_bar("checksums") as bar:
+            write_checksums(built, worker_count(workers), bar.show)
 
     fingerprint = built.fingerprint[:16]
     print(f"{out}: {built.samples} samples in {len(built.shards)} shards, fingerprint {fingerprint}")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ import numpy as np
 from braceexpand import braceexpand
 
 from flipscale.data.shards.brace_patterns import check_size
+from flipscale.data.shards.checksums import open_checksums, shard_checksums
 from flipscale.data.shards.index_directory import TABLE
 from flipscale.data.shards.remote import Status
 from flipscale.data.shards.storage import Storage, is_command, is_remote
@@ -88,6 +90,13 @@ class Index:
         return np.memmap(self.directory / TABLE, dtype=MEMBER, mode="r", shape=(self.samples,))
 
     @cached_property
+    def checksums(self) -> np.ndarray | None:
+        """The checksums of the samples, (samples,) of CHECKSUM; None if the index has none."""
+        if not self.has_members:
+            return None
+        return open_checksums(self.directory, self.fingerprint, self.samples)
+
+    @cached_property
     def first_rows(self) -> np.ndarray:
         """The number of each shard's first sample in the set, (shards,); also its row in `members`."""
         return np.concatenate([[0], np.cumsum(self.counts)[:-1]])
@@ -116,11 +125,16 @@ class Index:
         shard = int(np.searchsorted(self.first_rows, number, side="right")) - 1
         return self.shards[shard], number - int(self.first_rows[shard])
 
-    def verify(self, storage: Storage | None = None) -> None:
+    def verify(self, storage: Storage | None = None, only: Sequence[Shard] | None = None) -> None:
         """Check that the shards exist and did not change since they were indexed.
 
-        If there are many remote shards, only an evenly spaced choice is checked. `Storage.read` rejects the
-        others when they are read.
+        A local shard of the same size but another version may have been staged again: its content decides,
+        if the index has checksums. If there are many remote shards, only an evenly spaced choice is checked.
+        `Storage.read` rejects the others when they are read.
+
+        Args:
+            storage: Reports the size and version of a shard.
+            only: The shards to check; default: all.
 
         Raises:
             UserError: If a shard is missing or changed; the message names it.
@@ -132,11 +146,13 @@ class Index:
                 status = storage.status(shard.path)
             except OSError as error:
                 return f"{shard.path} cannot be opened ({error.strerror or error})"
-            return None if status == shard.status else f"{shard.path} changed since the index was made"
+            same = status == shard.status or self._has_same_content(shard, status)
+            return None if same else f"{shard.path} changed since the index was made"
 
-        remote = [shard for shard in self.shards if is_remote(shard.path) and not is_command(shard.path)]
+        shards = self.shards if only is None else only
+        remote = [shard for shard in shards if is_remote(shard.path) and not is_command(shard.path)]
         chosen = remote[:: -(-len(remote) // _VERIFIED_REMOTE) or 1]
-        local = [shard for shard in self.shards if not is_remote(shard.path)]
+        local = [shard for shard in shards if not is_remote(shard.path)]
 
         with ThreadPoolExecutor(_VERIFIED_AT_ONCE) as pool:
             problems = [p for p in pool.map(problem, [*local, *chosen]) if p]
@@ -147,6 +163,19 @@ class Index:
                 f"{problems[0]}{more}; restore the shards, or make the index in {self.directory} again "
                 "with `flipscale data index`"
             )
+
+    def _has_same_content(self, shard: Shard, status: Status) -> bool:
+        """Return whether a local shard with another version has the samples that were indexed.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        if status.bytes != shard.bytes or is_remote(shard.path) or self.checksums is None:
+            return False
+
+        first = int(self.first_rows[self.shards.index(shard)])
+        rows = slice(first, first + shard.samples)
+        return shard_checksums(shard.path, self.members[rows]).tobytes() == self.checksums[rows].tobytes()
 
 
 def shard_name(path: str) -> str:

@@ -17,10 +17,11 @@ from flipscale.files import read_regular
 INDEX = "index.json"
 TABLE = "members.bin"
 JOURNAL = "journal.jsonl"
+CHECKSUMS = "checksums.bin"
 TABLES = "members"
 """The folder of the members tables that were found on the first reads of shards."""
 
-_OWN_FILES = {INDEX, f"{INDEX}.partial", TABLE, JOURNAL, f"{JOURNAL}.partial"}
+_OWN_FILES = {name + end for name in (INDEX, JOURNAL, CHECKSUMS) for end in ("", ".partial")} | {TABLE}
 _JOURNAL_START = b'{"members": '
 _FOLDER = re.compile(r"[0-9]{4,}")
 _SHARD_TABLE = re.compile(r"[0-9]{7,}\.npz(\.[0-9a-f]{32}\.partial)?")

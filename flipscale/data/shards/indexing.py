@@ -129,6 +129,7 @@ def _remove_old(directory: Path) -> None:
     """Remove the index that is in the directory, but for the table that the journal belongs to."""
     try:
         (directory / index_directory.INDEX).unlink(missing_ok=True)
+        (directory / index_directory.CHECKSUMS).unlink(missing_ok=True)
         index_directory.remove_tables(directory)  # of the shards as they were
     except OSError as error:
         raise UserError(f"the index directory {directory} cannot be made: {error.strerror}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import zlib
 from collections import OrderedDict
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -96,7 +97,25 @@ class ShardSource:
         row = self.member(shard, ordinal)
         size = int(row[f"{column}_bytes"])
         check_size(_KINDS[column], size)
-        return self.bytes(shard, int(row[column]), size)
+        data = self.bytes(shard, int(row[column]), size)
+        self._check_content(shard, ordinal, column, data)
+
+        return data
+
+    def _check_content(self, shard: int, ordinal: int, column: Column, data: bytes) -> None:
+        """Compare a content with its checksum, if there is one.
+
+        Raises:
+            UserError: If they differ.
+        """
+        sums = self.index.checksums
+        if sums is None or column == "cls":
+            return
+        if zlib.crc32(data) != int(sums[self.index.first_rows[shard] + ordinal][column]):
+            raise UserError(
+                f"the {_KINDS[column]} of sample {ordinal} of {self._of(shard).path} is not the one that was "
+                "indexed (its checksum differs); restore the shard, or make the index again for a new run"
+            )
 
     def bytes(self, shard: int, offset: int, size: int) -> bytes:
         """Return part of a shard.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,7 +29,7 @@ def check_data(candidate: Candidate) -> str:
 
     try:
         if index is not None:
-            replace(index, shards=tuple(_spread(index.shards))).verify(storage)
+            index.verify(storage, _spread(index.shards))
             return f"{index.samples} samples in {len(index.shards)} shards, index in {index.directory}"
         for path in _spread(paths):
             _check_shard(path, storage, data.train)
