@@ -30,6 +30,11 @@ def print_summary(summary: DataSummary) -> None:
     )
     for damage in summary.damaged_shards:
         print(f"{damage.path} is damaged: {damage.reason}")
+    if summary.images_of_no_sample:
+        print(
+            f"{sum(summary.images_of_no_sample.values())} images belong to no sample, since a key ends at "
+            f"the first dot of a name: {next(iter(summary.images_of_no_sample))}"
+        )
     if summary.oddities:
         print("worth a look: " + ", ".join(f"{n} {name}" for name, n in summary.oddities.items()))
 

@@ -23,7 +23,7 @@ from flipscale.data.samples.augment import View
 from flipscale.data.samples.captions import CaptionFields
 from flipscale.data.samples.decode import open_image, render
 from flipscale.data.shards.storage import Storage
-from flipscale.data.shards.tar import NotATar, scan
+from flipscale.data.shards.tar import NotATar, Strays, scan
 from flipscale.data.shards.tar_members import Member, TarDamage, read_members
 from flipscale.errors import UserError
 
@@ -44,6 +44,7 @@ class ShardReport:
     caption_words: Counter[int] = field(default_factory=Counter[int])  # words per good caption
     captions: Counter[str] = field(default_factory=Counter[str])  # samples with a caption, by its source
     oddities: Counter[str] = field(default_factory=Counter[str])  # members that are worth a look
+    strays: Strays = field(default_factory=Strays)
     repeated_keys: list[str] = field(default_factory=list[str])  # every repeat of a key in this shard
     # uint64 (samples, 2): hashes of each sample's key and image (0 if the image is missing).
     hashes: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.uint64))
@@ -111,6 +112,7 @@ def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None
 
     report.samples = len(scanned.keys)
     report.damage = scanned.damage
+    report.strays = scanned.strays
     report.oddities = _oddities(file)
     report.hashes = np.zeros((len(scanned.keys), 2), np.uint64)
 

@@ -41,6 +41,7 @@ class DataSummary:
     duplicate_images: int
     captions: dict[str, int]  # samples that have a caption there, by the name of its source
     oddities: dict[str, int]  # members that are worth a look, the most frequent first
+    images_of_no_sample: dict[str, int]  # per shard that has some: the first of them and their number
     shorter_side_pixels: dict[str, int]  # quantiles over the good images
     caption_words: dict[str, int]  # quantiles over the good captions
 
@@ -73,6 +74,11 @@ def summarize(reports: Sequence[ShardReport]) -> DataSummary:
         duplicate_images=len(duplicates(hashes[:, 1])),
         captions=_captions(reports),
         oddities=dict(oddities.most_common()),
+        images_of_no_sample={
+            f"{report.strays.first} in {report.path}": report.strays.count
+            for report in reports
+            if report.strays.count
+        },
         shorter_side_pixels=_quantiles(shorter_sides(reports)),
         caption_words=_quantiles(caption_lengths(reports)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from flipscale.addresses import without_secrets
 from flipscale.child_process import die_with_parent
 from flipscale.data.shards import index_directory
 from flipscale.data.shards.index import Damage, Index, Shard, expand_shards
@@ -20,11 +22,12 @@ from flipscale.data.shards.index_document import write_index
 from flipscale.data.shards.journal import IndexKind, Journal, JournalEntry
 from flipscale.data.shards.remote import Status
 from flipscale.data.shards.storage import Storage, is_command, is_remote
-from flipscale.data.shards.tar import MEMBER, NotATar, scan
+from flipscale.data.shards.tar import MEMBER, NotATar, Strays, scan
 from flipscale.errors import UserError
 
 _RECORDED_AT_ONCE = 64  # most shards that a killed command scans again
 _REMOTE_AT_ONCE = 8  # remote shards per process at a time; scanning one is mostly waiting
+_log = logging.getLogger(__name__)
 
 Report = Callable[[int, int], None]
 """A function that is called with the shards done and the shards in total."""
@@ -37,6 +40,7 @@ class _ScannedShard:
     shard: Shard
     members: np.ndarray | None  # MEMBER (samples,); None for an index without the table
     damage: str | None
+    strays: Strays
 
 
 def build_index(
@@ -82,7 +86,7 @@ def build_index(
     with open(directory / index_directory.TABLE, "r+b" if journal.rows(len(shards)) else "wb") as table:
         table.truncate(journal.rows(len(shards)) * MEMBER.itemsize)
         table.seek(0, os.SEEK_END)
-        for scanned in _record(_map(read, paths[len(shards) :], workers), table, journal):
+        for scanned in _record(_warned(_map(read, paths[len(shards) :], workers)), table, journal):
             shards.append(scanned.shard)
             if scanned.damage is not None:
                 damaged.append(Damage(scanned.shard.path, scanned.shard.samples, scanned.damage))
@@ -100,6 +104,21 @@ def build_index(
     journal.remove()
 
     return index
+
+
+def _warned(results: Iterator[_ScannedShard]) -> Iterator[_ScannedShard]:
+    """Yield the results; the first with images that no sample has is warned of."""
+    silent = True
+    for scanned in results:
+        if scanned.strays.count and silent:
+            silent = False
+            _log.warning(
+                "%s in %s belongs to no sample, since a key ends at the first dot; `flipscale data check` "
+                "counts such images",
+                scanned.strays.first,
+                without_secrets(scanned.shard.path),
+            )
+        yield scanned
 
 
 def _record(results: Iterator[_ScannedShard], table: BinaryIO, journal: Journal) -> Iterator[_ScannedShard]:
@@ -185,7 +204,7 @@ def _scan_shard(path: str, *, storage: Storage, keep: bool) -> _ScannedShard:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
     shard = Shard(path, len(result.members), status.bytes, status.version)
-    return _ScannedShard(shard, result.members if keep else None, result.damage)
+    return _ScannedShard(shard, result.members if keep else None, result.damage, result.strays)
 
 
 def _read_stats(path: str, *, storage: Storage, keep: bool) -> _ScannedShard:
@@ -213,4 +232,4 @@ def _read_stats(path: str, *, storage: Storage, keep: bool) -> _ScannedShard:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
-    return _ScannedShard(Shard(path, samples, status.bytes, status.version), None, None)
+    return _ScannedShard(Shard(path, samples, status.bytes, status.version), None, None, Strays())

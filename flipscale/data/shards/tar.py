@@ -47,6 +47,21 @@ class Sample(NamedTuple):
     row: tuple[int, ...]  # as MEMBER
 
 
+@dataclass
+class Strays:
+    """The images that belong to no sample, since their names have more than one dot: KEY.x.jpg."""
+
+    count: int = 0
+    first: str = ""
+    """The name of the first one."""
+
+    def add(self, name: str, extension: str) -> None:
+        """Count a member if it is such an image."""
+        if extension.rpartition(".")[2] in IMAGE_EXTENSIONS:
+            self.first = self.first or name
+            self.count += 1
+
+
 @dataclass(frozen=True)
 class Scan:
     """The samples of one tar."""
@@ -54,6 +69,7 @@ class Scan:
     keys: list[str]
     members: np.ndarray  # MEMBER (samples,)
     damage: str | None  # why the tar ends before its last sample does; None if the tar is whole
+    strays: Strays
 
 
 def scan(file: BinaryIO) -> Scan:
@@ -63,27 +79,32 @@ def scan(file: BinaryIO) -> Scan:
         NotATar: If the file does not begin as a tar.
     """
     samples: list[Sample] = []
+    strays = Strays()
     damage: str | None = None
     try:
-        samples.extend(read_samples(file))
+        samples.extend(read_samples(file, strays))
     except TarDamage as error:
         if not samples and not begins_as_tar(file):
             raise NotATar(str(error)) from None
         damage = f"{error} after {len(samples)} samples"
 
     rows = np.array([sample.row for sample in samples], dtype=MEMBER)
-    return Scan([sample.key for sample in samples], rows, damage)
+    return Scan([sample.key for sample in samples], rows, damage, strays)
 
 
-def read_samples(file: BinaryIO) -> Iterator[Sample]:
+def read_samples(file: BinaryIO, strays: Strays | None = None) -> Iterator[Sample]:
     """Yield each sample: consecutive members of one key with an image or a caption.
 
     The sample of a member that damage cuts is left out, since it may be incomplete.
 
+    Args:
+        file: The tar.
+        strays: Counts the images that belong to no sample.
+
     Raises:
         TarDamage: See `read_members`.
     """
-    group = _Group()
+    group = _Group(strays or Strays())
     try:
         for member in read_members(file):
             yield from group.add(member)
@@ -99,7 +120,8 @@ def read_samples(file: BinaryIO) -> Iterator[Sample]:
 class _Group:
     """The consecutive members of one key, up to the first that ends their sample."""
 
-    def __init__(self) -> None:
+    def __init__(self, strays: Strays) -> None:
+        self._strays = strays
         self._key = ""
         self._fields: set[int] = set()
         self._row = [0] * 6
@@ -108,7 +130,10 @@ class _Group:
         """Add a member; yield the sample that it ends."""
         key, extension = split_name(member.name)
         field = FIELDS.get(extension)
-        if field is None or not member.is_file:
+        if not member.is_file:
+            return
+        if field is None:
+            self._strays.add(member.name, extension)
             return
 
         if key != self._key or field in self._fields:

@@ -12,6 +12,8 @@ import pytest
 from support.indices import indexed, refused
 from support.shards import caption, encoded, good, picture, write_shards, write_tar
 
+from flipscale.data.checks.scan import Checking, check_shards
+from flipscale.data.checks.summary import summarize
 from flipscale.data.shards.index import Index, expand_shards
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
@@ -102,6 +104,23 @@ def test_group_with_an_image_or_a_caption_is_a_sample(tmp_path):
     ]
     assert [ShardSource(index).key(0, row) for row in range(5)] == ["0", "1", "2", "5", "6"]
     assert contents(index, 4) == {"cls": b"3", "image": JPEG, "text": TEXT}
+
+
+def test_images_of_no_sample_are_named(tmp_path, caplog):
+    """Keys with dots dropped out of index, check and quarantine without a word."""
+    members = [
+        *good(0),
+        ("photo 2.0 4.jpg", JPEG),
+        ("photo 2.0 4.txt", TEXT),
+        ("b.x.PNG", JPEG),
+        ("b.x.json", b""),
+    ]
+    path = write_tar(tmp_path / "0.tar", members)
+    assert indexed(path).samples == 1
+    assert f"photo 2.0 4.jpg in {path} belongs to no sample" in caplog.text
+    assert len(caplog.records) == 1
+    summary = summarize(list(check_shards([str(path)], Checking(10**6), 1)))
+    assert summary.images_of_no_sample == {f"photo 2.0 4.jpg in {path}": 2}
 
 
 def test_a_key_that_comes_twice_makes_two_samples(tmp_path):
