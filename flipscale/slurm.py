@@ -23,6 +23,7 @@ _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 # The states of jobs that Slurm will still start, and of those that it has started and not ended.
 _PENDING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
 _STARTED = frozenset({"RUNNING", "SUSPENDED", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"})
+_UNUSABLE = ("down", "drain", "drng", "fail", "unk", "inval")  # beginnings of sinfo's short states
 LIVE_STATES = _PENDING | _STARTED
 
 _NO_ANSWER = ("timed out", "Unable to contact")  # in messages about a controller that is busy or gone
@@ -71,8 +72,12 @@ def is_node_name(text: str) -> bool:
     return _NODE_NAME.fullmatch(text) is not None
 
 
-def run_slurm(*command: str) -> str:
+def run_slurm(*command: str, stdin: str | None = None) -> str:
     """Run a command of Slurm and return what it prints.
+
+    Args:
+        command: The command and its arguments.
+        stdin: What it reads; None for nothing.
 
     Raises:
         SlurmError: If Slurm refuses the command.
@@ -87,7 +92,13 @@ def run_slurm(*command: str) -> str:
     environment = {**os.environ, "SLURM_TIME_FORMAT": "standard"}  # a user may prefer another one
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
+            command,
+            env=environment,
+            input=stdin or "",
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise NoAnswerError(f"{command[0]} did not answer within {_SECONDS} s") from None
@@ -117,6 +128,36 @@ def read_partitions() -> dict[str, dict[str, str]]:
     """Return the settings of every partition (MaxTime, GraceTime, PreemptMode, ...) by its name."""
     records = [_fields(line) for line in run_slurm("scontrol", "show", "partition", "-o").splitlines()]
     return {record["PartitionName"]: record for record in records if "PartitionName" in record}
+
+
+def read_nodes(partition: str | None) -> list[str]:
+    """Return the names of the nodes of a partition that are not down or drained.
+
+    Args:
+        partition: Name of the partition; None for the cluster's default.
+    """
+    nodes: list[str] = []
+    for line in run_slurm("sinfo", "--noheader", "--Node", "--format=%P|%N|%t").splitlines():
+        name, node, state = line.split("|", 2)
+        wanted = name.endswith("*") if partition is None else name.removesuffix("*") == partition
+        if wanted and not state.startswith(_UNUSABLE):
+            nodes.append(node)
+    return nodes
+
+
+def expand_node_list(nodes: str) -> list[str]:
+    """Return the names that an abbreviated list such as n[1-3,7] stands for."""
+    return run_slurm("scontrol", "show", "hostnames", nodes).split()
+
+
+def exclude_nodes(job_id: str, nodes: Sequence[str]) -> None:
+    """Let a job that waits avoid nodes, and no others.
+
+    Args:
+        job_id: The id of the job.
+        nodes: Names, or abbreviated lists as in `expand_node_list`.
+    """
+    run_slurm("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={','.join(nodes)}")
 
 
 def read_node_address(node: str) -> str:

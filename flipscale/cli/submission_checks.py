@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from flipscale.config import Job, Site
 from flipscale.errors import UserError
+from flipscale.orchestration.checks.acceptance import check_acceptance, examine_blamed_nodes
 from flipscale.orchestration.checks.cluster import examine_cluster
 from flipscale.orchestration.checks.finding import Finding, run_check
 from flipscale.orchestration.checks.job import preflight
@@ -18,13 +19,16 @@ from flipscale.slurm import SlurmError
 Runs = Sequence[tuple[RunDirectory, Job]]
 
 
-def check_submission(runs: Runs, site: Site, cluster: str, *, dry_run: bool) -> list[Finding]:
+def check_submission(
+    runs: Runs, site: Site, cluster: str, *, script: str | None, dry_run: bool
+) -> list[Finding]:
     """Check the jobs and the cluster; with several jobs, the name of a finding begins with its job's.
 
     Args:
         runs: The run directories with their jobs.
         site: The site of the cluster.
         cluster: "slurm" or "local".
+        script: The batch script; None without Slurm.
         dry_run: Whether a Slurm that does not answer is only a warning.
 
     Raises:
@@ -37,13 +41,18 @@ def check_submission(runs: Runs, site: Site, cluster: str, *, dry_run: bool) -> 
             findings.append(replace(finding, name=name))
 
     if cluster == "slurm":
-        findings += _cluster_findings(runs[0][1], site, dry_run)
+        findings += _cluster_findings(runs, site, script or "", dry_run)
     return findings
 
 
-def _cluster_findings(job: Job, site: Site, dry_run: bool) -> list[Finding]:
+def _cluster_findings(runs: Runs, site: Site, script: str, dry_run: bool) -> list[Finding]:
+    allocation = resolve_allocation(runs[0][1], site)
     try:
-        return examine_cluster(site, resolve_allocation(job, site))
+        return [
+            *examine_cluster(site, allocation),
+            *examine_blamed_nodes([run for run, _ in runs], site, allocation),
+            run_check("sbatch", lambda: check_acceptance(script)),
+        ]
     except (UserError, SlurmError) as error:
         if dry_run:
             return [Finding("Slurm", "warning", f"its settings are not known: {error}")]

@@ -74,6 +74,8 @@ class Site(Strict):
     """Features that nodes must have, as sbatch takes them."""
     exclude: Lines = ()
     """Nodes never to use, as names or ranges such as n[3-5]."""
+    exclude_blamed: bool = True
+    """Whether a job avoids the nodes that two segments of its run blame for their end, if enough remain."""
     gpus_per_node: Count | None = None
     """GPUs that a node has; 0 for a cluster without GPUs; default: as many as the job asks for."""
     gpu: FilledLine | None = None

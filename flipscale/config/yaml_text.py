@@ -42,7 +42,7 @@ def read_text_file(path: Path) -> str:
     """Return the text of a file of people's size.
 
     Raises:
-        OSError: If it cannot be read, or is no regular file: a device has no end, and a pipe no beginning.
+        OSError: If it cannot be read, or is not a regular file: a device has no end.
         UnicodeDecodeError: If it is not UTF-8.
     """
     with open_regular(path) as file:

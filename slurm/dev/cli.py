@@ -44,7 +44,7 @@ def _run(cluster: DevelopmentCluster, options: argparse.Namespace) -> int:
         case "status":
             return status(cluster, options.json)
         case "env":
-            cluster.check_runs()
+            cluster.check_exists()  # its controller may be down: the variables help to look for the cause
             for key, value in _environment(cluster).items():
                 print(f"export {key}={shlex.quote(value)}")
         case "node-kill":

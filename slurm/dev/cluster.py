@@ -186,6 +186,11 @@ class DevelopmentCluster:
             state["jobs"] = [dict(zip(keys, line, strict=True)) for line in lines]
         return state
 
+    def check_exists(self) -> None:
+        """Raise ClusterError unless the cluster was started once."""
+        if not self.files.is_planned:
+            raise ClusterError(f"There is no cluster in {self.directory}; start it with `up`.")
+
     def check_runs(self) -> None:
         """Raise ClusterError unless the controller is alive."""
         if not self.files.is_planned or self.daemons.pid("slurmctld") is None:

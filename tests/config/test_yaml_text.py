@@ -75,7 +75,7 @@ def test_endless_quantity_with_a_unit_is_refused(write, text: str):
 
 
 @pytest.mark.parametrize("kind", ["device", "fifo", "directory", "socket"])
-def test_what_is_no_file_is_refused_without_waiting(write, tmp_path: Path, kind: str):
+def test_devices_and_pipes_are_refused_without_waiting(write, tmp_path: Path, kind: str):
     odd = tmp_path / "odd.yaml"
     if kind == "device":
         odd = Path("/dev/zero")

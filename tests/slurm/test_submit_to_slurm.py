@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from support.cluster_handle import Cluster
 from support.tiny_run import TinyRun
 
-from flipscale.config import load_job
+from flipscale.config import load_job, load_site
+from flipscale.orchestration.cluster.blamed_nodes import avoidance
 from flipscale.runs.directory import existing_run
 from flipscale.runs.ledger import read_ledger
 from flipscale.runs.submissions import Submission, read_submissions
@@ -125,6 +127,76 @@ def test_refusal_of_the_cluster_is_one_sentence(
     assert done.stderr.splitlines()[-1].startswith("error: Slurm refused the job: ")
     assert "Traceback" not in done.stderr
     assert cluster.squeue() == {}
+
+
+def test_a_job_that_would_wait_for_ever_is_refused(
+    cluster: Cluster, make: Callable[..., TinyRun], tmp_path: Path
+):
+    run = make(nodes=2)
+    site = tmp_path / "site.yaml"
+    cores = cluster.run("sinfo", "--noheader", "--partition=low", "--format=%c").stdout.split()[0]
+    site.write_text(yaml.safe_dump({"extends": str(SITE), "cpus_per_process": int(cores) + 1}))
+
+    done = submit(cluster, run.job, site=site, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("Requested node configuration is not available") == 1
+    assert "correct cpus_per_process" in done.stderr
+    assert not run.output.exists()
+    assert cluster.squeue() == {}
+
+    (judged,) = [
+        finding
+        for finding in json.loads(submit(cluster, run.job, "--dry-run", "--json", site=site).stdout)[
+            "preflight"
+        ]
+        if finding["check"] == "sbatch"
+    ]
+    assert judged["level"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"setup": ["true", "module load nothing"]}, "a setup line of the site failed: module load nothing"),
+        ({"setup": "source {}/failing.sh"}, "a setup line of the site failed: source"),
+        (
+            {"python": "/nowhere/python"},
+            "this command does not start flipscale here: env --block-signal=TERM",
+        ),
+    ],
+    ids=["line", "file", "python"],
+)
+def test_a_start_without_what_it_needs_ends_at_once(
+    cluster: Cluster, make: Callable[..., TinyRun], tmp_path: Path, changes: dict[str, Any], message: str
+):
+    (tmp_path / "failing.sh").write_text("false\nfalse\nreturn 3\n")
+    text = yaml.safe_dump({"extends": str(SITE), **changes}).replace("{}", str(tmp_path))
+    site = tmp_path / "site.yaml"
+    site.write_text(text)
+    run = make()
+    submit(cluster, run.job, site=site)
+
+    job = last(run).job_id
+    assert cluster.wait_for(job, "FAILED", 60)["ExitCode"] == "2:0"
+    assert message in (run.output / "logs" / f"{job}_0_log.err").read_text()
+
+
+def test_a_requeued_job_avoids_a_blamed_node(
+    cluster: Cluster, make: Callable[..., TinyRun], held_site: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = make()
+    submit(cluster, run.job, site=held_site)
+    job = last(run).job_id
+    (run.output / "ledger.jsonl").write_text(2 * (json.dumps({"suspects": ["n1"]}) + "\n"))
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+
+    avoid = avoidance(existing_run(run.output), load_site(held_site), job)
+    avoid()
+    assert cluster.job(job)["ExcNodeList"] == "n1"
+
+    cluster.run("scontrol", "release", job)
+    assert cluster.wait_for(job, "COMPLETED", 120)["NodeList"] != "n1"
+    assert read_ledger(run.output)[-1].nodes != ("n1",)
 
 
 @pytest.mark.long

@@ -24,11 +24,15 @@ PARTITIONS = (
     "PartitionName=closed Default=NO MaxTime=UNLIMITED PreemptMode=OFF State=DOWN TotalNodes=4\n"
     "PartitionName=lost Default=NO MaxTime=UNLIMITED PreemptMode=CANCEL GraceTime=60 State=UP TotalNodes=4\n"
 )
-_TOOLS = ("sh", "bash", "env", "true", "cat", "sleep")
+SINFO = "".join(f"low*|n{number}|idle\nshort|n{number}|idle\n" for number in range(1, 5))
+_TOOLS = ("sh", "bash", "env", "true", "cat", "sleep", "tr")
 _ANSWERS = {
-    "sbatch": 'cat "$1" >> {root}/submitted; cat {root}/refusal >&2; [ -s {root}/refusal ] && exit 1; '
+    "sbatch": '[ "$1" = --test-only ] && {{ cat > {root}/judged; cat {root}/verdict >&2; '
+    "if [ -s {root}/verdict ]; then exit 1; else exit 0; fi; }}; "
+    'cat "$1" >> {root}/submitted; cat {root}/refusal >&2; [ -s {root}/refusal ] && exit 1; '
     "echo Submitted batch job 7",
-    "scontrol": 'cat {root}/"$2"',
+    "scontrol": 'if [ "$2" = hostnames ]; then echo "$3" | tr , "\\n"; else cat {root}/"$2"; fi',
+    "sinfo": "cat {root}/sinfo",
     "squeue": "cat {root}/queue",
     "srun": "cat {root}/nodes >&2; exit $(cat {root}/nodes_exit)",
 }
@@ -53,6 +57,7 @@ class FakeSlurm:
 
         fake = cls(root)
         fake.answers(config=CONFIG, partition=PARTITIONS, queue="", refusal="", nodes="", nodes_exit="0")
+        fake.answers(sinfo=SINFO, verdict="")
         return fake
 
     @property

@@ -137,7 +137,10 @@ def _restart(cluster: ClusterSettings) -> str:
         return "chain: the next job is submitted to start when this one ends"
     if cluster.settings.get("JobRequeue") == "0":
         return "requeue: JobRequeue is 0 here, which --requeue overrides for this job"
-    return "requeue: the same job waits for nodes again"
+    return (
+        "requeue: the same job waits for nodes again; Slurm holds it for about two minutes first, and with "
+        "restart: chain a waiting job follows within seconds"
+    )
 
 
 def _preemption(cluster: ClusterSettings) -> str:

@@ -29,6 +29,8 @@ from typing import Final
 from submitit.slurm.slurm import SlurmExecutor
 
 from flipscale.config import Site
+from flipscale.errors import UserError
+from flipscale.formatting import control_character
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.script_end import last_lines
 from flipscale.runs.directory import RunDirectory
@@ -48,6 +50,12 @@ sh -c {visibility_command}
 if [ $? -eq {unseen} ]; then exit 2; fi
 export SLURM_NTASKS="$((SLURM_NNODES * {tasks_per_node}))"
 """
+
+# A line of the site's setup that fails ends the job at once; else the training would begin without what the
+# line was for. What fails within a file that a line sources counts only by the end of that line.
+GUARD: Final = """\
+trap 'if [ "${#BASH_SOURCE[@]}" -eq 1 ]; then \
+echo "flipscale: a setup line of the site failed: $BASH_COMMAND" >&2; exit 2; fi' ERR"""
 
 # A network file system may show a new file late, so a node looks three times within 6 s.
 VISIBILITY: Final = """\
@@ -114,7 +122,13 @@ class SlurmScript(SlurmExecutor):
 def write_script(
     runs: Sequence[RunDirectory], allocation: Allocation, site: Site, options: ScriptOptions
 ) -> SlurmScript:
-    """Return the script for one run, or the script of an array for several runs."""
+    """Return the script for one run, or the script of an array for several runs.
+
+    Raises:
+        UserError: If the path of a run cannot be written into a script.
+    """
+    for run_directory in runs:
+        _check_path(run_directory.path)
     array = len(runs) > 1
     script = SlurmScript(options.folder, site)
 
@@ -138,6 +152,19 @@ def write_script(
         additional_parameters=extra | site.sbatch,
     )
     return script
+
+
+def _check_path(path: Path) -> None:
+    text = str(path)
+    if (sign := control_character(text)) is not None:
+        raise UserError(
+            f"the run directory {text!r} contains {sign!r}, which would end a line of the batch script; set "
+            "another `output`"
+        )
+    if unusable := sorted(set(text) & set("%\\")):
+        raise UserError(
+            f"{path} contains {unusable[0]!r}, which has a meaning for Slurm; set another `output`"
+        )
 
 
 def sbatch_options(allocation: Allocation, site: Site, options: ScriptOptions) -> dict[str, _Option | None]:
@@ -167,7 +194,9 @@ def _setup(run: str, site: Site, allocation: Allocation) -> list[str]:
         unseen=UNSEEN,
         tasks_per_node=tasks_per_node(site, allocation),
     )
-    lines = [*first.removesuffix("\n").split("\n"), *site.setup]
+    lines = first.removesuffix("\n").split("\n")
+    if site.setup:
+        lines += [GUARD, *site.setup, "trap - ERR"]
 
     cpus = _cpus_per_task(site, allocation)
     if cpus is not None:
@@ -178,7 +207,16 @@ def _setup(run: str, site: Site, allocation: Allocation) -> list[str]:
     lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
 
     # The last lines must follow a failed srun, whatever the site's lines have set.
-    return [*lines, "set +e"]
+    return [*lines, "set +e", _python_check(site)]
+
+
+def _python_check(site: Site) -> str:
+    """Return a line of shell that ends the job with a message if its Python cannot start flipscale."""
+    command = python_command(site)
+    sentence = shlex.quote(f"flipscale: this command does not start flipscale here: {command}")
+    fix = shlex.quote("flipscale: correct python or setup in the site file, or install flipscale for it")
+    check = f"{command} -c 'import flipscale, submitit'"
+    return f"{check} || {{ echo {sentence} >&2; echo {fix} >&2; exit 2; }}"
 
 
 def visibility_command(file: str, run: str) -> str:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from pathlib import Path
+from shlex import quote
 
-from flipscale.config import Site
+from flipscale.config import Job, Site
 from flipscale.errors import UserError
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.local_executor import controller_lives
 from flipscale.runs.directory import RunDirectory
-from flipscale.runs.ledger import read_ledger
+from flipscale.runs.manifest import committed_samples
 from flipscale.runs.submissions import (
     Submission,
     SubmittedJob,
     append_submission,
     read_submitted_jobs,
 )
-from flipscale.slurm import SlurmError, is_node_name, query_queue, read_configuration
-
-_BLAMED_TWICE = 2
+from flipscale.slurm import SlurmError, query_queue, read_configuration
 
 
 def record_submission(
@@ -66,10 +64,18 @@ def living_jobs(run: RunDirectory) -> list[SubmittedJob]:
     ]
 
 
-def suspected_nodes(run: RunDirectory) -> list[str]:
-    """Return the nodes that at least two segments of the run blame for their end."""
-    blamed = Counter(node for segment in read_ledger(run.path) for node in set(segment.suspects))
-    return sorted(node for node, times in blamed.items() if times >= _BLAMED_TWICE and is_node_name(node))
+def check_work_left(run: RunDirectory, job: Job) -> None:
+    """Check that a run has not spent the budget of its job.
+
+    Raises:
+        UserError: If a checkpoint holds the whole budget.
+    """
+    total = sum(phase.samples for phase in job.phases)
+    if committed_samples(run) >= total:
+        raise UserError(
+            f"{run.path} is done: its budget of {total:,} samples is spent; use it (`flipscale export "
+            f"{quote(str(run.path))} OUT`), or add a phase to the job to train more"
+        )
 
 
 def logs(run: RunDirectory) -> Path:

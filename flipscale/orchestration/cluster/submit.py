@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import re
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
-from shlex import quote
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from flipscale.config import Job, Site
 from flipscale.errors import UserError
-from flipscale.files import write_durably
-from flipscale.formatting import control_character
 from flipscale.orchestration.cluster.allocation import Allocation, resolve_allocation
 from flipscale.orchestration.cluster.batch_script import ScriptOptions, SlurmScript, write_script
+from flipscale.orchestration.cluster.blamed_nodes import blamed_nodes
 from flipscale.orchestration.cluster.launcher import Launch
 from flipscale.orchestration.cluster.local_executor import DetachedExecutor
+from flipscale.orchestration.cluster.refusals import explain_refusal
+from flipscale.orchestration.cluster.reservation import reserved
 from flipscale.orchestration.cluster.submission import (
-    living_jobs,
     logs,
     record_submission,
-    suspected_nodes,
 )
-from flipscale.runs.directory import RunDirectory, prepare
-from flipscale.runs.manifest import committed_samples
+from flipscale.runs.directory import RunDirectory
 from flipscale.runs.submissions import ClusterKind, Submission, SubmittedJob
-
-TOKEN = "token"
-"""The file by which a node sees that it shares the run directory."""
 
 
 def submit_run(
@@ -59,7 +49,7 @@ def submit_run(
     """
     allocation = resolve_allocation(job, site)
 
-    with _reserved(run, job, dependency):
+    with reserved(run, job, dependency):
         if cluster == "slurm":
             script = script_for([(run, job)], site, dependency=dependency)
             (job_id,) = _submit(script, [run], site)
@@ -90,7 +80,7 @@ def submit_array(
 
     with ExitStack() as stack:
         for run, job in runs:
-            stack.enter_context(_reserved(run, job, None))
+            stack.enter_context(reserved(run, job, None))
 
         # The links must exist before the job does: its elements may start at once.
         folder.mkdir()
@@ -130,7 +120,6 @@ def script_for(
     for path, times in paths.items():
         if times > 1:
             raise UserError(f"{times} of these jobs write to {path}; give each its own name or output")
-        _check_path(path)
     allocation = _common_allocation([job for _, job in runs], site)
 
     (first_run, first_job), *others = runs
@@ -140,11 +129,11 @@ def script_for(
         folder = folder / f"array_{secrets.token_hex(4)}"
         name = f"{name}_and_{len(others)}_more"
 
-    suspects = {node for run, _ in runs for node in suspected_nodes(run)}
+    blamed = blamed_nodes([run for run, _ in runs], site, allocation)
     options = ScriptOptions(
         folder=folder,
         name=name,
-        exclude=sorted(suspects - set(site.exclude)),
+        exclude=blamed.left_out,
         dependency=dependency,
         at_most=at_most,
     )
@@ -160,52 +149,13 @@ def require_slurm() -> None:
         )
 
 
-@contextmanager
-def _reserved(run: RunDirectory, job: Job, dependency: str | None) -> Generator[None]:
-    """Prepare the run directory, and keep other submissions of the run out while the context is open."""
-    if not run.job.exists():
-        prepare(run, job, 0)  # makes the directory, unless it holds something else
-
-    with _submit_lock(run):
-        for other in living_jobs(run):
-            if other.job_id != dependency:
-                raise UserError(
-                    f"job {other.job_id} of {run.path} is queued or running already; look with `flipscale "
-                    f"status {quote(str(run.path))}`, or end it first with `flipscale cancel "
-                    f"{quote(str(run.path))}`"
-                )
-
-        prepare(run, job, committed_samples(run))
-        logs(run).mkdir(exist_ok=True)
-        if not (run.path / TOKEN).exists():
-            write_durably(run.path / TOKEN, "A node that does not see this file shares no run with us.\n")
-        if dependency is None:
-            run.forget_stop_request()  # whoever submits a run wants it to continue
-        yield
-
-
-@contextmanager
-def _submit_lock(run: RunDirectory) -> Generator[None]:
-    descriptor = os.open(run.path / "submit.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another submission of {run.path} is in progress; wait until it has ended"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _submit(script: SlurmScript, runs: Sequence[RunDirectory], site: Site) -> list[str]:
     """Submit the script; return one job id per run."""
     require_slurm()
     try:
         jobs = script.submit_array([Launch(str(run.path), site.launcher) for run in runs])
     except (FailedJobError, FailedSubmissionError) as error:
-        raise UserError(f"Slurm refused the job: {_reason(str(error))}") from None
+        raise UserError(explain_refusal(str(error))) from None
     finally:
         # A refused submission leaves files of submitit behind.
         for pattern in (".submission_file_*", f"{'[0-9a-f]' * 32}.pkl"):
@@ -229,22 +179,3 @@ def _difference(one: Allocation, other: Allocation) -> str:
     ours = asdict(one)
     theirs = asdict(other)
     return ", ".join(f"{key} {ours[key]} and {theirs[key]}" for key in ours if ours[key] != theirs[key])
-
-
-def _check_path(path: Path) -> None:
-    text = str(path)
-    if (sign := control_character(text)) is not None:
-        raise UserError(
-            f"the run directory {text!r} contains {sign!r}, which would end a line of the batch script; set "
-            "another `output`"
-        )
-    if unusable := sorted(set(text) & set("%\\")):
-        raise UserError(
-            f"{path} contains {unusable[0]!r}, which has a meaning for Slurm; set another `output`"
-        )
-
-
-def _reason(error: str) -> str:
-    """Return sbatch's message without its prefix."""
-    lines = [re.sub(r"^sbatch: (error: )?", "", line).strip() for line in error.splitlines()]
-    return "; ".join(line for line in lines if line) or "it gave no reason"

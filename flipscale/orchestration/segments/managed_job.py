@@ -17,6 +17,7 @@ from flipscale import slurm
 from flipscale.config import Site
 from flipscale.distributed.placement import Placement
 from flipscale.errors import Reason, UserError
+from flipscale.orchestration.cluster.blamed_nodes import avoidance
 from flipscale.orchestration.cluster.submit import submit_run
 from flipscale.orchestration.segments.job_times import SlurmTimes, slurm_times
 from flipscale.orchestration.segments.peers import give_up
@@ -25,10 +26,8 @@ from flipscale.runs.failures import slurm_verdict
 from flipscale.runs.submissions import Submission, read_submissions
 from flipscale.slurm import NoAnswerError, SlurmError
 
+# Seconds before the limit in which it causes a stop: Slurm warns up to a minute early, on a coarse clock.
 _NEAR_THE_LIMIT = 120.0
-"""Seconds before the time limit in which the limit causes a stop: Slurm warns up to a minute early, on a
-coarse clock."""
-
 _REPEATS = 3  # of a question that Slurm did not answer
 _PAUSE = 5.0  # seconds between two of these
 _RECORD_SECONDS = 60.0  # in which a submission writes its record
@@ -193,6 +192,8 @@ class ManagedJob:
         if shutil.which("scontrol") is None:
             return self._follow(f"{self.place.node} has no scontrol")
 
+        # Ask before the request: Slurm ends this process soon after it.
+        avoid = avoidance(self.run, self.site, self.place.job_id)
         try:
             slurm.run_slurm("scontrol", "requeue", self.place.job_id)
         except NoAnswerError:
@@ -204,6 +205,7 @@ class ManagedJob:
                 return "Slurm has requeued the job already"
             return self._follow(str(refusal))
 
+        avoid()
         return f"job {self.place.job_id} is requeued"
 
     def _look(self) -> dict[str, str]:

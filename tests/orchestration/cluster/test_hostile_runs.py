@@ -212,7 +212,7 @@ def damage(attempt: Attempt, chosen: Sequence[tuple[Path, tuple[Any, ...], Any]]
             attempt((path.relative_to(attempt.run), shape and shape[:10]))
 
 
-def test_some_damaged_fields_are_no_commands_and_no_tracebacks(attempt: Attempt):
+def test_some_damaged_fields_become_neither_commands_nor_tracebacks(attempt: Attempt):
     attempt("whole")
     assert attempt.submitted == 1
     assert "#SBATCH --exclude=n2\n" in attempt.fake.submitted()
@@ -242,8 +242,8 @@ def test_only_a_node_name_is_excluded(attempt: Attempt, node: str):
     assert "#SBATCH --exclude=n3\n" in attempt.fake.submitted()
 
 
-@pytest.mark.parametrize("name", ["samples_good", "samples_", "samples_-5", "samples_5 copy"])
-def test_a_directory_that_is_no_checkpoint_is_left_alone(attempt: Attempt, name: str):
+@pytest.mark.parametrize("name", ["samples_good", "samples_²", "samples_", "samples_-5", "samples_5 copy"])
+def test_a_directory_with_another_name_does_not_count_as_a_checkpoint(attempt: Attempt, name: str):
     copied = attempt.run / "checkpoints" / name
     copied.mkdir()
     (copied / "manifest.json").write_text("{}")
@@ -254,7 +254,7 @@ def test_a_directory_that_is_no_checkpoint_is_left_alone(attempt: Attempt, name:
 @pytest.mark.parametrize(
     "job_id", ["--me", "-u root", "5; touch stolen", "5\n6", "²", "", "1" * 30, "5_x", "5,6"]
 )
-def test_what_is_no_job_id_never_reaches_slurm(fake: FakeSlurm, attempt: Attempt, job_id: str):
+def test_only_a_job_id_reaches_slurm(fake: FakeSlurm, attempt: Attempt, job_id: str):
     write(attempt.run / "submissions.jsonl", [LINE | {"job_id": job_id}])
     assert [job.job_id for job in tail_submissions(RunDirectory(attempt.run), 10**6)] == [""]
     with pytest.raises(UserError, match=r"submissions.jsonl, line 1 is damaged \(its job_id: .*restore"):

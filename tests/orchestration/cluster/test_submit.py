@@ -6,10 +6,12 @@ import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from support.fake_slurm import FakeSlurm
-from support.submitting import WriteSite, check_syntax, submit
+from support.submitting import WriteSite, check_syntax, dry_run, submit
 from support.tiny_run import TinyRun
 
 from flipscale.config import Site, load_job, load_site
@@ -104,7 +106,12 @@ def test_a_run_is_submitted_once(fake: FakeSlurm, site: WriteSite, tiny_run: Cal
             submit(job, site=site())
 
 
-def test_nodes_blamed_twice_are_left_out(fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun]):
+def test_nodes_blamed_twice_are_left_out(
+    fake: FakeSlurm,
+    site: WriteSite,
+    tiny_run: Callable[..., TinyRun],
+    capsys: pytest.CaptureFixture[str],
+):
     run = tiny_run(cluster={"gpus_per_node": 1})
     submit(run.job, site=site())
 
@@ -112,6 +119,84 @@ def test_nodes_blamed_twice_are_left_out(fake: FakeSlurm, site: WriteSite, tiny_
     (run.output / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     submit(run.job, site=site(exclude=["n9"]))
     assert "#SBATCH --exclude=n9,n2\n" in fake.submitted()
+    assert "n2: two segments of the run blame it, and the job avoids it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("listed", "changes", "excluded", "why"),
+    [
+        (2, {}, None, "the job may use it, because too few other nodes remain"),
+        (3, {}, "n2", "the job avoids it"),
+        (4, {"exclude": ["n1"]}, "n1,n2", "the job avoids it"),
+        (3, {"exclude": ["n1"]}, "n1", "because too few other nodes remain"),
+        (4, {"exclude_blamed": False}, None, "because exclude_blamed is false"),
+    ],
+)
+def test_blamed_nodes_never_lock_a_run_out(
+    fake: FakeSlurm,
+    site: WriteSite,
+    tiny_run: Callable[..., TinyRun],
+    capsys: pytest.CaptureFixture[str],
+    listed: int,
+    changes: dict[str, Any],
+    excluded: str | None,
+    why: str,
+):
+    # The job needs two nodes of those that the partition has; n9 belongs to another cluster.
+    fake.answers(sinfo="".join(f"low*|n{number}|idle\n" for number in range(1, listed + 1)))
+    run = tiny_run(cluster={"gpus_per_node": 1, "nodes": 2})
+    submit(run.job, site=site())
+    capsys.readouterr()
+    lines = [{"suspects": ["n2", "n9"]}] * 3
+    (run.output / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (fake.root / "submitted").unlink()
+
+    submit(run.job, site=site(**changes))
+
+    assert ("#SBATCH --exclude=" in fake.submitted()) == (excluded is not None)
+    assert excluded is None or f"#SBATCH --exclude={excluded}\n" in fake.submitted()
+    assert why in capsys.readouterr().err
+
+
+def test_nodes_that_slurm_does_not_list_are_not_counted(
+    fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun]
+):
+    run = tiny_run(cluster={"gpus_per_node": 1, "nodes": 2})
+    submit(run.job, site=site())
+    (run.output / "ledger.jsonl").write_text(2 * (json.dumps({"suspects": ["n2"]}) + "\n"))
+    states = {"n1": "idle", "n2": "mix", "n3": "drain", "n4": "down*"}
+    fake.answers(sinfo="".join(f"low*|{node}|{state}\n" for node, state in states.items()))
+    submit(run.job, site=site())
+    assert "--exclude" not in fake.submitted()
+
+
+def test_a_finished_run_is_not_submitted_again(
+    fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun]
+):
+    tiny = tiny_run(cluster={"gpus_per_node": 1})
+    submit(tiny.job, site=site())
+    run = run_directory(load_job(tiny.job))
+    total = sum(phase.samples for phase in load_job(tiny.job).phases)
+    checkpoint = run.checkpoints / f"samples_{total:012d}"
+    checkpoint.mkdir()
+    (checkpoint / "manifest.json").touch()
+    before = fake.submitted()
+
+    # Its job may still be leaving: what is done is said, not what could be cancelled.
+    fake.answers(queue="7|COMPLETING||n1\n")
+    for queue in ("7|COMPLETING||n1\n", ""):
+        fake.answers(queue=queue)
+        with pytest.raises(UserError, match=r"is done: its budget of 792 samples is spent; .*add a phase"):
+            submit(run.path, site=site())
+        with pytest.raises(UserError, match="is done: its budget"):
+            submit_run(run, load_job(tiny.job), Site(gpus_per_node=0), cluster="slurm")
+    assert fake.submitted() == before
+
+    more = yaml.safe_load(tiny.job.read_text())
+    more["phases"].append({**more["phases"][1], "name": "more"})
+    tiny.job.write_text(yaml.safe_dump(more))
+    submit(tiny.job, site=site())
+    assert fake.submitted() != before
 
 
 def test_several_jobs_are_an_array_in_which_each_has_its_own_run(
@@ -142,18 +227,31 @@ def test_several_jobs_are_an_array_in_which_each_has_its_own_run(
         submit(runs[0].job, bigger.job, site=site())
 
 
-def test_message_of_slurm_is_passed_on(fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun]):
+def test_message_of_slurm_is_passed_on(
+    fake: FakeSlurm,
+    site: WriteSite,
+    tiny_run: Callable[..., TinyRun],
+    capsys: pytest.CaptureFixture[str],
+):
     run = tiny_run(cluster={"gpus_per_node": 1})
 
     fake.answers(refusal="sbatch: error: Batch job submission failed: Invalid account\n")
     with pytest.raises(UserError) as raised:
         submit(run.job, site=site())
-    assert str(raised.value) == "Slurm refused the job: Batch job submission failed: Invalid account"
-    assert list((run.output / "logs").iterdir()) == []
+    assert str(raised.value) == "Slurm refused the job: Invalid account; correct account in the site file"
+    assert not run.output.exists()
     assert read_submissions(run_directory(load_job(run.job))) == []
 
-    fake.answers(refusal="")
+    fake.answers(refusal="", verdict="sbatch: error: invalid partition specified: x\nallocation failure: y\n")
+    with pytest.raises(UserError, match=r"the job: invalid partition specified: x; y; correct partition in"):
+        submit(run.job, site=site())
+    assert not run.output.exists()
+    shown = dry_run(capsys, run.job, site=site())
+    assert [line["level"] for line in shown["preflight"] if line["check"] == "sbatch"] == ["error"]
+
+    fake.answers(verdict="")
     submit(run.job, site=site())
+    assert (fake.root / "judged").read_text() in fake.submitted() + "\n"
     assert len(read_submissions(run_directory(load_job(run.job)))) == 1
 
 

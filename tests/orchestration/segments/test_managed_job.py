@@ -6,18 +6,18 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from support.fake_slurm import FakeSlurm
 from support.submitting import WriteSite, submit
 from support.tiny_run import TinyRun
 
+from flipscale.config import Site
 from flipscale.distributed.placement import Placement
 from flipscale.orchestration.segments import managed_job as requeue
 from flipscale.orchestration.segments.managed_job import ManagedJob
 from flipscale.runs.directory import RunDirectory
-from flipscale.runs.submissions import read_submissions
+from flipscale.runs.submissions import Submission, read_submissions
 from flipscale.slurm import SlurmError
 
 
@@ -29,7 +29,8 @@ class WithoutSuccessor(ManagedJob):
 @pytest.fixture
 def managed(tmp_path: Path) -> ManagedJob:
     place = Placement(job_id="7", restarts=2, nodes=("n1",))
-    return WithoutSuccessor(RunDirectory(tmp_path), place, cast("Any", None), 0.0)
+    submission = Submission(0.0, "slurm", "7", 1, 1, "", 600, False, None, Site(gpus_per_node=0))
+    return WithoutSuccessor(RunDirectory(tmp_path), place, submission, 0.0)
 
 
 def scontrol(directory: Path, monkeypatch: pytest.MonkeyPatch, *, silent: int) -> Path:

@@ -22,12 +22,15 @@
 srun --overlap --mpi=none --kill-on-bad-exit=0 --chdir=/ --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" sh -c 'for wait in 0 2 4; do sleep $wait; test -e /scratch/flip/vitb16/token && exit 0; done; echo "flipscale: ${SLURMD_NODENAME:-$(hostname)} does not see the run directory, which must be on a file system that all nodes share:" /scratch/flip/vitb16 >&2; exit 66'
 if [ $? -eq 66 ]; then exit 2; fi
 export SLURM_NTASKS="$((SLURM_NNODES * 4))"
+trap 'if [ "${#BASH_SOURCE[@]}" -eq 1 ]; then echo "flipscale: a setup line of the site failed: $BASH_COMMAND" >&2; exit 2; fi' ERR
 module purge
 module load gcc/13 cuda/12.6
 source /project/4711/venv/bin/activate
+trap - ERR
 export SRUN_CPUS_PER_TASK=16
 export NCCL_SOCKET_IFNAME=hsn0
 set +e
+env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 python -c 'import flipscale, submitit' || { echo 'flipscale: this command does not start flipscale here: env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 python' >&2; echo 'flipscale: correct python or setup in the site file, or install flipscale for it' >&2; exit 2; }
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -21,6 +21,7 @@ export SLURM_NTASKS="$((SLURM_NNODES * 1))"
 export SRUN_CPUS_PER_TASK=1
 export OMP_NUM_THREADS=1
 set +e
+env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 /opt/flipscale/bin/python -c 'import flipscale, submitit' || { echo 'flipscale: this command does not start flipscale here: env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 /opt/flipscale/bin/python' >&2; echo 'flipscale: correct python or setup in the site file, or install flipscale for it' >&2; exit 2; }
 
 # command
 export SUBMITIT_EXECUTOR=slurm
