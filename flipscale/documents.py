@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -67,24 +68,36 @@ def read_as(kind: type[T], path: Path, fix: str = "restore it") -> T:
         OSError: If the file cannot be read.
     """
     try:
-        return typed(kind, read_object(path, fix))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); {fix}") from None
+        return parse_as(kind, read_regular(path))
+    except (IsADirectoryError, ValueError) as error:
+        how = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} is damaged ({how}); {fix}") from None
 
 
-def typed(kind: type[T], record: dict[str, Any]) -> T:
-    """Return a JSON object as a dataclass; keys that the class does not know are left out.
-
-    Args:
-        kind: The dataclass. Its fields may have bounds (`Annotated[int, Field(ge=0)]`).
-        record: The object, with lists in the place of tuples.
+def typed(kind: type[T], record: Mapping[str, Any]) -> T:
+    """Return a JSON object as a dataclass, as `parse_as` does.
 
     Raises:
         ValueError: If a field is missing, has another type, or is out of range; the message says which.
     """
+    return parse_as(kind, json.dumps(record).encode())
+
+
+def parse_as(kind: type[T], text: bytes) -> T:
+    """Return the JSON object of a text as a dataclass; keys that the class does not know are left out.
+
+    Args:
+        kind: The dataclass. Its fields may have bounds (`Annotated[int, Field(ge=0)]`).
+        text: The text; arrays are tuples.
+
+    Raises:
+        ValueError: If it holds no object, or if a field is missing, has another type, or is out of range; the
+            message says which, with `it` for the text.
+    """
     try:
-        return cast("T", _adapter(kind).validate_json(json.dumps(record), strict=True))
+        return cast("T", _adapter(kind).validate_json(text, strict=True))
     except ValidationError as invalid:
+        parse_object(text)  # names what is wrong with a text that holds no object
         first = invalid.errors(include_url=False, include_input=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"its {key or 'content'}: {first['msg']}") from None

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flipscale.documents import parse_object, typed
+from flipscale.documents import parse_as, parse_object
 from flipscale.errors import UserError
 from flipscale.files import naming, open_regular, read_regular, set_aside, write_durably
 
@@ -41,19 +41,24 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [_parsed(path, number, line) for number, line in enumerate(_whole_lines(path), 1)]
 
 
-def read_as(kind: type[T], path: Path) -> list[T]:
-    """Return the records of a file as dataclasses; see `read` and `documents.typed`.
+def read_as(kind: type[T], path: Path, fix: str = "restore the file") -> list[T]:
+    """Return the records of a file as dataclasses; see `read` and `documents.parse_as`.
+
+    Args:
+        kind: The dataclass.
+        path: The file.
+        fix: What a person can do about a damaged line, for the message.
 
     Raises:
         UserError: If a line is damaged: a field is missing, has another type, or is out of range.
         OSError: If the file cannot be read.
     """
     lines: list[T] = []
-    for number, record in enumerate(read(path), 1):
+    for number, line in enumerate(_whole_lines(path), 1):
         try:
-            lines.append(typed(kind, record))
+            lines.append(parse_as(kind, line))
         except ValueError as error:
-            raise _damage(path, number, error) from None
+            raise _damage(path, number, error, fix) from None
     return lines
 
 
@@ -145,8 +150,8 @@ def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise _damage(path, number, error) from None
 
 
-def _damage(path: Path, number: int, how: ValueError) -> UserError:
-    return UserError(f"{path}, line {number} is damaged: {how}; restore the file")
+def _damage(path: Path, number: int, how: ValueError, fix: str = "restore the file") -> UserError:
+    return UserError(f"{path}, line {number} is damaged: {how}; {fix}")
 
 
 def _object_of(line: bytes) -> dict[str, Any] | None:

@@ -9,8 +9,6 @@ from pydantic import Field
 
 from flipscale import jsonl
 from flipscale.config import Site
-from flipscale.documents import typed
-from flipscale.errors import UserError
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.records import number, text
 from flipscale.slurm import JOB_ID, is_job_id
@@ -120,13 +118,4 @@ def tail_submissions(run: RunDirectory, limit: int) -> list[RecordedJob]:
 
 
 def _read(run: RunDirectory, kind: type[_Line]) -> list[_Line]:
-    lines: list[_Line] = []
-    for place, record in enumerate(jsonl.read(run.submissions), 1):
-        try:
-            lines.append(typed(kind, record))
-        except ValueError as error:
-            raise UserError(
-                f"{run.submissions}, line {place} is damaged ({error}); restore the line, or remove it if "
-                "its job has ended"
-            ) from None
-    return lines
+    return jsonl.read_as(kind, run.submissions, "restore the line, or remove it if its job has ended")

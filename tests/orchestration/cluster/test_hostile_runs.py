@@ -257,7 +257,7 @@ def test_a_directory_with_another_name_does_not_count_as_a_checkpoint(attempt: A
 def test_only_a_job_id_reaches_slurm(fake: FakeSlurm, attempt: Attempt, job_id: str):
     write(attempt.run / "submissions.jsonl", [LINE | {"job_id": job_id}])
     assert [job.job_id for job in tail_submissions(RunDirectory(attempt.run), 10**6)] == [""]
-    with pytest.raises(UserError, match=r"submissions.jsonl, line 1 is damaged \(its job_id: .*restore"):
+    with pytest.raises(UserError, match=r"submissions.jsonl, line 1 is damaged: its job_id: .*restore"):
         submit(attempt.run, site=attempt.site)
 
     for name in ("scontrol", "sacct", "scancel", "squeue"):
