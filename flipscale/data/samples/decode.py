@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ except ImportError:
 WEB_KINDS: tuple[Kind, ...] = ("jpeg", "png", "webp")
 """The kinds of image that img2dataset writes."""
 
+_SCALES = (8, 4, 2)  # factors by which decoding can shrink a JPEG
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _FILTER = {"bicubic": "catmull_rom", "bilinear": "bilinear"}  # the names of Pillow's filters elsewhere
 
@@ -95,6 +97,13 @@ def whole(image: EncodedImage) -> npt.NDArray[np.uint8]:
     return _decoded(image, 1)
 
 
+def decode_at_every_scale(image: EncodedImage) -> None:
+    """Decode an image in each way that `render` and `whole` may choose, whatever the outcome."""
+    for scale in (1, *_SCALES):
+        with suppress(BadSample):
+            _decoded(image, scale if image.header.kind == "jpeg" else 1)
+
+
 def _scale(image: EncodedImage, view: View, size: int) -> int:
     """Return the factor by which decoding shrinks an image: 1, 2, 4 or 8.
 
@@ -105,7 +114,7 @@ def _scale(image: EncodedImage, view: View, size: int) -> int:
 
     left, top, right, bottom = view.box
     side = min(right - left, bottom - top)
-    return next((scale for scale in (8, 4, 2) if side >= scale * size), 1)
+    return next((scale for scale in _SCALES if side >= scale * size), 1)
 
 
 def _decoded(image: EncodedImage, scale: int) -> npt.NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from flipscale.data.order.mixture import Mixture
 from flipscale.data.quarantine import BadRecord, BadSample
 from flipscale.data.samples.augment import DRAWS, random_views
 from flipscale.data.samples.captions import CaptionFields, Captions
-from flipscale.data.samples.decode import EncodedImage, open_image, render
+from flipscale.data.samples.decode import EncodedImage, decode_at_every_scale, open_image, render
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.errors import UserError
@@ -66,6 +66,9 @@ class SampleReader:
         self._settings = settings
         self._captions = Captions(CaptionFields(settings.captions, lanes.seed), source)
         self._bad: set[tuple[int, int]] = set()
+        self.in_progress: Int64s = np.zeros(2, np.int64)
+        """Shard and ordinal of the sample that is being decoded; -1 between samples. A loader worker's are
+        in memory that it shares with the training process."""
 
     def read(self, positions: Int64s, image_size: int | None = None) -> Chunk:
         """Return the samples at `positions`. The next good sample of its window replaces each unusable one.
@@ -102,6 +105,15 @@ class SampleReader:
             bad,
         )
 
+    def exclude(self, shard: int, ordinal: int, reason: str) -> BadRecord:
+        """Count a sample as unusable from now on, and return its record."""
+        return self._record_bad(shard, ordinal, reason)
+
+    def decode_everywhere(self, shard: int, ordinal: int) -> None:
+        """Decode a sample at every scale, in a process that this may crash."""
+        data = self._source.content(shard, ordinal, "image")
+        decode_at_every_scale(open_image(data, self._settings.max_image_pixels))
+
     def _fill(
         self,
         places: list[int],
@@ -118,6 +130,7 @@ class SampleReader:
             shard, ordinal = int(samples.shards[i]), int(samples.ordinals[i])
             if (shard, ordinal) in self._bad:
                 continue
+            self.in_progress[:] = shard, ordinal
             try:
                 captions[i], image = self._open(shard, ordinal, int(positions[i]))
                 opened.append((i, image))
@@ -132,11 +145,13 @@ class SampleReader:
             shard, ordinal = int(samples.shards[i]), int(samples.ordinals[i])
             if (shard, ordinal) in self._bad:
                 continue
+            self.in_progress[:] = shard, ordinal
             try:
                 images[i] = render(image, view, images.shape[-1], augmentation.interpolation)
             except BadSample as error:
                 bad.append(self._record_bad(shard, ordinal, str(error)))
 
+        self.in_progress[:] = -1
         return bad
 
     def _open(self, shard: int, ordinal: int, position: int) -> tuple[str, EncodedImage]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
@@ -14,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from flipscale.budget import Budget, Step
 from flipscale.child_process import die_with_parent
 from flipscale.data.order.lanes import Int64s, rank_positions
 from flipscale.data.quarantine import BadRecord
 from flipscale.data.samples.reader import Chunk, SampleReader
+from flipscale.data.samples.worker_crash import WorkerCrashes, noticed_when_read, worker_processes
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.order_digest import OrderDigest
 
@@ -94,34 +94,31 @@ class Stream:
         Raises:
             DataReadError: If a shard cannot be read.
             UserError: If a shard changed, or a window holds no usable sample.
+            RunError: If loader workers crash again and again, and no sample is to blame.
         """
         # Workers share this process's heap until a process writes to it. A full garbage collection writes to
         # every object that is not frozen, so that each worker would end up with its own copy.
         gc.freeze()
 
-        others = set(multiprocessing.active_children())
-        chunks = iter(self._loader(samples_seen))
-        workers = set(multiprocessing.active_children()) - others
+        loader = _Loader(self, samples_seen)
         try:
             for step in self._budget.steps_from(samples_seen):
-                parts = [_raise_errors(next(chunks)) for _ in self._step_requests(step)]
+                parts, crashed = loader.read(step)
                 images, tokens, positions = self._on_device(parts)
 
                 digest = sum((part.digest for part in parts), OrderDigest())
-                bad = [record for part in parts for record in part.bad]
+                bad = crashed + [record for part in parts for record in part.bad]
                 yield Batch(step, images, tokens, positions, digest, bad)
         finally:
-            del chunks  # ends the workers here, even if a traceback keeps this frame alive
-            for worker in workers:
-                worker.kill()  # one that was stopped does not end, and Python would wait for it at its exit
+            loader.close()
             gc.unfreeze()
 
     def requests(self, samples_seen: int) -> Iterator[ChunkRequest]:
         """Yield all requests to loader workers from `samples_seen` on, in the order of the batches."""
         for step in self._budget.steps_from(samples_seen):
-            yield from self._step_requests(step)
+            yield from self.step_requests(step)
 
-    def _step_requests(self, step: Step) -> list[ChunkRequest]:
+    def step_requests(self, step: Step) -> list[ChunkRequest]:
         """Return the requests to loader workers for this process's part of one step, in order."""
         positions = rank_positions(step.start, step.size, *self._share)
         size = self._image_sizes[step.phase] if self._image_sizes else None
@@ -150,9 +147,14 @@ class Stream:
 
         return whole
 
-    def _loader(self, samples_seen: int) -> DataLoader[Chunk | Exception]:
-        return DataLoader(
-            _Chunks(self._reader),
+    def crash_records(self) -> WorkerCrashes:
+        """Return a new record of what the loader workers do, for the case that one crashes."""
+        return WorkerCrashes(self._reader, self._workers)
+
+    def chunks(self, samples_seen: int, crashes: WorkerCrashes) -> Iterator[Chunk | Exception]:
+        """Start the loader workers, and return the chunks from `samples_seen` on."""
+        loader = DataLoader(
+            _Chunks(self._reader, crashes.in_progress),
             batch_size=None,
             sampler=_ChunkSampler(self, samples_seen),
             num_workers=self._workers,
@@ -160,11 +162,50 @@ class Stream:
             prefetch_factor=self._prefetch() if self._workers else None,
             worker_init_fn=partial(_start_worker, os.getpid()),
         )
+        with noticed_when_read():
+            return iter(loader)
 
     def _prefetch(self) -> int:
         """Return the number of chunks that each worker holds ready: one batch ahead of the current one."""
         largest = max(span.phase.batch_size for span in self._budget.spans) // self._share.world_size
         return max(2, -(-2 * largest // (CHUNK * self._workers)))
+
+
+class _Loader:
+    """The loader workers of a stream, which start again if a sample crashes one of them."""
+
+    def __init__(self, stream: Stream, samples_seen: int) -> None:
+        self._stream = stream
+        self._crashes = stream.crash_records()
+        self._chunks: Iterator[Chunk | Exception] = stream.chunks(samples_seen, self._crashes)
+
+    def read(self, step: Step) -> tuple[list[Chunk], list[BadRecord]]:
+        """Return the chunks of a step, and the samples that crashed a worker meanwhile.
+
+        New workers begin with the step again and leave out the sample that is to blame, as if it had been
+        found unusable by its bytes.
+
+        Raises:
+            RunError: If workers crash for another reason than a sample.
+        """
+        crashed: list[BadRecord] = []
+        while True:
+            try:
+                parts = [_raise_errors(next(self._chunks)) for _ in self._stream.step_requests(step)]
+                return parts, crashed
+            except (RuntimeError, OSError, EOFError) as error:
+                record = self._crashes.judge(worker_processes(self._chunks), error)
+                crashed += [record] if record else []
+
+            self.close()
+            self._chunks = self._stream.chunks(step.start, self._crashes)
+
+    def close(self) -> None:
+        """End the workers here, even if a traceback keeps a frame alive."""
+        workers = worker_processes(self._chunks)
+        self._chunks = iter(())
+        for worker in workers:
+            worker.kill()  # one that was stopped does not end, and Python would wait for it at its exit
 
 
 class ChunkRequest(NamedTuple):
@@ -181,10 +222,15 @@ class _Chunks(Dataset[Chunk | Exception]):
     as its message.
     """
 
-    def __init__(self, reader: SampleReader) -> None:
+    def __init__(self, reader: SampleReader, in_progress: Tensor) -> None:
         self._reader = reader
+        self._in_progress = in_progress
 
     def __getitem__(self, request: ChunkRequest) -> Chunk | Exception:
+        worker = get_worker_info()
+        if worker is not None:
+            self._reader.in_progress = self._in_progress[worker.id].numpy()
+
         try:
             return self._reader.read(*request)
         except (UserError, StoppedEarly) as error:

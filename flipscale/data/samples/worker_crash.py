@@ -1,0 +1,144 @@
+"""Loader workers that a signal ended: which sample they were decoding, and whether it is to blame."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from flipscale.data.quarantine import BadRecord, scan_quarantine
+from flipscale.data.samples.reader import SampleReader
+from flipscale.errors import RunError
+
+_CRASH = "the image crashes the decoder"  # the beginning of the reason that the quarantine records
+
+_CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+_LONGEST = 60  # seconds that decoding one sample may take
+_LONGEST_END = 10  # seconds from the first error until the worker has ended
+_MOST_INNOCENT = 3  # crashes in one start whose sample can be decoded by itself
+
+
+class WorkerCrashes:
+    """The record of what each loader worker is decoding, and the verdicts on crashes.
+
+    A sample is unusable if a process that decodes nothing else crashes, too. Its verdict then rests on its
+    bytes, as any other.
+
+    Args:
+        reader: The reader of which each worker gets a copy.
+        workers: The number of workers.
+    """
+
+    def __init__(self, reader: SampleReader, workers: int) -> None:
+        self._reader = reader
+        self._innocent = 0
+        self.in_progress: Tensor = torch.full((workers, 2), -1, dtype=torch.int64).share_memory_()
+        """Shared memory (workers, 2): shard and ordinal of each worker's sample; -1 between samples."""
+
+    def judge(self, workers: Sequence[BaseProcess], error: Exception) -> BadRecord | None:
+        """Return the record of the sample that ended a worker; None if no sample can be blamed.
+
+        Args:
+            workers: The processes by the number of the worker.
+            error: What torch raised for the worker, or for a chunk that it can no longer hand over.
+
+        Raises:
+            RunError: If workers crash again and again on samples that can be decoded.
+            RuntimeError: If no worker crashed: it was killed, for example.
+        """
+        wait([worker.sentinel for worker in workers], _LONGEST_END)
+        for number, worker in enumerate(workers):
+            worker.join(0)
+            if worker.exitcode is None or worker.exitcode >= 0:
+                continue
+            ended_by = signal.Signals(-worker.exitcode)
+            if ended_by not in _CRASHES:
+                _raise_killed(worker, ended_by)
+            return self._suspect(number, ended_by)
+
+        raise error
+
+    def _suspect(self, number: int, ended_by: signal.Signals) -> BadRecord | None:
+        shard, ordinal = int(self.in_progress[number, 0]), int(self.in_progress[number, 1])
+        self.in_progress[:] = -1
+        name = signal.strsignal(ended_by)
+        if shard >= 0 and crashes(lambda: self._reader.decode_everywhere(shard, ordinal)):
+            return self._reader.exclude(shard, ordinal, f"{_CRASH} ({name})")
+
+        self._innocent += 1
+        if self._innocent > _MOST_INNOCENT:
+            place = f"sample {ordinal} of shard {shard}" if shard >= 0 else "none"
+            raise RunError(
+                f"loader workers crashed {self._innocent} times ({name}), and the samples that they read can "
+                f"be decoded by themselves (the last was {place}); check the memory of this node, and the "
+                "installed image libraries with `flipscale doctor`"
+            )
+        return None
+
+
+def leave_out_crashes(reader: SampleReader, quarantine: Path) -> None:
+    """Leave out what crashed an earlier start, since a crash need not repeat itself.
+
+    Args:
+        reader: The reader, which no worker has a copy of yet.
+        quarantine: The list of the run, which may not exist.
+    """
+    for record in scan_quarantine(quarantine):
+        if record.reason.startswith(_CRASH):
+            reader.exclude(record.shard, record.ordinal, record.reason)
+
+
+def crashes(work: Callable[[], object]) -> bool:
+    """Return whether a process of its own that does some work is ended by a crash."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _prepare_crash()
+            work()
+        finally:
+            os._exit(0)  # whatever the work raised: it did not crash
+
+    _, status = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) in _CRASHES
+
+
+def _prepare_crash() -> None:
+    """Send what a dying library prints to nowhere, write no core file of gigabytes, and end in any case."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_LONGEST)
+
+
+def _raise_killed(worker: BaseProcess, ended_by: signal.Signals) -> NoReturn:
+    """Raise torch's error for a worker that was killed, which torch words in two ways."""
+    reason = signal.strsignal(ended_by)
+    raise RuntimeError(f"DataLoader worker (pid {worker.pid}) is killed by signal: {reason}") from None
+
+
+@contextmanager
+def noticed_when_read() -> Generator[None]:
+    """Have a worker's end noticed where its chunk is awaited, and not in the middle of a training step.
+
+    torch installs a handler when the first loader starts, which raises wherever the process is.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if signal.getsignal(signal.SIGCHLD) is not before and before is not None:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def worker_processes(chunks: Iterator[object]) -> Sequence[BaseProcess]:
+    """Return the processes of a DataLoader's iterator by the number of the worker; none without workers."""
+    return getattr(chunks, "_workers", ())

@@ -1,0 +1,143 @@
+"""Loader workers that crash: the sample is found, recorded and replaced, and the order is exact."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.readers import open_reader
+from support.shards import encoded, good, picture, write_tar
+
+from flipscale.budget import Budget
+from flipscale.config import Phase
+from flipscale.data.quarantine import BadRecord, Quarantine
+from flipscale.data.samples import decode
+from flipscale.data.samples.decode import EncodedImage
+from flipscale.data.samples.stream import Batch, LaneShare, Stream
+from flipscale.data.samples.worker_crash import crashes, leave_out_crashes
+from flipscale.data.shards.index import Index
+from flipscale.data.shards.indexing import build_index
+from flipscale.errors import RunError
+
+LANES = 4
+BUDGET = Budget.of(
+    [Phase(name="p", samples=400, mask_ratio=0.5, batch_size=80, base_lr=1e-3)], LANES
+)  # epochs of 60 samples
+CRASHING = encoded(picture(5), "PNG")
+BROKEN = CRASHING[:200]
+
+
+def shards(root: Path, image: bytes) -> Index:
+    """Index a shard of 60 samples, one of which has this image."""
+    members = [member for number in range(60) for member in good(number)]
+    members[2 * 37] = ("000000037.png", image)
+    root.mkdir()
+    return build_index(str(write_tar(root / "0.tar", members)), root / "index")
+
+
+def batches(index: Index, workers: int, start: int = 0) -> list[Batch]:
+    reader, _ = open_reader(index, LANES, window=5, size=8)
+    return list(Stream(reader, BUDGET, LaneShare(LANES), workers).batches(start))
+
+
+def dying(on: Callable[[EncodedImage], bool], number: int) -> Callable[[EncodedImage, int], None]:
+    """Return a decoder that ends its process by a signal.
+
+    It stands in for a fault of a library: no installed one crashes on cue.
+    """
+
+    def turbo(image: EncodedImage, scale: int) -> None:
+        if on(image):
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    return turbo
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_sample_that_crashes_a_worker_is_replaced_as_any_unusable_one(tmp_path, monkeypatch, workers):
+    expected = batches(shards(tmp_path / "broken", BROKEN), 0)
+    index = shards(tmp_path / "crashing", CRASHING)
+    monkeypatch.setattr(decode, "_turbo_decoded", dying(lambda image: image.data == CRASHING, signal.SIGSEGV))
+    read = batches(index, workers)
+    for batch, wanted in zip(read, expected, strict=True):
+        assert batch.step == wanted.step
+        assert batch.digest == wanted.digest
+        assert batch.positions.equal(wanted.positions)
+        assert batch.images.equal(wanted.images)
+        assert batch.tokens.equal(wanted.tokens)
+    (record,) = [record for batch in read for record in batch.bad]
+    assert (record.ordinal, record.key) == (37, "000000037")
+    assert record.reason == "the image crashes the decoder (Segmentation fault)"
+    assert multiprocessing.active_children() == []
+    # From the middle, as after a restart.
+    resumed = batches(index, workers, read[2].step.start)
+    assert [batch.digest for batch in resumed] == [batch.digest for batch in read[2:]]
+
+
+@pytest.mark.slow
+def test_a_sample_that_decodes_by_itself_is_not_to_blame(tmp_path, monkeypatch):
+    """The worker crashes once, for a reason of its own: nothing is left out."""
+    index = shards(tmp_path / "whole", encoded(picture(5), "PNG"))
+    expected = batches(index, 0)
+    once = tmp_path / "crashed"
+
+    def first(image: EncodedImage) -> bool:
+        if once.exists() or image.header.kind != "png":
+            return False
+        once.touch()
+        return True
+
+    monkeypatch.setattr(decode, "_turbo_decoded", dying(first, signal.SIGBUS))
+    read = batches(index, 2)
+    assert [batch.digest for batch in read] == [batch.digest for batch in expected]
+    assert [record for batch in read for record in batch.bad] == []
+
+
+@pytest.mark.slow
+def test_crashes_without_a_culprit_end_the_run(tmp_path, monkeypatch):
+    index = shards(tmp_path / "whole", CRASHING)
+
+    def in_workers(image: EncodedImage) -> bool:
+        return multiprocessing.parent_process() is not None
+
+    monkeypatch.setattr(decode, "_turbo_decoded", dying(in_workers, signal.SIGSEGV))
+    with pytest.raises(RunError, match=r"loader workers crashed 4 times \(Segmentation fault\)"):
+        batches(index, 1)
+    assert multiprocessing.active_children() == []
+
+
+def test_later_starts_leave_out_what_crashed(tmp_path):
+    """Even if it does not crash again, so that the order stays the same."""
+    expected = batches(shards(tmp_path / "broken", BROKEN), 0)
+    reader, _ = open_reader(shards(tmp_path / "whole", CRASHING), LANES, window=5, size=8)
+    reasons = {37: "the image crashes the decoder (Aborted)", 5: "the caption is blank"}
+    quarantine = tmp_path / "quarantine.jsonl"
+    Quarantine(quarantine).add(BadRecord(0, ordinal, "", "", reason) for ordinal, reason in reasons.items())
+    leave_out_crashes(reader, quarantine)
+    leave_out_crashes(reader, tmp_path / "missing")
+    read = list(Stream(reader, BUDGET, LaneShare(LANES), 0).batches(0))
+    assert [batch.digest for batch in read] == [batch.digest for batch in expected]
+
+
+def test_a_killed_worker_is_not_a_crash(tmp_path):
+    reader, _ = open_reader(shards(tmp_path / "whole", CRASHING), LANES, window=5, size=8)
+    stream = Stream(reader, BUDGET, LaneShare(LANES), 1).batches(0)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    worker.join()
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid \d+\) is killed by signal: Killed"):
+        list(stream)
+
+
+def test_only_a_signal_is_a_crash():
+    assert crashes(lambda: os.kill(os.getpid(), signal.SIGABRT))
+    assert not crashes(lambda: None)
+    assert not crashes(lambda: 1 // 0)
+    assert not crashes(lambda: os.kill(os.getpid(), signal.SIGKILL))
