@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 
+from flipscale.terminal import printable
+
 _USER = re.compile(r"(://)[^\s/'\"]*@")
 _QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]*")
 _QUERY_OF_PATH = re.compile(r"\?[^\s'\"()=]+=[^\s'\"()]*")  # in errors of clients: `with url: /0.tar?sig=1`
@@ -16,8 +18,8 @@ def without_secrets(text: str) -> str:
 
 
 class Formatter(logging.Formatter):
-    """A formatter of log lines and tracebacks that leaves out the secrets of addresses."""
+    """A formatter of log lines and tracebacks without secrets of addresses and what steers a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
-        return without_secrets(super().format(record))
+        return printable(without_secrets(super().format(record)))

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "flipscale"
 FLOORS = (
     ("errors",),
     ("files", "processes"),
-    ("documents", "staging"),
+    ("documents", "staging", "terminal"),
     ("jsonl", "formatting", "addresses"),
     ("slurm", "third_party", "child_process"),
     ("order_digest",),

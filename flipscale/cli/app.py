@@ -16,6 +16,7 @@ from flipscale.addresses import Formatter, without_secrets
 from flipscale.cli.options import expand_options
 from flipscale.errors import RunError, StoppedEarly, UserError
 from flipscale.files import storage_problem
+from flipscale.terminal import say
 
 EXIT_FAILED = 1
 EXIT_USER = 2
@@ -97,7 +98,7 @@ def _log_to_stderr() -> None:
 
 
 def _exit(message: str, code: int) -> None:
-    print(without_secrets(message), file=sys.stderr)
+    say(without_secrets(message), error=True)
     sys.exit(code)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from flipscale.cli.options import AsJson, JobFile, Overrides
 from flipscale.errors import UserError
+from flipscale.terminal import print_json, say
 
 
 def bench_loader(
@@ -37,13 +37,13 @@ def bench_loader(
         rate = measure_loader(loaded, seconds, workers, bar.show)
 
     if as_json:
-        print(json.dumps(asdict(rate), indent=2))
+        print_json(asdict(rate))
         return
 
     per_core = f"{rate.images_per_second_per_core:.0f}"
     processes = f"{rate.workers} loader processes" if rate.workers else "this process"
-    print(
+    say(
         f"{per_core} images/s per core: {rate.images} images in {rate.seconds:.1f} s by {processes}; "
         f"{rate.bad} samples could not be used"
     )
-    print(f"for the plan: flipscale plan {job} --images-per-core {per_core}")
+    say(f"for the plan: flipscale plan {job} --images-per-core {per_core}")

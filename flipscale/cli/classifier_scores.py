@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ from flipscale.cli.console import print_table
 from flipscale.distributed import placement, world
 from flipscale.distributed.world import World
 from flipscale.formatting import format_interval, format_percent
+from flipscale.terminal import print_json
 from flipscale.transfer.finetune_recipe import FinetuneRecipe
 from flipscale.transfer.lars_probe import LarsRecipe
 from flipscale.transfer.passes import Passes
@@ -42,7 +42,7 @@ def change_recipe(recipe: _Recipe, **changes: Passes | float | None) -> _Recipe:
 def print_scores(results: ClassifierResults, *, as_json: bool) -> None:
     """Print the results of a probe or a fine-tuning, as a table or as JSON."""
     if as_json:
-        print(json.dumps(results, indent=2))
+        print_json(results)
         return
 
     test = results["test"]

@@ -36,6 +36,7 @@ def compare(options: CompareOptions) -> None:
     from rich.console import Console
     from rich.markup import escape
 
+    from flipscale.cli.console import printable
     from flipscale.cli.page_files import write_page
     from flipscale.distributed.placement import read_placement
     from flipscale.distributed.world import join_world, leave_world
@@ -54,7 +55,7 @@ def compare(options: CompareOptions) -> None:
         world.lead(lambda: check_writable(out / "compare.html"))
         with Console(stderr=True, quiet=not world.leads).status("comparing") as spinner:
             comparison = compare_models(
-                models, sets, options.batch_size, world, lambda what: spinner.update(escape(what))
+                models, sets, options.batch_size, world, lambda what: spinner.update(escape(printable(what)))
             )
     finally:
         leave_world()

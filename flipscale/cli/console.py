@@ -1,6 +1,7 @@
 """Tables and progress on the terminal and in logs.
 
-Tables go to stdout: no cell is cut short or taken for markup. Progress goes to stderr, if that is a terminal.
+Tables go to stdout: no cell is cut short, taken for markup, or obeyed by the terminal. Progress goes to
+stderr, if that is a terminal.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,7 +21,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Column, Table
+
+from flipscale.terminal import printable
 
 _LOG_WIDTH = 200  # characters; a file or a pipe has no width of its own
 
@@ -34,18 +38,28 @@ def make_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Return a table to print as part of a page; cells that are too long are folded."""
     table = Table(*(Column(heading, overflow="fold") for heading in headings))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(printable(cell, keep="") for cell in row))
 
     return table
 
 
 def wide_console() -> Console:
     """Return a console on stdout, with room for wide tables if stdout is not a terminal."""
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = _SafeConsole(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, _LOG_WIDTH)
 
     return console
+
+
+class _SafeConsole(Console):
+    """A console that shows characters which would steer the terminal as escapes."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of a renderable; rich's own control codes are segments of their own kind."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(printable(text), style)
 
 
 class ProgressBar:

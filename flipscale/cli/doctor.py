@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
@@ -11,6 +10,7 @@ import typer
 
 from flipscale.cli.options import AsJson
 from flipscale.errors import RunError, UserError
+from flipscale.terminal import print_json
 
 if TYPE_CHECKING:
     from flipscale.orchestration.checks.finding import Finding
@@ -74,7 +74,7 @@ def _print(checks: Sequence[Finding], as_json: bool) -> None:
     from flipscale.cli.console import print_table
 
     if as_json:
-        print(json.dumps([_record(check) for check in checks], indent=2))
+        print_json([_record(check) for check in checks])
         return
 
     headings = ["check", "node", "", "found", "what to do"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from flipscale.cli.evaluation_sets import SetOptions, chosen_sets, sets_of_job, with_root
 from flipscale.cli.options import AsJson, Checkpoint, EncodedBatch, Results
 from flipscale.errors import UserError
+from flipscale.terminal import print_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def evaluate(options: EvaluateOptions) -> None:
         return
 
     if options.as_json:
-        print(json.dumps(document, indent=2))
+        print_json(document)
     else:
         print_evaluation(document)
     if out is not None:

@@ -11,6 +11,7 @@ from flipscale.evaluation.document import (
     ZeroShotScores,
 )
 from flipscale.formatting import format_interval, format_percent
+from flipscale.terminal import say
 
 _ZERO_SHOT = (
     *("zero-shot", "images", "classes", "metric", "value", "95 %"),
@@ -27,7 +28,7 @@ def print_evaluation(document: EvaluationDocument) -> None:
     views = document["views"]
     if views is not None:
         kind = "averaged over views" if views["ensemble"] else "one view"
-        print(f"with {views['mask_ratio']:.0%} of the patches hidden, {kind}")
+        say(f"with {views['mask_ratio']:.0%} of the patches hidden, {kind}")
 
     zero_shot = [_zero_shot_row(name, scores) for name, scores in document["zero_shot"].items()]
     if zero_shot:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flipscale.errors import UserError
+from flipscale.terminal import say
 
 if TYPE_CHECKING:
     from flipscale.config import Job
@@ -49,8 +50,8 @@ def export(
 
     report = verify_export(out, trained.model, trained.tokenizer)
     done = "verified" if verify else "exported and verified"
-    print(f"{out} {done} with {verification(report)}")
-    print(how_to_load(out, report))
+    say(f"{out} {done} with {verification(report)}")
+    say(how_to_load(out, report))
 
 
 def _provenance(trained: LoadedModel, job: Job) -> dict[str, Any]:

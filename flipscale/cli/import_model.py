@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flipscale.errors import UserError
+from flipscale.terminal import say
 
 if TYPE_CHECKING:
     from flipscale.interop.import_source import ImportSource
@@ -51,10 +52,10 @@ def import_model(
 
     if published.directory is None or published.weights is not None:
         theirs = _verify_source(published, trained, pretrained, out)
-        print(f"{source} computes here as in {verification(theirs)}")
+        say(f"{source} computes here as in {verification(theirs)}")
     ours = verify_export(out, trained.model, trained.tokenizer)
-    print(f"{out} imported and verified with {verification(ours)}")
-    print(how_to_load(out, ours))
+    say(f"{out} imported and verified with {verification(ours)}")
+    say(how_to_load(out, ours))
 
 
 def _provenance(source: str, published: ImportSource) -> dict[str, str]:

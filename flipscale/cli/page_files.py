@@ -10,6 +10,7 @@ from flipscale.reporting.page.blocks import Page
 from flipscale.reporting.page.html_renderer import to_html
 from flipscale.reporting.page.json_renderer import to_json
 from flipscale.reporting.page.markdown_renderer import to_markdown
+from flipscale.terminal import say
 
 
 def write_page(directory: Path, name: str, page: Page, document: dict[str, object]) -> None:
@@ -31,4 +32,4 @@ def write_page(directory: Path, name: str, page: Page, document: dict[str, objec
         except OSError as error:
             raise UserError(f"{directory} cannot be written ({error.strerror}); give another --out") from None
 
-    print(directory / f"{name}.html")
+    say(str(directory / f"{name}.html"))

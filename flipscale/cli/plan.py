@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
 
 from flipscale.cli.options import AsJson, JobFile, Overrides
+from flipscale.terminal import print_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,6 @@ def plan(options: PlanOptions) -> None:
     planned = plan_job(job, make_speed(options.gpu, gpus, options.mfu, options.images_per_second), per_core)
 
     if options.as_json:
-        print(json.dumps(asdict(planned), indent=2))
+        print_json(asdict(planned))
     else:
         print_plan(planned, job)

@@ -6,6 +6,7 @@ from flipscale.cli.console import print_table
 from flipscale.config import Job
 from flipscale.formatting import format_count, format_gib, format_hours, format_millions, format_quantity
 from flipscale.planning.plan import PhasePlan, Plan
+from flipscale.terminal import say
 
 _PARTS = ("weights", "gradients", "moments", "gathered", "activations", "loss", "batch")
 
@@ -52,13 +53,13 @@ def print_budget(plan: Plan) -> None:
     print_table(headings, rows)
 
     decoder = f", {format_millions(plan.decoder_parameters)} decoder" if plan.decoder_parameters else ""
-    print(
+    say(
         f"{plan.model}: {format_millions(plan.parameters)} parameters "
         f"({format_millions(plan.vision_parameters)} image, "
         f"{format_millions(plan.text_parameters)} text{decoder}); "
         f"a checkpoint of weights and AdamW moments takes {format_gib(plan.state_bytes, 2)}"
     )
-    print(f"{format_count(plan.samples)} samples, {plan.steps:,} steps, {plan.flops:.3g} FLOPs in all\n")
+    say(f"{format_count(plan.samples)} samples, {plan.steps:,} steps, {plan.flops:.3g} FLOPs in all\n")
 
 
 def _shape(phase: PhasePlan) -> str:
@@ -79,15 +80,15 @@ def _print_memory(plan: Plan) -> None:
     print_table(("phase, GiB per GPU", *_PARTS, "needed", "fits"), rows)
 
     host = max(phase.memory.host for phase in plan.phases)
-    print(
+    say(
         f"host memory: {format_gib(host, 2)} per process for decoded batches, checkpoints and what is "
         "offloaded"
     )
     if plan.advice is None:
-        print(f"no change of sharding makes it fit {plan.speed.gpus} x {gpu.name}; take more or larger GPUs")
+        say(f"no change of sharding makes it fit {plan.speed.gpus} x {gpu.name}; take more or larger GPUs")
     elif plan.advice:
-        print(f"it would fit with {' '.join(plan.advice)}")
-    print()
+        say(f"it would fit with {' '.join(plan.advice)}")
+    say()
 
 
 def _print_time(plan: Plan, job: Job) -> None:
@@ -107,12 +108,12 @@ def _print_time(plan: Plan, job: Job) -> None:
     basis = f"{speed.mfu:.0%} of their peak (--mfu)"
     if speed.images_per_second is not None:
         basis = f"{speed.images_per_second:,.0f} images/s (--images-per-second)"
-    print(
+    say(
         f"{format_hours(plan.seconds)} on {speed.gpus} x {speed.gpu.name} at {basis}: "
         f"{plan.gpu_hours:,.0f} GPU-hours, in {format_quantity(plan.segments, 'segment')} "
         f"of at most {job.cluster.timeout / 3600:g} h"
     )
-    print(
+    say(
         f"loader cores: to read as many images at {plan.images_per_core:,.0f} images/s per core "
         "(--images-per-core; measure it with `flipscale bench loader`)"
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from flipscale.errors import UserError
+from flipscale.terminal import print_json
 
 
 def schema(
@@ -21,4 +21,4 @@ def schema(
     if of not in schemas:
         raise UserError(f"there is no schema of {of!r}; choose {' or '.join(schemas)}")
 
-    print(json.dumps(schemas[of](), indent=2))
+    print_json(schemas[of]())

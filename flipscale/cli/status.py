@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from flipscale.cli.options import AsJson
 from flipscale.errors import UserError
+from flipscale.terminal import print_json
 
 if TYPE_CHECKING:
     from flipscale.orchestration.status.liveness import SlurmView
@@ -49,7 +49,7 @@ def status(
 
     statuses, problems = _read(path, paths, slurm)
     if as_json:
-        print(json.dumps(status_document(path, statuses, problems), indent=2))
+        print_json(status_document(path, statuses, problems))
     else:
         console = wide_console()
         console.print(status_page(path, statuses, problems, console))

@@ -17,6 +17,7 @@ from flipscale.formatting import format_count, format_duration, format_percent, 
 from flipscale.orchestration.status.outlook import failures
 from flipscale.orchestration.status.run_status import SCHEMA, PhaseStatus, RunStatus
 from flipscale.runs.snapshot import is_run
+from flipscale.terminal import printable
 
 _BAR_WIDTH = 30  # characters
 _FAILURES_SHOWN = 4
@@ -54,7 +55,7 @@ def status_page(
 
     table = make_table(_LIST_HEADINGS, [_list_row(path, status) for status in statuses])
     warnings = [*dict.fromkeys(_slurm_problem(status) for status in statuses), *problems]
-    return Group(table, *(Text(f"warning: {warning}") for warning in warnings if warning))
+    return Group(table, *(Text(f"warning: {_plain(warning)}") for warning in warnings if warning))
 
 
 def _list_row(root: Path, status: RunStatus) -> list[str]:
@@ -83,10 +84,10 @@ def _run_page(status: RunStatus, console: Console) -> RenderableType:
     facts.add_column(no_wrap=True, style="dim")
     facts.add_column(overflow="fold")
 
-    facts.add_row("run", Text.assemble((status.name, "bold"), f"  {status.path}"))
-    facts.add_row("state", Text.assemble((status.state, "bold"), f"  {status.next}"))
+    facts.add_row("run", Text.assemble((_plain(status.name), "bold"), f"  {_plain(status.path)}"))
+    facts.add_row("state", Text.assemble((status.state, "bold"), f"  {_plain(status.next)}"))
     for phase in status.phases:
-        facts.add_row(phase.name, _phase(phase, unicode=console.encoding.startswith("utf")))
+        facts.add_row(_plain(phase.name), _phase(phase, unicode=console.encoding.startswith("utf")))
 
     for name, text in (
         ("speed", _speed(status)),
@@ -98,11 +99,17 @@ def _run_page(status: RunStatus, console: Console) -> RenderableType:
         ("unusable", _unusable(status)),
     ):
         if text:
-            facts.add_row(name, text)
+            facts.add_row(name, _plain(text))
 
     for process in failures(status.processes)[:_FAILURES_SHOWN]:
-        facts.add_row("failure", f"rank {process.rank} ({process.node}), {process.kind}: {process.message}")
+        failure = f"rank {process.rank} ({process.node}), {process.kind}: {process.message}"
+        facts.add_row("failure", _plain(failure))
     return Group(facts, segments_table(status.segments)) if status.segments else facts
+
+
+def _plain(text: str) -> str:
+    """Return a text on one line: nothing in the files of a run can add a row or steer the terminal."""
+    return printable(text, keep="")
 
 
 def _phase(phase: PhaseStatus, *, unicode: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flipscale.cli.options import Run
+from flipscale.terminal import say
 
 
 def stop(
@@ -27,18 +28,18 @@ def stop(
     directory = existing_run(run)
     status = request_stop(directory)
     if not may_run(status):
-        print(f"nothing of {status.path} is running or queued; {status.next}")
+        say(f"nothing of {status.path} is running or queued; {status.next}")
         return
 
     waiting = cancel_queued(directory, status)
     if waiting:
-        print(f"Slurm job {job_ids(waiting)} is taken from the queue")
+        say(f"Slurm job {job_ids(waiting)} is taken from the queue")
     if len(waiting) < len(status.jobs) or any(process.alive for process in status.processes):
-        print(f"{directory.path} saves and ends after its current step, and is not started again")
+        say(f"{directory.path} saves and ends after its current step, and is not started again")
 
     if wait:
-        print("waiting until it has ended; Ctrl-C leaves the request in place")
+        say("waiting until it has ended; Ctrl-C leaves the request in place")
         ended = wait_until_ended(directory)
-        print(f"{ended.path}: {ended.next}")
+        say(f"{ended.path}: {ended.next}")
     else:
-        print(f"`flipscale status {quote(str(run))}` shows when it has ended and how to resume it")
+        say(f"`flipscale status {quote(str(run))}` shows when it has ended and how to resume it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from flipscale.planning.throughput import DEFAULT_GPU, Speed, make_speed
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.manifest import committed_samples
 from flipscale.runs.submissions import Submission
+from flipscale.terminal import print_json, say
 
 Runs = Sequence[tuple[RunDirectory, Job]]
 
@@ -36,13 +36,13 @@ def print_dry_run(findings: Sequence[Finding], script: str | None, as_json: bool
     """Print the checks and the batch script, which is None without Slurm."""
     if as_json:
         document = {"preflight": [_record(finding) for finding in findings], "script": script}
-        print(json.dumps(document, indent=2))
+        print_json(document)
         return
 
     rows = [(finding.name, finding.level, finding.text) for finding in findings]
     print_table(("check", "", "what it means"), rows)
     if script is not None:
-        print(script)
+        say(script)
 
 
 def print_submissions(
@@ -62,18 +62,18 @@ def print_submissions(
             "jobs": [_document(*one) for one in submitted],
             "preflight": [_record(finding) for finding in findings],
         }
-        print(json.dumps(document, indent=2))
+        print_json(document)
         return
 
     for run, job, submission in submitted:
         place = submission.partition or ("this machine" if submission.cluster == "local" else "the default")
-        print(
+        say(
             f"job {submission.job_id}: {job.name}, {submission.nodes} x {submission.processes_per_node} "
             f"processes on {place}, segments of at most {format_minutes(submission.time_limit)}, "
             f"in {run.path}"
         )
-        print(f"expected wall time: {_expectation(run, job, submission)}")
-    print("\n".join(f"next: {_status_command(run)}" for run, _ in runs))
+        say(f"expected wall time: {_expectation(run, job, submission)}")
+    say("\n".join(f"next: {_status_command(run)}" for run, _ in runs))
 
 
 def _record(finding: Finding) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from flipscale.cli.options import AsJson
 from flipscale.errors import UserError
+from flipscale.terminal import say
 
 if TYPE_CHECKING:
     from flipscale.config import Job, Site
@@ -81,7 +81,7 @@ def submit(options: SubmitOptions) -> None:
         refuse_errors(findings)
     for finding in findings:
         if finding.level == "warning":
-            print(f"warning: {finding.name}: {finding.text}", file=sys.stderr)
+            say(f"warning: {finding.name}: {finding.text}", error=True)
 
     submissions = _submitted(runs, site, options)
     print_submissions(runs, submissions, findings, options.as_json)

@@ -184,3 +184,52 @@ def test_status_never_contradicts_slurm(
     print(f"{observer.count} polls, {turns} faults: {dict(observer.polls)}")
     assert observer.contradictions == []
     assert {"queued", "starting", "training", "stopped"} <= {state for _, state in observer.polls}
+
+
+def elapsed_by_accounting(cluster: Cluster, job: str) -> list[float]:
+    """Return for how long each start of a job held its nodes, oldest first; only starts that have ended."""
+    out = cluster.run("sacct", "-n", "-P", "-X", "-D", "-j", job, "-o", "Start,End,ElapsedRaw").stdout
+    rows = [line.split("|") for line in out.split()]
+    return [float(seconds) for start, end, seconds in sorted(rows) if "Unknown" not in (start, end)]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_200)
+def test_ledger_agrees_with_accounting(tiny_run: Callable[..., TinyRun], accounting_cluster: Cluster) -> None:
+    """After a kill of all processes, a requeue during start-up, and a preemption: within 5 s per start."""
+    run = SlurmRun.of(accounting_cluster, tiny_run("accounted", **two_nodes(8_000)))
+    job = run.submit()
+    run.more_samples(320, timeout=240)
+
+    # Killed with all its processes, then (by hand if need be) started again, and requeued in its start-up.
+    for rank in (0, 1):
+        run.kill(rank, signal.SIGKILL)
+    record = accounting_cluster.wait_for(
+        job, lambda job: job["JobState"] in ENDED or is_requeued(job), timeout=240
+    )
+    if record["JobState"] in ENDED:
+        job = run.submit()
+    else:
+        accounting_cluster.command("release", job)
+    restarts = int(accounting_cluster.wait_for(job, "RUNNING", timeout=120)["Restarts"])
+    accounting_cluster.run("scontrol", "requeue", job)
+    run.starts_again(job, restarts + 1, timeout=240)
+    run.more_samples(320, timeout=240)
+    accounting_cluster.preempt(seconds=1)
+    run.starts_again(job, restarts + 2, timeout=240)
+    run.wait_for_end(job)
+
+    jobs = list(dict.fromkeys(line.job_id for line in run.ledger() if line.job_id))
+    ended = accounting_cluster.wait_until(
+        lambda: [seconds for known in jobs for seconds in elapsed_by_accounting(accounting_cluster, known)],
+        lambda starts: len(starts) >= len([line for line in run.ledger() if line.reason != "rolled_back"]),
+        60,
+    )
+    booked = [line.seconds for line in run.ledger() if line.reason != "rolled_back"]
+    print("accounting", ended, "ledger", [(line.reason, line.seconds) for line in run.ledger()])
+    assert len(booked) == len(ended)
+    for mine, slurms in zip(booked, ended, strict=True):
+        assert abs(mine - slurms) <= 5, (booked, ended)
+    assert run.ledger()[0].lost_samples > 0
+    assert run.ledger()[0].startup_seconds > 0
+    assert "failed_start" in [line.reason for line in run.ledger()]

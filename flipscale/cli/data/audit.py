@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from flipscale.cli.options import AsJson, Run
 from flipscale.errors import RunError
+from flipscale.terminal import print_json, say
 
 if TYPE_CHECKING:
     from flipscale.runs.audit import AuditReport
@@ -23,25 +22,24 @@ def audit(run: Run, as_json: AsJson = False) -> None:
 
     report = audit_run(existing_run(run), workers=worker_count())
     if as_json:
-        print(json.dumps(asdict(report), indent=2))
+        print_json(asdict(report))
     else:
         _print_marks(report)
 
-    sentences = sys.stderr if as_json else sys.stdout
     for gap in report.gaps:
-        print(f"not compared: {gap}", file=sentences)
+        say(f"not compared: {gap}", error=as_json)
     for contradiction in report.contradictions:
-        print(f"contradiction: {contradiction}", file=sentences)
+        say(f"contradiction: {contradiction}", error=as_json)
 
     if any(mark.recorded != mark.expected for mark in report.marks):
         raise RunError(f"{run} did not read the samples that its order prescribes; see the marks above")
     if not report.proven:
         raise RunError(f"the files of {run} contradict each other, so that nothing is proven; see above")
-    print(
+    say(
         f"{report.samples_seen} samples seen ({report.epochs:.4g} epochs of {report.dataset_samples}): "
         f"0 repeated, 0 skipped; {report.unusable} unusable samples replaced at {report.replaced} positions\n"
         f"{PROVES}",
-        file=sentences,
+        error=as_json,
     )
 
 
@@ -59,4 +57,4 @@ def _print_marks(report: AuditReport) -> None:
         for mark in report.marks
     ]
     print_table(("samples seen", "recorded by", "order digest", "recomputed", ""), rows)
-    print(f"compared as well: {report.metrics_lines} lines of metrics.jsonl")
+    say(f"compared as well: {report.metrics_lines} lines of metrics.jsonl")

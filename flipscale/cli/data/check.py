@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ class CheckOptions:
 
 def check(options: CheckOptions) -> None:
     """Decode every sample and report sizes, captions, duplicates, and what training could not use."""
-    from flipscale.cli.data.check_summary import print_summary
+    from flipscale.cli.data.check_summary import print_check
     from flipscale.data.checks.report_files import write_report
     from flipscale.data.checks.scan import Checking
     from flipscale.data.checks.summary import summarize
@@ -71,16 +70,7 @@ def check(options: CheckOptions) -> None:
 
     if options.report is not None:
         write_report(reports, document, options.report)
-    if options.as_json:
-        print(json.dumps(document, indent=2))
-        return
-
-    print_summary(summary)
-    if options.fix is not None:
-        clean = document["clean"]
-        print(f"clean: {clean['samples']} samples in {clean['shards']}")
-        if clean["left_out"]:
-            print(f"left out: {clean['left_out']} usable samples whose key another one in their shard has")
+    print_check(summary, document, as_json=options.as_json)
 
 
 def _pixel_limit(max_image_pixels: str | None) -> int | None:

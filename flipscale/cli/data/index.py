@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flipscale.cli.options import AllowPipe, Shards, Workers
+from flipscale.terminal import say
 
 
 def index(
@@ -52,6 +52,6 @@ def index(
             write_checksums(built, worker_count(workers), bar.show)
 
     fingerprint = built.fingerprint[:16]
-    print(f"{out}: {built.samples} samples in {len(built.shards)} shards, fingerprint {fingerprint}")
+    say(f"{out}: {built.samples} samples in {len(built.shards)} shards, fingerprint {fingerprint}")
     for damage in built.damaged:
-        print(f"warning: {without_secrets(damage.path)} is damaged: {damage.reason}", file=sys.stderr)
+        say(f"warning: {without_secrets(damage.path)} is damaged: {damage.reason}", error=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flipscale.cli.options import Workers
+from flipscale.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,5 +47,5 @@ def synth(options: SynthOptions) -> None:
         )
 
     for split in summary.splits:
-        print(f"{split.name}: {split.samples} samples in {split.pattern} ({format_megabytes(split.bytes)})")
-    print(f"class names: {summary.classnames}, templates: {summary.templates}")
+        say(f"{split.name}: {split.samples} samples in {split.pattern} ({format_megabytes(split.bytes)})")
+    say(f"class names: {summary.classnames}, templates: {summary.templates}")

@@ -12,6 +12,7 @@ import typer
 from flipscale.cli.data.training_set import CaptionNames, ShardsOrJob, read_training_set
 from flipscale.cli.options import AllowPipe
 from flipscale.errors import UserError
+from flipscale.terminal import say
 
 if TYPE_CHECKING:
     from flipscale.cli.data.training_set import TrainingSet
@@ -43,7 +44,7 @@ def vocab(
         )
         pieces = learn_vocab(_captions(index, training_set), size, out)
 
-    print(f"{out}: {len(pieces)} word pieces from the captions of {index.samples} samples")
+    say(f"{out}: {len(pieces)} word pieces from the captions of {index.samples} samples")
 
 
 def _captions(index: Index, training_set: TrainingSet) -> Iterator[str]:
