@@ -7,7 +7,17 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from flipscale.runs.manifest import MANIFEST, Manifest, looks_like_a_checkpoint, read_manifest, samples_of
+from flipscale.config import Job
+from flipscale.runs.directory import RunDirectory
+from flipscale.runs.job_changes import saved_job
+from flipscale.runs.manifest import (
+    MANIFEST,
+    Manifest,
+    committed_samples,
+    looks_like_a_checkpoint,
+    read_manifest,
+    samples_of,
+)
 from flipscale.runs.storage import read_patiently
 
 _log = logging.getLogger(__name__)
@@ -63,6 +73,19 @@ def in_order_of_commit(root: Path) -> list[ListedCheckpoint]:
         return numbered.get(entry.path, last if entry.samples > most else 0), entry.samples
 
     return sorted(listed, key=order)
+
+
+def last_commit(run: RunDirectory) -> tuple[int, Job | None]:
+    """Return the samples of a run's newest checkpoint, and the job of the last whole manifest.
+
+    Raises:
+        UserError: If this version of flipscale cannot read the job.
+        StoppedEarly: If the storage does not answer.
+    """
+    for entry in reversed(in_order_of_commit(run.checkpoints)):
+        if entry.manifest is not None:
+            return committed_samples(run), saved_job(entry.path, entry.manifest.job)
+    return committed_samples(run), None
 
 
 def _manifest(path: Path) -> Manifest | None:

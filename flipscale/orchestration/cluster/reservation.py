@@ -12,8 +12,8 @@ from flipscale.config import Job
 from flipscale.errors import UserError
 from flipscale.files import write_durably
 from flipscale.orchestration.cluster.submission import check_work_left, living_jobs, logs
+from flipscale.runs.commit_order import last_commit
 from flipscale.runs.directory import RunDirectory, prepare
-from flipscale.runs.manifest import committed_samples
 
 LOCK = "submit.lock"
 TOKEN = "token"
@@ -52,7 +52,7 @@ def _make_ready(run: RunDirectory, job: Job, dependency: str | None) -> None:
                 f"{quote(str(run.path))}`"
             )
 
-    prepare(run, job, committed_samples(run))
+    prepare(run, job, *last_commit(run))
     logs(run).mkdir(exist_ok=True)
     if not (run.path / TOKEN).exists():
         write_durably(run.path / TOKEN, "A node that does not see this file shares no run with us.\n")

@@ -19,7 +19,9 @@ from flipscale.errors import UserError
 from flipscale.orchestration.cluster.submit import submit_run
 from flipscale.planning.plan import plan_job
 from flipscale.planning.throughput import make_speed
+from flipscale.progress import Progress
 from flipscale.runs.directory import run_directory
+from flipscale.runs.manifest import Manifest, StoredFile
 from flipscale.runs.submissions import read_submissions
 
 
@@ -77,6 +79,22 @@ def test_the_expected_time_is_that_of_plan_for_what_is_left(
 
     with pytest.raises(UserError, match="there is no GPU 'h100' in the table; did you mean h100-80gb"):
         submit(run.job, site=site(gpus_per_node=2, gpu="h100"))
+
+
+def test_edited_job_of_a_run_is_refused(fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun]):
+    job = tiny_run(cluster={"gpus_per_node": 1}).job
+    run = run_directory(load_job(job))
+    submit(job, site=site())
+    checkpoint = run.checkpoints / "samples_000000000064"
+    checkpoint.mkdir()
+    document = load_job(job).model_dump(mode="json", exclude_none=True)
+    manifest = Manifest(Progress(64), False, {"a.safetensors": StoredFile(1, "0" * 64)}, document, 1)
+    (checkpoint / "manifest.json").write_text(manifest.to_json())
+
+    fake.answers(queue="7|COMPLETED|None|n1\n")
+    run.job.write_text(run.job.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(UserError, match="seed was 0, now 1; change it back"):
+        submit(run.path, site=site())
 
 
 def test_a_run_is_submitted_once(fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun]):
