@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from flipscale.config.caption_sources import parse_caption_source
-from flipscale.config.values import Bytes, Count, Default, Fraction, Line, PositiveCount, Strict, Weight
+from flipscale.config.values import (
+    Bytes,
+    ClusterSize,
+    Count,
+    Default,
+    Fraction,
+    Line,
+    ModelSize,
+    PositiveCount,
+    Strict,
+    Weight,
+)
 
 
 class TokenizerSource(Strict):
@@ -18,7 +29,7 @@ class TokenizerSource(Strict):
     vocab: Line | None = None
     """WordPiece only, and required there: a vocab.txt, a directory, or a hub name such as
     bert-base-uncased."""
-    context_length: Annotated[PositiveCount | None, Default("32, or 77 for `clip_bpe`")] = None
+    context_length: Annotated[ModelSize | None, Default("32, or 77 for `clip_bpe`")] = None
     """Tokens per caption. The default for wordpiece is the paper's (section 3.1)."""
 
     @model_validator(mode="after")
@@ -79,7 +90,7 @@ class Data(Strict):
     """Stop if a larger share of the samples cannot be used; checked from the first 1,000 samples on."""
     tokenizer: TokenizerSource
     """The tokenizer of the captions."""
-    lanes: PositiveCount = 64
+    lanes: ClusterSize = 64
     """Parallel sample sequences that every global batch is dealt from; fixed for the life of a run. It must
     divide every batch size, and the number of processes must divide it. See docs/data.md."""
     window: PositiveCount = 2048

@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from flipscale.config.values import Default, FilledLine, Line, PositiveCount, PositiveFloat, Strict
+from flipscale.config.values import (
+    Default,
+    FilledLine,
+    ImageSide,
+    Line,
+    ModelSize,
+    PositiveCount,
+    PositiveFloat,
+    Strict,
+)
 
 
 class Model(Strict):
@@ -15,9 +24,9 @@ class Model(Strict):
     preset: Line
     """The name of a preset: `vit_b32`, `vit_b16`, `vit_l16`, `vit_l14` or `vit_h14`; its CLIP baseline
     (`clip_b16`, ...); or a tiny one (`vit_tiny_p8`, `vit_micro_p8`)."""
-    image_size: Annotated[PositiveCount | None, Default("the preset's")] = None
+    image_size: Annotated[ImageSide | None, Default("the preset's")] = None
     """Side of the square input in pixels."""
-    patch_size: Annotated[PositiveCount | None, Default("the preset's")] = None
+    patch_size: Annotated[ImageSide | None, Default("the preset's")] = None
     """Side of a patch in pixels."""
     weights: Annotated[FilledLine | None, Default("initial weights")] = None
     """Start from these weights instead of initial ones: an OpenCLIP directory, a run or a checkpoint. They
@@ -41,12 +50,12 @@ class Reconstruction(Strict):
 
     weight: PositiveFloat = 1.0
     """Weight of this loss next to the contrastive loss. The paper adds the two, which is weight 1."""
-    width: PositiveCount = 256
+    width: ModelSize = 256
     """Width of the decoder. The paper gives no size; this is a small one, with 32 channels per head as in
     MAE."""
-    layers: PositiveCount = 4
+    layers: ModelSize = 4
     """Blocks of the decoder."""
-    heads: PositiveCount = 8
+    heads: ModelSize = 8
     """Attention heads of the decoder; they must divide its width."""
 
     @model_validator(mode="after")

@@ -9,10 +9,12 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from flipscale.config.units import Cadence
 from flipscale.config.values import (
+    ClusterSize,
     Count,
     Default,
     Duration,
     Every,
+    ImageSide,
     Kind,
     Name,
     PositiveCount,
@@ -60,9 +62,9 @@ class Phase(Strict):
     """Which slots are hidden: `prioritised` hides padding first, `random` draws from all slots alike."""
     fresh_optimizer: bool = False
     """Start this phase with empty optimizer moments, as the paper's unmasked tuning does."""
-    image_size: Annotated[PositiveCount | None, Default("the model's")] = None
+    image_size: Annotated[ImageSide | None, Default("the model's")] = None
     """Side in pixels of the images of this phase."""
-    patch_size: Annotated[PositiveCount | None, Default("the model's")] = None
+    patch_size: Annotated[ImageSide | None, Default("the model's")] = None
     """Side in pixels of a patch in this phase. If it changes between phases, the patch kernels are
     resampled."""
 
@@ -182,9 +184,9 @@ class Hang(Strict):
 class Cluster(Strict):
     """What the job asks of a cluster."""
 
-    nodes: PositiveCount = 1
+    nodes: ClusterSize = 1
     """Nodes of the job."""
-    gpus_per_node: PositiveCount = 8
+    gpus_per_node: ClusterSize = 8
     """GPUs per node; one process runs on each."""
     timeout: Duration = 24 * 3600
     """Time limit of one start. A run that needs more is trained in several segments."""

@@ -49,6 +49,10 @@ def _above_zero(weight: float) -> float:
 
 Count = Annotated[int, BeforeValidator(parse_count), Kind("count")]
 PositiveCount = Annotated[int, Field(gt=0), BeforeValidator(parse_count), Kind("count > 0")]
+# Far above what anybody trains, and far below what fills a machine's memory before an error is said.
+ImageSide = Annotated[int, Field(gt=0, le=8_192), BeforeValidator(parse_count), Kind("count > 0")]
+ModelSize = Annotated[int, Field(gt=0, le=65_536), BeforeValidator(parse_count), Kind("count > 0")]
+ClusterSize = Annotated[int, Field(gt=0, le=1_000_000), BeforeValidator(parse_count), Kind("count > 0")]
 Bytes = Annotated[int, Field(gt=0), BeforeValidator(parse_bytes), Kind("size")]
 Duration = Annotated[
     int, Field(gt=0), BeforeValidator(parse_duration), PlainSerializer(lambda s: f"{s}s"), Kind("duration")

@@ -19,6 +19,10 @@ BERT_VOCABULARY = 30522
 CLIP_VOCABULARY = 49408
 
 
+MOST_PATCHES = 65_536
+"""Patches of an image: one of 4096 pixels in patches of 16."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TowerSpec:
     """One pre-norm transformer; its MLP is 4 times as wide as the residual stream."""
@@ -61,6 +65,11 @@ class VisionSpec(TowerSpec):
             raise UserError(
                 f"image size {self.image_size} is not a multiple of the patch size {self.patch_size}; "
                 f"the nearest that work: {', '.join(near)}"
+            )
+        if self.patches > MOST_PATCHES:
+            raise UserError(
+                f"images of {self.image_size} pixels have {self.patches:,} patches of {self.patch_size} "
+                f"pixels, and the most is {MOST_PATCHES:,}; lower image_size or raise patch_size"
             )
         if self.positions == "sincos" and self.width % 4:
             raise UserError(f"width {self.width} must be a multiple of 4 for 2-D sin-cos positions")

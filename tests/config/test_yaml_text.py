@@ -12,6 +12,7 @@ from support.job_texts import BASE
 from flipscale.config import load_job, load_site
 from flipscale.config.yaml_text import LARGEST_FILE, MOST_VALUES, NotYamlError, parse_yaml
 from flipscale.errors import UserError
+from flipscale.planning.plan import model_shape
 
 LONGEST = 700
 """Characters of a message; a path and a quoted value fit."""
@@ -72,6 +73,31 @@ def test_endless_number_is_refused_for_every_kind_of_key(write, key: str, number
 @pytest.mark.parametrize("text", ["9" * 5000 + "d", "9" * 70 + "d", "1" + "0" * 5000 + "GB", "9" * 20 + "s"])
 def test_endless_quantity_with_a_unit_is_refused(write, text: str):
     assert "cluster.timeout" in problem(write(BASE), f"cluster.timeout={text}")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.image_size",
+        "model.patch_size",
+        "phases.0.image_size",
+        "loss.reconstruction.width",
+        "loss.reconstruction.layers",
+        "data.tokenizer.context_length",
+        "data.lanes",
+        "cluster.nodes",
+        "cluster.gpus_per_node",
+    ],
+)
+def test_model_and_cluster_of_endless_size_are_refused(write, key: str):
+    for size in ("1e9", "1e18"):
+        assert f"{key}: input should be less than or equal to" in problem(write(BASE), f"{key}={size}")
+
+
+def test_images_of_too_many_patches_are_refused(write):
+    job = load_job(write(BASE), ["model.image_size=8192", "model.patch_size=1"])
+    with pytest.raises(UserError, match=r"have 67,108,864 patches of 1 pixels, and the most is 65,536"):
+        model_shape(job)
 
 
 @pytest.mark.parametrize("kind", ["device", "fifo", "directory", "socket"])
