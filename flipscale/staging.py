@@ -13,8 +13,8 @@ from pathlib import Path
 from flipscale.errors import UserError
 from flipscale.files import naming, sync_directory
 
-_MARK = "unfinished.lock"
-"""The file that marks a directory as unfinished. Its writer holds a lock on it as long as it lives."""
+_LOCK = ".lock"
+"""The ending of the file next to an unfinished directory. Its living writer holds a lock on it."""
 
 
 def check_new(path: Path, what: str) -> None:
@@ -60,23 +60,20 @@ def staged_directory(path: Path) -> Generator[Path]:
     _remove_abandoned(path)
 
     work = path.with_name(f".{path.name}.unfinished.{secrets.token_hex(4)}")
-    work.mkdir()
+    lock = work.with_name(work.name + _LOCK)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        mark = os.open(work / _MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            with suppress(OSError):  # some shared file systems have no locks
-                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield work
-            _sync(work)
-            (work / _MARK).unlink()
-        finally:
-            os.close(mark)
+        with suppress(OSError):  # some shared file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        work.mkdir()
+        yield work
+        _sync(work)
         with naming(path):
             os.rename(work, path)
         sync_directory(path.parent)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+    finally:
+        _remove(work, lock)
+        os.close(descriptor)
 
 
 class _Trial(Exception):
@@ -84,15 +81,24 @@ class _Trial(Exception):
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove unfinished directories whose writers are gone; only what carries our mark is touched."""
-    for left in path.parent.glob(f".{_escaped(path.name)}.unfinished.*"):
+    """Remove unfinished directories whose writers are gone; one without our lock file is somebody else's."""
+    for lock in path.parent.glob(f".{_escaped(path.name)}.unfinished.*{_LOCK}"):
         with suppress(OSError):
-            mark = os.open(left / _MARK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(lock.with_name(lock.name.removesuffix(_LOCK)), lock)
             finally:
-                os.close(mark)
+                os.close(descriptor)
+
+
+def _remove(work: Path, lock: Path) -> None:
+    """Remove an unfinished directory if it is still there, then its lock file."""
+    shutil.rmtree(work, ignore_errors=True)
+    # The lock file stays if the directory does: the next writer then tries again.
+    if not os.path.lexists(work):
+        with suppress(OSError):
+            lock.unlink(missing_ok=True)
 
 
 def _escaped(name: str) -> str:

@@ -67,7 +67,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> Non
     writer, left = start(out)
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
-    assert entries(tmp_path) == [left.name]
+    assert entries(tmp_path) == [left.name, f"{left.name}.lock"]
     with staged_directory(out) as work:
         (work / "whole").touch()
     assert entries(tmp_path) == ["out"]
@@ -81,9 +81,10 @@ def test_nothing_of_others_is_removed(tmp_path: Path) -> None:
     foreign.mkdir()
     (foreign / "chapter").touch()
     (tmp_path / ".out.unfinished.linked").symlink_to(foreign)
+    (tmp_path / ".out.unfinished.linked.lock").symlink_to(foreign / "chapter")
     with staged_directory(out) as work:
         (work / "whole").touch()
-    assert entries(living) == ["half", "unfinished.lock"]
+    assert entries(living) == ["half"]
     assert entries(foreign) == ["chapter"]
     writer.kill()
     writer.communicate()
