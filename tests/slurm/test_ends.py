@@ -60,17 +60,19 @@ def kill_slurmd(run: SlurmRun, job: str) -> None:
 
 def kill_in_start_up(run: SlurmRun, job: str, rank: int) -> None:
     """Kill a process that has not met the others: nobody can have left a sign of life."""
-    release_until(run, job, lambda: run.process_of(rank) is not None)
-    process = run.process_of(rank)
+    restarts = run.cluster.job(job)["Restarts"]
+    release_until(run, job, lambda: run.process_of(rank, restarts) is not None)
+    process = run.process_of(rank, restarts)
     assert process is not None
     process.kill()
 
 
-def kill_who_is_waited_for(run: SlurmRun) -> None:
+def kill_who_is_waited_for(run: SlurmRun, job: str) -> None:
     """Kill rank 1 while rank 0 waits for it."""
-    late = run.cluster.wait_until(lambda: run.process_of(1), bool, 60)
+    restarts = run.cluster.job(job)["Restarts"]
+    late = run.cluster.wait_until(lambda: run.process_of(1, restarts), bool, 60)
     late.suspend()
-    waits = run.cluster.wait_until(lambda: run.process_of(0), bool, 60)
+    waits = run.cluster.wait_until(lambda: run.process_of(0, restarts), bool, 60)
     run.cluster.wait_until(lambda: waits.net_connections("tcp"), bool, 120)  # it listens for the others
     late.kill()
 
@@ -89,7 +91,7 @@ def test_a_job_whose_processes_are_killed_ends_by_itself_and_leaves_no_trace(
         fault(run, job)
         run.starts_again(job, restarts)
 
-    kill_who_is_waited_for(run)
+    kill_who_is_waited_for(run, job)
     run.starts_again(job, 4)
     assert "a stop was requested before the processes of this start had found each other" in run.log()
 

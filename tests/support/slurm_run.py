@@ -120,12 +120,18 @@ class SlurmRun:
         """Send a signal to one process of the job."""
         os.kill(self.beats()[rank].pid, number)
 
-    def process_of(self, rank: int) -> psutil.Process | None:
-        """Return the process of a rank from the moment in which it is `flipscale train RUN`, else None."""
+    def process_of(self, rank: int, restarts: str) -> psutil.Process | None:
+        """Return the process of a rank from the moment in which it is `flipscale train RUN`, else None.
+
+        Args:
+            rank: The rank.
+            restarts: Number of the restart: processes of the start before may still be there.
+        """
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 trains = process.cmdline()[-3:] == ["flipscale", "train", str(self.run.output)]
-                if trains and process.environ().get("SLURM_PROCID") == str(rank):
+                place = process.environ() if trains else {}
+                if (place.get("SLURM_PROCID"), place.get("SLURM_RESTART_COUNT")) == (str(rank), restarts):
                     return process
         return None
 
