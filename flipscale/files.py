@@ -110,6 +110,22 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def overwrite(path: Path, text: str) -> None:
+    """Replace the content of a file without new space: a full disk has no room for a second copy.
+
+    A crash in the middle can leave both contents mixed. The file must be at least as long as the text, or its
+    last block have the room.
+
+    Raises:
+        OSError: If the file does not exist or cannot be written.
+    """
+    with open(path, "r+", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        file.truncate()
+        os.fsync(file.fileno())
+
+
 def write_durably(path: Path, text: str) -> None:
     """Replace a file so that after a crash it has either its old or its new content.
 

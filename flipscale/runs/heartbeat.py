@@ -12,6 +12,7 @@ from typing import Literal
 
 from flipscale.documents import read_as
 from flipscale.errors import Reason, UserError
+from flipscale.files import overwrite
 from flipscale.processes import ProcessMark
 
 BEAT_SECONDS = 5.0
@@ -94,8 +95,14 @@ def write_heartbeat(run: Path, beat: Heartbeat) -> None:
     path = attempt_directory(run, beat.attempt) / f"rank_{beat.rank:05d}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(asdict(beat)))
-    os.replace(partial, path)
+    text = json.dumps(asdict(beat))
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError:
+        # A full disk has no room for a second file, but the process still has to say how it ended.
+        partial.unlink(missing_ok=True)
+        overwrite(path, text)
 
 
 def read_heartbeats(run: Path, attempt: str | None = None) -> list[Heartbeat]:

@@ -12,7 +12,7 @@ from typing import cast
 from flipscale import jsonl
 from flipscale.documents import parse_object
 from flipscale.errors import Reason, UserError
-from flipscale.files import read_regular, write_durably
+from flipscale.files import overwrite, read_regular, write_durably
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.failures import TRANSIENT
 from flipscale.runs.records import Record, integer, misread_key, number, text, texts
@@ -20,6 +20,9 @@ from flipscale.runs.records import Record, integer, misread_key, number, text, t
 _RETRIED: frozenset[Reason] = frozenset({*TRANSIENT, "out_of_memory"})
 """Ends after which a job may start by itself. If the kernel killed a process for its memory, the batch
 script has the job started again, and Slurm's log names the cause."""
+
+
+_ROOM = 4096  # bytes of segment.json that are kept for the end of the segment
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,12 @@ def write_ledger(run: Path, lines: Sequence[LedgerLine]) -> None:
 
 def write_open_segment(run: Path, line: LedgerLine) -> None:
     """Record the segment that has begun; the file is still there at the next start if this one is killed."""
-    write_durably(RunDirectory(run).open_segment, json.dumps(asdict(line)))
+    write_durably(RunDirectory(run).open_segment, json.dumps(asdict(line)) + " " * _ROOM)
+
+
+def close_in_place(run: Path, line: LedgerLine) -> None:
+    """Write the line of an ended segment over its open one: a full disk has no room for it in the ledger."""
+    overwrite(RunDirectory(run).open_segment, json.dumps(asdict(line)))
 
 
 def read_open_segment(run: Path) -> LedgerLine | None:

@@ -19,6 +19,7 @@ from flipscale.runs.failures import Failure
 from flipscale.runs.ledger import (
     LedgerLine,
     append_to_ledger,
+    close_in_place,
     read_ledger,
     timestamp,
     utc,
@@ -142,7 +143,11 @@ class LedgerWriter:
         )
 
         # The line first: a crash in between leaves the open segment as well, which the next start removes.
-        append_to_ledger(self._run.path, line)
+        try:
+            append_to_ledger(self._run.path, line)
+        except OSError:
+            close_in_place(self._run.path, line)
+            raise
         with suppress(OSError):
             self._run.open_segment.unlink()
 

@@ -34,7 +34,8 @@ def account_for_the_past(
 
     killed = _open_segment(run, lines, resumed, attempt)
     if killed is not None and (not lines or killed.segment > lines[-1].segment):
-        line = close_killed(run.path, killed, resumed)
+        # A segment that found the disk full has left its own line; nobody else knows how a killed one ended.
+        line = killed if killed.ended else close_killed(run.path, killed, resumed)
         lines.append(replace(line, quarantined=recorded_quarantine(run)))
 
     lines = with_past_starts(lines, past)

@@ -118,6 +118,9 @@ def read_files(run: RunDirectory) -> RunFiles:
     closed = max((line.segment for line in ledger), default=-1)
     if open_segment is not None and open_segment.segment <= closed:
         open_segment = None
+    if open_segment is not None and open_segment.ended:  # the disk had no room for its line in the ledger
+        ledger.append(open_segment)
+        open_segment = None
 
     attempt = open_segment.attempt if open_segment else ""
     quarantined, estimated = _quarantined(run.quarantine)

@@ -322,7 +322,7 @@ def test_segment_whose_record_is_damaged_is_booked_from_its_heartbeats(
     write_heartbeat(tmp_path, Heartbeat("7.2", 0, 2, "n3", 1, "starting", 128, 0.1, at + 1))
     os.utime(tmp_path / "heartbeats" / "7.1", (at - 9, at - 9))
     path = tmp_path / "segment.json"
-    SHAPES[shape](path, path.read_bytes())
+    SHAPES[shape](path, path.read_bytes().rstrip())  # without the room for its end
     LedgerWriter(tmp_path, Progress(128), world(2), "7.2")
 
     before, line = read_ledger(tmp_path)

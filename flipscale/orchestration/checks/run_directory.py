@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flipscale.config import Site
 from flipscale.errors import UserError
-from flipscale.formatting import format_gib
+from flipscale.formatting import format_bytes, format_gib
 from flipscale.orchestration.checks.candidate import Candidate
 from flipscale.orchestration.checks.finding import CheckWarning
 from flipscale.orchestration.cluster.allocation import Allocation
@@ -102,8 +102,8 @@ def check_disk(candidate: Candidate) -> str:
     free = shutil.disk_usage(place).free
     if free < size:
         raise UserError(
-            f"{place} has no space for one checkpoint: {format_gib(free)} are free and one takes "
-            f"{format_gib(size)}; free some, or set `output` elsewhere"
+            f"{place} has no space for one checkpoint: {format_bytes(free)} are free and one takes "
+            f"{format_bytes(size)}; free some, or set `output` elsewhere"
         )
 
     text = f"{format_gib(free, 0)} free; {missing} more checkpoints of {format_gib(size, 2)}"

@@ -127,6 +127,16 @@ def test_a_job_that_a_person_submitted_by_hand_is_asked_about(run, slurm):
     assert status_of(run).state == "lost"
 
 
+def test_segment_that_found_the_disk_full_has_failed(run):
+    run.open_segment(
+        started=utc(ago(90)), ended=utc(ago(5)), attempt="7.0", reason="disk", detail="no space is left"
+    )
+    run.beat(0, "failed", at=ago(5), kind="disk", message="no space is left")
+    status = status_of(run)
+    assert status.state == "failed"
+    assert "no space is left" in status.next
+
+
 def test_start_up_counts_from_the_start(run):
     run.open_segment(started=utc(ago(90)), attempt="7.0").beat(0, "starting", at=ago(1))
     status = status_of(run)
