@@ -67,9 +67,7 @@ def check_size(patterns: Sequence[str]) -> None:
 
 def _size(pattern: str) -> _Size:
     opened = [_Open(0)]
-    stray = (
-        0  # closing braces that nothing opened; braceexpand lets as many opening ones stand for themselves
-    )
+    stray = 0  # closing braces that nothing opened; as many opening ones stand for themselves then
     escaped = False
     for place, sign in enumerate(pattern):
         top = opened[-1]
