@@ -47,12 +47,12 @@ def torchvision_fits() -> bool:
 
 
 def torchvision_remedy() -> str:
-    """Return the command that installs the torchvision which belongs to this torch."""
+    """Return the command that installs the torchvision of this torch, from the index that torch came from."""
     torch_version = importlib.metadata.version("torch")
     _, _, build = torch_version.partition("+")
     release = importlib.metadata.version("torchvision").partition("+")[0]
-    index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
-    return f"pip install --force-reinstall --no-deps torchvision=={release}{index}"
+    version = f"{release}+{build}" if build else release
+    return f"pip install --force-reinstall --no-deps torchvision=={version}"
 
 
 def _import_with_torchvision(module: str, distribution: str) -> ModuleType:

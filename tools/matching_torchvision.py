@@ -19,13 +19,12 @@ def main() -> None:
         return
 
     command = torchvision_remedy()
-    done = subprocess.run(
-        [sys.executable, "-m", *shlex.split(command), "--quiet", "--retries=1", "--timeout=20"], check=False
-    )
+    words = [sys.executable, "-m", *shlex.split(command), "--retries=1", "--timeout=20"]
+    done = subprocess.run(words, capture_output=True, check=False)  # the warning says all of a failure
     if done.returncode or not _imports():
         print(
             "warning: torchvision does not fit torch, so that `import open_clip` fails outside of flipscale; "
-            f"run `{command}` where its index is reachable",
+            f"run `{command}` with the index that torch came from",
             file=sys.stderr,
         )
 

@@ -23,6 +23,6 @@ def how_to_load(directory: Path, report: VerifyReport) -> str:
         return line
     return (
         f"{line}\nwarning: `import open_clip` fails in this environment: torchvision does not fit torch; "
-        f"install the one that does (`{torchvision_remedy()}`), or write `from flipscale.third_party import "
-        "import_open_clip; open_clip = import_open_clip()`"
+        f"install the one that does, from torch's index (`{torchvision_remedy()}`), or write `from "
+        "flipscale.third_party import import_open_clip; open_clip = import_open_clip()`"
     )

@@ -19,16 +19,12 @@ from flipscale.third_party import torchvision_remedy
 @pytest.mark.parametrize(
     ("torch_version", "torchvision_version", "command"),
     [
-        ("2.13.0+cpu", "0.28.0", "torchvision==0.28.0 --index-url https://download.pytorch.org/whl/cpu"),
-        (
-            "2.8.0+cu128",
-            "0.23.0+cu126",
-            "torchvision==0.23.0 --index-url https://download.pytorch.org/whl/cu128",
-        ),
+        ("2.13.0+cpu", "0.28.0", "torchvision==0.28.0+cpu"),
+        ("2.8.0+cu128", "0.23.0+cu126", "torchvision==0.23.0+cu128"),
         ("2.8.0", "0.23.0+cpu", "torchvision==0.23.0"),
     ],
 )
-def test_remedy_takes_the_index_of_torch(
+def test_remedy_takes_the_build_of_torch(
     torch_version: str, torchvision_version: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     versions = {"torch": torch_version, "torchvision": torchvision_version}
