@@ -7,7 +7,7 @@ CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 WORKERS := $(shell echo $$(( $$(nproc) + 1 )))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup
 
-.PHONY: demo test test-long test-slowest coverage lint check format docs-tables clean
+.PHONY: demo test test-long test-lowest test-slowest coverage lint check format docs-tables clean
 
 # Install torch first, at the pinned version: any other would bring gigabytes of CUDA libraries to machines without
 # a GPU.
@@ -31,6 +31,13 @@ test: $(VENV)/.dev
 # One test at a time, and every program is executed instead of forked from a warm server.
 test-long: $(VENV)/.dev
 	FLIPSCALE_TESTS_EXECUTE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+# The fast tests with the oldest versions that pyproject.toml allows, in an environment of their own.
+test-lowest:
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt torch numpy
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not slow and not long'
 
 test-slowest: $(VENV)/.dev
 	$(PYTEST) -m 'not long' --durations 30 --durations-min 1

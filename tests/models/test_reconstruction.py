@@ -135,12 +135,15 @@ def test_the_decoder_is_that_of_another_library() -> None:
     # They order the pixels of a patch by place and then by channel.
     weight = ours.pixels.weight.view(3, SIDE**2, width).transpose(0, 1).reshape(-1, width)
     state |= {"decoder_pred.weight": weight, "decoder_pred.bias": ours.pixels.bias.view(3, -1).T.flatten()}
+    names = next(
+        names for names in LAYER_NAMES if f"decoder_layers.0.{names[0]}.weight" in theirs.state_dict()
+    )
     for number, block in enumerate(ours.transformer.resblocks):
         own, prefix = block.state_dict(), f"decoder_layers.{number}."
         for kind in KINDS:
-            for part, rows in zip("qkv", own[f"attn.in_proj_{kind}"].chunk(3), strict=True):
-                state[f"{prefix}attention.{part}_proj.{kind}"] = rows
-            for theirs_name, name in LAYER_NAMES.items():
+            for theirs_name, rows in zip(names, own[f"attn.in_proj_{kind}"].chunk(3), strict=False):
+                state[f"{prefix}{theirs_name}.{kind}"] = rows
+            for theirs_name, name in zip(names[3:], OWN_NAMES, strict=True):
                 state[f"{prefix}{theirs_name}.{kind}"] = own[f"{name}.{kind}"]
     theirs.load_state_dict(state)
 
@@ -158,13 +161,19 @@ def test_the_decoder_is_that_of_another_library() -> None:
 
 
 KINDS = ("weight", "bias")
-LAYER_NAMES = {
-    "attention.o_proj": "attn.out_proj",
-    "layernorm_before": "ln_1",
-    "layernorm_after": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-}
+OWN_NAMES = ("attn.out_proj", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj")
+# Queries, keys and values, and then as in OWN_NAMES: of transformers 5, and of those before it.
+LAYER_NAMES = (
+    (
+        *(f"attention.{part}_proj" for part in "qkvo"),
+        *("layernorm_before", "layernorm_after", "mlp.fc1", "mlp.fc2"),
+    ),
+    (
+        *(f"attention.attention.{part}" for part in ("query", "key", "value")),
+        *("attention.output.dense", "layernorm_before", "layernorm_after"),
+        *("intermediate.dense", "output.dense"),
+    ),
+)
 
 
 def test_hidden_patches_are_the_others() -> None:
