@@ -65,7 +65,8 @@ def test_lost_checkpoints_are_refused_until_a_person_begins_again(finished: Tiny
     assert done.returncode == 0, done.stderr
     assert finished.weights() == weights
     lines = read_ledger(finished.output)
-    assert [(line.samples_from, line.samples_to) for line in lines] == [(0, 96), (96, 0), (0, 96)]
+    assert [line.reason for line in lines] == ["done", "input", "rolled_back", "done"]
+    assert [(line.samples_from, line.samples_to) for line in lines] == [(0, 96), (96, 96), (96, 0), (0, 96)]
     assert "--from-zero is for runs whose checkpoints are lost" in refusal(
         "train", finished.output, "--from-zero"
     )
