@@ -87,7 +87,7 @@ def test_workers_hold_neither_the_lock_nor_a_connection(tiny_run: MakeRun) -> No
                 assert run.output / "lock" not in open_files(worker.pid)
 
 
-def test_killed_worker_is_no_error_of_the_code(tiny_run: MakeRun) -> None:
+def test_killed_worker_does_not_count_as_an_error_of_the_code(tiny_run: MakeRun) -> None:
     run = endless(tiny_run)
     with training(run) as process:
         workers_of(run)[1].kill()

@@ -101,7 +101,7 @@ def test_job_that_a_person_stopped_is_completed(script: Script, code: int) -> No
     assert script.calls() == []
 
 
-def test_word_in_a_message_is_no_kind(script: Script) -> None:
+def test_a_word_in_a_message_does_not_decide_the_kind(script: Script) -> None:
     write_last_word(script.run, "7.0", Failure("code", 'KeyError: "kind": "stopped"'))
     assert script.end(1).returncode == 1
 
