@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # One process more than cores: the tests on clusters mostly wait for Slurm.
 WORKERS := $(shell echo $$(( $$(nproc) + 1 )))
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test test-long test-lowest test-slowest coverage lint check format docs-tables clean
 
@@ -45,7 +45,7 @@ test-slowest: $(VENV)/.dev
 # The share of the package's lines that the tests run, in the processes that they start, too.
 coverage: $(VENV)/.dev
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup -m 'not long'
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder -m 'not long'
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
