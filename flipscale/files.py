@@ -152,6 +152,22 @@ def write_durably(path: Path, text: str) -> None:
         sync_directory(path.parent)
 
 
+def write_output(path: Path, text: str) -> None:
+    """Write a file that a user named: a link stays, and a device or a pipe takes the text itself.
+
+    Args:
+        path: The file, such as `scores.json` or `/dev/stdout`.
+        text: Its new content; see `write_durably`.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.exists() or target.is_file():
+        write_durably(target, text)
+        return
+
+    with naming(path), open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
 def sync_directory(path: Path) -> None:
     """Return when the names in a directory are on disk.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flipscale.errors import RunError
-from flipscale.files import write_durably
+from flipscale.files import write_output
 
 
 def write_results(document: Mapping[str, Any], out: Path) -> None:
@@ -24,7 +24,7 @@ def write_results(document: Mapping[str, Any], out: Path) -> None:
         RunError: If the file cannot be written after all.
     """
     try:
-        write_durably(out, json.dumps(document, indent=2) + "\n")
+        write_output(out, json.dumps(document, indent=2) + "\n")
     except OSError as error:
         raise RunError(
             f"{out} could not be written ({error.strerror}); the scores are those shown", kind="disk"

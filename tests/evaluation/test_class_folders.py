@@ -33,7 +33,7 @@ def test_classes_are_the_sorted_sub_folders(tmp_path):
     images, labels, reader = read_set(labelled_folders(tmp_path))
     assert labels == [0, 0, 1, 1, 2, 2]
     assert images.float().mean(dim=(2, 3)).argmax(dim=1).tolist() == [1, 1, 0, 0, 2, 2]
-    assert reader.skipped.examples == ["c_class/notes.txt: not an image (UnidentifiedImageError)"]
+    assert reader.skipped.examples == ["c_class/notes.txt: not an image"]
 
 
 def test_labels_are_those_of_torchvisions_image_folder(tmp_path):

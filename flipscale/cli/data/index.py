@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,23 +12,28 @@ from flipscale.cli.options import AllowPipe, Shards, Workers
 from flipscale.terminal import say
 
 
-def index(
-    shards: Shards,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory for the index.", show_default=False)],
-    workers: Workers = None,
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions:
+    """The arguments and options of `flipscale data index`."""
+
+    shards: Shards
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory for the index.", show_default=False)]
+    workers: Workers = None
     members: Annotated[
         bool,
         typer.Option(help="Store where every sample is: 36 bytes per sample; else shards are scanned later."),
-    ] = True,
+    ] = True
     from_stats: Annotated[
         bool,
         typer.Option("--from-stats", help="Read no tar: take counts from img2dataset's SHARD_stats.json."),
-    ] = False,
+    ] = False
     checksums: Annotated[
         bool, typer.Option(help="Read local shards whole for checksums, which training compares.")
-    ] = True,
-    allow_pipe: AllowPipe = None,
-) -> None:
+    ] = True
+    allow_pipe: AllowPipe = None
+
+
+def index(options: IndexOptions) -> None:
     """Scan shards once, so that training can read any sample at once; resume where it stopped."""
     from flipscale.addresses import without_secrets
     from flipscale.cli.console import progress_bar
@@ -36,22 +42,23 @@ def index(
     from flipscale.data.shards.indexing import build_index
     from flipscale.data.shards.storage import Storage
 
+    workers = worker_count(options.workers)
     with progress_bar("indexing") as bar:
         built = build_index(
-            shards,
-            out,
-            workers=worker_count(workers),
-            members=members,
-            from_stats=from_stats,
-            storage=Storage(tuple(allow_pipe or ())),
+            options.shards,
+            options.out,
+            workers=workers,
+            members=options.members,
+            from_stats=options.from_stats,
+            storage=Storage(tuple(options.allow_pipe or ())),
             progress=bar.show,
         )
 
-    if checksums and can_have_checksums(built):
+    if options.checksums and can_have_checksums(built):
         with progress_bar("checksums") as bar:
-            write_checksums(built, worker_count(workers), bar.show)
+            write_checksums(built, workers, bar.show)
 
     fingerprint = built.fingerprint[:16]
-    say(f"{out}: {built.samples} samples in {len(built.shards)} shards, fingerprint {fingerprint}")
+    say(f"{options.out}: {built.samples} samples in {len(built.shards)} shards, fingerprint {fingerprint}")
     for damage in built.damaged:
         say(f"warning: {without_secrets(damage.path)} is damaged: {damage.reason}", error=True)

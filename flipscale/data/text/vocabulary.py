@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from flipscale.documents import parse_object
 from flipscale.errors import UserError
-from flipscale.files import read_regular, write_durably
+from flipscale.files import read_regular, write_output
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
@@ -153,7 +153,7 @@ def learn_vocab(captions: Iterable[str], size: int, path: Path, *, min_frequency
 def write_vocabulary(pieces: Sequence[str], path: Path) -> None:
     """Write one piece per line, so that the line number is the id. The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, "".join(piece + "\n" for piece in pieces))
+    write_output(path, "".join(piece + "\n" for piece in pieces))
 
 
 def _repeated(words: Counter[str]) -> Iterable[list[str]]:

@@ -76,8 +76,11 @@ def run(tiny_run: Callable[..., TinyRun], tmp_path_factory: pytest.TempPathFacto
     trained = made_once("hostile run", train, tmp_path_factory)
     shutil.copytree(trained, tiny.output)
     job = yaml.safe_load((tiny.output / "job.yaml").read_text()) | {"output": str(tiny.output)}
-    job["phases"][1]["samples"] = 160  # there is work left
     (tiny.output / "job.yaml").write_text(yaml.safe_dump(job))
+
+    # There is work left: the last checkpoint is gone.
+    shutil.rmtree(tiny.output / "checkpoints/samples_000000000240")
+    (tiny.output / "checkpoints/LATEST").write_text("samples_000000000192\n")
 
     line = json.loads((tiny.output / "ledger.jsonl").read_text().splitlines()[0]) | {"suspects": ["n1", "n2"]}
     other = line | {"segment": 1, "suspects": ["n2"]}
