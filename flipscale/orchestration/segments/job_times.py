@@ -98,7 +98,9 @@ def query_starts(job_ids: Sequence[str], *, accounting: bool) -> list[JobStart]:
     for job_id, start, end, state in listed:
         started = slurm.parse_time(start)
         ended = slurm.parse_time(end)
-        over = (state.split() or [""])[0] not in slurm.LIVE_STATES
+        word = (state.split() or ["UNKNOWN"])[0]
+        # The accounting has an end only if there was one. The controller gives the limit of a job that runs.
+        over = accounting or word not in slurm.LIVE_STATES
         if job_id in job_ids and started is not None and ended is not None and over:
-            starts.append(JobStart(job_id, started, ended, state.split()[0]))
+            starts.append(JobStart(job_id, started, ended, word))
     return sorted(starts, key=lambda start: start.started)
