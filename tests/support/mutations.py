@@ -104,7 +104,9 @@ def _place(data: bytearray, random: np.random.Generator) -> int:
 def _set_bytes(data: bytearray, other: bytes, random: np.random.Generator) -> None:
     for _ in range(random.integers(1, 4)):
         if data:
-            data[_place(data, random)] = random.choice([0, 1, 3, 127, 128, 254, 255, random.integers(256)])
+            data[_place(data, random)] = random.choice(
+                [0, 1, 3, 127, 128, 254, 255, int(random.integers(256))]
+            )
 
 
 def _flip_bit(data: bytearray, other: bytes, random: np.random.Generator) -> None:

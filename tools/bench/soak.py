@@ -28,7 +28,7 @@ from flipscale.data.samples.stream import LaneShare, Stream
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.order_digest import OrderDigest
-from flipscale.runs.audit import expected_order, sample_keys
+from flipscale.runs.expected_order import expected_order, sample_keys
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from support.shards import BAD, Member, bad, encoded, picture, tiny_tokenizer, write_tar
