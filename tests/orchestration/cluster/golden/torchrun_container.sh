@@ -47,6 +47,6 @@ if [ "$restarts" -ge 3 ] && [ -z "$opened" ]; then
   echo "flipscale: four starts in a row ended before they could train; fix the cause and submit again" >&2
   exit $code
 fi
-echo "flipscale: the processes ended with code $code and left no word of why; another start is requested" >&2
+echo "flipscale: the processes ended with code $code and did not say why; another start is requested" >&2
 scontrol requeue "$SLURM_JOB_ID" || env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 apptainer exec --nv --bind /scratch,/datasets /images/flipscale.sif python -m flipscale.orchestration.segments.last_resort /scratch/flip/vitb16
 exit $code
