@@ -106,7 +106,7 @@ def test_lowest_rank_that_reported_asks_first(
     local_rank: int,
     acts: list[str],
 ) -> None:
-    """If the leading process did not report, nobody waits for it. One process of each other node asks later."""
+    """If the leading process did not report, nobody waits. One process of each other node asks later."""
     done: list[str] = []
 
     def leave(code: int) -> None:
