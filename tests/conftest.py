@@ -75,6 +75,16 @@ def _executed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(subprocess, "Popen", PatientPopen)
 
 
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Undo what a test, or a library in it, wrote into the environment: the next one starts warm again."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> WordPieceTokenizer:
     return tiny_tokenizer()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.shards import tiny_tokenizer
 from support.warm_start import EXECUTING_POPEN, WarmPopen
 
 FLIPSCALE = [sys.executable, "-m", "flipscale"]
@@ -134,4 +135,16 @@ def test_workers_of_torchrun_are_its_own_warm_children(any_program, tmp_path):
 def test_a_marked_test_executes_everything():
     process = subprocess.Popen([*FLIPSCALE, "schema"], stdout=subprocess.PIPE, text=True)
     assert not is_warm(process)
+    assert process.communicate(timeout=60)[0].startswith("{")
+
+
+def test_what_a_tokenizer_sets_leaves_commands_warm(monkeypatch):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    first = WarmPopen([*FLIPSCALE, "schema"], stdout=subprocess.PIPE, text=True)
+    first.communicate(timeout=60)
+    tiny_tokenizer()
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+    process = WarmPopen([*FLIPSCALE, "schema"], stdout=subprocess.PIPE, text=True)
+    assert is_warm(process)
     assert process.communicate(timeout=60)[0].startswith("{")

@@ -38,6 +38,7 @@ _READ_AT_IMPORT = (
 _READ_LATER = (
     "TORCH_NCCL_ASYNC_ERROR_HANDLING",  # torch.distributed.run sets it for its workers
     "PYTHONWARNINGS",  # taken over by the forked process
+    "TOKENIZERS_PARALLELISM",  # read whenever a batch of texts is encoded
 )
 _COMMAND = os.path.join(os.path.dirname(sys.executable), "flipscale")
 _SERVER = Path(__file__).with_name("warm_server.py")
