@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from flipscale.child_process import keep_connections_from_children
 from flipscale.distributed.placement import Placement
+from flipscale.distributed.quiet_start import native_output_to_stderr
 from flipscale.errors import RunError, StoppedEarly, UserError
 
 T = TypeVar("T")
@@ -72,7 +73,8 @@ class World:
         if self.size == 1:
             return None
 
-        group: Any = _dist.new_group(backend="gloo", timeout=max(self.timeout, _SHORTEST_WAIT))
+        with native_output_to_stderr():
+            group: Any = _dist.new_group(backend="gloo", timeout=max(self.timeout, _SHORTEST_WAIT))
         assert isinstance(group, dist.ProcessGroup)
         return group
 
@@ -159,7 +161,8 @@ def join_world(place: Placement, timeout: timedelta = timedelta(minutes=10)) -> 
         options: dict[str, Any] = {"rank": place.rank, "world_size": place.size, "timeout": timeout}
         if place.rendezvous:
             options["store"] = _attempt_store(place, timeout)
-        dist.init_process_group(backend, **options)
+        with native_output_to_stderr():
+            dist.init_process_group(backend, **options)
 
     world = World(place.rank, place.size, place.local_rank, place.local_size, device, place, timeout)
     world.sum([0])  # the control group connects here, so that a start is complete or fails at one place

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from flipscale.distributed.quiet_start import native_output_to_stderr
 from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
 from flipscale.models.inputs import Inputs
@@ -48,7 +49,8 @@ def ensure_process_group(world: World) -> None:
         assert world.size == 1
         backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]: public in torch's documentation
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        with native_output_to_stderr():
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
 def ignore_old_names() -> None:

@@ -95,7 +95,8 @@ def test_foreign_flip_and_random_flip_fit_the_preset(
     tiny_run: MakeRun, data_set: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, state = import_openclip(exported)
-    save_file(load_file(exported / WEIGHTS), exported / WEIGHTS)  # without flipscale's header
+    save_file(load_file(exported / WEIGHTS), tmp_path / WEIGHTS)  # without flipscale's header
+    (tmp_path / WEIGHTS).replace(exported / WEIGHTS)  # `state` may be mapped from the old file
     monkeypatch.setattr(verification.subprocess, "run", run_judge)
     import_model(str(exported), tmp_path / "trial", weights=None, pretrained=None, random=True)
     tokenizer = load_tokenizer("wordpiece", str(data_set / "vocab.txt"), 16)
