@@ -7,9 +7,9 @@ from pathlib import Path
 
 from flipscale.budget import Budget
 from flipscale.config import Job
+from flipscale.data.quarantine import read_quarantine
 from flipscale.data.samples.of_job import open_reader
 from flipscale.data.samples.stream import LaneShare, Stream, default_workers
-from flipscale.data.samples.worker_crash import leave_out_crashes
 from flipscale.data.text.of_job import load_job_tokenizer
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.distributed.world import World
@@ -57,7 +57,7 @@ def open_data(job: Job, run: Path, budget: Budget, world: World) -> TrainingData
     spec = model_spec(job, tokenizer)
 
     reader = open_reader(data, job.seed, shards.source, shards.counts, tokenizer, spec.vision.image_size)
-    leave_out_crashes(reader, RunDirectory(run).quarantine)
+    reader.leave_out(read_quarantine(RunDirectory(run).quarantine))
     workers = default_workers(world.local_size) if data.workers is None else data.workers
     sizes = [shape.vision.image_size for shape in phase_specs(spec, job)]
     share = LaneShare(data.lanes, world.rank, world.size)

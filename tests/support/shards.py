@@ -70,7 +70,7 @@ BAD: dict[str, tuple[bytes | None, bytes | None, str]] = {
     "half a png": (_half(encoded(picture(1, 160, 120), "PNG")), b"a cat", "the image cannot be decoded"),
     "half a webp": (_half(encoded(picture(1, 160, 120), "WEBP")), b"a cat", "the image cannot be decoded"),
     "no image": (b"<html>404 not found</html>", b"a cat", "not an image"),
-    "a gif": (encoded(picture(1), "GIF"), b"a cat", "not an image of the kinds jpeg, png, webp, but gif"),
+    "a heic": (b"\0\0\0\x18ftypheic" + bytes(99), b"a cat", "not an image that can be read, but HEIC"),
     "empty image": (b"", b"a cat", "the image is missing or empty"),
     "missing image": (None, b"a cat", "the image is missing or empty"),
     "one pixel": (encoded(picture(1, 1, 1)), b"a cat", "the image has only 1 x 1 pixels"),

@@ -15,13 +15,11 @@ from pathlib import Path
 import numpy as np
 from support.mutations import image_seeds, mutated
 
-from flipscale.data.images.header import Kind
 from flipscale.data.quarantine import BadSample
 from flipscale.data.samples import decode
 from flipscale.data.samples.augment import View
 from flipscale.data.samples.decode import open_image, render, whole
 
-KINDS: tuple[Kind, ...] = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "jpeg2000")
 SIZES = (8, 30, 64)
 """Sides of views, in pixels: of the seeds' 67 x 50 pixels, decoded at a quarter or an eighth, and whole."""
 _LIMIT = 10**6  # pixels
@@ -46,7 +44,7 @@ def verdicts(data: bytes) -> set[str]:
 def verdict(data: bytes, size: int) -> str:
     """Return why an image cannot be shown at a size, or "good"; 0 decodes it whole, as evaluation does."""
     try:
-        image = open_image(data, _LIMIT, KINDS)
+        image = open_image(data, _LIMIT)
         if size:
             render(image, View((0, 0, *image.size), False), size, "bilinear")
         else:

@@ -11,7 +11,9 @@ from flipscale.data.quarantine import BadSample
 
 _JPEG2000 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 _TIFF = (b"II*\0", b"MM\0*")
-_BRANDS = {b"avif": "avif", b"avis": "avif", b"heic": "heic", b"heix": "heic", b"mif1": "heic"}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_MOST_BRANDS = 32
 
 _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
@@ -44,8 +46,8 @@ def kind_of(data: bytes) -> Kind:
 
 
 def _rare_kind(data: bytes) -> Kind:
-    brand = _BRANDS.get(data[8:12]) if data[4:8] == b"ftyp" else None
-    if brand == "avif":
+    brands = _brands(data)
+    if brands & _AVIF_BRANDS:
         return "avif"
     if data.startswith(gif.MAGIC):
         return "gif"
@@ -56,5 +58,16 @@ def _rare_kind(data: bytes) -> Kind:
     if data.startswith(b"BM") and data[6:10] == bytes(4):  # two letters are not enough
         return "bmp"
 
-    found = "HEIC" if brand else next((name for magic, name in _OTHERS if magic.match(data)), None)
+    others = (name for magic, name in _OTHERS if magic.match(data))
+    found = "HEIC" if brands & _HEIF_BRANDS else next(others, None)
     raise BadSample("not an image" if found is None else f"not an image that can be read, but {found}")
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """Return the brands that an ISO media file names: its own, and those that it is compatible with."""
+    if data[4:8] != b"ftyp":
+        return set()
+
+    end = min(int.from_bytes(data[:4], "big"), 16 + 4 * _MOST_BRANDS)
+    compatible = (data[at : at + 4] for at in range(16, end, 4))
+    return {data[8:12], *compatible}

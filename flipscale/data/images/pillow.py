@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, features
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
@@ -20,11 +22,16 @@ from flipscale.data.images import gif, jpeg, png
 from flipscale.data.images.header import Kind
 from flipscale.data.quarantine import BadSample
 
-try:
-    from PIL.AvifImagePlugin import AvifImageFile
-except ImportError:  # before Pillow 11.3
-    AvifImageFile = None
-
+_DECODERS: dict[Kind, Callable[[io.BytesIO], Image.Image]] = {
+    "jpeg": JpegImageFile,
+    "png": PngImageFile,
+    "webp": WebPImageFile,
+    "gif": GifImageFile,
+    "bmp": BmpImageFile,
+    "tiff": TiffImageFile,
+    "avif": AvifImageFile,
+    "jpeg2000": Jpeg2KImageFile,
+}
 _FEATURES: dict[Kind, str] = {"webp": "webp", "avif": "avif", "jpeg2000": "jpg_2000", "tiff": "libtiff"}
 """Kinds for which Pillow may have been built without a decoder."""
 
@@ -38,10 +45,9 @@ _WITHOUT_METADATA: dict[Kind, Callable[[bytes], bytes]] = {
 }
 
 
+@cache
 def can_decode(kind: Kind) -> bool:
     """Return whether the installed Pillow decodes images of this kind."""
-    if kind == "avif" and AvifImageFile is None:
-        return False
     return kind not in _FEATURES or bool(features.check(_FEATURES[kind]))
 
 
@@ -55,7 +61,7 @@ def open_with_pillow(kind: Kind, data: bytes) -> Image.Image:
     """
     if kind in _WITHOUT_METADATA:
         data = _WITHOUT_METADATA[kind](data)
-    image = _decoder(kind)(io.BytesIO(data))
+    image = _DECODERS[kind](io.BytesIO(data))
 
     coding = image.info.get("compression")
     if kind == "tiff" and (coding not in _TIFF_CODINGS or image.mode in ("I", "F")):
@@ -74,19 +80,3 @@ def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I"):
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
-
-
-def _decoder(kind: Kind) -> Callable[[io.BytesIO], Image.Image]:
-    if kind == "avif" and AvifImageFile is not None:
-        return AvifImageFile
-
-    decoders: dict[Kind, Callable[[io.BytesIO], Image.Image]] = {
-        "jpeg": JpegImageFile,
-        "png": PngImageFile,
-        "webp": WebPImageFile,
-        "gif": GifImageFile,
-        "bmp": BmpImageFile,
-        "tiff": TiffImageFile,
-        "jpeg2000": Jpeg2KImageFile,
-    }
-    return decoders[kind]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flipscale.data.images.header import ImageHeader, Kind
+from flipscale.data.images.header import ImageHeader
 from flipscale.data.images.inspection import inspect, unreadable
 from flipscale.data.images.pillow import open_with_pillow, rgb_pixels
 from flipscale.data.quarantine import BadSample
@@ -25,9 +24,6 @@ try:
     import cykooz_resizer  # pyright: ignore[reportMissingTypeStubs]
 except ImportError:
     cykooz_resizer = None
-
-WEB_KINDS: tuple[Kind, ...] = ("jpeg", "png", "webp")
-"""The kinds of image that img2dataset writes."""
 
 _SCALES = (8, 4, 2)  # factors by which decoding can shrink a JPEG
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -47,19 +43,19 @@ class EncodedImage:
         return self.header.width, self.header.height
 
 
-def open_image(data: bytes, max_pixels: int, kinds: Collection[Kind] = WEB_KINDS) -> EncodedImage:
+def open_image(data: bytes, max_pixels: int) -> EncodedImage:
     """Read an image's header; its pixels are not decoded yet.
 
     Args:
         data: Contents of an image file.
         max_pixels: Largest width times height that is accepted.
-        kinds: The kinds that are accepted.
 
     Raises:
-        BadSample: If the data is not such an image, a side is below 8 pixels, or decoding would take too
-            much memory or time.
+        BadSample: If the data is not an image that can be read, a side is below 8 pixels, or decoding would
+            take too much memory or time.
+        UserError: If the installed Pillow has no decoder for it.
     """
-    return EncodedImage(data, inspect(data, max_pixels, kinds))
+    return EncodedImage(data, inspect(data, max_pixels))
 
 
 def render(image: EncodedImage, view: View, size: int, interpolation: str) -> npt.NDArray[np.uint8]:

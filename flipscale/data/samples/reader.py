@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
@@ -65,7 +66,7 @@ class SampleReader:
         self._tokenizer = tokenizer
         self._settings = settings
         self._captions = Captions(CaptionFields(settings.captions, lanes.seed), source)
-        self._bad: set[tuple[int, int]] = set()
+        self._bad: dict[tuple[int, int], str] = {}  # reasons by shard and ordinal
         self.in_progress: Int64s = np.zeros(2, np.int64)
         """Shard and ordinal of the sample that is being decoded; -1 between samples. A loader worker's are
         in memory that it shares with the training process."""
@@ -108,6 +109,18 @@ class SampleReader:
     def exclude(self, shard: int, ordinal: int, reason: str) -> BadRecord:
         """Count a sample as unusable from now on, and return its record."""
         return self._record_bad(shard, ordinal, reason)
+
+    def leave_out(self, records: Iterable[BadRecord]) -> None:
+        """Count samples as unusable from now on.
+
+        A verdict lasts for the whole run. Otherwise a version that reads more formats than the one before,
+        or a crash that does not repeat itself, would change the order of a run in progress.
+
+        Args:
+            records: Those that earlier starts of the run found.
+        """
+        for record in records:
+            self._bad[record.shard, record.ordinal] = sys.intern(record.reason)
 
     def decode_everywhere(self, shard: int, ordinal: int) -> None:
         """Decode a sample at every scale, in a process that this may crash."""
@@ -161,7 +174,7 @@ class SampleReader:
         return caption, open_image(data, self._settings.max_image_pixels)
 
     def _record_bad(self, shard: int, ordinal: int, reason: str) -> BadRecord:
-        self._bad.add((shard, ordinal))
+        self._bad[shard, ordinal] = sys.intern(reason)
         path = without_secrets(self._source.index.shards[shard].path)
         return BadRecord(shard, ordinal, path, self._source.key(shard, ordinal), reason)
 
@@ -176,15 +189,12 @@ class SampleReader:
 
     def _raise_unusable_window(self, position: Int64s) -> NoReturn:
         """Report why the sample at a position (1,) is bad, since its whole window is unusable."""
-        # Read the sample once more to learn the reason; others of the window may have other reasons.
         here = self._lanes.locate(position)
-        images = np.empty((1, 3, self._settings.image_size, self._settings.image_size), dtype=np.uint8)
-        self._bad.discard((int(here.shards[0]), int(here.ordinals[0])))
-        numbers = order.uniforms(self._lanes.seed, position, DRAWS)
-        (record,) = self._fill([0], position, here, numbers, images, [""])
+        shard, ordinal = int(here.shards[0]), int(here.ordinals[0])
+        path = without_secrets(self._source.index.shards[shard].path)
 
         raise UserError(
-            f"all {self._lanes.window_size(int(position[0]))} samples of a window in {record.path} are "
-            f"unusable (one of them, {record.key}: {record.reason}); look at them with `flipscale data "
-            "check JOB`, fix or leave out the shard, and start a new run"
+            f"all {self._lanes.window_size(int(position[0]))} samples of a window in {path} are unusable "
+            f"(one of them, {self._source.key(shard, ordinal)}: {self._bad[shard, ordinal]}); look at them "
+            "with `flipscale data check JOB`, fix or leave out the shard, and start a new run"
         )

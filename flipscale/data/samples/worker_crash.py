@@ -9,13 +9,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from flipscale.data.quarantine import BadRecord, scan_quarantine
+from flipscale.data.quarantine import BadRecord
 from flipscale.data.samples.reader import SampleReader
 from flipscale.errors import RunError
 
@@ -83,18 +82,6 @@ class WorkerCrashes:
                 "installed image libraries with `flipscale doctor`"
             )
         return None
-
-
-def leave_out_crashes(reader: SampleReader, quarantine: Path) -> None:
-    """Leave out what crashed an earlier start, since a crash need not repeat itself.
-
-    Args:
-        reader: The reader, which no worker has a copy of yet.
-        quarantine: The list of the run, which may not exist.
-    """
-    for record in scan_quarantine(quarantine):
-        if record.reason.startswith(_CRASH):
-            reader.exclude(record.shard, record.ordinal, record.reason)
 
 
 def crashes(work: Callable[[], object]) -> bool:
