@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -21,6 +22,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 from flipscale.data.images import gif, jpeg, png
 from flipscale.data.images.header import Kind
 from flipscale.data.quarantine import BadSample
+
+# Pillow warns of damaged tags in files of others, once per place and wording. The verdict is all that counts.
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 _DECODERS: dict[Kind, Callable[[io.BytesIO], Image.Image]] = {
     "jpeg": JpegImageFile,

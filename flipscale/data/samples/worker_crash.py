@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import signal
@@ -101,6 +102,7 @@ def crashes(work: Callable[[], object]) -> bool:
 def _prepare_crash() -> None:
     """Send what a dying library prints to nowhere, write no core file of gigabytes, and end in any case."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.disable()  # it has a descriptor of its own
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -59,6 +60,7 @@ def dying(on: Callable[[EncodedImage], bool], number: int) -> Callable[[EncodedI
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_sample_that_crashes_a_worker_is_replaced_as_any_unusable_one(tmp_path, monkeypatch, workers):
     expected = batches(shards(tmp_path / "broken", BROKEN), 0)
@@ -140,3 +142,9 @@ def test_only_a_signal_is_a_crash():
     assert not crashes(lambda: None)
     assert not crashes(lambda: 1 // 0)
     assert not crashes(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_a_process_that_may_crash_prints_no_traceback():
+    """Else each sample that crashes a decoder would fill the log, or the output of pytest."""
+    assert faulthandler.is_enabled()
+    assert not crashes(lambda: faulthandler.is_enabled() and os.kill(os.getpid(), signal.SIGABRT))
