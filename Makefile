@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# One process more than cores: the tests on clusters mostly wait for Slurm.
-WORKERS := $(shell echo $$(( $$(nproc) + 1 )))
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+# Two processes more than cores: the tests on clusters mostly wait for Slurm.
+WORKERS := $(shell echo $$(( $$(nproc) + 2 )))
+# Some machines forbid compiled files; then every process that a test starts would compile the package again.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test test-long test-lowest test-slowest coverage lint check format docs-tables clean
 

@@ -7,6 +7,7 @@ import os
 # Before torch is imported: the suite runs several processes per core, as `make test` says, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,8 +36,10 @@ hypothesis.settings.load_profile("busy machines")
 
 
 def pytest_configure() -> None:
-    """Measure the speed of this machine before anything else runs on it."""
+    """Measure the speed of this machine before anything else runs; let Ctrl-C reach what tests start."""
     slowness()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script starts with `&`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook, too
@@ -54,7 +57,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         seconds = float(limit.args[0] if limit else config.getini("timeout"))
         item.add_marker(pytest.mark.timeout(time_limit(seconds)), append=False)
 
-    items.sort(key=lambda item: (item.path.parent.name != "slurm", -slow[groups[item]]))
+    # Tests on clusters mostly wait: one such file and one that computes, in turn, keep all cores busy.
+    ranks: dict[bool, int] = Counter()
+    order = {}
+    for group, count in slow.most_common():
+        waits = group.startswith("tests/slurm/")
+        order[group] = (count == 0, ranks[waits], waits)
+        ranks[waits] += 1
+    items.sort(key=lambda item: order[groups[item]])
 
 
 _EXECUTES_ALL = bool(os.environ.get("FLIPSCALE_TESTS_EXECUTE"))

@@ -80,6 +80,22 @@ phases:
 """
 
 
+ENDS = """
+import atexit, gc, sys
+atexit.register(lambda: print(len(gc.get_objects())))
+from flipscale.cli.app import main
+sys.argv = ["flipscale", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("no-such-command", 2)])
+def test_a_command_ends_without_a_visit_to_every_object(argument: str, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS, argument], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert int(done.stdout.splitlines()[-1]) < 1000  # else tens of thousands, and 300,000 with torch
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -17,7 +17,7 @@ from support.tiny_run import TinyRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-STEPS, STOP, BATCH = 30, 15, 16
+STEPS, STOP, BATCH = 16, 8, 16
 
 
 class Setting(NamedTuple):
