@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +18,9 @@ from flipscale.addresses import without_secrets
 from flipscale.child_process import die_with_parent
 from flipscale.data.checks.caption_members import caption_members, member_content
 from flipscale.data.checks.cleaning import write_clean
+from flipscale.data.checks.images import shorter_sides
 from flipscale.data.quarantine import BadRecord, BadSample
-from flipscale.data.samples.augment import View
 from flipscale.data.samples.captions import CaptionFields
-from flipscale.data.samples.decode import open_image, render
 from flipscale.data.shards.storage import Storage
 from flipscale.data.shards.tar import NotATar, Strays, scan
 from flipscale.data.shards.tar_members import Member, TarDamage, read_members
@@ -94,7 +93,8 @@ def _check_shard(checking: Checking, number: int, path: str) -> ShardReport:
     try:
         with checking.storage.open(path) as file:
             report.bytes = file.seek(0, os.SEEK_END)
-            _check_file(file, report, checking)
+            with shorter_sides(checking.max_image_pixels) as shorter_side:
+                _check_file(file, report, checking, shorter_side)
     except FileNotFoundError:
         raise UserError(f"the shard {path} does not exist; check the pattern that names it") from None
     except OSError as error:
@@ -103,7 +103,9 @@ def _check_shard(checking: Checking, number: int, path: str) -> ShardReport:
     return report
 
 
-def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None:
+def _check_file(
+    file: BinaryIO, report: ShardReport, checking: Checking, shorter_side: Callable[[bytes], int]
+) -> None:
     try:
         scanned = scan(file)
     except NotATar as error:
@@ -133,7 +135,7 @@ def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None
             if image:
                 report.hashes[ordinal, 1] = _hash(image)
             caption = fields.draw(members, 0)
-            side = _shorter_side(image, checking.max_image_pixels)
+            side = shorter_side(image)
         except BadSample as error:
             report.bad.append(BadRecord(report.shard, ordinal, report.path, key, str(error)))
             continue
@@ -145,15 +147,6 @@ def _check_file(file: BinaryIO, report: ShardReport, checking: Checking) -> None
     if checking.clean is not None:
         clean = checking.clean / f"{report.shard:06d}.tar"
         report.written = write_clean(file, scanned, list(good.values()), clean)
-
-
-def _shorter_side(data: bytes, max_image_pixels: int) -> int:
-    """Decode an image; return its shorter side in pixels, or raise BadSample."""
-    image = open_image(data, max_image_pixels)
-    width, height = image.size
-    render(image, View((0, 0, width, height), False), 8, "bilinear")
-
-    return min(width, height)
 
 
 def _hash(data: bytes) -> int:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import resource
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -16,13 +13,10 @@ import torch
 from torch import Tensor
 
 from flipscale.data.quarantine import BadRecord
+from flipscale.data.samples.isolation import CRASHES, crash_reason, crashes
 from flipscale.data.samples.reader import SampleReader
 from flipscale.errors import RunError
 
-_CRASH = "the image crashes the decoder"  # the beginning of the reason that the quarantine records
-
-_CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
-_LONGEST = 60  # seconds that decoding one sample may take
 _LONGEST_END = 10  # seconds from the first error until the worker has ended
 _MOST_INNOCENT = 3  # crashes in one start whose sample can be decoded by itself
 
@@ -61,7 +55,7 @@ class WorkerCrashes:
             if worker.exitcode is None or worker.exitcode >= 0:
                 continue
             ended_by = signal.Signals(-worker.exitcode)
-            if ended_by not in _CRASHES:
+            if ended_by not in CRASHES:
                 _raise_killed(worker, ended_by)
             return self._suspect(number, ended_by)
 
@@ -72,7 +66,7 @@ class WorkerCrashes:
         self.in_progress[:] = -1
         name = signal.strsignal(ended_by)
         if shard >= 0 and crashes(lambda: self._reader.decode_everywhere(shard, ordinal)):
-            return self._reader.exclude(shard, ordinal, f"{_CRASH} ({name})")
+            return self._reader.exclude(shard, ordinal, crash_reason(ended_by))
 
         self._innocent += 1
         if self._innocent > _MOST_INNOCENT:
@@ -83,31 +77,6 @@ class WorkerCrashes:
                 "installed image libraries with `flipscale doctor`"
             )
         return None
-
-
-def crashes(work: Callable[[], object]) -> bool:
-    """Return whether a process of its own that does some work is ended by a crash."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _prepare_crash()
-            work()
-        finally:
-            os._exit(0)  # whatever the work raised: it did not crash
-
-    _, status = os.waitpid(pid, 0)
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) in _CRASHES
-
-
-def _prepare_crash() -> None:
-    """Send what a dying library prints to nowhere, write no core file of gigabytes, and end in any case."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    faulthandler.disable()  # it has a descriptor of its own
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)
-    os.dup2(nothing, 2)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(_LONGEST)
 
 
 def _raise_killed(worker: BaseProcess, ended_by: signal.Signals) -> NoReturn:

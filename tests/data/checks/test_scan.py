@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections import Counter
 
 import pytest
 from support.readers import MAX_PIXELS
-from support.shards import BAD, Member, encoded, picture, write_shards, write_tar
+from support.shards import BAD, Member, encoded, good, picture, write_shards, write_tar
 
 from flipscale.data.checks.scan import Checking, check_shards
 from flipscale.data.quarantine import BadSample
+from flipscale.data.samples import decode
 from flipscale.data.samples.captions import CaptionFields, Captions
-from flipscale.data.shards.index import Index
+from flipscale.data.samples.isolation import IsolatedDecoder
+from flipscale.data.shards.index import Index, expand_shards
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
+from flipscale.errors import RunError, UserError
 
 IMAGE = encoded(picture(0))
 
@@ -100,3 +104,52 @@ def test_captions_are_those_that_training_reads(tmp_path):
             assert report.bad[0].reason == str(caught.value)
         else:
             assert reader.caption(0, ordinal, 0) in ("a red cat", "a cat", "a blue dog", "a dog")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_sample_that_crashes_the_decoder_is_named(tmp_path, monkeypatch, workers):
+    """The signal stands in for a fault of a library: no installed one crashes on cue."""
+    culprit = encoded(picture(3), "PNG")
+
+    def turbo(image, scale):
+        if image.data == culprit:
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    pattern = write_shards(tmp_path, [6, 6])
+    members = [member for number in range(6) for member in good(number)]
+    members[2 * 4] = ("000000004.png", culprit)
+    write_tar(tmp_path / "00001.tar", members)
+    monkeypatch.setattr(decode, "_turbo_decoded", turbo)
+    first, second = check_shards(expand_shards(pattern), Checking(MAX_PIXELS), workers)
+    assert first.bad == []
+    (record,) = second.bad
+    assert (record.ordinal, record.key) == (4, "000000004")
+    assert record.reason == "the image crashes the decoder (Segmentation fault)"
+    assert second.sides == {30: 5}
+
+
+def test_a_decoder_that_was_killed_is_not_a_verdict():
+    reason = "ended with -9; if the memory of this machine is full"
+    killed = IsolatedDecoder(lambda data: os.kill(os.getpid(), signal.SIGKILL) or 0)
+    with killed, pytest.raises(RunError, match=reason):
+        killed(b"an image")
+
+
+def test_a_decoder_answers_in_order_with_numbers_and_errors():
+    def work(data: bytes) -> int:
+        if data == b"bad":
+            raise BadSample("no image")
+        if data == b"wrong":
+            raise UserError("install it")
+        if data == b"crash":
+            os.abort()
+        return len(data)
+
+    with IsolatedDecoder(work) as decoder:
+        assert decoder(b"x" * 10_000_000) == 10_000_000
+        for data, error in ((b"bad", "no image"), (b"crash", r"crashes the decoder \(Aborted\)")):
+            with pytest.raises(BadSample, match=error):
+                decoder(data)
+            assert decoder(b"") == 0
+        with pytest.raises(UserError, match="install it"):
+            decoder(b"wrong")

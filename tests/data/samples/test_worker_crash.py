@@ -18,8 +18,8 @@ from flipscale.config import Phase
 from flipscale.data.quarantine import BadRecord, Quarantine, read_quarantine
 from flipscale.data.samples import decode
 from flipscale.data.samples.decode import EncodedImage
+from flipscale.data.samples.isolation import crashes
 from flipscale.data.samples.stream import Batch, LaneShare, Stream
-from flipscale.data.samples.worker_crash import crashes
 from flipscale.data.shards.index import Index
 from flipscale.data.shards.indexing import build_index
 from flipscale.errors import RunError
