@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from flipscale.distributed.world import World
+from flipscale.documents import read_object, typed
 from flipscale.errors import RunError, UserError
-from flipscale.files import check_writable, write_durably
+from flipscale.files import check_writable, open_regular, write_durably
 from flipscale.interop.tensor_files import read_header, save_tensors
 from flipscale.transfer.finetune_recipe import FinetuneRecipe
 from flipscale.transfer.results import ClassifierResults
@@ -51,22 +51,27 @@ class FinetuneSettings:
         return {**fields, **recipe}
 
     @classmethod
-    def from_json(cls, text: str) -> FinetuneSettings:
-        """Read the content of settings.json.
+    def read(cls, path: Path) -> FinetuneSettings:
+        """Read a settings.json.
 
         Raises:
-            ValueError: If it is not JSON, a field is missing or has the wrong type, or there are further
-                fields.
+            FileNotFoundError: If there is no file.
+            UserError: If the file is damaged: a field is missing or unknown, or has a wrong type or value.
+            OSError: If the file cannot be read.
         """
-        document = TypeAdapter(dict[str, object]).validate_json(text)
+        document = read_object(path, _ANOTHER)
         own = {name: document[name] for name in _OWN_FIELDS if name in document}
         recipe = {name: value for name, value in document.items() if name not in _OWN_FIELDS}
-        settings = TypeAdapter(cls).validate_python({**own, "recipe": recipe})
-        if settings.document().keys() != document.keys():
-            raise ValueError("the fields are not those of a fine-tuning")
+        try:
+            settings = typed(cls, {**own, "recipe": recipe})
+            if settings.document().keys() != document.keys():
+                raise ValueError("its keys are not those of a fine-tuning")
+        except (ValueError, UserError) as error:  # a recipe refuses what the options of the command refuse
+            raise UserError(f"{path} is damaged ({error}); {_ANOTHER}") from None
         return settings
 
 
+_ANOTHER = "give --out a new directory"
 _OWN_FIELDS = ("checkpoint", "samples_seen", "train", "test")
 
 
@@ -92,24 +97,21 @@ class FinetuneState:
 
     def _claim(self, settings: FinetuneSettings) -> None:
         path = self.directory / _SETTINGS
-        if not path.is_file():
+        try:
+            earlier = FinetuneSettings.read(path).document()
+        except (FileNotFoundError, NotADirectoryError):
             if self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir())):
-                raise UserError(f"{self.directory} holds something else already; give --out a new directory")
+                raise UserError(f"{self.directory} holds something else already; {_ANOTHER}") from None
             self.directory.mkdir(parents=True, exist_ok=True)
             write_durably(path, json.dumps(settings.document(), indent=2) + "\n")
             return
-
-        try:
-            earlier = FinetuneSettings.from_json(path.read_text()).document()
-        except ValueError:
-            raise UserError(f"{path} is damaged; give --out a new directory") from None
 
         wanted = settings.document()
         if earlier != wanted:
             differs = next(key for key in wanted if earlier[key] != wanted[key])
             raise UserError(
                 f"{self.directory} holds another fine-tuning: its {differs} is {earlier[differs]}, not "
-                f"{wanted[differs]}; give --out a new directory"
+                f"{wanted[differs]}; {_ANOTHER}"
             )
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
@@ -165,13 +167,18 @@ class FinetuneState:
 
         Raises:
             UserError: If the checkpoint is damaged or of another model.
+            OSError: If it cannot be read.
         """
         path = self.directory / _CHECKPOINT
-        if not path.is_file():
+        try:
+            open_regular(path).close()
+        except FileNotFoundError:
             return 0
+        except IsADirectoryError as error:
+            raise UserError(f"{path} cannot be used ({error.strerror}); move it away") from None
 
         try:
-            epochs = int(read_header(path)["epochs"])
+            epochs = _count(read_header(path)["epochs"])
             for parameter in _trained(optimizer):
                 optimizer.state[parameter] = {
                     "step": torch.tensor(float(epochs * steps)),
@@ -180,8 +187,11 @@ class FinetuneState:
             # One tensor after the other: the whole checkpoint is three times as large as the model.
             with _open_tensors(path, "pt") as file:
                 for name, tensor in _tensors(model, optimizer).items():
-                    tensor.copy_(file.get_tensor(name))
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+                    stored = file.get_tensor(name)
+                    if (stored.shape, stored.dtype) != (tensor.shape, tensor.dtype):
+                        raise ValueError(f"{name} is {stored.dtype} of shape {tuple(stored.shape)}")
+                    tensor.copy_(stored)
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise UserError(
                 f"{path} cannot be used ({error}); remove it to start the fine-tuning again"
             ) from error
@@ -202,6 +212,12 @@ class FinetuneState:
                 "scores again",
                 kind="disk",
             ) from error
+
+
+def _count(digits: str) -> int:
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError(f"its epochs are {digits[:80]!r}")
+    return int(digits)
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
