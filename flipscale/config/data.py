@@ -74,7 +74,8 @@ class Data(Strict):
 
     train: Line
     """Shards by brace expansion: paths such as /data/laion/{000000..041454}.tar, or addresses with s3://,
-    gs:// or https://, or `pipe:COMMAND ...`. `::` joins several patterns."""
+    gs:// or https://, or `pipe:COMMAND ...`. `::` joins several patterns. In addresses, ${NAME} is an
+    environment variable; passwords, signatures and tokens are given only so. See docs/data.md."""
     weights: Annotated[tuple[Weight, ...] | None, Default("one set")] = None
     """One number per pattern that `::` joins: its share of the samples seen. Without weights the patterns are
     one set, of which every sample comes equally often. See docs/data.md."""

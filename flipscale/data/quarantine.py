@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from flipscale import jsonl
+from flipscale.addresses import without_secrets
 from flipscale.errors import UserError
 from flipscale.files import write_durably
 
@@ -98,7 +99,7 @@ class Quarantine:
                 fresh.setdefault((record.shard, record.ordinal), record)
 
         if fresh:
-            jsonl.append(self._path, (asdict(record) for record in fresh.values()), durable=True)
+            jsonl.append(self._path, (_line(record) for record in fresh.values()), durable=True)
             self._known.update(fresh)
 
         return len(fresh)
@@ -142,4 +143,8 @@ def count_quarantine(path: Path) -> int | None:
 
 def write_quarantine(records: Iterable[BadRecord], path: Path) -> None:
     """Replace a quarantine list."""
-    write_durably(path, "".join(json.dumps(asdict(record)) + "\n" for record in records))
+    write_durably(path, "".join(json.dumps(_line(record)) + "\n" for record in records))
+
+
+def _line(record: BadRecord) -> dict[str, object]:
+    return asdict(record) | {"path": without_secrets(record.path)}

@@ -13,6 +13,7 @@ from flipscale.config import Job, dump_job, load_job
 from flipscale.errors import UserError
 from flipscale.files import write_durably
 from flipscale.runs.job_changes import check_same_job
+from flipscale.runs.secret_values import check_no_secrets
 
 _log = logging.getLogger(__name__)
 
@@ -151,13 +152,14 @@ def prepare(run: RunDirectory, job: Job, samples_seen: int, saved: Job | None = 
 
     Raises:
         UserError: If the directory holds something else, or a job that differs in more than CHANGEABLE keys
-            and phases that have not begun, or if it cannot be written.
+            and phases that have not begun, if an address of the job has a secret that is not recorded yet, or
+            if the directory cannot be written.
     """
     check_not_foreign(run)
-    if saved is not None:
-        check_same_job(run.path, saved, job, samples_seen)
-    elif run.job.exists():
-        check_same_job(run.path, recorded_job(run), job, samples_seen)
+    before = saved or (recorded_job(run) if run.job.exists() else None)
+    if before is not None:
+        check_same_job(run.path, before, job, samples_seen)
+    check_no_secrets(job, before)
 
     try:
         run.path.mkdir(parents=True, exist_ok=True)

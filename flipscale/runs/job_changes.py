@@ -57,8 +57,8 @@ def check_same_job(path: Path, before: Job, now: Job, samples_seen: int) -> None
             f"{path} holds the run of the job {before.name!r}, not {now.name!r}; set another `output`"
         )
 
-    old = _leaves(yaml.safe_load(dump_job(before)))
-    new = _leaves(yaml.safe_load(dump_job(now)))
+    old = leaves(yaml.safe_load(dump_job(before)))
+    new = leaves(yaml.safe_load(dump_job(now)))
     changed = [
         f"{key} was {old.get(key, 'not set')}, now {new.get(key, 'not set')}"
         for key in _changed_keys(before, now, samples_seen)
@@ -111,8 +111,8 @@ def _changed_keys(before: Job, now: Job, samples_seen: int) -> list[str]:
     """Return the keys that differ and may not, sorted."""
     spans = Budget.of(before.phases, before.data.lanes).spans
     begun = sum(span.start < samples_seen for span in spans)
-    old = _leaves(yaml.safe_load(dump_job(before)))
-    new = _leaves(yaml.safe_load(dump_job(now)))
+    old = leaves(yaml.safe_load(dump_job(before)))
+    new = leaves(yaml.safe_load(dump_job(now)))
     return [
         key
         for key in sorted(old.keys() | new.keys())
@@ -126,7 +126,7 @@ def _may_change(key: str, phases_begun: int) -> bool:
     return key.startswith("phases.") and int(key.split(".")[1]) >= phases_begun
 
 
-def _leaves(document: object, prefix: str = "") -> dict[str, object]:
+def leaves(document: object, prefix: str = "") -> dict[str, object]:
     """Return the values of a nested document by their dotted keys."""
     items: Iterable[tuple[object, object]]
     if isinstance(document, dict) and document:
@@ -135,4 +135,4 @@ def _leaves(document: object, prefix: str = "") -> dict[str, object]:
         items = enumerate(cast("list[object]", document))
     else:
         return {prefix[:-1]: document}
-    return {key: leaf for name, value in items for key, leaf in _leaves(value, f"{prefix}{name}.").items()}
+    return {key: leaf for name, value in items for key, leaf in leaves(value, f"{prefix}{name}.").items()}

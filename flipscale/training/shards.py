@@ -15,7 +15,7 @@ from flipscale.data.quarantine import BadRecord
 from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index, expand_shards, shard_name
 from flipscale.data.shards.index_directory import is_own, remove_index
-from flipscale.data.shards.index_document import is_index_of, load_index
+from flipscale.data.shards.index_document import is_index_of, load_located
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Storage
@@ -86,15 +86,14 @@ def open_shards(data: Data, run: Path, world: World) -> TrainingShards:
     storage = Storage(data.allow_pipe)
     directory = Path(data.index) if data.index is not None else run / "index"
     world.lead(lambda: _prepare_index(data, directory, storage))
-    index = load_index(directory)
+    index = load_located(directory, data.train)
 
     cache = BlockCache(Path(data.cache.directory), data.cache.size) if data.cache else None
     return TrainingShards(index, ShardSource(index, storage, cache), shards_by_source(data))
 
 
 def _prepare_index(data: Data, directory: Path, storage: Storage) -> None:
-    paths = expand_shards(data.train)
-    if data.index is None and not is_index_of(directory, paths):
+    if data.index is None and not is_index_of(directory, expand_shards(data.train)):
         _log.info("indexing %s (set data.index to reuse an index)", data.train)
         # A damaged index in the run's own directory is made again, but not one in a directory of the user.
         if not is_own(directory):
@@ -102,6 +101,4 @@ def _prepare_index(data: Data, directory: Path, storage: Storage) -> None:
         cores = len(os.sched_getaffinity(0))
         build_index(data.train, directory, workers=cores, storage=storage)
 
-    index = load_index(directory)
-    index.check_paths(paths, data.train)
-    index.verify(storage)
+    load_located(directory, data.train).verify(storage)

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from support.cluster_handle import Cluster
+from support.range_server import serving
 from support.tiny_run import TinyRun
 
 from flipscale.config import load_job, load_site
@@ -61,6 +63,25 @@ def test_a_job_on_two_nodes_spends_its_budget(cluster: Cluster, make: Callable[.
     assert segments[-1].reason == "done"
     assert segments[-1].samples_to == sum(phase.samples for phase in load_job(run.job).phases)
     assert segments[-1].world_size == 2
+
+
+def test_no_file_of_a_submitted_run_shows_a_secret(
+    cluster: Cluster, tiny_run: Callable[..., TinyRun], data_set: Path, tmp_path: Path
+):
+    secret = "hunter2hunter2"
+    with serving(data_set / "train") as server:
+        server.guard = lambda path, headers: 200 if path.endswith(f"?sig={secret}") else 403
+        train = f"{server.address}/{{00000..00002}}.tar?sig=${{SIG}}"
+        run = tiny_run(data={"train": train}, cluster={"nodes": 2, "timeout": "10min"})
+        shell = replace(cluster, environment={**cluster.environment, "SIG": secret})
+        output = submit(shell, run.job)
+        job = last(run).job_id
+        cluster.wait_for(job, "COMPLETED", 120)
+
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".sh" for path in files)
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
+    assert secret not in output.stdout + output.stderr
 
 
 def test_a_waiting_run_is_refused_and_a_cancelled_one_resumes(

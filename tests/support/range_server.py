@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +17,8 @@ FAULTS = ("error", "cut", "wrong", "stall", "drip", "slow header")
 class RangeServer(ThreadingHTTPServer):
     """A server of the files in `root`.
 
-    If `fault_every` is n > 0, every n-th request fails, with each of `faults` in turn.
+    If `fault_every` is n > 0, every n-th request fails, with each of `faults` in turn. `guard` sees the path
+    and the headers of every request, and returns another status than 200 for one that it refuses.
     """
 
     daemon_threads = True
@@ -33,6 +34,7 @@ class RangeServer(ThreadingHTTPServer):
         self.sent = 0  # bytes of content
         self.injected: Counter[str] = Counter()
         self.requests = 0
+        self.guard: Callable[[str, Mapping[str, str]], int] = lambda path, headers: 200
         self.over = threading.Event()
         self.counting = threading.Lock()
 
@@ -63,6 +65,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         fault = self.server.next_fault()
+        status = self.server.guard(self.path, dict(self.headers))
+        if status != 200:
+            return self._answer(status, b"", {})
         path = self.server.root / self.path.lstrip("/").partition("?")[0]
         if fault == "error":
             return self._answer(503, b"", {})

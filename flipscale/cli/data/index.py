@@ -41,7 +41,9 @@ def index(options: IndexOptions) -> None:
     from flipscale.data.shards.checksumming import can_have_checksums, write_checksums
     from flipscale.data.shards.indexing import build_index
     from flipscale.data.shards.storage import Storage
+    from flipscale.runs.secret_values import check_no_secret
 
+    check_no_secret(options.shards)
     workers = worker_count(options.workers)
     with progress_bar("indexing") as bar:
         built = build_index(

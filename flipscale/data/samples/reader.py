@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flipscale.addresses import without_secrets
 from flipscale.config import Augmentation
 from flipscale.data.order import lanes as order
 from flipscale.data.order.lanes import Int64s, Samples
@@ -175,7 +174,7 @@ class SampleReader:
 
     def _record_bad(self, shard: int, ordinal: int, reason: str) -> BadRecord:
         self._bad[shard, ordinal] = sys.intern(reason)
-        path = without_secrets(self._source.index.shards[shard].path)
+        path = self._source.index.shards[shard].path
         return BadRecord(shard, ordinal, path, self._source.key(shard, ordinal), reason)
 
     def _replace(self, samples: Samples, place: int, position: Int64s, attempt: int) -> None:
@@ -191,7 +190,7 @@ class SampleReader:
         """Report why the sample at a position (1,) is bad, since its whole window is unusable."""
         here = self._lanes.locate(position)
         shard, ordinal = int(here.shards[0]), int(here.ordinals[0])
-        path = without_secrets(self._source.index.shards[shard].path)
+        path = self._source.index.shards[shard].path
 
         raise UserError(
             f"all {self._lanes.window_size(int(position[0]))} samples of a window in {path} are unusable "

@@ -6,24 +6,20 @@ thread that a forked loader worker lacks. It also checks neither the range nor t
 
 from __future__ import annotations
 
-import os
 from http.client import HTTPException
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
-from flipscale.addresses import without_secrets
+from flipscale.addresses import reference_names, without_secrets
+from flipscale.data.shards.http_credentials import authorized, refusal
 from flipscale.data.shards.remote import Status, changed, within
 from flipscale.errors import UserError
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
-TOKEN = "FLIPSCALE_HTTP_TOKEN"
-"""The environment variable with the token that servers get; see docs/data.md."""
-
 _CONNECTIONS = 32  # kept open to one server
 _REDIRECTS = 5
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Http:
@@ -63,7 +59,8 @@ class Http:
         try:
             # Leaving the block closes the connection if anything is unread, so that nothing is read in vain.
             with self._answer(path, headers) as response:
-                return _checked_range(path, response, offset, size)
+                sent = "Authorization" in headers
+                return _checked_range(path, response, offset, size, sent=sent)
         except (HTTPError, HTTPException, ValueError) as error:
             reason = f"{type(error).__name__}: {error}".split("\n")[0]
             raise OSError(without_secrets(reason)) from None
@@ -78,7 +75,7 @@ class Http:
         from urllib3.exceptions import LocationValueError
 
         try:
-            address, authorization = _authorized(path)
+            address, authorization = authorized(path)
             headers |= authorization
             response = self._get(address, headers)
         except (LocationValueError, UnicodeError) as error:
@@ -106,14 +103,16 @@ class Http:
         return self._pool.request("GET", address, headers=headers, preload_content=False, redirect=False)
 
 
-def _checked_range(path: str, response: BaseHTTPResponse, offset: int, size: int) -> tuple[bytes, Status]:
+def _checked_range(
+    path: str, response: BaseHTTPResponse, offset: int, size: int, *, sent: bool
+) -> tuple[bytes, Status]:
     """Return the content of an answer and the status of its shard, if it is the range that was asked for."""
+    names = sorted(reference_names(path))
     content_range = response.headers.get("Content-Range", "")
     total = content_range.rpartition("/")[2]
 
     if response.status == 401:
-        fix = "the token in it is refused" if os.environ.get(TOKEN) else "put a token into it"
-        raise UserError(f"the server of {path} asks for credentials (HTTP 401) from {TOKEN}; {fix}")
+        raise refusal(path, sent=sent)
     if response.status == 404:
         raise FileNotFoundError("HTTP 404: not found")
     if response.status == 200:
@@ -122,7 +121,8 @@ def _checked_range(path: str, response: BaseHTTPResponse, offset: int, size: int
             "copy the shards to storage that does"
         )
     if response.status not in (206, 416) or not total.isdecimal():
-        raise OSError(f"HTTP {response.status} {response.reason or ''}".strip())
+        expired = f"; is {names[0]} still valid?" if response.status == 403 and names else ""
+        raise OSError(f"HTTP {response.status} {response.reason or ''}".strip() + expired)
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise UserError(f"the server of {path} compresses the shard; copy it to storage that does not")
 
@@ -146,29 +146,6 @@ def _read_most(response: BaseHTTPResponse, most: int) -> bytes:
         most -= len(part)
 
     return b"".join(parts)
-
-
-def _authorized(path: str) -> tuple[str, dict[str, str]]:
-    """Return an address without user and password, and the header that they, or the user's token, become.
-
-    Raises:
-        UserError: If the token cannot be a header.
-        urllib3.exceptions.LocationValueError: If the path is not a web address.
-    """
-    from urllib3.util import make_headers, parse_url
-
-    url = parse_url(path)
-    if url.auth is not None:
-        basic = make_headers(basic_auth=unquote(url.auth))["authorization"]
-        return url._replace(auth=None).url, {"Authorization": basic}
-
-    token = os.environ.get(TOKEN, "").strip()
-    if not token or (url.scheme != "https" and url.host not in _LOOPBACK):
-        return path, {}
-    if not (token.isascii() and token.isprintable()):
-        raise UserError(f"{TOKEN} has characters that no header can have; set it to a token")
-
-    return path, {"Authorization": f"Bearer {token}"}
 
 
 def _origin(address: str) -> tuple[str, str | None, int | None]:

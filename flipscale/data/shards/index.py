@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from braceexpand import braceexpand
 
+from flipscale.addresses import without_signature
 from flipscale.data.shards.brace_patterns import check_size
 from flipscale.data.shards.checksums import open_checksums, shard_checksums
 from flipscale.data.shards.index_directory import TABLE
@@ -101,17 +102,30 @@ class Index:
         """The number of each shard's first sample in the set, (shards,); also its row in `members`."""
         return np.concatenate([[0], np.cumsum(self.counts)[:-1]])
 
-    def check_paths(self, paths: list[str], pattern: str) -> None:
-        """Check that this is the index of the shards at `paths`, which `pattern` names.
+    def located(self, paths: list[str], pattern: str) -> Index:
+        """Return this index for the shards at `paths`, whose signatures may be others than in the index.
+
+        Args:
+            paths: The shards that `pattern` names.
+            pattern: `data.train` of the job, for the message.
 
         Raises:
             UserError: If it is an index of other shards.
         """
-        if [shard.path for shard in self.shards] != paths:
+        if not self.is_of(paths):
             raise UserError(
                 f"the index in {self.directory} is of {len(self.shards)} shards from {self.shards[0].path} "
                 f"on, not of data.train = {pattern}; make it for these with `flipscale data index`"
             )
+
+        new = {shard.path: path for shard, path in zip(self.shards, paths, strict=True)}
+        shards = tuple(shard._replace(path=new[shard.path]) for shard in self.shards)
+        damaged = tuple(replace(damage, path=new[damage.path]) for damage in self.damaged)
+        return replace(self, shards=shards, damaged=damaged)
+
+    def is_of(self, paths: list[str]) -> bool:
+        """Return whether this is the index of the shards at `paths`, whatever their signatures."""
+        return [without_signature(s.path) for s in self.shards] == [without_signature(p) for p in paths]
 
     def find(self, number: int) -> tuple[Shard, int]:
         """Return the shard of sample `number` of the set, and its ordinal there.

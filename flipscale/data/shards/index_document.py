@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from flipscale.data.shards.index import Damage, Index, Shard
+from flipscale.data.shards.index import Damage, Index, Shard, expand_shards
 from flipscale.data.shards.index_directory import INDEX, TABLE
 from flipscale.data.shards.tar import MEMBER
 from flipscale.documents import read_object, typed
@@ -117,9 +117,18 @@ def load_index(directory: Path) -> Index:
     return index
 
 
+def load_located(directory: Path, pattern: str) -> Index:
+    """Load the index in a directory for the shards that a pattern names; see `Index.located`.
+
+    Raises:
+        UserError: As `load_index` does, and if it is the index of other shards.
+    """
+    return load_index(directory).located(expand_shards(pattern), pattern)
+
+
 def is_index_of(directory: Path, paths: list[str]) -> bool:
     """Return whether a directory holds a whole index of this version of the shards at these paths."""
     try:
-        return [shard.path for shard in load_index(directory).shards] == paths
+        return load_index(directory).is_of(paths)
     except UserError:
         return False

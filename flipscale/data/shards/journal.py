@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flipscale import jsonl
+from flipscale.addresses import without_signature
 from flipscale.data.shards.index import Damage, Shard
 from flipscale.data.shards.index_directory import JOURNAL, TABLE
 from flipscale.data.shards.storage import Storage, is_command
@@ -88,7 +89,8 @@ class Journal:
         def unchanged(pair: tuple[str, Shard]) -> bool:
             path, shard = pair
             try:
-                return path == shard.path and (is_command(path) or storage.status(path) == shard.status)
+                same = without_signature(path) == without_signature(shard.path)
+                return same and (is_command(path) or storage.status(path) == shard.status)
             except OSError:
                 return False
 
@@ -107,7 +109,12 @@ class Journal:
             count = iter(range(kept + 1))
             jsonl.keep(self._path, lambda _: next(count, None) is not None)
 
-        return known[:kept]
+        # A signature in a path may have changed.
+        self._entries = [
+            replace(entry, shard=entry.shard._replace(path=path))
+            for entry, path in zip(self._entries, paths, strict=False)
+        ]
+        return [entry.shard for entry in self._entries]
 
     def rows(self, shards: int) -> int:
         """Return the rows of the members table that belong to the first `shards`."""

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from queue import Empty, SimpleQueue
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
-from flipscale.addresses import without_secrets
+from flipscale.addresses import resolve, without_secrets
 from flipscale.errors import UserError
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ def _filesystem(path: str) -> tuple[Any, str]:
             "Callable[..., tuple[Any, str]]",
             fsspec.core.url_to_fs,  # pyright: ignore[reportUnknownMemberType]
         )
-        return open_url(path, use_listings_cache=False)
+        return open_url(resolve(path), use_listings_cache=False)
     except ImportError:
         protocol = path.partition("://")[0]
         package = _PACKAGES.get(protocol, f"fsspec's package for {protocol}://")
@@ -137,7 +137,7 @@ def command(path: str, allowed: tuple[str, ...]) -> list[str]:
         allowed: Names of the commands that may run.
 
     Raises:
-        UserError: If it is not a command, or its name is not among those allowed.
+        UserError: If it is not a command, its name is not among those allowed, or a variable is missing.
     """
     try:
         argv = shlex.split(path.removeprefix("pipe:"))
@@ -151,7 +151,8 @@ def command(path: str, allowed: tuple[str, ...]) -> list[str]:
             "name it in data.allow_pipe (or --allow-pipe) if you trust it"
         )
 
-    return argv
+    # Resolve after splitting: a value is part of one argument, whatever is in it.
+    return [resolve(word) for word in argv]
 
 
 def run(argv: list[str], seconds: float) -> BinaryIO:

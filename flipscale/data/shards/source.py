@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from flipscale.addresses import without_secrets
+from flipscale.addresses import without_secrets, without_signature
 from flipscale.data.quarantine import BadSample
 from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index, Shard
@@ -164,7 +164,7 @@ class ShardSource:
         if self._cache is None:
             return self._storage.read(entry.path, offset, size, entry.status)
 
-        name = f"{entry.path}\n{entry.bytes}\n{entry.version}"
+        name = f"{without_signature(entry.path)}\n{entry.bytes}\n{entry.version}"
         if is_command(entry.path):
             return self._read_output(entry, name, offset, size)
 

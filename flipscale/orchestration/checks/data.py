@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from flipscale.data.shards.index import Index, expand_shards
-from flipscale.data.shards.index_document import is_current, load_index
+from flipscale.data.shards.index_document import is_current, load_index, load_located
 from flipscale.data.shards.storage import DataReadError, Storage, is_command, is_remote
 from flipscale.data.text.of_job import load_job_tokenizer
 from flipscale.errors import UserError
 from flipscale.orchestration.checks.candidate import Candidate
 from flipscale.orchestration.checks.finding import CheckWarning
+from flipscale.runs.secret_values import check_no_secrets
 
 _CHECKED_SHARDS = 64  # of a set that may have hundreds of thousands
 _CHECKED_SAMPLES = 100  # of the first shard
@@ -23,6 +24,8 @@ _Item = TypeVar("_Item")
 def check_data(candidate: Candidate) -> str:
     """Check some of the training shards, and the index that the run will use."""
     data = candidate.job.data
+    if not candidate.run.job.exists():  # a run that has recorded a secret already is warned of
+        check_no_secrets(candidate.job)
     paths = expand_shards(data.train)
     index = _usable_index(candidate, paths)
     storage = Storage(data.allow_pipe)
@@ -86,15 +89,13 @@ def _usable_index(candidate: Candidate, paths: list[str]) -> Index | None:
     """Return the index that the run will use, or None if its first segment has to build one."""
     data = candidate.job.data
     if data.index is not None:
-        index = load_index(Path(data.index))
-        index.check_paths(paths, data.train)
-        return index
+        return load_located(Path(data.index), data.train)
 
     built = candidate.run.path / "index"
     if not is_current(built):
         return None
     index = load_index(built)
-    return index if [shard.path for shard in index.shards] == paths else None
+    return index.located(paths, data.train) if index.is_of(paths) else None
 
 
 def _check_shard(path: str, storage: Storage, pattern: str) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from shlex import quote
 
+from flipscale.addresses import reference_names
 from flipscale.config import Job, Site
+from flipscale.data.shards.http_credentials import TOKEN
 from flipscale.errors import UserError
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.local_executor import controller_lives
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.manifest import committed_samples
+from flipscale.runs.secret_values import job_addresses
 from flipscale.runs.submissions import (
     Submission,
     SubmittedJob,
@@ -40,6 +44,24 @@ def record_submission(
 
     append_submission(run, submission)
     return submission
+
+
+def check_no_secret_variables(job: Job, variables: Iterable[str]) -> None:
+    """Check that a site file sets no variable that holds a secret: the batch script would show it.
+
+    Args:
+        job: The job.
+        variables: Names of the variables that the site file sets.
+
+    Raises:
+        UserError: If an address of the job refers to one of them, or if one is the token of web servers.
+    """
+    secret = {TOKEN}.union(*(reference_names(address) for _, address in job_addresses(job)))
+    if shown := sorted(secret.intersection(variables)):
+        raise UserError(
+            f"the site file sets {shown[0]}, which the batch script would show to everybody; export it in "
+            f"the shell that submits, or set {shown[0]}_FILE to a file that holds it"
+        )
 
 
 def living_jobs(run: RunDirectory) -> list[SubmittedJob]:

@@ -21,6 +21,7 @@ from flipscale.orchestration.cluster.local_executor import DetachedExecutor
 from flipscale.orchestration.cluster.refusals import explain_refusal
 from flipscale.orchestration.cluster.reservation import reserved
 from flipscale.orchestration.cluster.submission import (
+    check_no_secret_variables,
     logs,
     record_submission,
 )
@@ -48,6 +49,7 @@ def submit_run(
             the run is in progress, or if Slurm refuses the job.
     """
     allocation = resolve_allocation(job, site)
+    check_no_secret_variables(job, site.environment)
 
     with reserved(run, job, dependency):
         if cluster == "slurm":
@@ -121,6 +123,8 @@ def script_for(
         if times > 1:
             raise UserError(f"{times} of these jobs write to {path}; give each its own name or output")
     allocation = _common_allocation([job for _, job in runs], site)
+    for _, job in runs:
+        check_no_secret_variables(job, site.environment)
 
     (first_run, first_job), *others = runs
     folder = logs(first_run)

@@ -14,7 +14,7 @@ from flipscale.budget import Budget
 from flipscale.config import Job
 from flipscale.data.order.mixture import shards_by_source
 from flipscale.data.samples.of_job import open_reader
-from flipscale.data.shards.index_document import load_index
+from flipscale.data.shards.index_document import load_located
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Patience, Storage
 from flipscale.data.text.of_job import load_job_tokenizer
@@ -94,7 +94,8 @@ def read_seen_samples(run: RunDirectory, job: Job, samples_seen: int, each: int)
 
 
 def _open_source(run: RunDirectory, job: Job) -> ShardSource:
-    index = load_index(Path(job.data.index) if job.data.index is not None else run.path / "index")
+    directory = Path(job.data.index) if job.data.index is not None else run.path / "index"
+    index = load_located(directory, job.data.train)
 
     # A report only reads: it runs no commands of `pipe:` shards, whatever the job allows.
     return ShardSource(index, Storage(patience=_PATIENCE))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 
+from flipscale.addresses.references import hidden
+from flipscale.addresses.secret_parts import COMMAND, without_arguments
 from flipscale.terminal import printable
 
 _USER = re.compile(r"(://)[^\s/'\"]*@")
@@ -13,7 +15,14 @@ _QUERY_OF_PATH = re.compile(r"\?[^\s'\"()=]+=[^\s'\"()]*")  # in errors of clien
 
 
 def without_secrets(text: str) -> str:
-    """Return a text whose addresses have neither a query nor a user and password."""
+    """Return a text whose addresses have neither a query nor a user and password.
+
+    Values of variables that addresses referred to are replaced by the references, and what follows an option
+    or a header such as `--token` in a command by `...`.
+    """
+    text = hidden(text)
+    if COMMAND in text:
+        text = without_arguments(text)
     return _QUERY_OF_PATH.sub("", _QUERY.sub(r"\1", _USER.sub(r"\1", text)))
 
 
