@@ -77,6 +77,7 @@ class PeriodicEvaluation:
             return
 
         began = time.time()
+        steady = time.monotonic()  # a wall clock can be set back meanwhile
         try:
             document = evaluate(
                 self._encoder,
@@ -89,7 +90,7 @@ class PeriodicEvaluation:
             document = {"samples_seen": samples_seen, "error": str(error)}
 
         if log is not None:
-            line = {**document, "seconds": time.time() - began, "time": began}
+            line = {**document, "seconds": time.monotonic() - steady, "time": began}
             log.write_evaluation(RecordedEvaluation.from_record(line))
 
     def due(self, samples_seen: int) -> bool:

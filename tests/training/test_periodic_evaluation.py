@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +28,7 @@ from flipscale.orchestration.segments.watchdog import Watchdog
 from flipscale.runs.directory import run_directory
 from flipscale.runs.evaluations import read_evaluations
 from flipscale.runs.metrics import TIMING_FIELDS
-from flipscale.training import trainer
+from flipscale.training import periodic_evaluation, trainer
 from flipscale.training.check_job import check_job
 from flipscale.training.periodic_evaluation import PeriodicEvaluation
 
@@ -185,6 +188,23 @@ def test_a_stopped_run_repeats_and_leaves_out_no_evaluation(tiny_run: MakeRun, s
     train(stopped)
     assert evaluations(stopped) == evaluations(straight)
     assert stopped.weights() == straight.weights()
+
+
+def test_a_wall_clock_that_is_set_back_changes_no_duration(
+    tiny_run: MakeRun, sets: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = itertools.count(1)
+
+    def hour_by_hour_back() -> float:
+        return 2e9 - 3600.0 * next(hours)
+
+    clock = SimpleNamespace(time=hour_by_hour_back, monotonic=time.monotonic)
+    monkeypatch.setattr(periodic_evaluation, "time", clock)
+    run = tiny_run(evaluation={**sets, "every": "4 steps"})
+    with pytest.raises(StoppedEarly):
+        train(run, steps=5)
+    (recorded,) = read_evaluations(run.output)
+    assert 0 < recorded.document["seconds"] < 3600
 
 
 def test_a_set_that_is_missing_is_named_before_the_training(tiny_run: MakeRun, sets: dict[str, Any]) -> None:

@@ -75,8 +75,8 @@ class ManagedJob:
             SlurmError: If Slurm does not answer.
             UserError: If Slurm's commands are not installed.
         """
-        end = _end_of(slurm.query_job(self.place.job_id) or {})
-        return None if end is None else time.monotonic() + end - time.time() - self.site.stop_before
+        left = _seconds_left(slurm.query_job(self.place.job_id) or {})
+        return None if left is None else time.monotonic() + left - self.site.stop_before
 
     def reason_of_stop(self, requested: str) -> Reason:
         """Return the ledger's word for a stop.
@@ -244,8 +244,8 @@ class ManagedJob:
             )
 
     def _near_its_limit(self, record: dict[str, str]) -> bool:
-        end = _end_of(record)
-        return end is not None and time.time() > end - self.site.stop_before - _NEAR_THE_LIMIT
+        left = _seconds_left(record)
+        return left is not None and left < self.site.stop_before + _NEAR_THE_LIMIT
 
     def _is_requeued(self, record: dict[str, str]) -> bool:
         """Return whether Slurm starts this job again already: Slurm counts a restart once it is decided."""
@@ -277,24 +277,21 @@ def managed_job(run: RunDirectory, place: Placement) -> ManagedJob | None:
         place: The placement of this process.
     """
     started = psutil.Process().create_time()
+    end = time.monotonic() + _RECORD_SECONDS
     while True:
         for submission in reversed(read_submissions(run)):
             if submission.cluster == "slurm" and submission.job_id == place.job_id:
                 return ManagedJob(run, place, submission, started)
 
         # A job can start before its record is written.
-        if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or time.time() > started + _RECORD_SECONDS:
+        if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or time.monotonic() > end:
             return None
 
         time.sleep(0.5)
 
 
-def _end_of(record: dict[str, str]) -> float | None:
-    """Return when the time limit ends the job, in seconds since 1970; None if that is unknown."""
+def _seconds_left(record: dict[str, str]) -> float | None:
+    """Return how long the time limit lets the job run, by Slurm's own clock; None if that is unknown."""
     limit = slurm.parse_time_limit(record.get("TimeLimit", ""))
-    try:
-        started = datetime.fromisoformat(record.get("StartTime", "")).timestamp()
-    except ValueError:
-        return None
-
-    return None if limit is None else started + limit
+    run = slurm.parse_time_limit(record.get("RunTime", ""))
+    return None if limit is None or run is None else float(limit - run)

@@ -72,6 +72,31 @@ def test_request_without_an_answer_does_not_count_as_refused(
     assert asked.read_text().splitlines() == ["show job -o 7", "requeue 7", "show job -o 7"]
 
 
+@pytest.mark.parametrize(
+    ("run", "left", "reason"), [("00:05:00", 900, "cancelled"), ("00:19:00", 60, "timeout")]
+)
+def test_the_clock_of_the_node_does_not_move_the_deadline(
+    managed: ManagedJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: str,
+    left: int,
+    reason: str,
+) -> None:
+    """The job's times are a year before those of this machine."""
+    record = "JobId=7 JobState=CANCELLED Restarts=2 StartTime=2025-01-01T10:00:00 TimeLimit=00:20:00"
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho {record} RunTime={run}\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    before = time.monotonic()
+    deadline = managed.deadline()
+    assert deadline is not None
+    stop_before = managed.site.stop_before
+    assert before <= deadline - left + stop_before <= time.monotonic()
+    assert managed.reason_of_stop("sigterm") == reason
+
+
 def test_a_dead_controller_is_given_up(
     managed: ManagedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
