@@ -43,7 +43,7 @@ def read_object(path: Path, fix: str = "restore it") -> dict[str, Any]:
         fix: What a person can do about a damaged file, for the message.
 
     Raises:
-        FileNotFoundError: If there is no file.
+        FileNotFoundError: If the file is missing.
         UserError: If there is anything else than a file, or it holds anything else than an object.
         OSError: If the file cannot be read.
     """
@@ -63,7 +63,7 @@ def read_as(kind: type[T], path: Path, fix: str = "restore it") -> T:
         fix: What a person can do about a damaged file, for the message.
 
     Raises:
-        FileNotFoundError: If there is no file.
+        FileNotFoundError: If the file is missing.
         UserError: If the file is damaged: a field is missing, has another type, or is out of range.
         OSError: If the file cannot be read.
     """

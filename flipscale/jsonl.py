@@ -32,7 +32,7 @@ def append(path: Path, records: Iterable[Mapping[str, Any]], *, durable: bool = 
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file, or none if there is no file; a last line that a crash cut is left out.
+    """Return the records of a file, or none if the file is missing; a last line that a crash cut is left out.
 
     Raises:
         UserError: If any other line holds no JSON object, or if there is anything else than a file.
@@ -134,7 +134,7 @@ def repair(path: Path, whole: Callable[[dict[str, Any]], bool]) -> tuple[int, Pa
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    """Return the lines of a file without the last one if a crash cut it; none if there is no file."""
+    """Return the lines of a file without the last one if a crash cut it; none if the file is missing."""
     try:
         return read_regular(path).split(b"\n")[:-1]
     except FileNotFoundError:

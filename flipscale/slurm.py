@@ -227,7 +227,7 @@ def cancel_jobs(job_ids: Sequence[str], *, waiting: bool = False) -> None:
 
 
 def parse_time_limit(limit: str) -> int | None:
-    """Return a time of Slurm in seconds, or None if there is no limit.
+    """Return a time of Slurm in seconds, or None if it is unlimited.
 
     Args:
         limit: D-HH[:MM[:SS]], HH:MM:SS, MM:SS, or a number of minutes.

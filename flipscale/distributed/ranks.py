@@ -34,7 +34,7 @@ class Ranks:
         """Return the ranks of a group.
 
         Args:
-            group: None means the default group, or only this process if there is no default group.
+            group: None means the default group, or only this process if that is missing.
         """
         if not _dist.is_available() or not _dist.is_initialized():
             return cls(size=1, index=0)

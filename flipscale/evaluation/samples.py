@@ -70,7 +70,7 @@ class RawSample:
 
 
 def image_bytes(sample: RawSample) -> bytes:
-    """Return the bytes of the image file, empty if there is no image.
+    """Return the bytes of the image file, empty if the image is missing.
 
     Raises:
         BadSample: If the file cannot be read.

@@ -69,7 +69,7 @@ def find_import_source(
         random: Take initial weights.
 
     Raises:
-        UserError: If there is no such directory, name, tag or file, or the options do not go together.
+        UserError: If the directory, name, tag or file does not exist, or the options contradict each other.
     """
     if sum((weights is not None, pretrained is not None, random)) > 1:
         raise UserError("--weights, --pretrained and --random exclude each other; give one of them")

@@ -28,7 +28,7 @@ def import_openclip(source: Path) -> tuple[ModelSpec, StateDict]:
         The model's shape and its state dict.
 
     Raises:
-        UserError: If there is no such model, its weights are unsafe or damaged, or it has a feature that
+        UserError: If the model does not exist, its weights are unsafe or damaged, or it has a feature that
             flipscale's towers lack.
     """
     config = finished_config(source)

@@ -121,7 +121,7 @@ def existing_run(path: Path) -> RunDirectory:
     """Return the run at `path`.
 
     Raises:
-        UserError: If there is no run.
+        UserError: If the path is not a run.
     """
     run = RunDirectory(path.resolve())
     if not run.job.is_file():
@@ -148,7 +148,7 @@ def prepare(run: RunDirectory, job: Job, samples_seen: int, saved: Job | None = 
         job: The job of this start.
         samples_seen: Samples of the checkpoint that the run is resumed from; 0 for a new run.
         saved: The job in the manifest of that checkpoint, which counts before the directory's own record:
-            a person may have edited job.yaml. None if there is no checkpoint.
+            a person may have edited job.yaml. None without a checkpoint.
 
     Raises:
         UserError: If the directory holds something else, or a job that differs in more than CHANGEABLE keys
@@ -166,7 +166,9 @@ def prepare(run: RunDirectory, job: Job, samples_seen: int, saved: Job | None = 
         write_durably(run.job, dump_job(job))
         run.checkpoints.mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(f"the run directory {run.path} cannot be written: {error.strerror}") from None
+        raise UserError(
+            f"the run directory {run.path} cannot be written ({error.strerror}); set another `output`"
+        ) from None
 
 
 def check_not_foreign(run: RunDirectory) -> None:

@@ -119,7 +119,7 @@ class LedgerLine:
 
 
 def read_ledger(run: Path, required: Sequence[str] = ()) -> list[LedgerLine]:
-    """Return all closed segments, oldest first; an empty list if there is no ledger.
+    """Return all closed segments, oldest first; an empty list if the ledger is missing.
 
     Args:
         run: The run directory.
@@ -169,7 +169,7 @@ def close_in_place(run: Path, line: LedgerLine) -> None:
 
 
 def read_open_segment(run: Path) -> LedgerLine | None:
-    """Return the segment under way; None if there is no such file or it cannot be read."""
+    """Return the segment under way; None if the file is missing or cannot be read."""
     try:
         record = parse_object(read_regular(RunDirectory(run).open_segment))
     except (OSError, ValueError):

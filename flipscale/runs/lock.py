@@ -117,4 +117,6 @@ def _open(run: RunDirectory) -> int:
         run.path.mkdir(parents=True, exist_ok=True)
         return os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"the run directory {run.path} cannot be written: {error.strerror}") from None
+        raise UserError(
+            f"the run directory {run.path} cannot be written ({error.strerror}); set another `output`"
+        ) from None

@@ -207,7 +207,7 @@ def read_progress(checkpoint: Path) -> Progress:
 
 
 def read_latest(root: Path) -> str:
-    """Return the directory name that LATEST holds; an empty string if there is no such file.
+    """Return the directory name that LATEST holds; an empty string if the file is missing.
 
     Args:
         root: The directory of the checkpoints.

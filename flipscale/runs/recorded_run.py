@@ -35,7 +35,7 @@ class RecordedRun:
         damaged: Names of the checkpoints whose manifests are damaged.
         metrics: The lines of metrics.jsonl.
         evaluations: The evaluations during training.
-        quarantined: Number of records in the quarantine list; None if there is no list.
+        quarantined: Number of records in the quarantine list; None if the list is missing.
     """
 
     run: RunDirectory
@@ -68,7 +68,7 @@ def read_run(run: RunDirectory) -> RecordedRun:
         UserError: If nothing was trained yet, or if a record is damaged.
     """
     if not run.index.is_file():
-        raise UserError(f"{run.path} has no index.json, so nothing was trained in it yet")
+        raise UserError(f"{run.path} has no index.json, so nothing was trained in it yet; audit it later")
 
     job = recorded_job(run)
     identity = read_identity(run)

@@ -38,7 +38,7 @@ def text(record: Record, key: str) -> str:
 
 
 def texts(record: Record, key: str) -> tuple[str, ...]:
-    """Return the items of the list at `key` as strings; no items if there is no list."""
+    """Return the items of the list at `key` as strings; no items if it is missing."""
     value = record.get(key)
     return tuple(str(item) for item in cast("list[object]", value)) if isinstance(value, list) else ()
 

@@ -164,7 +164,7 @@ def _quarantined(path: Path) -> tuple[int, bool]:
 
 
 def _modified(path: Path) -> float:
-    """Return when a file was last changed, in seconds since 1970; 0.0 if there is no file."""
+    """Return when a file was last changed, in seconds since 1970; 0.0 if the file is missing."""
     try:
         return path.stat().st_mtime
     except OSError:

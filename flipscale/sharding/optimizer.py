@@ -101,7 +101,7 @@ def build_optimizer(
         settings: The `optimizer` block of the job.
 
     Raises:
-        UserError: If there is no optimizer of this name.
+        UserError: If no optimizer has this name.
     """
     kind = optimizer_kind(settings)
     named = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]

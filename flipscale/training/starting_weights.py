@@ -46,7 +46,7 @@ def start_from(
         world: The processes of the run.
 
     Raises:
-        UserError: If there are no such weights, if they have another shape or vocabulary, or if they changed.
+        UserError: If the weights are missing, if they have another shape or vocabulary, or if they changed.
     """
     assert job.model.weights is not None
     source = Path(job.model.weights)

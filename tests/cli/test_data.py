@@ -74,6 +74,7 @@ def test_wrong_shards_and_directories_are_refused(tmp_path):
     for shards, out, message in [
         ("{00000..00002}.tar", "out", "the shard 00001.tar and 1 more of the pattern"),
         ("zipped.tar", "out", "zipped.tar is not an uncompressed tar file"),
+        ("zipped.tar", "out", "; name webdataset shards as in /data/{0000..0099}.tar, and decompress them"),
         (pattern, ".", "is not empty and holds no index"),
     ]:
         assert message in refused("data", "index", shards, out, cwd=tmp_path)

@@ -60,7 +60,7 @@ def median(counts: Counter[int]) -> int:
     """Return the median of the counted values; the upper one of two.
 
     Raises:
-        ValueError: If there are no values.
+        ValueError: If `counts` is empty.
     """
     left = counts.total() // 2
     for value in sorted(counts):

@@ -98,7 +98,9 @@ def _check_shard(checking: Checking, number: int, path: str) -> ShardReport:
     except FileNotFoundError:
         raise UserError(f"the shard {path} does not exist; check the pattern that names it") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}); restore it, or leave it out"
+        ) from None
 
     return report
 

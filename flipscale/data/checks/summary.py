@@ -26,7 +26,7 @@ class DamagedShard:
 class DataSummary:
     """The document of `flipscale data check --json`, but for the clean shards that --fix writes.
 
-    Quantiles have the keys "smallest", "median" and "largest", or none if there is no good sample.
+    Quantiles have the keys "smallest", "median" and "largest", or none without good samples.
     """
 
     shards: int

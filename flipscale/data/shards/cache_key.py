@@ -29,7 +29,9 @@ def prepare_cache(directory: Path) -> bytes:
         directory.mkdir(parents=True, exist_ok=True)
         names = os.listdir(directory)
     except OSError as error:
-        raise UserError(f"data.cache.directory {directory} cannot be made: {error.strerror}") from None
+        raise UserError(
+            f"data.cache.directory {directory} cannot be made ({error.strerror}); name another one"
+        ) from None
 
     marked = any(name.startswith(_PREFIX) for name in names)
     if names and not marked and not holds_blocks(directory):

@@ -36,7 +36,9 @@ def write_checksums(index: Index, workers: int, progress: Callable[[int, int], N
         try:
             return shard_checksums(shard.path, index.members[first : first + shard.samples]).tobytes()
         except OSError as error:
-            raise UserError(f"{shard.path} cannot be read: {error.strerror or error}") from None
+            raise UserError(
+                f"{shard.path} cannot be read ({error.strerror or error}); restore it, or leave it out"
+            ) from None
 
     path = index.directory / CHECKSUMS
     partial = path.with_name(f"{CHECKSUMS}.partial")
@@ -50,4 +52,6 @@ def write_checksums(index: Index, workers: int, progress: Callable[[int, int], N
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); make room, or use --no-checksums"
+        ) from None

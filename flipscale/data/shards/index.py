@@ -218,6 +218,8 @@ def expand_shards(pattern: str) -> list[str]:
 
     repeated = [path for path, times in Counter(paths).items() if times > 1]
     if repeated:
-        raise UserError(f"the shard pattern {format_value(pattern)} names {repeated[0]} more than once")
+        raise UserError(
+            f"the shard pattern {format_value(pattern)} names {repeated[0]} more than once; name it once"
+        )
 
     return paths

@@ -53,7 +53,9 @@ def prepare(directory: Path) -> None:
             if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
                 raise UserError(f"{path} is not a plain file; name another directory for the index")
     except OSError as error:
-        raise UserError(f"the index directory {directory} cannot be made: {error.strerror}") from None
+        raise UserError(
+            f"the index directory {directory} cannot be made ({error.strerror}); name another one"
+        ) from None
 
 
 def is_own(directory: Path) -> bool:
@@ -105,7 +107,7 @@ def remove_index(directory: Path) -> None:
         for name in _OWN_FILES:
             (directory / name).unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"the index in {directory} cannot be removed: {error.strerror}") from None
+        raise UserError(f"the index in {directory} cannot be removed ({error.strerror}); remove it") from None
 
 
 def _tables(root: Path) -> Iterator[Path]:

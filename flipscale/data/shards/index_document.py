@@ -94,7 +94,7 @@ def load_index(directory: Path) -> Index:
     """Load the index in a directory.
 
     Raises:
-        UserError: If there is no index, its version is another one, or it is damaged.
+        UserError: If the index is missing, its version is another one, or it is damaged.
     """
     try:
         content = read_object(directory / INDEX, _FIX)

@@ -22,7 +22,7 @@ from flipscale.data.shards.index_document import write_index
 from flipscale.data.shards.journal import IndexKind, Journal, JournalEntry
 from flipscale.data.shards.remote import Status
 from flipscale.data.shards.storage import Storage, is_command, is_remote
-from flipscale.data.shards.tar import MEMBER, NotATar, Strays, scan
+from flipscale.data.shards.tar import MEMBER, NotATar, Strays, not_a_tar, scan
 from flipscale.errors import UserError
 
 _RECORDED_AT_ONCE = 64  # most shards that a killed command scans again
@@ -94,7 +94,9 @@ def build_index(
 
     if not sum(shard.samples for shard in shards):
         cut = f"; {damaged[0].path} is damaged: {damaged[0].reason}" if damaged else ""
-        raise UserError(f"no shard of {pattern!r} holds image-caption pairs (jpg|jpeg|png|webp, txt){cut}")
+        raise UserError(
+            f"no shard of {pattern!r} holds image-caption pairs (jpg|jpeg|png|webp, txt){cut}; name others"
+        )
     if not members:
         (directory / index_directory.TABLE).unlink()
 
@@ -151,7 +153,9 @@ def _remove_old(directory: Path) -> None:
         (directory / index_directory.CHECKSUMS).unlink(missing_ok=True)
         index_directory.remove_tables(directory)  # of the shards as they were
     except OSError as error:
-        raise UserError(f"the index directory {directory} cannot be made: {error.strerror}") from None
+        raise UserError(
+            f"the index directory {directory} cannot be made ({error.strerror}); name another one"
+        ) from None
 
 
 def _check_local(paths: list[str], pattern: str) -> None:
@@ -199,9 +203,11 @@ def _scan_shard(path: str, *, storage: Storage, keep: bool) -> _ScannedShard:
     except FileNotFoundError:
         raise UserError(f"the shard {path} does not exist; check the pattern that names it") from None
     except NotATar as error:
-        raise UserError(f"{path} is not an uncompressed tar file ({error})") from None
+        raise not_a_tar(path, error) from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}); restore it, or leave it out"
+        ) from None
 
     shard = Shard(path, len(result.members), status.bytes, status.version)
     return _ScannedShard(shard, result.members if keep else None, result.damage, result.strays)
@@ -230,6 +236,8 @@ def _read_stats(path: str, *, storage: Storage, keep: bool) -> _ScannedShard:
             f"{stats} holds no statistics of img2dataset ({error}); make the index without --from-stats"
         ) from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}); restore it, or leave it out"
+        ) from None
 
     return _ScannedShard(Shard(path, samples, status.bytes, status.version), None, None, Strays())

@@ -126,7 +126,7 @@ def _filesystem(path: str) -> tuple[Any, str]:
         package = _PACKAGES.get(protocol, f"fsspec's package for {protocol}://")
         raise UserError(f"{path} needs a package that is missing; `pip install {package}`") from None
     except ValueError as error:
-        raise UserError(f"the storage of {path} is not known ({error})") from None
+        raise UserError(f"the storage of {path} is not known ({error}); correct the address") from None
 
 
 def command(path: str, allowed: tuple[str, ...]) -> list[str]:
@@ -142,7 +142,7 @@ def command(path: str, allowed: tuple[str, ...]) -> list[str]:
     try:
         argv = shlex.split(path.removeprefix("pipe:"))
     except ValueError as error:
-        raise UserError(f"the shard {path!r} is not a command ({error})") from None
+        raise UserError(f"the shard {path!r} is not a command ({error}); correct its quotes") from None
 
     if not argv or argv[0] not in allowed:
         name = argv[0] if argv else ""

@@ -21,7 +21,7 @@ from flipscale.data.shards.index_directory import table_of_shard
 from flipscale.data.shards.members import SampleMembers, members_of_sample
 from flipscale.data.shards.shard_tables import load_table, row_fits, save_table
 from flipscale.data.shards.storage import Storage, is_command
-from flipscale.data.shards.tar import NotATar, check_size, key_in_header, scan
+from flipscale.data.shards.tar import NotATar, check_size, key_in_header, not_a_tar, scan
 from flipscale.data.shards.tar_members import BLOCK
 from flipscale.errors import UserError
 
@@ -188,7 +188,9 @@ class ShardSource:
             if not self._cache.holds(name, offset, size, entry.bytes):
                 with self._storage.open(entry.path) as output:
                     if output.seek(0, os.SEEK_END) != entry.bytes:
-                        raise UserError(f"{entry.path} writes another shard than when the index was made")
+                        raise UserError(
+                            f"{entry.path} writes another shard than when the index was made; make it again"
+                        )
                     output.seek(0)
                     self._cache.fill(name, output)
                     output.seek(offset)
@@ -228,7 +230,7 @@ class ShardSource:
             with self._storage.open(entry.path) as file:
                 scanned = scan(file)
         except NotATar as error:
-            raise UserError(f"{entry.path} is not an uncompressed tar file ({error})") from None
+            raise not_a_tar(entry.path, error) from None
 
         if len(scanned.members) > entry.samples:
             _log.warning(

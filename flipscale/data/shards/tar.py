@@ -12,6 +12,7 @@ import numpy as np
 
 from flipscale.data.quarantine import BadSample
 from flipscale.data.shards.tar_members import Member, TarDamage, begins_as_tar, decode_header, read_members
+from flipscale.errors import UserError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
@@ -38,6 +39,14 @@ MEMBER = np.dtype(
 
 class NotATar(Exception):
     """A file that does not begin with a tar header; the message says why."""
+
+
+def not_a_tar(path: str, error: NotATar) -> UserError:
+    """Return the error for a shard that is not a tar."""
+    return UserError(
+        f"{path} is not an uncompressed tar file ({error}); name webdataset shards as in "
+        "/data/{0000..0099}.tar, and decompress them"
+    )
 
 
 class Sample(NamedTuple):

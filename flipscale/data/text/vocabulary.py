@@ -102,7 +102,7 @@ def learn_vocab(captions: Iterable[str], size: int, path: Path, *, min_frequency
         The pieces in the order of their ids; fewer than `size` if no frequent pair is left.
 
     Raises:
-        UserError: If there is no text, or `size` has no room for the alphabet.
+        UserError: If all texts are empty, or `size` has no room for the alphabet.
     """
     backend = wordpiece_backend((UNK,))
     words: Counter[str] = Counter()

@@ -57,7 +57,7 @@ def nodes_see_run(run: RunDirectory, allocation: Allocation, site: Site) -> str:
 
     Raises:
         UserError: If a node does not see it.
-        CheckWarning: If there are no free nodes to ask, or if one of them has no scontrol.
+        CheckWarning: If no node is free to ask, or if scontrol is missing on one of them.
     """
     place = _existing_parent(run.path)
     with tempfile.NamedTemporaryFile(dir=place, prefix=".flipscale_token_") as token:

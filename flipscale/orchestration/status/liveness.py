@@ -82,7 +82,7 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class SlurmAnswer:
-    """Slurm's answer about jobs; `problem` gives the reason if there is no answer."""
+    """Slurm's answer about jobs; `problem` gives the reason if the answer is missing."""
 
     states: Mapping[str, JobState]
     source: str = ""

@@ -57,7 +57,9 @@ def request_stop(run: RunDirectory) -> RunStatus:
         try:
             run.stop_file.touch()
         except OSError as error:
-            raise UserError(f"{run.stop_file} cannot be written: {error.strerror}") from None
+            raise UserError(
+                f"{run.stop_file} cannot be written ({error.strerror}); use `flipscale cancel`"
+            ) from None
 
     return status
 

@@ -70,7 +70,7 @@ class Result:
     history: Sequence[RecordedEvaluation]
     """The evaluations that its run recorded while it trained, oldest first."""
     nearest: Sequence[NearestCaptions]
-    """The nearest captions of each example; empty if there are no examples."""
+    """The nearest captions of each example; empty without examples."""
 
     def outcome(self, metric: Metric) -> Outcome:
         """Return the answers of the model on the set of a metric."""

@@ -38,12 +38,12 @@ def read_retrieval_examples(
         report: A function that is called with a short description of each step that takes time.
 
     Raises:
-        UserError: If the job names no retrieval set, if there is no checkpoint, or if either cannot be read.
+        UserError: If the job names no retrieval set, a checkpoint is missing, or either cannot be read.
     """
     if not job.evaluation.retrieval:
         raise UserError("the job names no retrieval set: set evaluation.retrieval")
     if not has_checkpoint:
-        raise UserError("there is no checkpoint yet")
+        raise UserError("there is no checkpoint yet; wait for the first one")
 
     # Read the images before the checkpoint: a set that is not reachable is noticed sooner.
     shards = next(iter(rooted(job.evaluation).retrieval.values()))
