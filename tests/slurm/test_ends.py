@@ -11,7 +11,8 @@ from functools import partial
 import psutil
 import pytest
 from support.cluster_handle import Cluster, is_requeued
-from support.slurm_run import ENDED, SlurmRun, trained_without_gaps, two_nodes
+from support.slurm_run import ENDED, SlurmRun, booked_and_elapsed, trained_without_gaps, two_nodes
+from support.status_observer import StatusObserver
 from support.tiny_run import TinyRun
 
 from flipscale.runs.audit import audit
@@ -23,6 +24,7 @@ Fault = Callable[[SlurmRun, str], None]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*came to a segment")]
 
 SAVES = 50 * 16  # samples between two checkpoints
+POLLS = 1_000  # of the status, at least
 
 
 def kill_rank_0(run: SlurmRun, job: str) -> None:
@@ -106,12 +108,16 @@ def test_a_job_whose_processes_are_killed_ends_by_itself_and_leaves_no_trace(
 @pytest.mark.timeout(5400)
 @pytest.mark.parametrize("kill_wait", [10, 30])
 def test_five_of_each_fault_at_random_moments(
-    tiny_run: MakeRun, new_cluster: Callable[..., Cluster], kill_wait: int
+    tiny_run: MakeRun, new_cluster: Callable[..., Cluster], kill_wait: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = new_cluster("--nodes=3", f"--kill-wait={kill_wait}", "--grace=15")
+    """The run is exact, each start is booked as Slurm's accounting has it, and `status` agrees with Slurm."""
+    cluster = new_cluster("--nodes=3", f"--kill-wait={kill_wait}", "--grace=15", "--accounting")
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
     straight = tiny_run("straight", **two_nodes(80_000, data={"workers": 1}))
     run = SlurmRun.of(cluster, tiny_run("killed", **two_nodes(80_000, data={"workers": 1})))
     job = run.submit()
+    observer = StatusObserver(run.run.output, pause=0.5)
+    observer.start()
     moments = random.Random(kill_wait)
 
     faults = [kill_rank_0, kill_rank_1, kill_all_ranks, kill_the_step, kill_a_worker, kill_slurmd] * 5
@@ -125,7 +131,14 @@ def test_five_of_each_fault_at_random_moments(
             disturb(run, job, partial(kill_in_start_up, rank=number // 6 % 2))
 
     release_until(run, job, lambda: cluster.job(job)["JobState"] in ENDED)
-    run.wait_for_end(job)
+    restarts = run.wait_for_end(job)["Restarts"]
+    assert observer.is_alive()
+    observer.end()
+
+    print(f"{restarts} restarts; {observer.count} polls: {dict(observer.polls)}")
+    assert observer.contradictions == []
+    assert observer.count >= POLLS
+    assert_booked(run)
     assert_no_trace(run, straight, 80_000)
 
 
@@ -176,6 +189,14 @@ def test_the_only_process_of_a_job_is_killed(tiny_run: MakeRun, patient_cluster:
     assert [line.reason for line in run.ledger()] == ["killed", "done"], run.log()
     assert trained_without_gaps(run.ledger(), 4_000)
     assert audit(RunDirectory(run.run.output)).proven
+
+
+def assert_booked(run: SlurmRun) -> None:
+    """Check that each start lasted as long as Slurm's accounting says; the last one has no later start."""
+    booked = booked_and_elapsed(run)
+    print("ledger and accounting", [(line.reason, line.seconds, elapsed) for line, elapsed in booked])
+    for line, elapsed in booked[:-1]:
+        assert abs(line.seconds - elapsed) <= 5, booked
 
 
 def assert_no_trace(run: SlurmRun, straight: TinyRun, samples: int) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,14 +10,15 @@ from pathlib import Path
 import pytest
 from support.cluster_handle import Cluster, is_requeued
 from support.run_in_files import RunInFiles
-from support.slurm_run import ENDED, SlurmRun, two_nodes
+from support.slurm_run import ENDED, SlurmRun, booked_and_elapsed, two_nodes
+from support.status_observer import StatusObserver
 from support.tiny_run import TinyRun
 
 from flipscale.cli.cancel import cancel
 from flipscale.cli.stop import stop
 from flipscale.orchestration.status.liveness import SlurmView
 from flipscale.orchestration.status.run_status import read_status, read_statuses
-from flipscale.slurm import query_accounting, query_queue, run_slurm
+from flipscale.slurm import query_accounting, run_slurm
 
 pytestmark = pytest.mark.slow
 
@@ -90,43 +89,7 @@ def test_status_asks_accounting_for_ended_jobs(accounting_cluster: Cluster, run,
     accounting_cluster.wait_until(accounting_cluster.squeue, lambda queue: not queue)
 
 
-AT_WORK = {"starting", "training", "saving", "stopping", "failing", "ending", "silent", "done"}
-AT_REST = {"lost", "interrupted", "stopped", "failed", "done"}
 POLLS = 1_000
-
-
-def agrees(slurm: str, state: str) -> bool:
-    """Return whether a state of a run may be that of a run whose only job has this state in Slurm."""
-    if slurm in ("PENDING", "CONFIGURING", "REQUEUED"):
-        return state == "queued"
-    if slurm == "COMPLETING":
-        return state in ("ending", "stopping", "failing", "done")
-    return state in (AT_REST if slurm in ENDED else AT_WORK)
-
-
-class Observer(threading.Thread):
-    """Reads the status of a run again and again, and asks Slurm before and after by itself."""
-
-    def __init__(self, run: Path) -> None:
-        super().__init__(daemon=True)
-        self.run_directory = run
-        self.polls: Counter[tuple[str, str]] = Counter()
-        self.contradictions: list[str] = []
-        self.over = threading.Event()
-
-    def run(self) -> None:
-        while not self.over.is_set():
-            status = read_status(self.run_directory, SlurmView())
-            job = status.jobs[0]
-            after = query_queue([job.job_id])[job.job_id].state
-            self.polls[job.state, status.state] += 1
-            # The job may change between the two questions, but the answer fits what status was answered.
-            if not agrees(job.state, status.state):
-                self.contradictions.append(f"{job.state} (then {after}), but {status.state}: {status.next}")
-
-    @property
-    def count(self) -> int:
-        return sum(self.polls.values())
 
 
 @pytest.mark.long
@@ -139,7 +102,7 @@ def test_status_never_contradicts_slurm(
     blocker = patient_cluster.sbatch(SLEEPER, "--nodes=3", "--exclusive")
     run = SlurmRun.of(patient_cluster, tiny_run("observed", **two_nodes(200_000)))
     run.submit()
-    observer = Observer(run.run.output)
+    observer = StatusObserver(run.run.output)
     observer.start()
     patient_cluster.wait_until(lambda: observer.polls["PENDING", "queued"], lambda seen: seen >= 20)
     patient_cluster.run("scancel", blocker)
@@ -179,18 +142,10 @@ def test_status_never_contradicts_slurm(
     patient_cluster.wait_until(patient_cluster.squeue, lambda jobs: not jobs)
     ended = observer.count + 20
     patient_cluster.wait_until(lambda: observer.count, lambda count: count >= ended)
-    observer.over.set()
-    observer.join()
+    observer.end()
     print(f"{observer.count} polls, {turns} faults: {dict(observer.polls)}")
     assert observer.contradictions == []
     assert {"queued", "starting", "training", "stopped"} <= {state for _, state in observer.polls}
-
-
-def elapsed_by_accounting(cluster: Cluster, job: str) -> list[float]:
-    """Return for how long each start of a job held its nodes, oldest first; only starts that have ended."""
-    out = cluster.run("sacct", "-n", "-P", "-X", "-D", "-j", job, "-o", "Start,End,ElapsedRaw").stdout
-    rows = [line.split("|") for line in out.split()]
-    return [float(seconds) for start, end, seconds in sorted(rows) if "Unknown" not in (start, end)]
 
 
 @pytest.mark.long
@@ -219,19 +174,12 @@ def test_ledger_agrees_with_accounting(tiny_run: Callable[..., TinyRun], account
     run.starts_again(job, restarts + 2, timeout=240)
     run.wait_for_end(job)
 
-    jobs = list(dict.fromkeys(line.job_id for line in run.ledger() if line.job_id))
-    ended = accounting_cluster.wait_until(
-        lambda: [seconds for known in jobs for seconds in elapsed_by_accounting(accounting_cluster, known)],
-        lambda starts: len(starts) >= len([line for line in run.ledger() if line.reason != "rolled_back"]),
-        60,
-    )
-    booked = [line.seconds for line in run.ledger() if line.reason != "rolled_back"]
-    print("accounting", ended, "ledger", [(line.reason, line.seconds) for line in run.ledger()])
-    assert len(booked) == len(ended)
+    booked = booked_and_elapsed(run)
+    print("ledger and accounting", [(line.reason, line.seconds, elapsed) for line, elapsed in booked])
     # No start follows the last one, so its line ends with the last word of its processes.
-    assert ended[-1] >= booked[-1]
-    for mine, slurms in zip(booked[:-1], ended[:-1], strict=True):
-        assert abs(mine - slurms) <= 5, (booked, ended)
+    assert booked[-1][1] >= booked[-1][0].seconds
+    for line, elapsed in booked[:-1]:
+        assert abs(line.seconds - elapsed) <= 5, booked
     assert run.ledger()[0].lost_samples > 0
     assert run.ledger()[0].startup_seconds > 0
     assert "failed_start" in [line.reason for line in run.ledger()]

@@ -205,3 +205,24 @@ def trained_without_gaps(ledger: Sequence[LedgerLine], total: int) -> bool:
             return False
         reached = line.samples_to
     return reached == total
+
+
+def elapsed_by_accounting(cluster: Cluster, job: str) -> list[float]:
+    """Return for how long each start of a job held its nodes, oldest first; only starts that have ended."""
+    out = cluster.run("sacct", "-n", "-P", "-X", "-D", "-j", job, "-o", "Start,End,ElapsedRaw").stdout
+    rows = [line.split("|") for line in out.split()]
+    return [float(seconds) for start, end, seconds in sorted(rows) if "Unknown" not in (start, end)]
+
+
+def booked_and_elapsed(run: SlurmRun) -> list[tuple[LedgerLine, float]]:
+    """Return each line of the ledger, oldest first, with the seconds of that start by Slurm's accounting."""
+    lines = sorted(
+        (line for line in run.ledger() if line.reason != "rolled_back"), key=lambda line: line.started
+    )
+    jobs = dict.fromkeys(line.job_id for line in lines)
+    elapsed = run.cluster.wait_until(
+        lambda: [seconds for job in jobs for seconds in elapsed_by_accounting(run.cluster, job)],
+        lambda starts: len(starts) >= len(lines),
+        60,
+    )
+    return list(zip(lines, elapsed, strict=True))
