@@ -12,7 +12,6 @@ from pathlib import Path
 from flipscale.distributed.placement import read_placement
 from flipscale.errors import UserError
 from flipscale.orchestration.segments.managed_job import managed_job
-from flipscale.orchestration.segments.start_checks import MOST_FRUITLESS, starts_without_a_segment
 from flipscale.runs.directory import existing_run
 
 
@@ -25,11 +24,6 @@ def main() -> None:
     if managed is None:
         sys.exit(f"flipscale: job of {run.path} not found in submissions.jsonl; run `flipscale submit` again")
 
-    # A job that follows counts its restarts from zero, so the batch script cannot know of those before.
-    if starts_without_a_segment(run, managed.place) > MOST_FRUITLESS:
-        sys.exit(
-            "flipscale: four starts in a row ended before they could train; fix the cause and submit again"
-        )
     if not managed.try_start_again():
         sys.exit(1)
 

@@ -19,15 +19,15 @@ from flipscale.distributed.placement import Placement
 from flipscale.errors import Reason, UserError
 from flipscale.orchestration.cluster.blamed_nodes import avoidance
 from flipscale.orchestration.cluster.submit import submit_run
+from flipscale.orchestration.segments.job_record import query_record, query_state
 from flipscale.orchestration.segments.job_times import SlurmTimes, slurm_times
 from flipscale.orchestration.segments.peers import give_up
+from flipscale.orchestration.segments.start_checks import exhausted
 from flipscale.runs.directory import RunDirectory, recorded_job
 from flipscale.runs.failures import slurm_verdict
 from flipscale.runs.submissions import Submission, read_submissions
 from flipscale.slurm import NoAnswerError, SlurmError
 
-# Seconds before the limit in which it causes a stop: Slurm warns up to a minute early, on a coarse clock.
-_NEAR_THE_LIMIT = 120.0
 _REPEATS = 3  # of a question that Slurm did not answer
 _PAUSE = 5.0  # seconds between two of these
 _RECORD_SECONDS = 60.0  # in which a submission writes its record
@@ -75,7 +75,7 @@ class ManagedJob:
             SlurmError: If Slurm does not answer.
             UserError: If Slurm's commands are not installed.
         """
-        left = _seconds_left(slurm.query_job(self.place.job_id) or {})
+        left = query_record(self.place, self.site).seconds_left
         return None if left is None else time.monotonic() + left - self.site.stop_before
 
     def reason_of_stop(self, requested: str) -> Reason:
@@ -91,15 +91,15 @@ class ManagedJob:
 
         # A signal came: only Slurm knows why.
         try:
-            record = slurm.query_job(self.place.job_id) or {}
+            record = query_record(self.place, self.site)
         except (SlurmError, UserError):
             return "preempted"
 
-        if self._near_its_limit(record):
+        if record.near_its_limit:
             return "timeout"
-        if self._is_cancelled(record):
+        if record.cancelled:
             return "cancelled"
-        if self._is_requeued(record):
+        if record.requeued:
             log = self.run.path / "logs" / f"{self.place.job_id}_0_log.err"
             return slurm_verdict(log, datetime.fromtimestamp(self.started)) or "preempted"
 
@@ -165,7 +165,17 @@ class ManagedJob:
         return self._arrange_start()
 
     def try_start_again(self) -> bool:
-        """Have the job started again, and log what was done; return whether that succeeded."""
+        """Have the job started again, and log what was done; return whether that succeeded.
+
+        Starts that opened a segment are bounded by the next start, which counts segments without progress.
+        """
+        if exhausted(self.run, self.place):
+            _log.error(
+                "four starts in a row ended before they could train; fix the cause and run `flipscale submit` "
+                "again"
+            )
+            return False
+
         try:
             _log.info("%s", self.start_again())
         except (SlurmError, UserError) as error:
@@ -183,10 +193,10 @@ class ManagedJob:
             return f"job {successor.job_id} is waiting for this one to end"
 
         # Look before the request: a requeue would bring a cancelled job back to life.
-        record = self._look()
-        if self._is_requeued(record):
+        record = query_state(self.place, self.site)
+        if record.requeued:
             return "Slurm has requeued the job already"
-        if self._is_cancelled(record) and not self._near_its_limit(record):
+        if record.cancelled and not record.near_its_limit:
             return "the job was cancelled; it does not start again"
 
         if shutil.which("scontrol") is None:
@@ -207,14 +217,6 @@ class ManagedJob:
 
         avoid()
         return f"job {self.place.job_id} is requeued"
-
-    def _look(self) -> dict[str, str]:
-        """Return Slurm's record of the job; only its state if the node has no scontrol."""
-        if shutil.which("scontrol") is not None:
-            return slurm.query_job(self.place.job_id) or {}
-
-        state = slurm.query_queue([self.place.job_id]).get(self.place.job_id)
-        return {"JobState": state.state} if state is not None else {}
 
     def _follow(self, refusal: str) -> str:
         _log.warning("Slurm does not requeue job %s: %s", self.place.job_id, refusal)
@@ -242,18 +244,6 @@ class ManagedJob:
             _log.warning(
                 "job %s, which follows this one, could not be cancelled: %s", successor.job_id, error
             )
-
-    def _near_its_limit(self, record: dict[str, str]) -> bool:
-        left = _seconds_left(record)
-        return left is not None and left < self.site.stop_before + _NEAR_THE_LIMIT
-
-    def _is_requeued(self, record: dict[str, str]) -> bool:
-        """Return whether Slurm starts this job again already: Slurm counts a restart once it is decided."""
-        return int(record.get("Restarts", "0")) > self.place.restarts
-
-    def _is_cancelled(self, record: dict[str, str]) -> bool:
-        """Return whether the job was ended from outside."""
-        return record.get("JobState") in ("COMPLETING", "CANCELLED") and not self._is_requeued(record)
 
     def _successor(self) -> Submission | None:
         last = read_submissions(self.run)[-1]
@@ -288,10 +278,3 @@ def managed_job(run: RunDirectory, place: Placement) -> ManagedJob | None:
             return None
 
         time.sleep(0.5)
-
-
-def _seconds_left(record: dict[str, str]) -> float | None:
-    """Return how long the time limit lets the job run, by Slurm's own clock; None if that is unknown."""
-    limit = slurm.parse_time_limit(record.get("TimeLimit", ""))
-    run = slurm.parse_time_limit(record.get("RunTime", ""))
-    return None if limit is None or run is None else float(limit - run)

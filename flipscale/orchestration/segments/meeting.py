@@ -14,7 +14,7 @@ from flipscale.errors import StoppedEarly
 from flipscale.orchestration.segments.peers import SECONDS_TO_REPORT
 from flipscale.orchestration.segments.process_exit import exit_now
 from flipscale.orchestration.segments.rendezvous import bounded_rendezvous
-from flipscale.orchestration.segments.start_checks import MOST_FRUITLESS, starts_without_a_segment
+from flipscale.orchestration.segments.start_checks import exhausted
 from flipscale.orchestration.segments.stop_requests import StopRequests
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.failures import TRANSIENT, failure_of
@@ -88,15 +88,15 @@ def _leave_unmet(managed: ManagedJob | None) -> NoReturn:
 
 
 def _handle_failure(managed: ManagedJob | None, error: Exception) -> None:
-    """Handle a failed rendezvous (lost node, port in use): requeue, at most MOST_FRUITLESS times.
+    """Handle a failed rendezvous (lost node, port in use): have the job started again.
 
-    The function returns only if the job is not to be requeued.
+    The function returns only if the job is not to start again.
 
     Args:
         managed: The Slurm job that starts itself again, if there is one.
         error: Why the processes of the start did not connect.
     """
-    if managed is None or starts_without_a_segment(managed.run, managed.place) > MOST_FRUITLESS:
+    if managed is None or exhausted(managed.run, managed.place):
         return
 
     _log.error("the processes did not find each other: %s", error)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World
-from flipscale.errors import RunError
+from flipscale.errors import RunError, UserError
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.ledger import fruitless_segments, read_ledger, read_open_segment
 from flipscale.runs.submissions import read_submissions
@@ -37,14 +37,32 @@ def check_progress(run: Path, since: float) -> None:
     )
 
 
-def starts_without_a_segment(run: RunDirectory, place: Placement) -> int:
-    """Count the starts of a job, up to this one, since the last one that opened a segment.
+def exhausted(run: RunDirectory, place: Placement) -> bool:
+    """Return whether more than `MOST_FRUITLESS` starts in a row, up to this one, opened no segment.
 
-    Each job before this one in a chain of jobs counts as one start.
+    No ledger counts such starts: their processes did not meet, or the storage of the run did not answer.
 
     Args:
         run: The run directory.
         place: The placement of a process of this start.
+    """
+    try:
+        starts = _starts_without_a_segment(run, place)
+    except (OSError, UserError):
+        # The storage still does not answer. The batch script, which cannot read either, counts like this.
+        starts = place.restarts + 1
+
+    return starts > MOST_FRUITLESS
+
+
+def _starts_without_a_segment(run: RunDirectory, place: Placement) -> int:
+    """Count the starts of a job, up to this one, since the last one that opened a segment.
+
+    Each job before this one in a chain of jobs counts as one start.
+
+    Raises:
+        UserError: If the ledger or a submission is damaged.
+        OSError: If one of these cannot be read.
     """
     lines = read_ledger(run.path)
     if (under_way := read_open_segment(run.path)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,21 @@ def test_a_busy_controller_is_asked_again(
     asked = scontrol(tmp_path, monkeypatch, silent=2)
     assert managed.start_again() == "job 7 is requeued"
     assert asked.read_text().splitlines() == ["show job -o 7"] * 3 + ["requeue 7"]
+
+
+def test_a_fourth_start_without_a_segment_asks_for_no_other(
+    managed: ManagedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A storage that stays away ends every start before its ledger opens, so the ledger counts none of them."""
+    asked = scontrol(tmp_path, monkeypatch, silent=0)
+    assert managed.try_start_again()
+    asked.unlink()
+
+    fourth = replace(managed, place=replace(managed.place, restarts=3))
+    assert not fourth.try_start_again()
+    managed.run.ledger.mkdir()  # nor if the ledger cannot be read
+    assert not fourth.try_start_again()
+    assert not asked.exists()
 
 
 @pytest.mark.parametrize("end", ["echo Socket timed out >&2; exit 1", "kill -TERM $$"])
