@@ -49,7 +49,13 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, root: Path, job: dict[str, Any], keep_last: int, committed: Progress, world: World
+        self,
+        root: Path,
+        job: dict[str, Any],
+        keep_last: int,
+        committed: Progress,
+        world: World,
+        note: Callable[[int], None] = lambda samples: None,
     ) -> None:
         """Start the background thread and remove what interrupted saves have left.
 
@@ -59,12 +65,15 @@ class CheckpointWriter:
             keep_last: How many checkpoints stay; see `Pruner`.
             committed: Progress of the checkpoint that this start resumed from.
             world: The processes of this start.
+            note: A function that the leading process calls in the background with the samples of each
+                committed checkpoint; it does not raise.
         """
         self.committed = committed
         """Progress of the newest checkpoint that is known to be whole on disk."""
         self._root = root
         self._job = job
         self._world = world
+        self._note = note
 
         # The background collectives need their own group: on a shared one they would meet those of training.
         self._group = world.new_group()
@@ -171,6 +180,7 @@ class CheckpointWriter:
         # Before the others know: even if one of them dies now, the checkpoint is on disk.
         self.committed = manifest.progress
         write_durably(self._root / LATEST, final.name + "\n")
+        self._note(samples)
         pruner.committed(final)
 
     def _write(self, path: Path, copy: dict[str, Tensor]) -> None:

@@ -29,7 +29,8 @@ _ROOM = 4096  # bytes of segment.json that are kept for the end of the segment
 class LedgerLine:
     """One segment of the run.
 
-    segment.json holds a line as well: that of the segment under way, which has no end yet.
+    segment.json holds a line as well: that of the segment under way, which has no end yet. Its `samples_to`
+    is that of the newest checkpoint, and its `digest` the one at `samples_from`.
 
     Attributes:
         segment: Number of the segment in the run, from 0.

@@ -69,7 +69,7 @@ class LedgerWriter:
         self._began = time.monotonic() - age - launch
         self._training_from: float | None = None
         began = time.time() - age - launch
-        self._first = LedgerLine(
+        self._open = LedgerLine(
             segment=len(lines),
             attempt=attempt,
             job_id=world.place.job_id,
@@ -92,13 +92,27 @@ class LedgerWriter:
             reason="killed",
             launch_seconds=round(launch, 1),
         )
-        write_open_segment(run, self._first)
+        write_open_segment(run, self._open)
 
     def training(self) -> None:
         """Note that the first step is about to begin, also for the case that this start is killed."""
         self._training_from = time.monotonic()
-        startup = round(self._training_from - self._began, 1)
-        write_open_segment(self._run.path, replace(self._first, startup_seconds=startup))
+        self._open = replace(self._open, startup_seconds=round(self._training_from - self._began, 1))
+        write_open_segment(self._run.path, self._open)
+
+    def committed(self, samples: int) -> None:
+        """Note that a checkpoint is on disk. If all checkpoints are lost, this shows that there were some.
+
+        The background thread that saves may call this method; it never raises.
+
+        Args:
+            samples: Samples seen at the checkpoint.
+        """
+        self._open = replace(self._open, samples_to=samples)
+        try:
+            write_open_segment(self._run.path, self._open)
+        except OSError as error:
+            _log.warning("%s does not mention the newest checkpoint: %s", self._run.open_segment, error)
 
     def close(
         self,
@@ -122,16 +136,16 @@ class LedgerWriter:
         seconds = now - self._began
         trained_from = self._training_from or now
         lost = reached.samples_seen - committed.samples_seen
-        trained = reached.samples_seen - self._first.samples_from
+        trained = reached.samples_seen - self._open.samples_from
         training = max(0.0, now - seconds_since_step - trained_from)
 
         line = replace(
-            self._first,
-            ended=utc(timestamp(self._first.started) + seconds),
+            self._open,
+            ended=utc(timestamp(self._open.started) + seconds),
             samples_to=committed.samples_seen,
             digest=committed.digest.hex(),
             seconds=round(seconds, 1),
-            gpu_seconds=round(seconds * self._first.world_size, 1),
+            gpu_seconds=round(seconds * self._open.world_size, 1),
             startup_seconds=round(trained_from - self._began, 1),
             stop_seconds=round(stop_seconds, 1),
             lost_samples=lost,

@@ -44,13 +44,22 @@ class RunLock:
         Raises:
             RunError: If a newer start has taken over the run: this one must not write any more.
         """
-        try:
-            owner = read_regular(self._path).decode(errors="replace")
-        except (FileNotFoundError, IsADirectoryError):
-            owner = "nobody"
-
-        if owner != self._owner:
+        if (owner := self._current_owner()) != self._owner:
             raise RunError(f"the run belongs to {owner} now, not to {self._owner}", kind="superseded")
+
+    @property
+    def held(self) -> bool:
+        """Whether this start still owns the run, as far as the file can be read."""
+        try:
+            return self._current_owner() == self._owner
+        except OSError:
+            return False
+
+    def _current_owner(self) -> str:
+        try:
+            return read_regular(self._path).decode(errors="replace")
+        except (FileNotFoundError, IsADirectoryError):
+            return "nobody"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from flipscale.runs import checkpoint
 from flipscale.runs.checkpoint import Checkpoint
 from flipscale.runs.directory import RunDirectory, recorded_job
 from flipscale.runs.job_changes import check_same_job
-from flipscale.runs.ledger import read_ledger
+from flipscale.runs.ledger import read_ledger, read_open_segment
 from flipscale.runs.manifest import LATEST, looks_like_a_checkpoint, read_latest
 from flipscale.runs.storage import read_patiently
 
@@ -77,6 +77,11 @@ def _committed_before(run: RunDirectory) -> str:
         return f"{run.checkpoints / remains[-1]} was a checkpoint"
     if LATEST in names:
         return f"{run.checkpoints / LATEST} names {read_latest(run.checkpoints)[:80]!r}"
+
+    # A first segment that was killed has no line yet, but notes its checkpoints.
+    segment = read_open_segment(run.path)
+    if segment is not None and segment.samples_to:
+        return f"{run.open_segment} says that {segment.samples_to} samples were trained"
 
     # A start makes the directory before it opens its segment.
     if run.open_segment.exists() and not run.checkpoints.is_dir():

@@ -31,7 +31,7 @@ class Saver:
         self._root = segment.run.checkpoints
         document = job.model_dump(mode="json", exclude_none=True)
         self._writer = CheckpointWriter(
-            self._root, document, job.checkpoint.keep_last, progress, segment.world
+            self._root, document, job.checkpoint.keep_last, progress, segment.world, segment.committed
         )
         self.prepare(model)
         self._saved_at = progress.samples_seen

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from support.run_in_files import RunInFiles
-from support.saved_checkpoints import load, save, state_at
+from support.saved_checkpoints import SINGLE, load, save, state_at
 
 from flipscale.errors import StoppedEarly, UserError
+from flipscale.progress import Progress
 from flipscale.runs import checkpoint
 from flipscale.runs.directory import RunDirectory, recorded_job
+from flipscale.runs.ledger_writer import LedgerWriter
 from flipscale.runs.manifest import directory_name, read_manifest
 from flipscale.runs.resume_point import find_resume_point, find_trained
 
@@ -174,6 +176,17 @@ def test_first_segment_that_was_killed_has_no_line_yet(
     RunInFiles(run.path).open_segment()
     lose(run)
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
+        find_resume_point(run)
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_first_segment_that_was_killed_notes_its_checkpoints(
+    run: RunDirectory, lose: Callable[[RunDirectory], None]
+):
+    run.ledger.unlink()
+    LedgerWriter(run.path, Progress(), SINGLE, "here.1").committed(16)
+    lose(run)
+    with pytest.raises(UserError, match=r"segment\.json says that 16 samples were .*, and no checkpoint"):
         find_resume_point(run)
 
 

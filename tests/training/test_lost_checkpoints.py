@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.time_limits import wait_until
 from support.tiny_run import TinyRun
 
 from flipscale.runs.ledger import read_ledger
@@ -70,6 +71,26 @@ def test_lost_checkpoints_are_refused_until_a_person_begins_again(finished: Tiny
     assert "--from-zero is for runs whose checkpoints are lost" in refusal(
         "train", finished.output, "--from-zero"
     )
+
+
+@pytest.mark.slow
+def test_checkpoints_that_are_emptied_after_a_first_segment_was_killed_are_missed(tiny_run: MakeRun):
+    run = tiny_run("killed")
+    process = run.start("phases.0.samples=80000", 'checkpoint.every=["4 steps"]')
+    wait_until(lambda: committed_in(run.output / "segment.json") > 0)
+    process.kill()
+    process.communicate(timeout=60)
+    assert not (run.output / "ledger.jsonl").exists()
+    shutil.rmtree(run.output / "checkpoints")
+    (run.output / "checkpoints").mkdir()
+
+    samples = committed_in(run.output / "segment.json")
+    assert f"segment.json says that {samples} samples were trained" in refusal("train", run.output)
+
+
+def committed_in(segment: Path) -> int:
+    """Return the samples of the newest checkpoint by segment.json; 0 if there is no such file yet."""
+    return json.loads(segment.read_text())["samples_to"] if segment.exists() else 0
 
 
 @pytest.mark.slow

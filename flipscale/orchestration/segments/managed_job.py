@@ -170,10 +170,7 @@ class ManagedJob:
         Starts that opened a segment are bounded by the next start, which counts segments without progress.
         """
         if exhausted(self.run, self.place):
-            _log.error(
-                "four starts in a row ended before they could train; fix the cause and run `flipscale submit` "
-                "again"
-            )
+            _log.error("four starts in a row ended before they could train; fix the cause and submit again")
             return False
 
         try:

@@ -137,6 +137,16 @@ class Segment:
         if self._ledger is not None:
             self._ledger.training()
 
+    def committed(self, samples: int) -> None:
+        """Note in the ledger that a checkpoint is on disk; the background thread that saves may call this.
+
+        Args:
+            samples: Samples seen at the checkpoint.
+        """
+        # A newer start that has taken over keeps the record of its own segment.
+        if self._ledger is not None and (self._lock is None or self._lock.held):
+            self._ledger.committed(samples)
+
     def reason_of_stop(self, requested: str) -> Reason:
         """Return the ledger's word for an agreed stop. All processes call this method together.
 

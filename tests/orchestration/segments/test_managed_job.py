@@ -59,7 +59,7 @@ def test_a_busy_controller_is_asked_again(
 def test_a_fourth_start_without_a_segment_asks_for_no_other(
     managed: ManagedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A storage that stays away ends every start before its ledger opens, so the ledger counts none of them."""
+    """A storage that stays away ends each start before its ledger opens, so that no ledger counts them."""
     asked = scontrol(tmp_path, monkeypatch, silent=0)
     assert managed.try_start_again()
     asked.unlink()
