@@ -44,6 +44,9 @@ class SubmitOptions:
     check_nodes: Annotated[
         bool, typer.Option("--check-nodes", help="First ask free nodes whether they see the run directory.")
     ] = False
+    from_zero: Annotated[
+        bool, typer.Option("--from-zero", help="Begin again although a run's checkpoints are lost.")
+    ] = False
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show plan, checks and script; needs no Slurm.")
     ] = False
@@ -123,7 +126,7 @@ def _submitted(runs: Runs, site: Site, options: SubmitOptions) -> list[Submissio
     from flipscale.orchestration.cluster.submit import submit_array, submit_run
 
     if options.cluster == "slurm":
-        return submit_array(runs, site, at_most=options.at_most)
+        return submit_array(runs, site, at_most=options.at_most, from_zero=options.from_zero)
 
     run, job = runs[0]
-    return [submit_run(run, job, site, cluster="local")]
+    return [submit_run(run, job, site, cluster="local", from_zero=options.from_zero)]

@@ -97,19 +97,28 @@ class RunDirectory:
         """The file that requests a stop while it exists."""
         return self.path / "STOP"
 
+    @property
+    def zero_file(self) -> Path:
+        """The file that allows the next start to begin at zero (runs.resume_point)."""
+        return self.path / "FROM_ZERO"
+
     def forget_stop_request(self) -> None:
         """Remove the STOP file, or an empty directory of its name. If that fails, the log names it."""
-        try:
-            if self.stop_file.is_dir() and not self.stop_file.is_symlink():
-                self.stop_file.rmdir()
-            else:
-                self.stop_file.unlink(missing_ok=True)
-        except OSError as error:
-            _log.warning(
-                "%s cannot be removed (%s); remove it, or the next start stops at once",
-                self.stop_file,
-                error.strerror,
-            )
+        _remove_request(self.stop_file, "the next start stops at once")
+
+    def forget_zero_request(self) -> None:
+        """Remove the FROM_ZERO file, as `forget_stop_request` removes the STOP file."""
+        _remove_request(self.zero_file, "a start that misses its checkpoints begins at zero")
+
+
+def _remove_request(file: Path, otherwise: str) -> None:
+    try:
+        if file.is_dir() and not file.is_symlink():
+            file.rmdir()
+        else:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("%s cannot be removed (%s); remove it, or %s", file, error.strerror, otherwise)
 
 
 def run_directory(job: Job) -> RunDirectory:

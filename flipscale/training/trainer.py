@@ -45,6 +45,8 @@ def train(job: Job, budget: Budget, segment: Segment, *, from_zero: bool = False
     saved = newest.saved_job() if newest else None
     world.lead(lambda: prepare(run, job, progress.samples_seen, saved))
     segment.begin(progress)
+    if world.leads:
+        run.forget_zero_request()  # the ledger says now that the run began at zero
     if world.leads and job.sharding.precision == "bf16" and slow_in_bf16(world.device):
         _log.warning(
             "this CPU has no AVX-512, and bf16 is slow on it: set sharding.precision to fp32 in a new run"

@@ -226,6 +226,19 @@ def test_whole_checkpoint_is_not_given_up(run: RunDirectory):
         find_resume_point(run, from_zero=True)
 
 
+def test_request_of_a_submission_counts_only_while_checkpoints_are_lost(run: RunDirectory, caplog):
+    run.zero_file.touch()
+    newest = find_resume_point(run)
+    assert newest is not None
+    assert "FROM_ZERO does not count" in caplog.text
+
+    lose_contents(run)
+    assert find_resume_point(run) is None
+    run.forget_zero_request()
+    with pytest.raises(UserError, match="--from-zero"):
+        find_resume_point(run)
+
+
 @pytest.mark.parametrize("from_zero", [False, True])
 def test_new_run_begins_at_zero(tmp_path: Path, from_zero: bool):
     assert find_resume_point(RunDirectory(tmp_path / "none"), from_zero=from_zero) is None

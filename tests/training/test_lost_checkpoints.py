@@ -62,8 +62,10 @@ def test_lost_checkpoints_are_refused_until_a_person_begins_again(finished: Tiny
     assert "bring the checkpoints back" in sentence
     assert contents(finished.output) == before
 
-    done = flipscale("train", finished.output, "--from-zero")
+    (finished.output / "FROM_ZERO").touch()  # as `submit --from-zero` leaves it
+    done = flipscale("train", finished.output)
     assert done.returncode == 0, done.stderr
+    assert not (finished.output / "FROM_ZERO").exists()
     assert finished.weights() == weights
     lines = read_ledger(finished.output)
     assert [line.reason for line in lines] == ["done", "input", "rolled_back", "done"]
@@ -76,7 +78,7 @@ def test_lost_checkpoints_are_refused_until_a_person_begins_again(finished: Tiny
 @pytest.mark.slow
 def test_checkpoints_that_are_emptied_after_a_first_segment_was_killed_are_missed(tiny_run: MakeRun):
     run = tiny_run("killed")
-    process = run.start("phases.0.samples=80000", 'checkpoint.every=["4 steps"]')
+    process = run.start("phases.0.samples=80000")
     wait_until(lambda: committed_in(run.output / "segment.json") > 0)
     process.kill()
     process.communicate(timeout=60)

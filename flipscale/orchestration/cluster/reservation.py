@@ -14,6 +14,7 @@ from flipscale.files import write_durably
 from flipscale.orchestration.cluster.submission import check_work_left, living_jobs, logs
 from flipscale.runs.commit_order import last_commit
 from flipscale.runs.directory import RunDirectory, prepare
+from flipscale.runs.lost_checkpoints import check_not_lost
 
 LOCK = "submit.lock"
 TOKEN = "token"
@@ -21,10 +22,12 @@ TOKEN = "token"
 
 
 @contextmanager
-def reserved(run: RunDirectory, job: Job, dependency: str | None) -> Generator[None]:
+def reserved(
+    run: RunDirectory, job: Job, dependency: str | None, *, from_zero: bool = False
+) -> Generator[None]:
     """Prepare the run directory, and keep other submissions of the run out while the context is open.
 
-    A submission that is refused leaves nothing of a new run behind.
+    A submission that is refused leaves nothing of a new run behind, and no request to begin at zero.
     """
     new = not run.path.exists()
     if not run.job.exists():
@@ -32,18 +35,21 @@ def reserved(run: RunDirectory, job: Job, dependency: str | None) -> Generator[N
 
     try:
         with _submit_lock(run):
-            _make_ready(run, job, dependency)
+            _make_ready(run, job, dependency, from_zero=from_zero)
             yield
     except UserError:
+        if from_zero:
+            run.forget_zero_request()
         if new:
             _remove_unsubmitted(run)
         raise
 
 
-def _make_ready(run: RunDirectory, job: Job, dependency: str | None) -> None:
+def _make_ready(run: RunDirectory, job: Job, dependency: str | None, *, from_zero: bool) -> None:
     """Check that the run may be submitted, and write what its job needs to start."""
     if dependency is None:
         check_work_left(run, job)
+        _check_checkpoints(run, from_zero=from_zero)
     for other in living_jobs(run):
         if other.job_id != dependency:
             raise UserError(
@@ -58,6 +64,17 @@ def _make_ready(run: RunDirectory, job: Job, dependency: str | None) -> None:
         write_durably(run.path / TOKEN, "A node that does not see this file shares no run with us.\n")
     if dependency is None:
         run.stop_file.unlink(missing_ok=True)  # whoever submits a run wants it to continue
+
+
+def _check_checkpoints(run: RunDirectory, *, from_zero: bool) -> None:
+    """Check that the job will find a checkpoint if there was one; else it begins at zero only if asked."""
+    if not from_zero:
+        check_not_lost(run)
+        return
+
+    from flipscale.runs.resume_point import request_zero
+
+    request_zero(run)
 
 
 def _remove_unsubmitted(run: RunDirectory) -> None:

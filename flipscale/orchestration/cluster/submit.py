@@ -30,7 +30,13 @@ from flipscale.runs.submissions import ClusterKind, Submission, SubmittedJob
 
 
 def submit_run(
-    run: RunDirectory, job: Job, site: Site, *, cluster: ClusterKind, dependency: str | None = None
+    run: RunDirectory,
+    job: Job,
+    site: Site,
+    *,
+    cluster: ClusterKind,
+    dependency: str | None = None,
+    from_zero: bool = False,
 ) -> Submission:
     """Submit a job; its run directory is created or continued. Returns the recorded submission.
 
@@ -43,15 +49,16 @@ def submit_run(
         cluster: `slurm`, or `local` for this machine.
         dependency: Id of a job of this run that may still be alive; the new job starts when that one has
             ended.
+        from_zero: Whether the run may begin at zero though its checkpoints are lost.
 
     Raises:
         UserError: If another job of the run than `dependency` is queued or running, if another submission of
-            the run is in progress, or if Slurm refuses the job.
+            the run is in progress, if its checkpoints are lost, or if Slurm refuses the job.
     """
     allocation = resolve_allocation(job, site)
     check_no_secret_variables(job, site.environment)
 
-    with reserved(run, job, dependency):
+    with reserved(run, job, dependency, from_zero=from_zero):
         if cluster == "slurm":
             script = script_for([(run, job)], site, dependency=dependency)
             (job_id,) = _submit(script, [run], site)
@@ -62,7 +69,11 @@ def submit_run(
 
 
 def submit_array(
-    runs: Sequence[tuple[RunDirectory, Job]], site: Site, *, at_most: int | None = None
+    runs: Sequence[tuple[RunDirectory, Job]],
+    site: Site,
+    *,
+    at_most: int | None = None,
+    from_zero: bool = False,
 ) -> list[Submission]:
     """Submit several jobs to Slurm as one array; return their submissions in order.
 
@@ -70,19 +81,20 @@ def submit_array(
         runs: The jobs and their run directories.
         site: The cluster.
         at_most: Number of jobs that may run at the same time; None for all.
+        from_zero: As in `submit_run`.
 
     Raises:
         UserError: As `submit_run`, and if the jobs request different resources.
     """
     if len(runs) == 1:
-        return [submit_run(*runs[0], site, cluster="slurm")]
+        return [submit_run(*runs[0], site, cluster="slurm", from_zero=from_zero)]
 
     script = script_for(runs, site, at_most=at_most)
     folder = script.folder
 
     with ExitStack() as stack:
         for run, job in runs:
-            stack.enter_context(reserved(run, job, None))
+            stack.enter_context(reserved(run, job, None, from_zero=from_zero))
 
         # The links must exist before the job does: its elements may start at once.
         folder.mkdir()

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from support.fake_slurm import FakeSlurm
+from support.run_in_files import RunInFiles
+from support.saved_checkpoints import save
 from support.submitting import WriteSite, check_syntax, dry_run, submit
 from support.tiny_run import TinyRun
 
@@ -20,8 +22,9 @@ from flipscale.orchestration.cluster.submit import submit_run
 from flipscale.planning.plan import plan_job
 from flipscale.planning.throughput import make_speed
 from flipscale.progress import Progress
-from flipscale.runs.directory import run_directory
+from flipscale.runs.directory import prepare, run_directory
 from flipscale.runs.manifest import Manifest, StoredFile
+from flipscale.runs.resume_point import find_resume_point
 from flipscale.runs.submissions import read_submissions
 
 
@@ -215,6 +218,45 @@ def test_a_finished_run_is_not_submitted_again(
     tiny.job.write_text(yaml.safe_dump(more))
     submit(tiny.job, site=site())
     assert fake.submitted() != before
+
+
+def test_a_run_without_its_checkpoints_is_submitted_only_to_begin_at_zero(
+    fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun]
+):
+    """The job would refuse to begin at zero, after its time in the queue."""
+    job = tiny_run(cluster={"gpus_per_node": 1}).job
+    run = run_directory(load_job(job))
+    prepare(run, load_job(job), 0)
+    RunInFiles(run.path).segment(samples_to=96, reason="stopped")
+    run.checkpoints.rmdir()
+    lost = r"ledger\.jsonl says that 96 samples .* or add --from-zero to train all samples again$"
+    with pytest.raises(UserError, match=lost):
+        submit(run.path, site=site())
+    with pytest.raises(UserError, match=lost):
+        submit_run(run, load_job(job), Site(gpus_per_node=0), cluster="slurm")
+
+    fake.answers(refusal="no\n")
+    with pytest.raises(UserError):
+        submit(run.path, site=site(), from_zero=True)
+    assert not run.zero_file.exists()
+
+    fake.answers(refusal="")
+    submit(run.path, site=site(), from_zero=True)
+    assert run.zero_file.exists()
+    submit(run.path, site=site())  # the start that was asked for has not come yet
+    assert find_resume_point(run) is None
+
+
+def test_a_whole_checkpoint_is_not_given_up_by_a_submission(
+    fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun]
+):
+    job = tiny_run(cluster={"gpus_per_node": 1}).job
+    run = run_directory(load_job(job))
+    prepare(run, load_job(job), 0)
+    save(run.checkpoints, 8)
+    with pytest.raises(UserError, match=r"--from-zero is for runs whose .* is whole; leave it out to resume"):
+        submit(job, site=site(), from_zero=True)
+    assert not run.zero_file.exists()
 
 
 def test_several_jobs_are_an_array_in_which_each_has_its_own_run(
