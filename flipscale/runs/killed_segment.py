@@ -10,7 +10,7 @@ from pathlib import Path
 from flipscale.progress import Progress
 from flipscale.runs.failures import Failure, slurm_verdict
 from flipscale.runs.heartbeat import Heartbeat, read_heartbeats
-from flipscale.runs.ledger import LedgerLine, timestamp, utc
+from flipscale.runs.ledger import LedgerLine, read_open_segment, timestamp, utc
 from flipscale.runs.metrics import tail_metrics
 
 _METRICS_TAIL = 64 * 1024  # bytes; the last line counts
@@ -51,6 +51,21 @@ def close_killed(run: Path, killed: LedgerLine, resumed: Progress) -> LedgerLine
         detail=failure.message,
         suspects=failure.suspects,
     )
+
+
+def suspects_without_a_line(run: Path, lines: Sequence[LedgerLine]) -> tuple[str, ...]:
+    """Return the nodes that the next start will find to blame for the end of the segment without a line.
+
+    Args:
+        run: The run directory.
+        lines: The ledger, oldest first.
+    """
+    segment = read_open_segment(run)
+    if segment is None or (lines and segment.segment <= lines[-1].segment):
+        return ()
+    if segment.ended:
+        return segment.suspects
+    return _failure(run, segment, read_heartbeats(run, segment.attempt)).suspects
 
 
 def _logged(run: Path, killed: LedgerLine) -> list[int]:

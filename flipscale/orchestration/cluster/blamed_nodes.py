@@ -11,6 +11,7 @@ from flipscale.config import Site
 from flipscale.errors import UserError
 from flipscale.orchestration.cluster.allocation import Allocation, resolve_allocation
 from flipscale.runs.directory import RunDirectory, recorded_job
+from flipscale.runs.killed_segment import suspects_without_a_line
 from flipscale.runs.ledger import read_ledger
 from flipscale.slurm import SlurmError, exclude_nodes, expand_node_list, is_node_name, read_nodes
 
@@ -48,7 +49,9 @@ def blamed_nodes(runs: Sequence[RunDirectory], site: Site, allocation: Allocatio
     """
     blamed: Counter[str] = Counter()
     for run in runs:
-        segments = Counter(node for segment in read_ledger(run.path) for node in set(segment.suspects))
+        lines = read_ledger(run.path)
+        suspects = [*(line.suspects for line in lines), suspects_without_a_line(run.path, lines)]
+        segments = Counter(node for blame in suspects for node in set(blame))
         for node, times in segments.items():
             # The ledger may be anybody's: what is not the name of a node must not reach the batch script.
             if times >= _BLAMED_TWICE and is_node_name(node):

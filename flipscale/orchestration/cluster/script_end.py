@@ -15,6 +15,7 @@ from flipscale.runs.last_word import NAME
 # - Slurm ends this shell with the job if it cancels, preempts or requeues it; then no line below runs.
 # - A person who stops a run gets what was asked for, so that Slurm calls the job completed.
 # - Starts that opened a segment are bounded by the next start, which counts segments without progress.
+# - If segments blame nodes, the site's python asks Slurm: it knows which nodes the next start avoids.
 _LINES: Final = """\
 code=$?
 case $code in 0|2|126|127) exit $code;; esac
@@ -36,6 +37,15 @@ echo "flipscale: the processes ended with code $code and did not say why; anothe
 {request}
 exit $code
 """
+_REQUEUE: Final = """\
+if grep -qsF '"suspects": ["' {run}/ledger.jsonl {run}/{directory}/"$start.$restarts"/*; then
+  {ask}
+  case $? in 0|{refused}) exit $code;; esac
+fi
+scontrol requeue "$SLURM_JOB_ID" || {ask}"""
+
+REFUSED: Final = 3
+"""The exit code of `segments.last_resort` if the job does not start again, whoever asks."""
 
 
 def last_lines(run: str, python: str, *, requeues: bool) -> list[str]:
@@ -43,12 +53,12 @@ def last_lines(run: str, python: str, *, requeues: bool) -> list[str]:
 
     Args:
         run: Path of the run directory, quoted for the shell.
-        python: The command of Python, as a line of shell. It is used if scontrol does not requeue the job,
-            and submits a job that follows.
+        python: The command of Python, as a line of shell. It is used if a segment blames nodes, or if
+            scontrol does not requeue the job; then it submits a job that follows.
         requeues: Whether the site requeues jobs; the alternative is a chain of jobs.
     """
     request = f"{python} -m flipscale.orchestration.segments.last_resort {run}"
     if requeues:
-        request = f'scontrol requeue "$SLURM_JOB_ID" || {request}'
+        request = _REQUEUE.format(run=run, directory=DIRECTORY, ask=request, refused=REFUSED)
 
     return _LINES.format(run=run, directory=DIRECTORY, name=NAME, request=request).splitlines()

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from flipscale.distributed.placement import read_placement
 from flipscale.errors import UserError
+from flipscale.orchestration.cluster.script_end import REFUSED
 from flipscale.orchestration.segments.managed_job import managed_job
 from flipscale.runs.directory import existing_run
 
 
 def main() -> None:
-    """Have the job started again from which this runs; exits with 1 if that is not possible."""
+    """Have the job started again from which this runs; exits with `REFUSED` if it does not start again."""
     logging.basicConfig(level=logging.INFO, format="flipscale: %(message)s", stream=sys.stderr)
 
     run = existing_run(Path(sys.argv[1]).resolve())
@@ -25,7 +26,7 @@ def main() -> None:
         sys.exit(f"flipscale: job of {run.path} not found in submissions.jsonl; run `flipscale submit` again")
 
     if not managed.try_start_again():
-        sys.exit(1)
+        sys.exit(REFUSED)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flipscale.orchestration.cluster.script_end import last_lines
+from flipscale.orchestration.cluster.script_end import REFUSED, last_lines
 from flipscale.runs.failures import Failure
 from flipscale.runs.last_word import write_last_word
 
@@ -40,9 +40,14 @@ class Script:
         noted = self.root / "calls"
         return noted.read_text().splitlines() if noted.exists() else []
 
-    def refuses(self) -> None:
-        """Let scontrol fail from now on."""
-        self._command("scontrol", "exit 1")
+    def refuses(self, name: str = "scontrol", code: int = 1) -> None:
+        """Let a command fail from now on."""
+        self._command(name, f"exit {code}")
+
+    def blames(self, file: str) -> None:
+        """Let a file of the run blame a node for the end of a segment."""
+        (self.run / file).parent.mkdir(parents=True, exist_ok=True)
+        (self.run / file).write_text(json.dumps({"attempt": "7.0", "suspects": ["n2"]}) + "\n")
 
     def _command(self, name: str, end: str) -> None:
         script = self.root / "bin" / name
@@ -132,6 +137,24 @@ def test_refused_requeue_falls_back_to_a_job_that_follows(script: Script) -> Non
     script.refuses()
     assert script.end(137).returncode == 137
     assert script.calls() == [REQUEUE, f"{LAST_RESORT} {script.run}"]
+
+
+@pytest.mark.parametrize("file", ["ledger.jsonl", "heartbeats/7.0/rank_00001.json"])
+def test_python_asks_if_nodes_are_blamed(script: Script, file: str) -> None:
+    """A bare requeue would take no node away from the job."""
+    script.blames(file)
+    assert script.end(137).returncode == 137
+    assert script.calls() == [f"{LAST_RESORT} {script.run}"]
+
+
+@pytest.mark.parametrize(("code", "asked"), [(1, [REQUEUE]), (127, [REQUEUE]), (REFUSED, [])])
+def test_python_that_fails_does_not_keep_a_job_from_its_requeue(
+    script: Script, code: int, asked: list[str]
+) -> None:
+    script.blames("ledger.jsonl")
+    script.refuses("python", code)
+    script.end(137)
+    assert script.calls() == [f"{LAST_RESORT} {script.run}", *asked]
 
 
 def test_without_scontrol_a_job_follows(script: Script) -> None:

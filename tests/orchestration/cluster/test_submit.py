@@ -143,6 +143,24 @@ def test_nodes_blamed_twice_are_left_out(
     assert "n2: two segments of the run blame it, and the job avoids it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_segment_that_has_no_line_yet_blames_as_well(
+    fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun], closed: bool
+):
+    """A hang is booked by the next start, which should not be on the node that hung."""
+    tiny = tiny_run(cluster={"gpus_per_node": 1})
+    submit(tiny.job, site=site())
+    run = RunInFiles(tiny.output).segment(attempt="6.0", suspects=["n2"])
+    run.open_segment(attempt="7.0", started="2026-01-01T00:00:00+00:00")
+    run.beat(0, "failed", at=1.0, kind="hang", message="no step", suspects=("n2",))
+    run.beat(1, "training", at=1.0)
+    if closed:  # its start was killed between the line and the removal of the open segment
+        run.segment(attempt="7.0", suspects=[])
+
+    submit(tiny.job, site=site())
+    assert ("#SBATCH --exclude=n2\n" in fake.submitted()) == (not closed)
+
+
 @pytest.mark.parametrize(
     ("listed", "changes", "excluded", "why"),
     [

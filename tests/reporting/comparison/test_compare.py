@@ -251,3 +251,11 @@ def test_run_without_checkpoint_is_named(tmp_path: Path) -> None:
     run = RunInFiles.new(tmp_path / "run")
     with pytest.raises(UserError, match="has no checkpoint yet"):
         resolve_models([str(run.path)])
+
+
+@pytest.mark.parametrize("name", ["samples_good", "samples_²", "samples_999999999999 (copy)"])
+def test_directory_of_another_name_is_not_the_newest_checkpoint(tmp_path: Path, name: str) -> None:
+    run = RunInFiles.new(tmp_path / "run").checkpoint(160)
+    shutil.copytree(run.path / "checkpoints/samples_000000000160", run.path / "checkpoints" / name)
+    (model,) = resolve_models([str(run.path)])
+    assert model.identity == str(run.path / "checkpoints/samples_000000000160")
