@@ -93,6 +93,11 @@ class RunDirectory:
         return self.path / "submissions.jsonl"
 
     @property
+    def starts(self) -> Path:
+        """When the batch script of each start began and left (runs.noted_starts)."""
+        return self.path / "starts.jsonl"
+
+    @property
     def stop_file(self) -> Path:
         """The file that requests a stop while it exists."""
         return self.path / "STOP"

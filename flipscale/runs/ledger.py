@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import cast
@@ -15,6 +15,7 @@ from flipscale.errors import Reason, UserError
 from flipscale.files import overwrite, read_regular, write_durably
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.failures import TRANSIENT
+from flipscale.runs.noted_starts import time_of_leaving
 from flipscale.runs.records import Record, integer, misread_key, number, text, texts
 
 _RETRIED: frozenset[Reason] = frozenset({*TRANSIENT, "out_of_memory"})
@@ -140,12 +141,35 @@ def read_ledger(run: Path, required: Sequence[str] = ()) -> list[LedgerLine]:
                 f"{ledger}, line {place} is damaged: its {wrong} is not that of a segment; restore the file"
             )
         lines.append(line)
-    return lines
+    return _until_the_job_left(run, lines)
 
 
 def tail_ledger(run: Path, limit: int) -> list[LedgerLine]:
     """Return the segments in the last `limit` bytes of the ledger, oldest first; never raises."""
-    return [LedgerLine.from_record(record) for record in jsonl.tail(RunDirectory(run).ledger, limit)]
+    lines = [LedgerLine.from_record(record) for record in jsonl.tail(RunDirectory(run).ledger, limit)]
+    return _until_the_job_left(run, lines)
+
+
+def lasting(line: LedgerLine, seconds: float) -> LedgerLine:
+    """Return a line that lasts this long."""
+    seconds = round(max(0.0, seconds), 1)
+    if seconds == line.seconds:
+        return line
+
+    ends = utc(timestamp(line.started) + seconds)
+    return replace(line, ended=ends, seconds=seconds, gpu_seconds=round(seconds * line.world_size, 1))
+
+
+def _until_the_job_left(run: Path, lines: list[LedgerLine]) -> list[LedgerLine]:
+    """Let the last line last until its batch script left its nodes; the next start corrects the others."""
+    last = lines[-1] if lines else None
+    if last is None or last.reason == "rolled_back" or _misread_time(last) or not last.ended:
+        return lines
+
+    left = time_of_leaving(RunDirectory(run), last.attempt)
+    if left is None or left <= timestamp(last.ended):
+        return lines
+    return [*lines[:-1], lasting(last, left - timestamp(last.started))]
 
 
 def append_to_ledger(run: Path, line: LedgerLine) -> None:

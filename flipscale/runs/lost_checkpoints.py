@@ -50,16 +50,16 @@ def _committed_before(run: RunDirectory) -> str:
     if lines and lines[-1].samples_to:
         return f"{run.ledger} says that {lines[-1].samples_to} samples were trained"
 
+    # A first segment that was killed has no line yet, but notes its checkpoints.
+    segment = read_open_segment(run.path)
+    if segment is not None and segment.samples_to:
+        return f"{run.open_segment} says that {segment.samples_to} samples were trained"
+
     names = os.listdir(run.checkpoints) if run.checkpoints.is_dir() else []
     if remains := sorted(name for name in names if looks_like_a_checkpoint(name)):
         return f"{run.checkpoints / remains[-1]} was a checkpoint"
     if LATEST in names:
         return f"{run.checkpoints / LATEST} names {read_latest(run.checkpoints)[:80]!r}"
-
-    # A first segment that was killed has no line yet, but notes its checkpoints.
-    segment = read_open_segment(run.path)
-    if segment is not None and segment.samples_to:
-        return f"{run.open_segment} says that {segment.samples_to} samples were trained"
 
     # A start makes the directory before it opens its segment.
     if run.open_segment.exists() and not run.checkpoints.is_dir():

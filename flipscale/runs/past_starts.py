@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from flipscale.runs.ledger import LedgerLine, timestamp, utc
+from flipscale.runs.ledger import LedgerLine, lasting, timestamp, utc
 
 _CLOCKS = 5.0
 """Seconds by which the clocks of Slurm's controller and of a node may differ."""
@@ -13,13 +13,13 @@ _CLOCKS = 5.0
 
 @dataclass(frozen=True)
 class PastStart:
-    """A start of a job of the run that has ended, by Slurm.
+    """A start of a job of the run that has ended, by Slurm or by its batch script.
 
     Attributes:
         job_id: Id of the job.
         started: When Slurm gave it its nodes, in seconds since 1970.
         ended: When Slurm took them back.
-        state: How it ended: FAILED, REQUEUED, ...
+        state: How it ended: FAILED, REQUEUED, ...; empty if only its batch script noted it.
         processes: Number of training processes that were asked for.
     """
 
@@ -62,7 +62,11 @@ def with_past_starts(lines: Sequence[LedgerLine], past: Sequence[PastStart]) -> 
         start = next((start for start in reversed(missing) if _is_of(line, start)), None)
         if start is not None:
             missing.remove(start)
-            corrected[place] = _corrected(line, start)
+            # A line of an older version begins with its leading process, and not with the job.
+            before = max(0.0, timestamp(line.started) - start.started)
+            # A batch script that Slurm ends leaves before its processes; Slurm itself is right in any case.
+            least = 0.0 if start.state else line.seconds
+            corrected[place] = lasting(line, max(least, start.seconds - before))
 
     for start in _without_line(missing, lines, past):
         corrected.append(_failed_start(corrected, start))
@@ -74,18 +78,6 @@ def _is_of(line: LedgerLine, start: PastStart) -> bool:
     if line.reason == "rolled_back" or line.job_id != start.job_id:
         return False
     return start.started - _CLOCKS <= timestamp(line.started) <= start.ended + _CLOCKS
-
-
-def _corrected(line: LedgerLine, start: PastStart) -> LedgerLine:
-    """Return a line that lasts until Slurm took the nodes back."""
-    # A line of an older version begins with its leading process, and not with the job.
-    before = max(0.0, timestamp(line.started) - start.started)
-    seconds = round(max(0.0, start.seconds - before), 1)
-    if seconds == line.seconds:
-        return line
-
-    ended = utc(timestamp(line.started) + seconds)
-    return replace(line, ended=ended, seconds=seconds, gpu_seconds=round(seconds * line.world_size, 1))
 
 
 def _without_line(
@@ -123,6 +115,6 @@ def _failed_start(lines: Sequence[LedgerLine], start: PastStart) -> LedgerLine:
         "startup_seconds": seconds,
         "stop_seconds": 0.0,
         "reason": "failed_start",
-        "detail": f"it ended before its segment began (Slurm: {start.state})",
+        "detail": "it ended before its segment began" + (f" (Slurm: {start.state})" if start.state else ""),
     }
     return LedgerLine.from_record(record)

@@ -23,7 +23,7 @@ from flipscale.processes import own_age
 from flipscale.progress import Progress
 from flipscale.runs.failures import Failure
 from flipscale.runs.heartbeat import Heartbeat, write_heartbeat
-from flipscale.runs.ledger import LedgerLine, fruitless_segments, read_ledger, timestamp, utc
+from flipscale.runs.ledger import LedgerLine, fruitless_segments, read_ledger, tail_ledger, timestamp, utc
 from flipscale.runs.ledger_writer import LedgerWriter
 from flipscale.runs.past_starts import PastStart, SlurmTimes
 
@@ -228,6 +228,20 @@ def test_slurm_says_how_long_a_job_held_its_nodes(tmp_path: Path) -> None:
     # Slurm says the same at the next start: nothing is booked twice.
     LedgerWriter(tmp_path, Progress(960), world(4), "7.4", times)
     assert [line.reason for line in read_ledger(tmp_path)].count("failed_start") == 1
+
+
+@pytest.mark.parametrize(("left", "seconds"), [(103, 101.0), (99, 98.0), (None, 98.0)])
+def test_last_line_lasts_until_its_batch_script_left(
+    tmp_path: Path, left: float | None, seconds: float
+) -> None:
+    """No later start corrects it."""
+    write_lines(tmp_path, closed(0, 640, attempt="7.0", started=at(2), ended=at(100), seconds=98.0))
+    notes = [{"attempt": "7.0", "began": 1e9}]
+    notes += [{"attempt": "7.0", "left": 1e9 + left}] if left else []
+    (tmp_path / "starts.jsonl").write_text("".join(json.dumps(note) + "\n" for note in notes))
+    for lines in (read_ledger(tmp_path), tail_ledger(tmp_path, 10**6)):
+        assert lines[-1].seconds == seconds
+        assert lines[-1].gpu_seconds == (2 * seconds if seconds != 98.0 else 0.0)
 
 
 def test_clocks_that_differ_book_nothing_twice(tmp_path: Path) -> None:

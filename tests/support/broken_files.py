@@ -14,7 +14,7 @@ SECONDS_PER_COMMAND = 120.0
 
 FILES = (
     *("job.yaml", "index.json", "ledger.jsonl", "segment.json", "metrics.jsonl", "evaluations.jsonl"),
-    *("quarantine.jsonl", "submissions.jsonl", "lock", "submit.lock", "token", "STOP"),
+    *("quarantine.jsonl", "submissions.jsonl", "lock", "submit.lock", "token", "STOP", "starts.jsonl"),
     *("checkpoints/LATEST", "checkpoints/NEWEST/manifest.json"),
     *("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"),
     *("heartbeats/ATTEMPT/rank_00000.json", "index/index.json"),

@@ -33,6 +33,7 @@ from flipscale.errors import UserError
 from flipscale.formatting import control_character
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.script_end import last_lines
+from flipscale.orchestration.cluster.script_notes import note_lines
 from flipscale.runs.directory import RunDirectory
 
 PROCESSES_VARIABLE: Final = "FLIPSCALE_PROCESSES_PER_NODE"
@@ -194,7 +195,7 @@ def _setup(run: str, site: Site, allocation: Allocation) -> list[str]:
         unseen=UNSEEN,
         tasks_per_node=tasks_per_node(site, allocation),
     )
-    lines = first.removesuffix("\n").split("\n")
+    lines = [*first.removesuffix("\n").split("\n"), *note_lines(run)]
     if site.setup:
         lines += [GUARD, *site.setup, "trap - ERR"]
 

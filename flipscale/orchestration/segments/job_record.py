@@ -5,10 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from flipscale import slurm
 from flipscale.config import Site
 from flipscale.distributed.placement import Placement
+from flipscale.errors import Reason, UserError
+from flipscale.runs.directory import RunDirectory
+from flipscale.runs.failures import slurm_verdict
+from flipscale.slurm import SlurmError
 
 # Seconds before the limit in which it causes a stop: Slurm warns up to a minute early, on a coarse clock.
 _NEAR_THE_LIMIT = 120.0
@@ -65,6 +70,31 @@ def query_record(place: Placement, site: Site) -> JobRecord:
         UserError: If Slurm's commands are not installed.
     """
     return JobRecord(slurm.query_job(place.job_id) or {}, place.restarts, site.stop_before)
+
+
+def reason_of_signal(run: RunDirectory, place: Placement, site: Site, started: float) -> Reason:
+    """Return the ledger's word for a stop that a signal requested: only Slurm knows why.
+
+    Args:
+        run: The run directory.
+        place: The placement of a process of the job.
+        site: The cluster.
+        started: When this start began, in seconds since 1970.
+    """
+    try:
+        record = query_record(place, site)
+    except (SlurmError, UserError):
+        return "preempted"
+
+    if record.near_its_limit:
+        return "timeout"
+    if record.cancelled:
+        return "cancelled"
+    if record.requeued:
+        log = run.path / "logs" / f"{place.job_id}_0_log.err"
+        return slurm_verdict(log, datetime.fromtimestamp(started)) or "preempted"
+
+    return "preempted"
 
 
 def query_state(place: Placement, site: Site) -> JobRecord:

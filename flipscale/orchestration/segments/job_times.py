@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flipscale import slurm
+from flipscale.distributed.placement import Placement
 from flipscale.errors import UserError
 from flipscale.runs.directory import RunDirectory
-from flipscale.runs.ledger import read_ledger
+from flipscale.runs.ledger import read_ledger, read_open_segment, timestamp
+from flipscale.runs.noted_starts import read_noted_starts
 from flipscale.runs.past_starts import PastStart, SlurmTimes
-from flipscale.runs.submissions import read_submissions
+from flipscale.runs.submissions import Submission, read_submissions
 from flipscale.slurm import SlurmError
 
 _JOBS = 20  # the newest ones of the run; older ones were asked about at the starts since
+_CLOCKS = 5.0  # seconds by which the clocks of Slurm's controller and of a node may differ
 _log = logging.getLogger(__name__)
 
 
@@ -26,7 +30,7 @@ class JobStart:
         job_id: Id of the job.
         started: When Slurm gave it its nodes, in seconds since 1970.
         ended: When Slurm took them back.
-        state: How it ended: COMPLETED, FAILED, REQUEUED, ...
+        state: How it ended: COMPLETED, FAILED, REQUEUED, ...; empty if only its batch script noted it.
     """
 
     job_id: str
@@ -35,38 +39,81 @@ class JobStart:
     state: str
 
 
-def slurm_times(run: RunDirectory, job_id: str, *, accounting: bool) -> SlurmTimes:
-    """Return what Slurm says about this start and those before it; a Slurm that does not answer is logged.
+def slurm_times(run: RunDirectory, place: Placement, *, accounting: bool) -> SlurmTimes:
+    """Return what Slurm and batch scripts say about this start and those before it.
+
+    A Slurm that does not answer is logged; the notes of the batch scripts then count.
 
     Args:
         run: The run.
-        job_id: The job of this start.
+        place: The placement of a process of this start.
         accounting: Whether `sacct` answers.
     """
+    starts: list[JobStart] = []
+    seconds = None
     try:
-        record = slurm.query_job(job_id) or {}
+        record = slurm.query_job(place.job_id) or {}
         seconds = slurm.parse_time_limit(record.get("RunTime", ""))
-        return SlurmTimes(_past_starts(run, accounting), None if seconds is None else float(seconds))
+        starts = query_starts(_newest_jobs(run), accounting=accounting)
     except (SlurmError, UserError) as error:
         _log.warning("Slurm does not say when the jobs of the run began and ended: %s", error)
-        return SlurmTimes()
+        accounting = False
+
+    if not accounting:
+        starts = _with_notes(run, starts, place.attempt)
+    return SlurmTimes(_past_starts(run, starts), None if seconds is None else float(seconds))
 
 
-def _past_starts(run: RunDirectory, accounting: bool) -> tuple[PastStart, ...]:
-    submissions = {job.job_id: job for job in read_submissions(run) if job.cluster == "slurm"}
+def _newest_jobs(run: RunDirectory) -> list[str]:
+    submissions = _submissions(run)
     booked = [line.job_id for line in read_ledger(run.path) if line.job_id in submissions]
-    job_ids = list(dict.fromkeys([*reversed(submissions), *reversed(booked)]))[:_JOBS]
+    return list(dict.fromkeys([*reversed(submissions), *reversed(booked)]))[:_JOBS]
 
+
+def _submissions(run: RunDirectory) -> dict[str, Submission]:
+    return {job.job_id: job for job in read_submissions(run) if job.cluster == "slurm"}
+
+
+def _past_starts(run: RunDirectory, starts: Sequence[JobStart]) -> tuple[PastStart, ...]:
+    jobs = _submissions(run)
     return tuple(
         PastStart(
             start.job_id,
             start.started,
             start.ended,
             start.state,
-            submissions[start.job_id].nodes * submissions[start.job_id].processes_per_node,
+            jobs[start.job_id].nodes * jobs[start.job_id].processes_per_node,
         )
-        for start in query_starts(job_ids, accounting=accounting)
+        for start in starts
+        if start.job_id in jobs
     )
+
+
+def _with_notes(run: RunDirectory, known: Sequence[JobStart], attempt: str) -> list[JobStart]:
+    """Return the starts that Slurm still knows, and those of which only the batch scripts made notes.
+
+    Args:
+        run: The run.
+        known: Starts by Slurm: without accounting, at most the last start of each job.
+        attempt: The name of this start.
+    """
+    under_way = read_open_segment(run.path)
+    lines = [*read_ledger(run.path), *([under_way] if under_way is not None else [])]
+    # The processes know better when the job began: its prolog comes before its script.
+    begun = {line.attempt: timestamp(line.started) for line in lines if line.attempt and line.started}
+    last_known = {start.job_id: start.started for start in known}
+
+    starts = list(known)
+    for note in read_noted_starts(run):
+        job_id, _, restarts = note.attempt.rpartition(".")
+        if note.attempt == attempt or not restarts.isdigit() or not slurm.is_job_id(job_id):
+            continue
+        if note.began >= last_known.get(job_id, math.inf) - _CLOCKS:
+            continue
+
+        started = min(note.began, begun.get(note.attempt, note.began))
+        starts.append(JobStart(job_id, started, note.left or note.began, ""))
+    return sorted(starts, key=lambda start: start.started)
 
 
 def query_starts(job_ids: Sequence[str], *, accounting: bool) -> list[JobStart]:

@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
-from datetime import datetime
 from typing import NoReturn
 
 import psutil
@@ -19,12 +18,11 @@ from flipscale.distributed.placement import Placement
 from flipscale.errors import Reason, UserError
 from flipscale.orchestration.cluster.blamed_nodes import avoidance
 from flipscale.orchestration.cluster.submit import submit_run
-from flipscale.orchestration.segments.job_record import query_record, query_state
+from flipscale.orchestration.segments.job_record import query_record, query_state, reason_of_signal
 from flipscale.orchestration.segments.job_times import SlurmTimes, slurm_times
 from flipscale.orchestration.segments.peers import give_up
 from flipscale.orchestration.segments.start_checks import exhausted
 from flipscale.runs.directory import RunDirectory, recorded_job
-from flipscale.runs.failures import slurm_verdict
 from flipscale.runs.submissions import Submission, read_submissions
 from flipscale.slurm import NoAnswerError, SlurmError
 
@@ -63,7 +61,7 @@ class ManagedJob:
 
     def times(self) -> SlurmTimes:
         """Return what Slurm says about this start and the starts before it."""
-        return slurm_times(self.run, self.place.job_id, accounting=self.submission.accounting)
+        return slurm_times(self.run, self.place, accounting=self.submission.accounting)
 
     def deadline(self) -> float | None:
         """Return the `time.monotonic()` value at which to stop for the job's time limit.
@@ -89,21 +87,7 @@ class ManagedJob:
         if requested == "deadline":
             return "timeout"
 
-        # A signal came: only Slurm knows why.
-        try:
-            record = query_record(self.place, self.site)
-        except (SlurmError, UserError):
-            return "preempted"
-
-        if record.near_its_limit:
-            return "timeout"
-        if record.cancelled:
-            return "cancelled"
-        if record.requeued:
-            log = self.run.path / "logs" / f"{self.place.job_id}_0_log.err"
-            return slurm_verdict(log, datetime.fromtimestamp(self.started)) or "preempted"
-
-        return "preempted"
+        return reason_of_signal(self.run, self.place, self.site, self.started)
 
     def prepare_next_start(self) -> float | None:
         """Submit the successor if the site chains jobs; a Slurm that does not answer is logged.

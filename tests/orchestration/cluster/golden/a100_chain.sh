@@ -22,6 +22,13 @@
 srun --overlap --mpi=none --kill-on-bad-exit=0 --chdir=/ --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" sh -c 'for wait in 0 2 4; do sleep $wait; test -e /scratch/flip/vitb16/token && exit 0; done; echo "flipscale: ${SLURMD_NODENAME:-$(hostname)} does not see the run directory, which must be on a file system that all nodes share:" /scratch/flip/vitb16 >&2; exit 66'
 if [ $? -eq 66 ]; then exit 2; fi
 export SLURM_NTASKS="$((SLURM_NNODES * 4))"
+flipscale_start="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
+flipscale_start="$flipscale_start.${SLURM_RESTART_COUNT:-0}"
+flipscale_note() {
+  printf '{"attempt": "%s", "%s": %(%s)T}\n' "$flipscale_start" "$1" -1 >> /scratch/flip/vitb16/starts.jsonl
+}
+flipscale_note began
+trap 'flipscale_note left' EXIT
 trap 'if [ "${#BASH_SOURCE[@]}" -eq 1 ]; then echo "flipscale: a setup line of the site failed: $BASH_COMMAND" >&2; exit 2; fi' ERR
 module purge
 module load gcc/13 cuda/12.6

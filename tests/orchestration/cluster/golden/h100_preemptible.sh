@@ -23,6 +23,13 @@
 srun --overlap --mpi=none --kill-on-bad-exit=0 --chdir=/ --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" sh -c 'for wait in 0 2 4; do sleep $wait; test -e /scratch/flip/vitb16/token && exit 0; done; echo "flipscale: ${SLURMD_NODENAME:-$(hostname)} does not see the run directory, which must be on a file system that all nodes share:" /scratch/flip/vitb16 >&2; exit 66'
 if [ $? -eq 66 ]; then exit 2; fi
 export SLURM_NTASKS="$((SLURM_NNODES * 8))"
+flipscale_start="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
+flipscale_start="$flipscale_start.${SLURM_RESTART_COUNT:-0}"
+flipscale_note() {
+  printf '{"attempt": "%s", "%s": %(%s)T}\n' "$flipscale_start" "$1" -1 >> /scratch/flip/vitb16/starts.jsonl
+}
+flipscale_note began
+trap 'flipscale_note left' EXIT
 trap 'if [ "${#BASH_SOURCE[@]}" -eq 1 ]; then echo "flipscale: a setup line of the site failed: $BASH_COMMAND" >&2; exit 2; fi' ERR
 module load cuda/12.8
 trap - ERR
@@ -56,5 +63,9 @@ if [ "$restarts" -ge 3 ] && [ -z "$opened" ]; then
   exit $code
 fi
 echo "flipscale: the processes ended with code $code and did not say why; another start is requested" >&2
+if grep -qsF '"suspects": ["' /scratch/flip/vitb16/ledger.jsonl /scratch/flip/vitb16/heartbeats/"$start.$restarts"/*; then
+  env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 /opt/flipscale/bin/python -m flipscale.orchestration.segments.last_resort /scratch/flip/vitb16
+  case $? in 0|3) exit $code;; esac
+fi
 scontrol requeue "$SLURM_JOB_ID" || env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 /opt/flipscale/bin/python -m flipscale.orchestration.segments.last_resort /scratch/flip/vitb16
 exit $code

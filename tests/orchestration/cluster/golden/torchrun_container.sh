@@ -18,6 +18,13 @@
 srun --overlap --mpi=none --kill-on-bad-exit=0 --chdir=/ --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" sh -c 'for wait in 0 2 4; do sleep $wait; test -e /scratch/flip/vitb16/token && exit 0; done; echo "flipscale: ${SLURMD_NODENAME:-$(hostname)} does not see the run directory, which must be on a file system that all nodes share:" /scratch/flip/vitb16 >&2; exit 66'
 if [ $? -eq 66 ]; then exit 2; fi
 export SLURM_NTASKS="$((SLURM_NNODES * 1))"
+flipscale_start="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
+flipscale_start="$flipscale_start.${SLURM_RESTART_COUNT:-0}"
+flipscale_note() {
+  printf '{"attempt": "%s", "%s": %(%s)T}\n' "$flipscale_start" "$1" -1 >> /scratch/flip/vitb16/starts.jsonl
+}
+flipscale_note began
+trap 'flipscale_note left' EXIT
 export SRUN_CPUS_PER_TASK=112
 export FLIPSCALE_PROCESSES_PER_NODE=8
 export NCCL_DEBUG=WARN
@@ -48,5 +55,9 @@ if [ "$restarts" -ge 3 ] && [ -z "$opened" ]; then
   exit $code
 fi
 echo "flipscale: the processes ended with code $code and did not say why; another start is requested" >&2
+if grep -qsF '"suspects": ["' /scratch/flip/vitb16/ledger.jsonl /scratch/flip/vitb16/heartbeats/"$start.$restarts"/*; then
+  env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 apptainer exec --nv --bind /scratch,/datasets /images/flipscale.sif python -m flipscale.orchestration.segments.last_resort /scratch/flip/vitb16
+  case $? in 0|3) exit $code;; esac
+fi
 scontrol requeue "$SLURM_JOB_ID" || env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 apptainer exec --nv --bind /scratch,/datasets /images/flipscale.sif python -m flipscale.orchestration.segments.last_resort /scratch/flip/vitb16
 exit $code
