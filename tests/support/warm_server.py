@@ -130,8 +130,10 @@ def _import_everything() -> None:
     from PIL import Image
 
     import flipscale
+    from flipscale.third_party import import_open_clip
 
     Image.init()
+    import_open_clip()
     for module in pkgutil.walk_packages(flipscale.__path__, "flipscale."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
