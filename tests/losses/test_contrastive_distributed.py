@@ -18,7 +18,7 @@ from flipscale.losses import tiles
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.losses.sigmoid import sigmoid_loss
 
-pytestmark = pytest.mark.slow  # each case starts 2 or 4 interpreters
+pytestmark = pytest.mark.slow  # each case starts 2 or 4 processes
 
 
 class Towers(nn.Module):
@@ -75,7 +75,10 @@ def batch_of(size: int) -> tuple[Tensor, Tensor]:
 
 
 def spawn(worker: Callable[..., None], world_size: int, directory: Path) -> None:
-    mp.spawn(_start, (worker, world_size, str(directory / "rendezvous")), nprocs=world_size)
+    # One clean interpreter imports torch for all of them.
+    mp.get_context("forkserver").set_forkserver_preload(["torch.distributed", "torch.nn.parallel"])
+    arguments = (worker, world_size, str(directory / "rendezvous"))
+    mp.start_processes(_start, arguments, nprocs=world_size, start_method="forkserver")
 
 
 def _start(rank: int, worker: Callable[..., None], world_size: int, rendezvous: str) -> None:

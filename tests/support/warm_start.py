@@ -160,8 +160,10 @@ def _program(arguments: Any) -> list[str] | None:
 
 
 def _is_command(program: list[str]) -> bool:
-    """Whether the program is this package's command, by itself or under torchrun."""
-    return program[0] == _COMMAND or program[:2] in (["-m", "flipscale"], ["-m", "torch.distributed.run"])
+    """Whether the program is this package's command, by itself or under torchrun, or a module of it."""
+    if program[0] != "-m":
+        return program[0] == _COMMAND
+    return program[1] == "torch.distributed.run" or program[1].split(".")[0] == "flipscale"
 
 
 def _supported(options: Mapping[str, Any]) -> bool:
