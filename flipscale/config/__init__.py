@@ -3,6 +3,7 @@
 from flipscale.config.caption_sources import CaptionSource, parse_caption_source
 from flipscale.config.data import Augmentation, Cache, Data, TokenizerSource
 from flipscale.config.evaluation import Evaluation, ZeroShot, ZeroShotMetric
+from flipscale.config.image_extensions import IMAGE_EXTENSIONS, parse_image_extensions
 from flipscale.config.job import Job
 from flipscale.config.loading import dump_job, load_evaluation, load_job, load_site
 from flipscale.config.model import Loss, Model
@@ -12,6 +13,7 @@ from flipscale.config.training import Checkpoints, Cluster, Hang, Logging, Optim
 from flipscale.config.units import Cadence, parse_bytes, parse_cadence, parse_count, parse_duration
 
 __all__ = [
+    "IMAGE_EXTENSIONS",
     "Augmentation",
     "Cache",
     "Cadence",
@@ -42,4 +44,5 @@ __all__ = [
     "parse_caption_source",
     "parse_count",
     "parse_duration",
+    "parse_image_extensions",
 ]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from flipscale.config.caption_sources import parse_caption_source
+from flipscale.config.image_extensions import IMAGE_EXTENSIONS, parse_image_extensions
 from flipscale.config.values import (
     Bytes,
     ClusterSize,
@@ -83,6 +84,9 @@ class Data(Strict):
     """Names of the commands that shards of the form `pipe:COMMAND ARGUMENT...` may run."""
     cache: Cache | None = None
     """Keep what was read of the shards on a local disk."""
+    images: tuple[Line, ...] = IMAGE_EXTENSIONS
+    """The extensions of the images, from the first dot of a member's name on: [jpg], or [input.jpg] for
+    KEY.input.jpg. What an image is coded in, its bytes say."""
     captions: dict[Line, Weight] = Field(default={"txt": 1.0}, min_length=1)
     """The sources of the captions, with the probability of each: an extension such as txt or alt.txt, or the
     field of a JSON member, such as json.caption or syn.json.captions; of a list, one is drawn. A sample that
@@ -112,6 +116,11 @@ class Data(Strict):
         if len(sources) < len(captions):
             raise ValueError(f"captions names one source twice ({', '.join(captions)}); name it once")
         return sources
+
+    @field_validator("images")
+    @classmethod
+    def _read_images(cls, images: tuple[str, ...]) -> tuple[str, ...]:
+        return parse_image_extensions(images)
 
     @model_validator(mode="after")
     def _check_sources(self) -> Data:

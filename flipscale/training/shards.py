@@ -16,7 +16,7 @@ from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index, expand_shards, shard_name
 from flipscale.data.shards.index_directory import is_own, remove_index
 from flipscale.data.shards.index_document import is_index_of, load_located
-from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.indexing import IndexKind, build_index
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Storage
 from flipscale.distributed.world import World
@@ -86,19 +86,19 @@ def open_shards(data: Data, run: Path, world: World) -> TrainingShards:
     storage = Storage(data.allow_pipe)
     directory = Path(data.index) if data.index is not None else run / "index"
     world.lead(lambda: _prepare_index(data, directory, storage))
-    index = load_located(directory, data.train)
+    index = load_located(directory, data.train, data.images)
 
     cache = BlockCache(Path(data.cache.directory), data.cache.size) if data.cache else None
     return TrainingShards(index, ShardSource(index, storage, cache), shards_by_source(data))
 
 
 def _prepare_index(data: Data, directory: Path, storage: Storage) -> None:
-    if data.index is None and not is_index_of(directory, expand_shards(data.train)):
+    if data.index is None and not is_index_of(directory, expand_shards(data.train), data.images):
         _log.info("indexing %s (set data.index to reuse an index)", data.train)
         # A damaged index in the run's own directory is made again, but not one in a directory of the user.
         if not is_own(directory):
             remove_index(directory)
         cores = len(os.sched_getaffinity(0))
-        build_index(data.train, directory, workers=cores, storage=storage)
+        build_index(data.train, directory, workers=cores, storage=storage, kind=IndexKind(images=data.images))
 
-    load_located(directory, data.train).verify(storage)
+    load_located(directory, data.train, data.images).verify(storage)

@@ -25,7 +25,7 @@ def test_standard_output_holds_only_the_own_words(capfd: pytest.CaptureFixture[s
     assert sorted(errors.splitlines()) == ["a library's", "a thread's"]
 
 
-def test_a_descriptor_that_is_no_standard_output_stays(tmp_path: Path) -> None:
+def test_another_file_at_the_place_of_standard_output_stays(tmp_path: Path) -> None:
     """A program that was started without standard output may have another file there."""
     program = (
         "import os; from flipscale.distributed.quiet_start import native_output_to_stderr as quiet\n"

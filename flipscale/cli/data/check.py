@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flipscale.cli.data.training_set import CaptionNames, ShardsOrJob, read_training_set
+from flipscale.cli.data.training_set import CaptionNames, ImageNames, ShardsOrJob, read_training_set
 from flipscale.cli.options import AllowPipe, AsJson, Workers
 from flipscale.errors import UserError
 
@@ -23,6 +23,7 @@ class CheckOptions:
 
     shards: ShardsOrJob
     captions: CaptionNames = None
+    images: ImageNames = None
     max_image_pixels: Annotated[
         str | None,
         typer.Option(
@@ -55,13 +56,15 @@ def check(options: CheckOptions) -> None:
     from flipscale.data.shards.index import expand_shards
     from flipscale.staging import staged_directory
 
-    training_set = read_training_set(options.shards, options.captions, options.allow_pipe)
+    training_set = read_training_set(options.shards, options.captions, options.allow_pipe, options.images)
     limit = _pixel_limit(options.max_image_pixels) or training_set.max_image_pixels
     paths = expand_shards(training_set.pattern)
     _make_directories(options)
 
     with nullcontext() if options.fix is None else staged_directory(options.fix) as clean_directory:
-        checking = Checking(limit, clean_directory, training_set.storage, training_set.captions)
+        checking = Checking(
+            limit, clean_directory, training_set.storage, training_set.captions, training_set.images
+        )
         reports = _scan(paths, checking, options)
     summary = summarize(reports)
     document = asdict(summary)

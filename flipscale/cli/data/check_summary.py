@@ -56,7 +56,13 @@ def _print_summary(summary: DataSummary) -> None:
     if summary.images_of_no_sample:
         say(
             f"{sum(summary.images_of_no_sample.values())} images belong to no sample, since a key ends at "
-            f"the first dot of a name: {next(iter(summary.images_of_no_sample))}"
+            f"the first dot of a name, and data.images names the extensions: "
+            f"{next(iter(summary.images_of_no_sample))}"
+        )
+    if summary.members_of_no_sample:
+        say(
+            f"{sum(summary.members_of_no_sample.values())} other members belong to no sample: "
+            f"{next(iter(summary.members_of_no_sample))}"
         )
     if summary.oddities:
         say("worth a look: " + ", ".join(f"{n} {name}" for name, n in summary.oddities.items()))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flipscale.cli.data.training_set import ImageNames, image_extensions
 from flipscale.cli.options import AllowPipe, Shards, Workers
 from flipscale.terminal import say
 
@@ -30,6 +31,7 @@ class IndexOptions:
     checksums: Annotated[
         bool, typer.Option(help="Read local shards whole for checksums, which training compares.")
     ] = True
+    images: ImageNames = None
     allow_pipe: AllowPipe = None
 
 
@@ -40,6 +42,7 @@ def index(options: IndexOptions) -> None:
     from flipscale.cli.data.cores import worker_count
     from flipscale.data.shards.checksumming import can_have_checksums, write_checksums
     from flipscale.data.shards.indexing import build_index
+    from flipscale.data.shards.journal import IndexKind
     from flipscale.data.shards.storage import Storage
     from flipscale.runs.secret_values import check_no_secret
 
@@ -50,8 +53,7 @@ def index(options: IndexOptions) -> None:
             options.shards,
             options.out,
             workers=workers,
-            members=options.members,
-            from_stats=options.from_stats,
+            kind=IndexKind(options.members, options.from_stats, image_extensions(options.images)),
             storage=Storage(tuple(options.allow_pipe or ())),
             progress=bar.show,
         )

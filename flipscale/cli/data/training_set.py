@@ -30,6 +30,15 @@ CaptionNames = Annotated[
         show_default=False,
     ),
 ]
+ImageNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="EXTENSION",
+        help="Extension of the images, such as input.jpg; may be repeated. Default: the job's, or jpg, jpeg, "
+        "png, webp.",
+        show_default=False,
+    ),
+]
 
 _JOB_FILES = (".yaml", ".yml")
 
@@ -41,12 +50,17 @@ class TrainingSet:
     pattern: str
     captions: Mapping[str, float]
     """Weight of each source of captions."""
+    images: tuple[str, ...]
+    """The extensions of images."""
     max_image_pixels: int
     storage: Storage
 
 
 def read_training_set(
-    shards: str, captions: Sequence[str] | None, allow_pipe: Sequence[str] | None
+    shards: str,
+    captions: Sequence[str] | None,
+    allow_pipe: Sequence[str] | None,
+    images: Sequence[str] | None = None,
 ) -> TrainingSet:
     """Return the training set of a command.
 
@@ -54,6 +68,7 @@ def read_training_set(
         shards: The shards' pattern, or the path of a job file.
         captions: Sources of captions that replace the job's.
         allow_pipe: Commands that shards may run, in addition to the job's.
+        images: Extensions of images that replace the job's.
 
     Raises:
         UserError: If the job cannot be read, or a source has no possible name.
@@ -69,6 +84,7 @@ def read_training_set(
     return TrainingSet(
         data.train,
         _sources(captions) if captions else data.captions,
+        image_extensions(images) if images else data.images,
         data.max_image_pixels,
         Storage((*data.allow_pipe, *(allow_pipe or ()))),
     )
@@ -81,3 +97,17 @@ def _sources(names: Sequence[str]) -> dict[str, float]:
         return {parse_caption_source(name).name: 1.0 for name in names}
     except ValueError as error:
         raise UserError(f"--captions: {error}") from None
+
+
+def image_extensions(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the extensions that --images names; the usual ones if it names none.
+
+    Raises:
+        UserError: If a name is not an extension.
+    """
+    from flipscale.config import IMAGE_EXTENSIONS, parse_image_extensions
+
+    try:
+        return parse_image_extensions(names) if names else IMAGE_EXTENSIONS
+    except ValueError as error:
+        raise UserError(f"--images: {error}") from None

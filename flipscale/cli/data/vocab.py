@@ -29,6 +29,7 @@ def vocab(
     """Learn a WordPiece vocabulary from all captions that a job reads from its shards."""
     from flipscale.cli.data.cores import worker_count
     from flipscale.data.shards.indexing import build_index
+    from flipscale.data.shards.journal import IndexKind
     from flipscale.data.text.vocabulary import learn_vocab
 
     if out.suffix != ".txt":
@@ -41,6 +42,7 @@ def vocab(
             Path(scratch) / "index",
             workers=worker_count(),
             storage=training_set.storage,
+            kind=IndexKind(images=training_set.images),
         )
         pieces = learn_vocab(_captions(index, training_set), size, out)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -50,12 +50,15 @@ def member_content(file: BinaryIO, row: np.ndarray, name: str) -> bytes:
     return file.read(size)
 
 
-def count_captions(file: BinaryIO, captions: Mapping[str, float], most: int) -> tuple[int, dict[str, int]]:
+def count_captions(
+    file: BinaryIO, captions: Mapping[str, float], images: Sequence[str], most: int
+) -> tuple[int, dict[str, int]]:
     """Count the first samples of a shard that have a caption, by its source.
 
     Args:
         file: The shard.
         captions: Weight of each source, as in `data.captions`.
+        images: The extensions of images.
         most: Most samples to look at.
 
     Returns:
@@ -64,7 +67,7 @@ def count_captions(file: BinaryIO, captions: Mapping[str, float], most: int) -> 
     samples: list[tuple[int, ...]] = []
     with suppress(TarDamage):  # the samples before it are whole
         # One more than are counted: the members of a sample end where the next one begins.
-        samples.extend(sample.row for sample in islice(read_samples(file), most + 1))
+        samples.extend(sample.row for sample in islice(read_samples(file, images), most + 1))
 
     rows = np.array(samples, dtype=MEMBER)
     fields = CaptionFields(captions)

@@ -16,6 +16,7 @@ import numpy as np
 
 from flipscale.addresses import without_secrets
 from flipscale.child_process import die_with_parent
+from flipscale.config import IMAGE_EXTENSIONS
 from flipscale.data.checks.caption_members import caption_members, member_content
 from flipscale.data.checks.cleaning import write_clean
 from flipscale.data.checks.images import shorter_sides
@@ -58,6 +59,7 @@ class Checking:
     clean: Path | None = None  # directory of clean shards; None writes none
     storage: Storage = field(default_factory=Storage)
     captions: Mapping[str, float] = field(default_factory=lambda: {"txt": 1.0})  # source -> weight
+    images: tuple[str, ...] = IMAGE_EXTENSIONS  # the extensions of images
 
 
 def check_shards(paths: Sequence[str], checking: Checking, workers: int) -> Iterator[ShardReport]:
@@ -109,7 +111,7 @@ def _check_file(
     file: BinaryIO, report: ShardReport, checking: Checking, shorter_side: Callable[[bytes], int]
 ) -> None:
     try:
-        scanned = scan(file)
+        scanned = scan(file, checking.images)
     except NotATar as error:
         report.damage = f"not an uncompressed tar file ({error})"
         return

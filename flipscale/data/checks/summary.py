@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from flipscale.data.checks.histograms import median
 from flipscale.data.checks.scan import ShardReport, duplicates
 from flipscale.data.quarantine import BadRecord, kind
+from flipscale.data.shards.tar import Stray
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class DataSummary:
     captions: dict[str, int]  # samples that have a caption there, by the name of its source
     oddities: dict[str, int]  # members that are worth a look, the most frequent first
     images_of_no_sample: dict[str, int]  # per shard that has some: the first of them and their number
+    members_of_no_sample: dict[str, int]  # likewise, the other members
     shorter_side_pixels: dict[str, int]  # quantiles over the good images
     caption_words: dict[str, int]  # quantiles over the good captions
 
@@ -74,14 +76,15 @@ def summarize(reports: Sequence[ShardReport]) -> DataSummary:
         duplicate_images=len(duplicates(hashes[:, 1])),
         captions=_captions(reports),
         oddities=dict(oddities.most_common()),
-        images_of_no_sample={
-            f"{report.strays.first} in {report.path}": report.strays.count
-            for report in reports
-            if report.strays.count
-        },
+        images_of_no_sample=_strays({report.path: report.strays.images for report in reports}),
+        members_of_no_sample=_strays({report.path: report.strays.others for report in reports}),
         shorter_side_pixels=_quantiles(shorter_sides(reports)),
         caption_words=_quantiles(caption_lengths(reports)),
     )
+
+
+def _strays(by_path: Mapping[str, Stray]) -> dict[str, int]:
+    return {f"{stray.first} in {path}": stray.count for path, stray in by_path.items() if stray.count}
 
 
 def _captions(reports: Sequence[ShardReport]) -> dict[str, int]:

@@ -23,6 +23,7 @@ import numpy as np
 from braceexpand import braceexpand
 
 from flipscale.addresses import without_signature
+from flipscale.config import IMAGE_EXTENSIONS
 from flipscale.data.shards.brace_patterns import check_size
 from flipscale.data.shards.checksums import open_checksums, shard_checksums
 from flipscale.data.shards.index_directory import TABLE
@@ -68,6 +69,8 @@ class Index:
     damaged: tuple[Damage, ...]
     has_members: bool = True
     """Whether the directory holds the members table."""
+    images: tuple[str, ...] = IMAGE_EXTENSIONS
+    """The extensions of the members that are images."""
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -81,8 +84,13 @@ class Index:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The identity of the data: SHA-256 over names (without folders), sizes and counts of the shards."""
-        identity = [[shard_name(s.path), s.bytes, s.samples] for s in self.shards]
+        """The identity of the data: SHA-256 over names (without folders), sizes and counts of the shards.
+
+        Extensions of images are part of it unless they are the usual ones.
+        """
+        identity: list[object] = [[shard_name(s.path), s.bytes, s.samples] for s in self.shards]
+        if self.images != IMAGE_EXTENSIONS:
+            identity.append(sorted(self.images))
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     @cached_property
@@ -122,6 +130,19 @@ class Index:
         shards = tuple(shard._replace(path=new[shard.path]) for shard in self.shards)
         damaged = tuple(replace(damage, path=new[damage.path]) for damage in self.damaged)
         return replace(self, shards=shards, damaged=damaged)
+
+    def check_images(self, images: Sequence[str]) -> None:
+        """Check that the images have these extensions, in any order.
+
+        Raises:
+            UserError: If it is an index of other images.
+        """
+        if set(self.images) != set(images):
+            raise UserError(
+                f"the index in {self.directory} is of images with the extensions {', '.join(self.images)}, "
+                f"not of data.images = {', '.join(images)}; make it for these with "
+                "`flipscale data index --images`"
+            )
 
     def is_of(self, paths: list[str]) -> bool:
         """Return whether this is the index of the shards at `paths`, whatever their signatures."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from flipscale.config import IMAGE_EXTENSIONS, parse_image_extensions
 from flipscale.data.shards.index import Damage, Index, Shard, expand_shards
 from flipscale.data.shards.index_directory import INDEX, TABLE
 from flipscale.data.shards.tar import MEMBER
@@ -37,6 +39,8 @@ class _Document:
     versions: list[str]
     damaged: list[tuple[str, _Count, str]]
     """Path, samples and reason of each damaged shard."""
+    images: list[str] = field(default_factory=lambda: list(IMAGE_EXTENSIONS))
+    """The extensions of images; older indices have the usual ones."""
 
     @classmethod
     def of_index(cls, index: Index) -> _Document:
@@ -49,6 +53,7 @@ class _Document:
             [shard.bytes for shard in index.shards],
             [shard.version for shard in index.shards],
             [(damage.path, damage.samples, damage.reason) for damage in index.damaged],
+            list(index.images),
         )
 
     def index(self, directory: Path) -> Index:
@@ -67,7 +72,7 @@ class _Document:
 
         shards = tuple(map(Shard._make, zip(*columns, strict=True)))
         damaged = tuple(Damage(*damage) for damage in self.damaged)
-        index = Index(directory, shards, damaged, self.members)
+        index = Index(directory, shards, damaged, self.members, parse_image_extensions(self.images))
         if not sum(self.samples):
             raise ValueError("it has no samples")
         if index.fingerprint != self.fingerprint:
@@ -117,18 +122,27 @@ def load_index(directory: Path) -> Index:
     return index
 
 
-def load_located(directory: Path, pattern: str) -> Index:
+def load_located(directory: Path, pattern: str, images: Sequence[str]) -> Index:
     """Load the index in a directory for the shards that a pattern names; see `Index.located`.
 
+    Args:
+        directory: The directory of the index.
+        pattern: The shards, as in `data.train`.
+        images: The extensions of images, as in `data.images`.
+
     Raises:
-        UserError: As `load_index` does, and if it is the index of other shards.
+        UserError: As `load_index` does, and if it is the index of other shards or images.
     """
-    return load_index(directory).located(expand_shards(pattern), pattern)
+    index = load_index(directory)
+    index.check_images(images)
+    return index.located(expand_shards(pattern), pattern)
 
 
-def is_index_of(directory: Path, paths: list[str]) -> bool:
-    """Return whether a directory holds a whole index of this version of the shards at these paths."""
+def is_index_of(directory: Path, paths: list[str], images: Sequence[str]) -> bool:
+    """Return whether a directory holds a whole index of this version of these shards and images."""
     try:
-        return load_index(directory).is_of(paths)
+        index = load_index(directory)
+        index.check_images(images)
+        return index.is_of(paths)
     except UserError:
         return False

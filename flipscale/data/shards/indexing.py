@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -22,11 +22,12 @@ from flipscale.data.shards.index_document import write_index
 from flipscale.data.shards.journal import IndexKind, Journal, JournalEntry
 from flipscale.data.shards.remote import Status
 from flipscale.data.shards.storage import Storage, is_command, is_remote
-from flipscale.data.shards.tar import MEMBER, NotATar, Strays, not_a_tar, scan
+from flipscale.data.shards.tar import MEMBER, NotATar, Stray, Strays, not_a_tar, scan
 from flipscale.errors import UserError
 
 _RECORDED_AT_ONCE = 64  # most shards that a killed command scans again
 _REMOTE_AT_ONCE = 8  # remote shards per process at a time; scanning one is mostly waiting
+_WHOLE = IndexKind()
 _log = logging.getLogger(__name__)
 
 Report = Callable[[int, int], None]
@@ -48,8 +49,7 @@ def build_index(
     directory: Path,
     *,
     workers: int = 1,
-    members: bool = True,
-    from_stats: bool = False,
+    kind: IndexKind = _WHOLE,
     storage: Storage | None = None,
     progress: Report = lambda done, total: None,
 ) -> Index:
@@ -59,8 +59,7 @@ def build_index(
         pattern: Shard paths with braces and `::`.
         directory: Directory of the index.
         workers: Processes that share the shards.
-        members: Keep every sample's offsets (36 bytes per sample), so that no shard is scanned again.
-        from_stats: Take the counts from img2dataset's SHARD_stats.json, not the tars; no `members`.
+        kind: What the index holds.
         storage: Reads the shards; default: without commands, with the default time limits.
         progress: Called after each shard.
 
@@ -69,20 +68,20 @@ def build_index(
             cannot be written or holds something else.
     """
     storage = storage or Storage()
-    members = members and not from_stats
+    kind = replace(kind, members=kind.members and not kind.from_stats)
     paths = expand_shards(pattern)
     _check_local(paths, pattern)
     index_directory.prepare(directory)
 
     # The journal first: it marks the directory as ours while there is no index.
-    journal = Journal(directory, IndexKind(members, from_stats))
+    journal = Journal(directory, kind)
     _remove_old(directory)
     shards = journal.reusable(paths, storage)
     damaged = journal.damaged(len(shards))
     if shards:
         progress(len(shards), len(paths))
 
-    read = partial(_read_stats if from_stats else _scan_shard, storage=storage, keep=members)
+    read = partial(_read_stats if kind.from_stats else _scan_shard, storage=storage, kind=kind)
     with open(directory / index_directory.TABLE, "r+b" if journal.rows(len(shards)) else "wb") as table:
         table.truncate(journal.rows(len(shards)) * MEMBER.itemsize)
         table.seek(0, os.SEEK_END)
@@ -95,13 +94,14 @@ def build_index(
     if not sum(shard.samples for shard in shards):
         cut = f"; {damaged[0].path} is damaged: {damaged[0].reason}" if damaged else ""
         raise UserError(
-            f"no shard of {pattern!r} holds image-caption pairs (jpg|jpeg|png|webp, txt){cut}; name others"
+            f"no shard of {pattern!r} holds image-caption pairs ({'|'.join(kind.images)}, txt){cut}; if the "
+            "images have other extensions, name them in data.images"
         )
-    if not members:
+    if not kind.members:
         (directory / index_directory.TABLE).unlink()
 
     # The journal goes last: until then, a killed command can resume.
-    index = Index(directory, tuple(shards), tuple(damaged), members)
+    index = Index(directory, tuple(shards), tuple(damaged), kind.members, kind.images)
     write_index(index)
     journal.remove()
 
@@ -109,18 +109,24 @@ def build_index(
 
 
 def _warned(results: Iterator[_ScannedShard]) -> Iterator[_ScannedShard]:
-    """Yield the results; the first with images that no sample has is warned of."""
-    silent = True
+    """Yield the results, and warn of members that belong to no sample."""
+    images, others = Stray(), Stray()
     for scanned in results:
-        if scanned.strays.count and silent:
-            silent = False
-            _log.warning(
-                "%s in %s belongs to no sample, since a key ends at the first dot; `flipscale data check` "
-                "counts such images",
-                scanned.strays.first,
-                without_secrets(scanned.shard.path),
-            )
+        place = without_secrets(scanned.shard.path)
+        for total, found in ((images, scanned.strays.images), (others, scanned.strays.others)):
+            if found.count:
+                total.add(f"{found.first} in {place}", found.count)
         yield scanned
+
+    if images.count:
+        _log.warning(
+            "%d images belong to no sample, such as %s: a key ends at the first dot, and `data.images` names "
+            "the extensions behind it",
+            images.count,
+            images.first,
+        )
+    if others.count:
+        _log.warning("%d other members belong to no sample, such as %s", others.count, others.first)
 
 
 def _record(results: Iterator[_ScannedShard], table: BinaryIO, journal: Journal) -> Iterator[_ScannedShard]:
@@ -194,12 +200,12 @@ def _chunk(one: Callable[[str], _ScannedShard], paths: list[str]) -> list[_Scann
         return list(pool.map(one, paths))
 
 
-def _scan_shard(path: str, *, storage: Storage, keep: bool) -> _ScannedShard:
+def _scan_shard(path: str, *, storage: Storage, kind: IndexKind) -> _ScannedShard:
     """Read one shard's tar headers."""
     try:
         with storage.open(path) as file:
             status = Status(file.seek(0, os.SEEK_END), "") if is_command(path) else storage.status(path)
-            result = scan(file)
+            result = scan(file, kind.images)
     except FileNotFoundError:
         raise UserError(f"the shard {path} does not exist; check the pattern that names it") from None
     except NotATar as error:
@@ -210,10 +216,10 @@ def _scan_shard(path: str, *, storage: Storage, keep: bool) -> _ScannedShard:
         ) from None
 
     shard = Shard(path, len(result.members), status.bytes, status.version)
-    return _ScannedShard(shard, result.members if keep else None, result.damage, result.strays)
+    return _ScannedShard(shard, result.members if kind.members else None, result.damage, result.strays)
 
 
-def _read_stats(path: str, *, storage: Storage, keep: bool) -> _ScannedShard:
+def _read_stats(path: str, *, storage: Storage, kind: IndexKind) -> _ScannedShard:
     """Take one shard's count from the statistics that img2dataset wrote next to it."""
     stats = path.removesuffix(".tar") + "_stats.json"
     if is_command(path):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flipscale import jsonl
 from flipscale.addresses import without_signature
+from flipscale.config import IMAGE_EXTENSIONS
 from flipscale.data.shards.index import Damage, Shard
 from flipscale.data.shards.index_directory import JOURNAL, TABLE
 from flipscale.data.shards.storage import Storage, is_command
@@ -26,10 +27,17 @@ _COMPARED_AT_ONCE = 32  # shards whose size and version are requested at the sam
 class IndexKind:
     """The options that an index and its journal have in common. It is the first line of the journal."""
 
-    members: bool
-    """Whether the index has the members table."""
-    from_stats: bool
-    """Whether the counts are those of img2dataset, not of the tars."""
+    members: bool = True
+    """Whether the index has the members table, the offsets of each sample."""
+    from_stats: bool = False
+    """Whether the counts are those of img2dataset's SHARD_stats.json, and not of the tars."""
+    images: tuple[str, ...] = IMAGE_EXTENSIONS
+    """The extensions of images."""
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the options as JSON values; the usual extensions are left out, as in older journals."""
+        record: dict[str, Any] = {"members": self.members, "from_stats": self.from_stats}
+        return record if self.images == IMAGE_EXTENSIONS else {**record, "images": list(self.images)}
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Journal:
             lines = jsonl.read(self._path)
         except UserError:
             lines = []
-        kept = lines[1:] if lines and lines[0] == asdict(kind) else []
+        kept = lines[1:] if lines and lines[0] == kind.as_record() else []
         try:
             self._entries = [typed(JournalEntry, line) for line in kept]
         except ValueError:
@@ -71,7 +79,7 @@ class Journal:
             self._entries = []
 
         if not self._entries:
-            write_durably(self._path, json.dumps(asdict(kind)) + "\n")
+            write_durably(self._path, json.dumps(kind.as_record()) + "\n")
         else:
             jsonl.keep(self._path)  # without the line that a crash cut
 

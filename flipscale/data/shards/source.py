@@ -152,7 +152,7 @@ class ShardSource:
             if key is not None:
                 return key
 
-            keys = _keys(self._storage, self._of(shard).path)
+            keys = _keys(self._storage, self._of(shard).path, self.index.images)
             return (keys or ["?"] * (ordinal + 1))[ordinal]
 
         return "?"
@@ -228,7 +228,7 @@ class ShardSource:
         entry = self._of(shard)
         try:
             with self._storage.open(entry.path) as file:
-                scanned = scan(file)
+                scanned = scan(file, self.index.images)
         except NotATar as error:
             raise not_a_tar(entry.path, error) from None
 
@@ -244,7 +244,7 @@ class ShardSource:
 
 
 @lru_cache(maxsize=16)  # a shard with one bad sample has more; 10,000 headers take a second
-def _keys(storage: Storage, path: str) -> list[str]:
+def _keys(storage: Storage, path: str, images: tuple[str, ...]) -> list[str]:
     with suppress(NotATar, OSError), storage.open(path) as file:
-        return scan(file).keys
+        return scan(file, images).keys
     return []

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from flipscale.config import IMAGE_EXTENSIONS
 from flipscale.data.quarantine import BadSample
 from flipscale.data.shards.tar_members import Member, TarDamage, begins_as_tar, decode_header, read_members
 from flipscale.errors import UserError
-
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 MAX_BYTES = {"image": 256 << 20, "caption": 1 << 20, "label": 1 << 20}
 """The most bytes of the members of a sample. Larger ones are not read; the sample is unusable."""
 MAX_OTHER_BYTES = 16 << 20
 """The most bytes of a member of another kind, such as json."""
 
-FIELDS = dict.fromkeys(IMAGE_EXTENSIONS, 0) | {"txt": 1, "cls": 2}
-"""The column of a MEMBER row that each extension belongs to."""
+_OTHER_COLUMNS = {"txt": 1, "cls": 2}
+"""The columns of a MEMBER row other than the image's, which is 0, by their extension."""
 
 MEMBER = np.dtype(
     [
@@ -57,18 +56,29 @@ class Sample(NamedTuple):
 
 
 @dataclass
-class Strays:
-    """The images that belong to no sample, since their names have more than one dot: KEY.x.jpg."""
+class Stray:
+    """The number of members that belong to no sample, and the name of the first one."""
 
     count: int = 0
     first: str = ""
-    """The name of the first one."""
 
-    def add(self, name: str, extension: str) -> None:
-        """Count a member if it is such an image."""
-        if extension.rpartition(".")[2] in IMAGE_EXTENSIONS:
-            self.first = self.first or name
-            self.count += 1
+    def add(self, name: str, count: int = 1) -> None:
+        """Count a member, or several of which it is the first."""
+        self.first = self.first or name
+        self.count += count
+
+
+@dataclass
+class Strays:
+    """The members that belong to no sample."""
+
+    images: Stray = field(default_factory=Stray)
+    """Images whose names have another extension than those that are read, such as KEY.x.jpg."""
+    others: Stray = field(default_factory=Stray)
+    """Other files, whose key is that of no sample."""
+
+    def __bool__(self) -> bool:
+        return bool(self.images.count or self.others.count)
 
 
 @dataclass(frozen=True)
@@ -81,8 +91,12 @@ class Scan:
     strays: Strays
 
 
-def scan(file: BinaryIO) -> Scan:
+def scan(file: BinaryIO, images: Collection[str] = IMAGE_EXTENSIONS) -> Scan:
     """Read a tar's headers; its contents are skipped.
+
+    Args:
+        file: The tar.
+        images: The extensions of images.
 
     Raises:
         NotATar: If the file does not begin as a tar.
@@ -91,7 +105,7 @@ def scan(file: BinaryIO) -> Scan:
     strays = Strays()
     damage: str | None = None
     try:
-        samples.extend(read_samples(file, strays))
+        samples.extend(read_samples(file, images, strays))
     except TarDamage as error:
         if not samples and not begins_as_tar(file):
             raise NotATar(str(error)) from None
@@ -101,19 +115,22 @@ def scan(file: BinaryIO) -> Scan:
     return Scan([sample.key for sample in samples], rows, damage, strays)
 
 
-def read_samples(file: BinaryIO, strays: Strays | None = None) -> Iterator[Sample]:
+def read_samples(
+    file: BinaryIO, images: Collection[str] = IMAGE_EXTENSIONS, strays: Strays | None = None
+) -> Iterator[Sample]:
     """Yield each sample: consecutive members of one key with an image or a caption.
 
     The sample of a member that damage cuts is left out, since it may be incomplete.
 
     Args:
         file: The tar.
-        strays: Counts the images that belong to no sample.
+        images: The extensions of images.
+        strays: Counts the members that belong to no sample.
 
     Raises:
         TarDamage: See `read_members`.
     """
-    group = _Group(strays or Strays())
+    group = _Group(images, Strays() if strays is None else strays)
     try:
         for member in read_members(file):
             yield from group.add(member)
@@ -124,39 +141,64 @@ def read_samples(file: BinaryIO, strays: Strays | None = None) -> Iterator[Sampl
         raise
 
     yield from group.close()
+    group.drop_pending()
 
 
 class _Group:
     """The consecutive members of one key, up to the first that ends their sample."""
 
-    def __init__(self, strays: Strays) -> None:
+    def __init__(self, images: Collection[str], strays: Strays) -> None:
+        self._columns = dict.fromkeys(images, 0) | _OTHER_COLUMNS
         self._strays = strays
         self._key = ""
         self._fields: set[int] = set()
         self._row = [0] * 6
+        self._pending_key = ""
+        self._pending = Stray()
+        """Members of other kinds, whose key may be that of the next sample."""
 
     def add(self, member: Member) -> Iterator[Sample]:
         """Add a member; yield the sample that it ends."""
         key, extension = split_name(member.name)
-        field = FIELDS.get(extension)
+        column = self._columns.get(extension)
         if not member.is_file:
             return
-        if field is None:
-            self._strays.add(member.name, extension)
+        if column is None:
+            self._add_other(member.name, key, extension)
             return
 
-        if key != self._key or field in self._fields:
+        if key != self._key or column in self._fields:
             yield from self.close()
             self._key = key
+        if key == self._pending_key:
+            self._pending = Stray()
 
-        self._fields.add(field)
-        self._row[field] = member.offset
-        self._row[3 + field] = min(max(member.size, 0), 2**32 - 1)
+        self._fields.add(column)
+        self._row[column] = member.offset
+        self._row[3 + column] = min(max(member.size, 0), 2**32 - 1)
+
+    def _add_other(self, name: str, key: str, extension: str) -> None:
+        """Count a member that no column has, unless its key is that of the sample before or behind it."""
+        if extension.rpartition(".")[2] in IMAGE_EXTENSIONS:
+            self._strays.images.add(name)
+        elif key != self._key or not self._fields:
+            if key != self._pending_key:
+                self.drop_pending()
+                self._pending_key = key
+            self._pending.add(name)
+
+    def drop_pending(self) -> None:
+        """Count the pending members as those of no sample."""
+        if self._pending.count:
+            self._strays.others.add(self._pending.first, self._pending.count)
+        self._pending = Stray()
 
     def close(self) -> Iterator[Sample]:
         """Yield the sample, if there is an image or a caption, and begin another one."""
         if self._fields & {0, 1}:
             yield Sample(self._key, tuple(self._row))
+        elif self._fields:
+            self._strays.others.add(f"{self._key}.cls")
 
         self._fields.clear()
         self._row = [0] * 6

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from flipscale.data.shards.index import Index, expand_shards
-from flipscale.data.shards.index_document import is_current, load_index, load_located
+from flipscale.data.shards.index_document import is_current, is_index_of, load_index, load_located
 from flipscale.data.shards.storage import DataReadError, Storage, is_command, is_remote
 from flipscale.data.text.of_job import load_job_tokenizer
 from flipscale.errors import UserError
@@ -51,14 +51,15 @@ def check_captions(candidate: Candidate) -> str:
     """Look for each source of captions in the first samples of the first shard that is on this machine."""
     from flipscale.data.checks.caption_members import count_captions  # imports numpy
 
-    captions = candidate.job.data.captions
-    path = next((path for path in expand_shards(candidate.job.data.train) if not is_remote(path)), None)
+    data = candidate.job.data
+    captions = data.captions
+    path = next((path for path in expand_shards(data.train) if not is_remote(path)), None)
     if path is None:
         return f"{', '.join(captions)}; no shard is on this machine to look into"
 
     try:
         with open(path, "rb") as file:
-            samples, counts = count_captions(file, captions, _CHECKED_SAMPLES)
+            samples, counts = count_captions(file, captions, data.images, _CHECKED_SAMPLES)
     except OSError as error:
         return f"{', '.join(captions)}; {path} cannot be read here ({error.strerror})"
 
@@ -89,13 +90,13 @@ def _usable_index(candidate: Candidate, paths: list[str]) -> Index | None:
     """Return the index that the run will use, or None if its first segment has to build one."""
     data = candidate.job.data
     if data.index is not None:
-        return load_located(Path(data.index), data.train)
+        return load_located(Path(data.index), data.train, data.images)
 
     built = candidate.run.path / "index"
     if not is_current(built):
         return None
     index = load_index(built)
-    return index.located(paths, data.train) if index.is_of(paths) else None
+    return index.located(paths, data.train) if is_index_of(built, paths, data.images) else None
 
 
 def _check_shard(path: str, storage: Storage, pattern: str) -> None:

@@ -95,7 +95,7 @@ def read_seen_samples(run: RunDirectory, job: Job, samples_seen: int, each: int)
 
 def _open_source(run: RunDirectory, job: Job) -> ShardSource:
     directory = Path(job.data.index) if job.data.index is not None else run.path / "index"
-    index = load_located(directory, job.data.train)
+    index = load_located(directory, job.data.train, job.data.images)
 
     # A report only reads: it runs no commands of `pipe:` shards, whatever the job allows.
     return ShardSource(index, Storage(patience=_PATIENCE))

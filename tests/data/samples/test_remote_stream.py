@@ -20,6 +20,7 @@ from flipscale.data.samples.stream import LaneShare, Stream
 from flipscale.data.shards.cache import BlockCache
 from flipscale.data.shards.index import Index
 from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.journal import IndexKind
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Patience, Storage
 from flipscale.order_digest import OrderDigest
@@ -51,7 +52,9 @@ def indices(shards: Path, server: RangeServer, tmp_path_factory: pytest.TempPath
     return {
         "local": build_index(local, root / "local"),
         "http": build_index(remote, root / "http", storage=storage, workers=2),
-        "http, no members": build_index(remote, root / "lazy", storage=storage, members=False),
+        "http, no members": build_index(
+            remote, root / "lazy", storage=storage, kind=IndexKind(members=False)
+        ),
     }
 
 

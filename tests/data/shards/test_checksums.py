@@ -14,6 +14,7 @@ from flipscale.data.shards.checksumming import can_have_checksums, write_checksu
 from flipscale.data.shards.index import Index
 from flipscale.data.shards.index_document import load_index
 from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.journal import IndexKind
 from flipscale.data.shards.source import ShardSource
 from flipscale.errors import UserError
 
@@ -80,7 +81,9 @@ def test_an_index_that_is_made_again_loses_its_checksums_first(tmp_path):
     summed(tmp_path)
     again = build_index(str(tmp_path / "{00000..00001}.tar"), tmp_path / "index")
     assert again.checksums is None
-    lazy = build_index(str(tmp_path / "{00000..00001}.tar"), tmp_path / "index", members=False)
+    lazy = build_index(
+        str(tmp_path / "{00000..00001}.tar"), tmp_path / "index", kind=IndexKind(members=False)
+    )
     assert not can_have_checksums(lazy)
     assert lazy.checksums is None
 

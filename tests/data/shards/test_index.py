@@ -15,7 +15,9 @@ from support.shards import caption, encoded, good, picture, write_shards, write_
 from flipscale.data.checks.scan import Checking, check_shards
 from flipscale.data.checks.summary import summarize
 from flipscale.data.shards.index import Index, expand_shards
+from flipscale.data.shards.index_document import load_index
 from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.journal import IndexKind
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.tar import split_name
 from flipscale.errors import UserError
@@ -106,21 +108,54 @@ def test_group_with_an_image_or_a_caption_is_a_sample(tmp_path):
     assert contents(index, 4) == {"cls": b"3", "image": JPEG, "text": TEXT}
 
 
-def test_images_of_no_sample_are_named(tmp_path, caplog):
+def test_members_of_no_sample_are_named(tmp_path, caplog):
     """Keys with dots dropped out of index, check and quarantine without a word."""
     members = [
-        *good(0),
+        ("0.early.json", b"{}"),
+        *good(0, "0"),
+        ("0.json", b"{}"),
+        ("README", b"a word"),
+        ("1.json", b"{}"),  # before its sample
+        *good(1, "1"),
         ("photo 2.0 4.jpg", JPEG),
         ("photo 2.0 4.txt", TEXT),
         ("b.x.PNG", JPEG),
         ("b.x.json", b""),
+        ("3.cls", b"7"),
     ]
     path = write_tar(tmp_path / "0.tar", members)
-    assert indexed(path).samples == 1
-    assert f"photo 2.0 4.jpg in {path} belongs to no sample" in caplog.text
-    assert len(caplog.records) == 1
+    assert indexed(path).samples == 2
+    images, others = (record.getMessage() for record in caplog.records)
+    assert images.startswith(f"2 images belong to no sample, such as photo 2.0 4.jpg in {path}: a key ends")
+    assert others == f"4 other members belong to no sample, such as README in {path}"
     summary = summarize(list(check_shards([str(path)], Checking(10**6), 1)))
     assert summary.images_of_no_sample == {f"photo 2.0 4.jpg in {path}": 2}
+    assert summary.members_of_no_sample == {f"README in {path}": 4}
+
+
+@pytest.mark.parametrize("members_table", [True, False])
+def test_images_have_the_extensions_that_are_named(tmp_path, members_table):
+    members = [
+        *(("0.input.jpg", JPEG), ("0.txt", TEXT), ("0.output.jpg", b"another")),
+        *(("1.INPUT.JPG", JPEG), ("1.txt", TEXT)),
+        *(("2.jpg", JPEG), ("2.txt", TEXT)),
+    ]
+    path = str(write_tar(tmp_path / "0.tar", members))
+    kind = IndexKind(members=members_table, images=("input.jpg",))
+    build_index(path, tmp_path / "index", kind=kind)
+    index = load_index(tmp_path / "index")
+    assert index.images == ("input.jpg",)
+    source = ShardSource(index)
+    assert [source.content(0, row, "image") for row in range(index.samples)] == [JPEG, JPEG, b""]
+    assert [source.key(0, row) for row in range(index.samples)] == ["0", "1", "2"]
+    usual = build_index(path, tmp_path / "usual")
+    assert usual.fingerprint != index.fingerprint
+    index.check_images(["input.jpg"])
+    with pytest.raises(UserError, match=r"jpg, jpeg, png, webp, not of data.images = input.jpg; make it"):
+        usual.check_images(["input.jpg"])
+
+    (report,) = check_shards([path], Checking(10**6, images=("input.jpg",)), 1)
+    assert [(record.key, record.reason) for record in report.bad] == [("2", "the image is missing or empty")]
 
 
 def test_a_key_that_comes_twice_makes_two_samples(tmp_path):

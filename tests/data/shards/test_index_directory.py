@@ -10,6 +10,7 @@ from support.shards import write_shards
 
 from flipscale.data.shards.index_document import load_index
 from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.journal import IndexKind
 from flipscale.data.shards.source import ShardSource
 from flipscale.errors import UserError
 
@@ -91,13 +92,13 @@ def test_index_that_was_killed_in_its_first_write_is_made(tmp_path, name, conten
 
 def test_only_our_own_files_of_an_index_are_removed(tmp_path):
     pattern = write_shards(tmp_path / "shards", [2, 1])
-    index = build_index(pattern, tmp_path / "index", members=False)
+    index = build_index(pattern, tmp_path / "index", kind=IndexKind(members=False))
     ShardSource(index).member(1, 0)
     (own,) = (tmp_path / "index").rglob("*.npz")
     other = own.with_name("chapter.npz")
     other.write_text("precious")
     (tmp_path / "index" / "members" / "letters").mkdir()
-    build_index(pattern, tmp_path / "index", members=False)
+    build_index(pattern, tmp_path / "index", kind=IndexKind(members=False))
     assert not own.exists()
     assert other.read_text() == "precious"
     assert (tmp_path / "index" / "members" / "letters").is_dir()

@@ -19,6 +19,7 @@ from flipscale.data.quarantine import BadSample
 from flipscale.data.shards.index_directory import table_of_shard
 from flipscale.data.shards.index_document import is_current, load_index
 from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.journal import IndexKind
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import DataReadError
 from flipscale.data.shards.tar import MEMBER
@@ -147,7 +148,9 @@ TABLES = {
 
 @pytest.mark.parametrize("kind", [*TABLES, "fifo", "directory"])
 def test_other_tables_of_shards_are_found_again(tmp_path, kind):
-    built = build_index(write_shards(tmp_path / "shards", [3]), tmp_path / "index", members=False)
+    built = build_index(
+        write_shards(tmp_path / "shards", [3]), tmp_path / "index", kind=IndexKind(members=False)
+    )
     known = ShardSource(build_index(str(tmp_path / "shards" / "00000.tar"), tmp_path / "known"))
     path = table_of_shard(tmp_path / "index", 0)
     path.parent.mkdir(parents=True)

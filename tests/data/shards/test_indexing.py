@@ -18,6 +18,7 @@ from flipscale.data.shards import indexing
 from flipscale.data.shards.index import Damage, Index, Shard
 from flipscale.data.shards.index_document import load_index, write_index
 from flipscale.data.shards.indexing import build_index
+from flipscale.data.shards.journal import IndexKind
 from flipscale.data.shards.source import ShardSource
 from flipscale.errors import UserError
 
@@ -29,7 +30,7 @@ def _build_until_killed(pattern: str, directory: Path, shards: int, members: boo
         if done == shards:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    build_index(pattern, directory, members=members, progress=progress)
+    build_index(pattern, directory, kind=IndexKind(members=members), progress=progress)
 
 
 def kill_after(shards: int, pattern: str, directory: Path, members: bool = True) -> None:
@@ -44,7 +45,7 @@ def kill_after(shards: int, pattern: str, directory: Path, members: bool = True)
 def test_killed_index_resumes_where_it_stopped(tmp_path, members):
     pattern = write_shards(tmp_path / "shards", [1, 2, 0, 1, 2, 1, 1, 3, 1, 2])
     os.truncate(tmp_path / "shards" / "00001.tar", 9000)
-    whole = build_index(pattern, tmp_path / "straight", members=members)
+    whole = build_index(pattern, tmp_path / "straight", kind=IndexKind(members=members))
     kill_after(6, pattern, tmp_path / "index", members)
     with pytest.raises(UserError, match="there is no index"):
         load_index(tmp_path / "index")
@@ -53,7 +54,7 @@ def test_killed_index_resumes_where_it_stopped(tmp_path, members):
     again = build_index(
         pattern,
         tmp_path / "index",
-        members=members,
+        kind=IndexKind(members=members),
         progress=lambda done, total: seen.append((done, total)),
         workers=2,
     )
@@ -78,8 +79,8 @@ def test_what_changed_since_the_kill_is_scanned_again(tmp_path, change):
     elif change == "journal":
         path = tmp_path / "index" / "journal.jsonl"
         path.write_bytes(path.read_bytes()[:-30])
-    again = build_index(pattern, tmp_path / "index", members=members)
-    fresh = build_index(pattern, tmp_path / "fresh", members=members)
+    again = build_index(pattern, tmp_path / "index", kind=IndexKind(members=members))
+    fresh = build_index(pattern, tmp_path / "fresh", kind=IndexKind(members=members))
     assert again.shards == fresh.shards
     if members:
         assert again.members.tolist() == fresh.members.tolist()
@@ -94,7 +95,7 @@ def test_counts_are_taken_from_statistics(tmp_path):
     pattern = write_shards(tmp_path / "shards", [3, 2])
     for number, count in enumerate([3, 2]):
         stats(tmp_path / "shards" / f"{number:05d}.tar", count)
-    index = build_index(pattern, tmp_path / "index", from_stats=True, workers=2)
+    index = build_index(pattern, tmp_path / "index", kind=IndexKind(from_stats=True), workers=2)
     scanned = build_index(pattern, tmp_path / "scanned")
     assert (index.shards, index.fingerprint) == (scanned.shards, scanned.fingerprint)
     assert {path.name for path in (tmp_path / "index").iterdir()} == {"index.json"}
@@ -112,13 +113,13 @@ def test_counts_are_taken_from_statistics(tmp_path):
     assert again.member(0, 2) == known.member(0, 2)
     # A new index discards the offsets of the old shards.
     write_shards(tmp_path / "shards", [3, 2])
-    build_index(pattern, tmp_path / "index", from_stats=True)
+    build_index(pattern, tmp_path / "index", kind=IndexKind(from_stats=True))
     assert not list((tmp_path / "index").rglob("*.npz"))
 
 
 def test_read_only_index_is_used(tmp_path):
     pattern = write_shards(tmp_path / "shards", [2])
-    index = build_index(pattern, tmp_path / "index", members=False)
+    index = build_index(pattern, tmp_path / "index", kind=IndexKind(members=False))
     (tmp_path / "index" / "members").write_text("in the way")
     row = ShardSource(index).member(0, 1)
     text = (tmp_path / "shards" / "00000.tar").read_bytes()[int(row["text"]) :][: int(row["text_bytes"])]
@@ -131,7 +132,7 @@ def test_shards_that_hold_fewer_or_more_than_their_statistics(tmp_path, caplog):
         stats(tmp_path / f"{number:05d}.tar", count)
     path = tmp_path / "00002.tar"
     os.truncate(path, path.stat().st_size - 9000)
-    source = ShardSource(build_index(pattern, tmp_path / "index", from_stats=True))
+    source = ShardSource(build_index(pattern, tmp_path / "index", kind=IndexKind(from_stats=True)))
     assert source.index.counts.tolist() == [5, 2, 3]
     with pytest.raises(BadSample, match="ends before this sample: it holds 3 samples and not 5"):
         source.member(0, 4)
@@ -157,7 +158,7 @@ def test_unusable_statistics_are_refused(tmp_path, text, said):
     if text is not None:
         (tmp_path / "shards" / "00000_stats.json").write_text(text)
     with pytest.raises(UserError) as refusal:
-        build_index(pattern, tmp_path / "index", from_stats=True)
+        build_index(pattern, tmp_path / "index", kind=IndexKind(from_stats=True))
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
