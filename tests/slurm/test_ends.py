@@ -206,7 +206,7 @@ def assert_no_trace(run: SlurmRun, straight: TinyRun, samples: int) -> None:
     assert trained_without_gaps(ledger, samples), ledger
     assert audit(RunDirectory(run.run.output)).proven
 
-    assert straight.train(processes=2).returncode == 0
+    assert straight.train(processes=2, timeout=1_200).returncode == 0
     assert run.run.last_manifest()["progress"] == straight.last_manifest()["progress"]
     assert run.run.weights() == straight.weights()
     assert run.run.metrics() == straight.metrics()

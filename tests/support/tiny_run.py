@@ -41,9 +41,11 @@ class TinyRun:
             start_new_session=True,
         )
 
-    def train(self, *overrides: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    def train(
+        self, *overrides: str, processes: int = 1, timeout: float = 240
+    ) -> subprocess.CompletedProcess[str]:
         process = self.start(*overrides, processes=processes)
-        out, errors = process.communicate(timeout=240)
+        out, errors = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def metrics(self) -> list[dict[str, Any]]:
