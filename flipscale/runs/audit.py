@@ -1,8 +1,8 @@
-"""The proof of the sample order.
+"""The proof of the sample order and of the samples' content.
 
-The audit recomputes a run's order digest from its job, its data index and its quarantine list, and compares
-every place of the run directory that carries a number or a digest with every other. It reads neither shards
-nor weights.
+The audit recomputes a run's order digest from its job, its data index and its quarantine list, and its
+content digest from the checksums of the index. It compares every place of the run directory that carries a
+number or a digest with every other. It reads neither shards nor weights.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from flipscale.budget import epochs
 from flipscale.data.order.mixture import Mixture, job_sources
 from flipscale.data.quarantine import read_quarantine
 from flipscale.errors import UserError
-from flipscale.order_digest import OrderDigest
+from flipscale.order_digest import ContentDigest, OrderDigest
+from flipscale.runs.content_proof import find_checksums
 from flipscale.runs.contradictions import find_contradictions, find_gaps
 from flipscale.runs.directory import RunDirectory
-from flipscale.runs.expected_order import expected_orders, sample_keys
+from flipscale.runs.expected_order import Expected, expected_orders, sample_keys
 from flipscale.runs.recorded_run import RecordedRun, read_run
 
 PROVES = (
@@ -37,12 +38,26 @@ class Mark:
         source: The ledger line, checkpoint or metrics line that holds the digest.
         recorded: The recorded digest, 16 hexadecimal digits.
         expected: The recomputed digest, 16 hexadecimal digits.
+        content: The recorded content digest; empty if there is none.
+        expected_content: The recomputed content digest; empty if it cannot be recomputed.
     """
 
     samples_seen: int
     source: str
     recorded: str
     expected: str
+    content: str = ""
+    expected_content: str = ""
+
+    @property
+    def same_content(self) -> bool:
+        """Whether the content digests are equal, or cannot be compared."""
+        return "" in (self.content, self.expected_content) or self.content == self.expected_content
+
+    @property
+    def proven(self) -> bool:
+        """Whether no digest differs."""
+        return self.recorded == self.expected and self.same_content
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,7 @@ class AuditReport:
         metrics_lines: Number of lines of metrics.jsonl whose digests were compared.
         contradictions: What files of the run say against each other, as sentences.
         gaps: What could not be compared, because a file is missing or damaged, as sentences.
+        content: Whether the content digests are `equal` or `different`, or a key of `content_proof.PROVES`.
     """
 
     samples_seen: int
@@ -71,21 +87,23 @@ class AuditReport:
     metrics_lines: int = 0
     contradictions: tuple[str, ...] = ()
     gaps: tuple[str, ...] = ()
+    content: str = "not recorded"
 
     @property
     def proven(self) -> bool:
         """Whether every recorded digest is the recomputed one, and no file contradicts another."""
-        return not self.contradictions and all(mark.recorded == mark.expected for mark in self.marks)
+        return not self.contradictions and all(mark.proven for mark in self.marks)
 
 
 @dataclass(frozen=True)
 class _Recorded:
-    """A recorded digest, 16 hexadecimal digits, and its record."""
+    """The recorded digests, 16 hexadecimal digits each, and their record."""
 
     samples_seen: int
     source: str
     digest: str
-    of_metrics: bool
+    content: str
+    of_metrics: bool = False
 
 
 def audit(run: RunDirectory, *, workers: int = 1) -> AuditReport:
@@ -111,21 +129,15 @@ def audit(run: RunDirectory, *, workers: int = 1) -> AuditReport:
 
     bad = sample_keys((record.shard, record.ordinal) for record in read_quarantine(run.quarantine))
     cuts = sorted({0, *(mark.samples_seen for mark in recorded)})
-    parts = expected_orders(order, bad, cuts, workers=workers) if len(cuts) > 1 else []
-
-    # The digest is a sum, so that each mark adds only the range since the mark before.
-    total = OrderDigest()
-    expected = {0: total.hex()}
-    for stop, part in zip(cuts[1:], parts, strict=True):
-        total += part.digest
-        expected[stop] = total.hex()
+    checksums, content = find_checksums(files)
+    parts = expected_orders(order, bad, cuts, checksums=checksums, workers=workers) if len(cuts) > 1 else []
+    marks = _marks(recorded, cuts, parts)
+    if content == "equal" and not all(mark.same_content for mark in marks):
+        content = "different"
 
     end = max(mark.samples_seen for mark in recorded if not mark.of_metrics)
-    marks = [Mark(m.samples_seen, m.source, m.digest, expected[m.samples_seen]) for m in recorded]
     shown = [
-        mark
-        for mark, found in zip(marks, recorded, strict=True)
-        if not found.of_metrics or mark.recorded != mark.expected
+        mark for mark, found in zip(marks, recorded, strict=True) if not found.of_metrics or not mark.proven
     ]
     return AuditReport(
         samples_seen=end,
@@ -137,7 +149,38 @@ def audit(run: RunDirectory, *, workers: int = 1) -> AuditReport:
         metrics_lines=len(files.metrics),
         contradictions=tuple(find_contradictions(files)),
         gaps=tuple(find_gaps(files)),
+        content=content,
     )
+
+
+def _marks(recorded: Sequence[_Recorded], cuts: Sequence[int], parts: Sequence[Expected]) -> list[Mark]:
+    """Return what was recorded next to what should have been.
+
+    Args:
+        recorded: The recorded digests.
+        cuts: The places of the records, from 0 on.
+        parts: What the order prescribes between each two consecutive cuts.
+    """
+    # The digests are sums, so that each mark adds only the range since the mark before.
+    order = OrderDigest()
+    content = ContentDigest()
+    expected = {0: (order.hex(), content.hex())}
+    for stop, part in zip(cuts[1:], parts, strict=True):
+        order += part.digest
+        content += part.content or ContentDigest()
+        expected[stop] = order.hex(), content.hex() if part.content is not None else ""
+
+    return [
+        Mark(
+            m.samples_seen,
+            m.source,
+            m.digest,
+            expected[m.samples_seen][0],
+            m.content,
+            expected[m.samples_seen][1],
+        )
+        for m in recorded
+    ]
 
 
 def _order(files: RecordedRun) -> Mixture:
@@ -156,21 +199,19 @@ def _recorded(files: RecordedRun) -> Sequence[_Recorded]:
     Raises:
         UserError: If there is neither a ledger line nor a checkpoint.
     """
-    recorded = [
-        _Recorded(line.samples_to, f"segment {line.segment} ({line.reason})", line.digest, of_metrics=False)
-        for line in files.ledger
-    ]
-    recorded += [
-        _Recorded(samples, name, manifest.progress.digest.hex(), of_metrics=False)
-        for (samples, name), manifest in files.manifests.items()
-    ]
+    recorded: list[_Recorded] = []
+    for line in files.ledger:
+        source = f"segment {line.segment} ({line.reason})"
+        recorded.append(_Recorded(line.samples_to, source, line.digest, line.content))
+    for (samples, name), manifest in files.manifests.items():
+        progress = manifest.progress
+        recorded.append(_Recorded(samples, name, progress.digest.hex(), progress.content_hex))
     if not recorded:
         raise UserError(
             f"{files.run.path} has neither a finished segment nor a checkpoint yet; nothing to audit"
         )
 
-    recorded += [
-        _Recorded(line.samples, f"metrics.jsonl at step {line.step}", line.digest, of_metrics=True)
-        for line in files.metrics
-    ]
+    for line in files.metrics:
+        source = f"metrics.jsonl at step {line.step}"
+        recorded.append(_Recorded(line.samples, source, line.digest, line.content, of_metrics=True))
     return sorted(recorded, key=lambda mark: (mark.samples_seen, mark.of_metrics, mark.source))

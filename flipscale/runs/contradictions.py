@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 from flipscale.budget import Budget
 from flipscale.config import Job
 from flipscale.data.shards.index import shard_name
 from flipscale.data.shards.index_document import load_index
 from flipscale.errors import UserError
+from flipscale.runs.content_proof import in_contents, index_directory
 from flipscale.runs.job_changes import check_same_job
 from flipscale.runs.metrics import MetricsLine
 from flipscale.runs.recorded_run import RecordedRun
@@ -28,6 +28,7 @@ def find_contradictions(files: RecordedRun) -> Iterator[str]:
     yield from _in_evaluations(files)
     yield from _in_quarantine(files)
     yield from _in_index(files)
+    yield from in_contents(files)
 
 
 def find_gaps(files: RecordedRun) -> Iterator[str]:
@@ -36,8 +37,8 @@ def find_gaps(files: RecordedRun) -> Iterator[str]:
         yield "metrics.jsonl is missing or empty: its digests and rates could not be compared"
     for name in files.damaged:
         yield f"{name} has a damaged manifest: its digest and job could not be compared"
-    if not _index_directory(files).is_dir():
-        yield f"{_index_directory(files)} is not here: the names of the shards could not be compared with it"
+    if not index_directory(files).is_dir():
+        yield f"{index_directory(files)} is not here: the names of the shards could not be compared with it"
     if not any(line.quarantined is not None for line in files.ledger):
         yield (
             "the ledger counts no unusable samples (an earlier version): a shortened list could not be "
@@ -193,7 +194,7 @@ def _in_quarantine(files: RecordedRun) -> Iterator[str]:
 
 
 def _in_index(files: RecordedRun) -> Iterator[str]:
-    directory = _index_directory(files)
+    directory = index_directory(files)
     if not directory.is_dir():
         return
 
@@ -208,8 +209,3 @@ def _in_index(files: RecordedRun) -> Iterator[str]:
         yield f"index.json names other shards, or in another order, than the index in {directory}"
     elif files.identity.sources is None and index.fingerprint != files.identity.fingerprint:
         yield f"index.json has another fingerprint than the index in {directory}"
-
-
-def _index_directory(files: RecordedRun) -> Path:
-    named = files.job.data.index
-    return Path(named) if named is not None else files.run.path / "index"

@@ -39,25 +39,20 @@ def rebuild_segment(
     nodes = tuple(dict.fromkeys(beat.node for beat in beats))
     job_id, _, restarts = attempt.rpartition(".")
     under_slurm = job_id.replace("_", "").isdigit() and restarts.isdigit()
-    return LedgerLine(
-        segment=len(lines),
-        attempt=attempt,
-        job_id=job_id if under_slurm else "",
-        restarts=int(restarts) if under_slurm else 0,
-        host=nodes[0] if nodes else "",
-        nodes=nodes,
-        world_size=beats[0].world_size if beats else 0,
-        started=utc(min((beat.time - beat.seconds for beat in beats), default=time.time())),
-        ended="",
-        samples_from=samples_from,
-        samples_to=resumed.samples_seen,
-        digest=resumed.digest.hex(),
-        seconds=0.0,
-        gpu_seconds=0.0,
-        queue_seconds=0.0,
-        startup_seconds=0.0,
-        stop_seconds=0.0,
-        lost_samples=0,
-        lost_seconds=0.0,
-        reason="killed",
-    )
+    record = {
+        "segment": len(lines),
+        "attempt": attempt,
+        "job_id": job_id if under_slurm else "",
+        "restarts": int(restarts) if under_slurm else 0,
+        "host": nodes[0] if nodes else "",
+        "nodes": list(nodes),
+        "world_size": beats[0].world_size if beats else 0,
+        "started": utc(min((beat.time - beat.seconds for beat in beats), default=time.time())),
+        "samples_from": samples_from,
+        "samples_to": resumed.samples_seen,
+        "digest": resumed.digest.hex(),
+        "content": resumed.content_hex,
+        "stop_seconds": 0.0,
+        "reason": "killed",
+    }
+    return LedgerLine.from_record(record)

@@ -1,4 +1,4 @@
-"""What the sample order prescribes: the order digest of any range of positions, from index and quarantine."""
+"""What the sample order prescribes: the digests of any range of positions, from index and quarantine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from flipscale.child_process import die_with_parent
-from flipscale.data.order.lanes import Int64s, Samples, hash64
+from flipscale.data.order.lanes import Int64s, Samples, content_hashes, hash64
 from flipscale.data.order.mixture import Mixture, Strand
-from flipscale.order_digest import OrderDigest
+from flipscale.data.shards.checksums import SampleChecksums
+from flipscale.order_digest import ContentDigest, OrderDigest
 
 _SAMPLES_AT_ONCE = 1 << 19  # bounds the memory of a process
 _ORDINAL_BITS = 40  # the low bits of a sample key; the shard number is above them
@@ -29,11 +31,13 @@ class Expected:
 
     Attributes:
         digest: Order digest of the range.
+        content: Content digest of the range; None if the checksums of the samples are not known.
         replaced: Number of positions whose own sample is unusable, so that another of its window replaces it.
     """
 
     digest: OrderDigest
     replaced: int
+    content: ContentDigest | None = None
 
 
 def sample_keys(samples: Iterable[tuple[int, int]]) -> Int64s:
@@ -61,23 +65,30 @@ def expected_order(order: Mixture, bad: Int64s, start: int, stop: int, *, worker
     return expected_orders(order, bad, [start, stop], workers=workers)[0]
 
 
-def expected_orders(order: Mixture, bad: Int64s, cuts: Sequence[int], *, workers: int = 1) -> list[Expected]:
+def expected_orders(
+    order: Mixture,
+    bad: Int64s,
+    cuts: Sequence[int],
+    *,
+    checksums: SampleChecksums | None = None,
+    workers: int = 1,
+) -> list[Expected]:
     """Return what the sample order prescribes between each two consecutive cuts.
 
     Args:
         order: The sample order of the run.
         bad: `sample_keys` of the samples that could not be used.
         cuts: At least two positions in ascending order, multiples of the number of lanes.
+        checksums: The checksums of the samples, if they are known.
         workers: Number of processes that share the lanes.
     """
-    digests = np.zeros(len(cuts) - 1, np.uint64)
-    replaced = np.zeros(len(cuts) - 1, np.int64)
-    one_lane = partial(_lane_order, order, bad, np.asarray(cuts, np.int64))
+    total = _Sums.empty(len(cuts) - 1)
+    one_lane = partial(_lane_order, order, bad, np.asarray(cuts, np.int64), checksums)
 
-    def add(parts: Iterable[tuple[Uint64s, Int64s]]) -> None:
-        for lane_digests, lane_replaced in parts:
-            np.add(digests, lane_digests, out=digests)
-            np.add(replaced, lane_replaced, out=replaced)
+    def add(parts: Iterable[_Sums]) -> None:
+        for part in parts:
+            for column, own in zip(total, part, strict=True):
+                np.add(column, own, out=column)
 
     if workers > 1:
         with ProcessPoolExecutor(workers, None, die_with_parent, (os.getpid(),)) as pool:
@@ -85,13 +96,29 @@ def expected_orders(order: Mixture, bad: Int64s, cuts: Sequence[int], *, workers
     else:
         add(map(one_lane, range(order.lanes)))
 
-    return [Expected(OrderDigest(int(d)), int(r)) for d, r in zip(digests, replaced, strict=True)]
+    return [
+        Expected(OrderDigest(digest), replaced, None if checksums is None else ContentDigest(content))
+        for digest, replaced, content in zip(*(column.tolist() for column in total), strict=True)
+    ]
 
 
-def _lane_order(order: Mixture, bad_keys: Int64s, cuts: Int64s, lane: int) -> tuple[Uint64s, Int64s]:
-    """Return the digests and the replaced positions of one lane, between each two consecutive cuts."""
-    digests = np.zeros(len(cuts) - 1, np.uint64)
-    replaced = np.zeros(len(cuts) - 1, np.int64)
+class _Sums(NamedTuple):
+    """The sums between each two consecutive cuts, each of shape (cuts - 1,)."""
+
+    digests: Uint64s
+    replaced: Int64s
+    contents: Uint64s
+
+    @classmethod
+    def empty(cls, count: int) -> _Sums:
+        return cls(np.zeros(count, np.uint64), np.zeros(count, np.int64), np.zeros(count, np.uint64))
+
+
+def _lane_order(
+    order: Mixture, bad_keys: Int64s, cuts: Int64s, checksums: SampleChecksums | None, lane: int
+) -> _Sums:
+    """Return the sums of one lane."""
+    sums = _Sums.empty(len(cuts) - 1)
 
     for strand in order.strands(lane, int(cuts[0]) // order.lanes, int(cuts[-1]) // order.lanes):
         for number, samples in _whole_windows(strand):
@@ -102,10 +129,15 @@ def _lane_order(order: Mixture, bad_keys: Int64s, cuts: Int64s, lane: int) -> tu
             high = min(strand.stop - number, len(samples.shards))
             positions = strand.positions(number + np.arange(low, high, dtype=np.int64))
             part = np.searchsorted(cuts, positions, side="right") - 1
-            np.add.at(digests, part, hash64(positions, used.shards[low:high], used.ordinals[low:high]))
-            np.add.at(replaced, part, bad[low:high])
+            shards = used.shards[low:high]
+            ordinals = used.ordinals[low:high]
+            np.add.at(sums.digests, part, hash64(positions, shards, ordinals))
+            np.add.at(sums.replaced, part, bad[low:high])
+            if checksums is not None:
+                contents = content_hashes(positions, checksums.of(shards, ordinals))
+                np.add.at(sums.contents, part, contents)
 
-    return digests, replaced
+    return sums
 
 
 def _whole_windows(strand: Strand) -> Iterator[tuple[int, Samples]]:

@@ -41,6 +41,7 @@ def close_killed(run: Path, killed: LedgerLine, resumed: Progress) -> LedgerLine
         killed,
         samples_to=committed,
         digest=resumed.digest.hex() if gained else killed.digest,
+        content=resumed.content_hex if gained else killed.content,
         ended=utc(timestamp(killed.started) + seconds),
         seconds=round(seconds, 1),
         gpu_seconds=round(seconds * killed.world_size, 1),

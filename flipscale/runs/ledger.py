@@ -61,6 +61,7 @@ class LedgerLine:
         detail: Why it ended, as a sentence.
         suspects: Nodes that a failure is blamed on.
         quarantined: Records of the quarantine list at the end; None if an earlier version wrote the line.
+        content: Content digest at `samples_to`, 16 hexadecimal digits; empty for a run that has none.
     """
 
     segment: int
@@ -87,6 +88,7 @@ class LedgerLine:
     suspects: tuple[str, ...] = ()
     quarantined: int | None = None
     launch_seconds: float = 0.0
+    content: str = ""
 
     @classmethod
     def from_record(cls, record: Record) -> LedgerLine:
@@ -117,6 +119,7 @@ class LedgerLine:
             suspects=texts(record, "suspects"),
             quarantined=None if record.get("quarantined") is None else integer(record, "quarantined"),
             launch_seconds=number(record, "launch_seconds"),
+            content=text(record, "content"),
         )
 
 

@@ -30,7 +30,7 @@ _LARGEST = 1 << 28
 # Version 1 (flipscale 0.1 and 0.2) has neither the order of commits nor a digest of its own.
 _KEYS = {1: {"version", "progress", "permanent", "files", "job"}}
 _KEYS[2] = _KEYS[1] | {"commit", "sha256"}
-_PROGRESS_KEYS = {field.name for field in fields(Progress)}
+_PROGRESS_KEYS = {field.name for field in fields(Progress)} - {"content"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 T = TypeVar("T")
@@ -237,7 +237,7 @@ def _parsed(data: bytes) -> tuple[dict[str, object], bool]:
 
 def _progress(value: object) -> Progress:
     record = _mapping(value, "progress")
-    if record.keys() != _PROGRESS_KEYS:
+    if record.keys() - {"content"} != _PROGRESS_KEYS:
         raise ValueError("progress has other keys than it should have")
     for key, number in record.items():
         _count(number, f"progress.{key}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Fields that depend on the machine and the time of day; all others repeat bit by bit when steps are replayed.
 TIMING_FIELDS = frozenset({"time", "seconds", "images_per_second", "data_wait_fraction", "peak_memory_gb"})
 _log = logging.getLogger(__name__)
-_OWN_FIELDS = frozenset({"samples", "step", "phase", "digest"})
+_OWN_FIELDS = frozenset({"samples", "step", "phase", "digest", "content"})
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class MetricsLine:
         scalars: Results of the step by name: `lr`, `loss`, `grad_norm`, `skipped_steps` and others.
         digest: Order digest of all samples seen, 16 hexadecimal digits.
         timing: Values of TIMING_FIELDS by name; `peak_memory_gb` is None on a CPU.
+        content: Content digest of all samples seen; empty for a run that has none.
     """
 
     samples: int
@@ -43,6 +44,7 @@ class MetricsLine:
     scalars: Mapping[str, float]
     digest: str
     timing: Mapping[str, float | None]
+    content: str = ""
 
     @classmethod
     def from_record(cls, record: Record) -> MetricsLine:
@@ -59,6 +61,7 @@ class MetricsLine:
             scalars=scalars,
             digest=text(record, "digest"),
             timing=timing,
+            content=text(record, "content"),
         )
 
     def column(self, name: str) -> float:
@@ -79,6 +82,7 @@ class MetricsLine:
             "phase": self.phase,
             **self.scalars,
             "digest": self.digest,
+            **({"content": self.content} if self.content else {}),
             **self.timing,
         }
 

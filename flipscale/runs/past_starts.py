@@ -12,21 +12,30 @@ _CLOCKS = 5.0
 
 
 @dataclass(frozen=True)
-class PastStart:
-    """A start of a job of the run that has ended, by Slurm or by its batch script.
+class JobStart:
+    """One start of a job that has ended, by Slurm or by its batch script; a requeued job has several.
 
     Attributes:
         job_id: Id of the job.
         started: When Slurm gave it its nodes, in seconds since 1970.
         ended: When Slurm took them back.
-        state: How it ended: FAILED, REQUEUED, ...; empty if only its batch script noted it.
-        processes: Number of training processes that were asked for.
+        state: How it ended: COMPLETED, FAILED, REQUEUED, ...; empty if only its batch script noted it.
     """
 
     job_id: str
     started: float
     ended: float
     state: str
+
+
+@dataclass(frozen=True)
+class PastStart(JobStart):
+    """One start of a job of the run.
+
+    Attributes:
+        processes: Number of training processes that were asked for.
+    """
+
     processes: int
 
     @property
@@ -109,6 +118,7 @@ def _failed_start(lines: Sequence[LedgerLine], start: PastStart) -> LedgerLine:
         "samples_from": last.samples_to if last else 0,
         "samples_to": last.samples_to if last else 0,
         "digest": last.digest if last else "0" * 16,
+        "content": last.content if last else "",
         "seconds": seconds,
         "gpu_seconds": round(seconds * start.processes, 1),
         "queue_seconds": round(max(0.0, start.started - timestamp(last.ended)), 1) if last else 0.0,

@@ -27,6 +27,7 @@ def roll_back(lines: Sequence[LedgerLine], resumed: Progress) -> LedgerLine:
         samples_from=last.samples_to,
         samples_to=resumed.samples_seen,
         digest=resumed.digest.hex(),
+        content=resumed.content_hex,
         seconds=0.0,
         gpu_seconds=0.0,
         queue_seconds=0.0,

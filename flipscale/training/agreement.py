@@ -10,7 +10,7 @@ from flipscale.data.quarantine import BadRecord, Quarantine
 from flipscale.data.samples.stream import Batch
 from flipscale.orchestration.segments.segment import Segment
 from flipscale.orchestration.segments.stop_requests import REASONS, agreed_reason
-from flipscale.order_digest import OrderDigest
+from flipscale.order_digest import ContentDigest, OrderDigest
 
 
 class Decision(NamedTuple):
@@ -18,11 +18,13 @@ class Decision(NamedTuple):
 
     Attributes:
         digest: Order digest of the samples of all processes in this step.
+        content: Their content digest.
         reason: The reason to stop, one of REASONS, or None.
         save: Whether a checkpoint is due.
     """
 
     digest: OrderDigest
+    content: ContentDigest
     reason: str | None
     save: bool
 
@@ -63,12 +65,14 @@ class Agreement:
             UserError: If a larger share of the samples is bad than the job allows.
         """
         save_due = self._world.leads and save_due
-        facts = [batch.digest.as_int64(), len(batch.bad), int(save_due), *self._stop.counts()]
-        digest, bad, saves, *requests = self._world.sum(facts)
+        digests = [batch.digest.as_int64(), batch.content.as_int64()]
+        facts = [*digests, len(batch.bad), int(save_due), *self._stop.counts()]
+        digest, content, bad, saves, *requests = self._world.sum(facts)
 
         if bad:
             self._record(batch)
-        return Decision(OrderDigest(digest), agreed_reason(requests[: len(REASONS)]), saves > 0)
+        reason = agreed_reason(requests[: len(REASONS)])
+        return Decision(OrderDigest(digest), ContentDigest(content), reason, saves > 0)
 
     def _record(self, batch: Batch) -> None:
         quarantine = self._quarantine

@@ -69,7 +69,7 @@ class TrainingLoop:
         return self.progress
 
     def _train(self) -> None:
-        agreement = Agreement(self._job.data, self._segment, self._data.shards.damage_records())
+        agreement = Agreement(self._job.data, self._segment, self._data.shards.index.damage_records())
         if not self._world.leads:
             self._train_steps(None, agreement)
             return
@@ -103,13 +103,13 @@ class TrainingLoop:
 
                 # Agree before anything is written: all processes save, stop and evaluate at the same step.
                 decision = agreement.reach(batch, save_due=self.saver.due(step, self._steps_done))
-                self.progress = self.progress.after(step.size, decision.digest)
+                self.progress = self.progress.after(step.size, decision.digest, decision.content)
                 self._steps_done += 1
 
                 # Log before saving: the host waits for the device here, and a run that diverged ends unsaved.
                 if steps.due(step, self._steps_done):
                     self._segment.check_lock()
-                    steps.write(step, self._steps_done, self.progress.digest, scalars)
+                    steps.write(step, self._steps_done, self.progress, scalars)
                     self._updater.check_skips(self.progress.samples_seen)
 
                 # Save before a stop and before an evaluation: neither may cost the steps so far.

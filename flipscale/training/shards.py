@@ -11,8 +11,8 @@ from pathlib import Path
 
 from flipscale.config import Data
 from flipscale.data.order.mixture import shards_by_source
-from flipscale.data.quarantine import BadRecord
 from flipscale.data.shards.cache import BlockCache
+from flipscale.data.shards.checksumming import MOST_OF_A_RUN, can_have_checksums, write_checksums
 from flipscale.data.shards.index import Index, expand_shards, shard_name
 from flipscale.data.shards.index_directory import is_own, remove_index
 from flipscale.data.shards.index_document import is_index_of, load_located
@@ -58,16 +58,6 @@ class TrainingShards:
             sources=None if self.counts is None else tuple(self.counts),
         )
 
-    def damage_records(self) -> list[BadRecord]:
-        """Return a quarantine record for each shard that lost samples at its end."""
-        numbers = {shard.path: number for number, shard in enumerate(self.index.shards)}
-        return [
-            BadRecord(
-                numbers[damage.path], damage.samples, damage.path, "", f"the shard is cut: {damage.reason}"
-            )
-            for damage in self.index.damaged
-        ]
-
 
 def open_shards(data: Data, run: Path, world: World) -> TrainingShards:
     """Open the shards of a training set; all processes call it together.
@@ -99,6 +89,9 @@ def _prepare_index(data: Data, directory: Path, storage: Storage) -> None:
         if not is_own(directory):
             remove_index(directory)
         cores = len(os.sched_getaffinity(0))
-        build_index(data.train, directory, workers=cores, storage=storage, kind=IndexKind(images=data.images))
+        kind = IndexKind(images=data.images)
+        index = build_index(data.train, directory, workers=cores, storage=storage, kind=kind)
+        if can_have_checksums(index) and sum(shard.bytes for shard in index.shards) <= MOST_OF_A_RUN:
+            write_checksums(index, cores)
 
     load_located(directory, data.train, data.images).verify(storage)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flipscale.budget import Budget, Step, crosses_multiple
 from flipscale.config import Logging
-from flipscale.order_digest import OrderDigest
+from flipscale.progress import Progress
 from flipscale.runs.metrics import MetricsLine, MetricsLog
 from flipscale.training.display import TrainingDisplay
 from flipscale.training.interval import Interval
@@ -61,13 +61,13 @@ class StepLog:
             return crosses_multiple(step.start, step.stop, self._every.amount)
         return steps_done % self._every.amount == 0
 
-    def write(self, step: Step, steps_done: int, digest: OrderDigest, scalars: dict[str, Tensor]) -> None:
+    def write(self, step: Step, steps_done: int, progress: Progress, scalars: dict[str, Tensor]) -> None:
         """Write the line of a step. The host waits for the device.
 
         Args:
             step: The step.
             steps_done: Steps of the run, this one included.
-            digest: Order digest of all samples up to the end of the step.
+            progress: Progress at the end of the step.
             scalars: 0-d tensors on the device by name; `loss` is among them.
         """
         stacked = torch.stack([scalar.double() for scalar in scalars.values()])
@@ -83,7 +83,8 @@ class StepLog:
                     step=steps_done,
                     phase=phase,
                     scalars={"lr": step.lr, **named},
-                    digest=digest.hex(),
+                    digest=progress.digest.hex(),
+                    content=progress.content_hex,
                     timing={
                         "images_per_second": images_per_second,
                         "data_wait_fraction": waited,

@@ -41,7 +41,7 @@ def train(job: Job, budget: Budget, segment: Segment, *, from_zero: bool = False
 
     # Find the progress first: the directory and the ledger are checked against it.
     newest = world.lead(lambda: find_resume_point(run, from_zero=from_zero))
-    progress = newest.progress if newest else Progress()
+    progress = newest.progress if newest else Progress.of_new_run()
     saved = newest.saved_job() if newest else None
     world.lead(lambda: prepare(run, job, progress.samples_seen, saved))
     segment.begin(progress)

@@ -6,6 +6,8 @@ import itertools
 import json
 import logging
 import shutil
+import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,13 +24,14 @@ from support.shards import write_shards
 from flipscale import jsonl
 from flipscale.budget import Budget
 from flipscale.config import Job, load_job
-from flipscale.data.order.lanes import digest
+from flipscale.data.order.lanes import digest, hash64
 from flipscale.data.order.mixture import Mixture
 from flipscale.data.quarantine import Quarantine
 from flipscale.data.samples.stream import Batch, LaneShare, Stream
+from flipscale.data.shards.checksumming import write_checksums
 from flipscale.data.shards.indexing import build_index
 from flipscale.errors import UserError
-from flipscale.order_digest import OrderDigest
+from flipscale.order_digest import ContentDigest, OrderDigest
 from flipscale.progress import Progress
 from flipscale.runs.audit import audit
 from flipscale.runs.directory import RunDirectory, prepare
@@ -53,6 +56,9 @@ class Recorded:
         read = [batch.digest for batch in self.batches if start <= batch.step.start < stop]
         return sum(read, OrderDigest())
 
+    def content(self, stop: int) -> ContentDigest:
+        return sum((batch.content for batch in self.batches if batch.step.start < stop), ContentDigest())
+
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
@@ -71,6 +77,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     (root / "job.yaml").write_text(yaml.safe_dump(document))
     job = load_job(root / "job.yaml")
     index = build_index(pattern, root / "index")
+    write_checksums(index, 1)
     reader, order = open_reader(index, 8, window=5, seed=11, size=8)
     batches = list(Stream(reader, Budget.of(job.phases, 8), LaneShare(8), 0).batches(0))
     shards = tuple((Path(shard.path).name, shard.samples) for shard in index.shards)
@@ -89,14 +96,17 @@ def run(recorded: Recorded, tmp_path: Path) -> RunDirectory:
     for segment, (stop, reason) in enumerate([(160, "killed"), (480, "stopped"), (600, "done")]):
         line = {"segment": segment, "samples_from": start, "samples_to": stop, "reason": reason}
         line |= {"digest": recorded.digest(0, stop).hex(), "quarantined": len(BAD_AT)}
+        line |= {"content": recorded.content(stop).hex()}
         jsonl.append(run.ledger, [line])
         start = stop
     budget = Budget.of(recorded.job.phases, 8)
     for step in budget.steps_from(0):
         line = {"samples": step.stop, "step": budget.steps_done(step.stop), "phase": "a", "lr": step.lr}
-        jsonl.append(run.metrics, [line | {"digest": recorded.digest(0, step.stop).hex()}])
+        line |= {"digest": recorded.digest(0, step.stop).hex(), "content": recorded.content(step.stop).hex()}
+        jsonl.append(run.metrics, [line])
     for stop in (480, 600):
-        write_manifest(run, stop, Progress(stop, recorded.digest(0, stop)), recorded.job)
+        progress = Progress(stop, recorded.digest(0, stop), content=recorded.content(stop))
+        write_manifest(run, stop, progress, recorded.job)
     return run
 
 
@@ -214,7 +224,7 @@ def test_changed_record_is_detected(run, file, change, first_wrong):
 
 
 def test_changed_checkpoint_index_or_seed_is_detected(run, recorded):
-    progress = Progress(480, recorded.digest(0, 480))
+    progress = Progress(480, recorded.digest(0, 480), content=recorded.content(480))
     manifest = write_manifest(run, 480, replace(progress, digest=OrderDigest(7)), recorded.job)
     assert [mark.source for mark in audit(run).marks if mark.recorded != mark.expected] == [
         manifest.parent.name
@@ -416,3 +426,81 @@ def test_swapped_names_of_shards_are_found(run, recorded, tmp_path):
     record["shards"][0][0], record["shards"][1][0] = record["shards"][1][0], record["shards"][0][0]
     run.index.write_text(json.dumps(record))
     assert "index.json names other shards, or in another order" in audit(run).contradictions[0]
+
+
+def without_contents(run: RunDirectory) -> None:
+    """Remove the content digests from ledger, metrics and manifests, which earlier versions did not write."""
+    for path in (run.ledger, run.metrics):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            del line["content"]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for path in run.checkpoints.glob("*/manifest.json"):
+        manifest = Manifest.from_json(path.read_bytes())
+        path.write_text(replace(manifest, progress=replace(manifest.progress, content=None)).to_json())
+
+
+def test_the_content_digest_is_the_sum_over_what_the_tars_hold(recorded, run):
+    """Walk the order position by position, and read images and captions with tarfile."""
+    rows: dict[tuple[int, int], tuple[int, int]] = {}
+    for shard, path in enumerate(sorted(recorded.index.parent.glob("*.tar"))):
+        with tarfile.open(path) as tar:
+            members = {member.name: tar.extractfile(member).read() for member in tar}  # pyright: ignore
+        for ordinal, key in enumerate(dict.fromkeys(name.split(".")[0] for name in members)):
+            images = (data for name, data in members.items() if name in (f"{key}.jpg", f"{key}.png"))
+            rows[shard, ordinal] = zlib.crc32(next(images, b"")), zlib.crc32(members.get(f"{key}.txt", b""))
+
+    total = 0
+    for position in range(600):
+        here = np.array([position], dtype=np.int64)
+        for attempt in range(recorded.order.window_size(position)):
+            shards, ordinals = recorded.order.locate(here, attempt)
+            if (int(shards[0]), int(ordinals[0])) not in BAD_AT:
+                total += int(hash64(7, position, *rows[int(shards[0]), int(ordinals[0])]))
+                break
+    assert recorded.content(600) == ContentDigest(total)
+
+    shutil.copytree(recorded.index, run.path / "index")
+    report = audit(run)
+    assert (report.proven, report.content) == (True, "equal")
+    expected = {recorded.content(samples).hex() for samples in (160, 480, 600)}
+    assert {mark.expected_content for mark in report.marks} == expected
+
+
+def test_other_content_in_the_index_is_noticed(recorded, run):
+    """The shards were replaced and indexed again: the same names, sizes and counts."""
+    shutil.copytree(recorded.index, run.path / "index")
+    sums = run.path / "index" / "checksums.bin"
+    data = bytearray(sums.read_bytes())
+    data[64 + 8 * 50] ^= 1  # the image of one sample
+    sums.write_bytes(data)
+    report = audit(run, workers=2)
+    assert (report.proven, report.content) == (False, "different")
+    assert all(mark.recorded == mark.expected for mark in report.marks)
+    assert not all(mark.same_content for mark in report.marks)
+
+
+def test_runs_without_content_digests_or_checksums_are_audited(recorded, run):
+    assert (audit(run).proven, audit(run).content) == (True, "no checksums")  # without an index
+    shutil.copytree(recorded.index, run.path / "index")
+    (run.path / "index" / "checksums.bin").unlink()
+    assert audit(run).content == "no checksums"
+
+    without_contents(run)
+    report = audit(run)
+    assert (report.proven, report.content) == (True, "not recorded")
+    assert {mark.content for mark in report.marks} == {""}
+
+
+def test_content_digests_that_contradict_each_other_are_noticed(recorded, run):
+    whole = run.metrics.read_text()
+    lines = [json.loads(line) for line in whole.splitlines()]
+    for wrong in ({"content": "0" * 16}, {"content": ""}):
+        changed = [*lines[:-1], lines[-1] | wrong]
+        run.metrics.write_text("".join(json.dumps(line) + "\n" for line in changed))
+        report = audit(run)
+        assert not report.proven
+        assert ["content digest" in text for text in report.contradictions] == [True]
+
+    run.metrics.write_text(whole)
+    assert audit(run).proven

@@ -20,15 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 from flipscale.errors import UserError
-from flipscale.order_digest import OrderDigest
+from flipscale.order_digest import ContentDigest, OrderDigest
 
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
+UInt32s = npt.NDArray[np.uint32]
 
 # Words that keep the hashes of different purposes apart.
 _SHARD_ORDER = 1
 _WINDOW_ORDER = 2
-_AUGMENTATION = 3
+_AUGMENTATION = 3  # 4 to 6 are in mixture.py and in data/samples/captions.py
+_CONTENT = 7
 
 _INDEX_BITS = 24  # low bits of a sort key that hold the index itself, so that keys never tie
 MAX_WINDOW = 1 << _INDEX_BITS
@@ -101,6 +103,21 @@ def digest(positions: Int64s, shards: Int64s, ordinals: Int64s) -> OrderDigest:
         ordinals: int64 (n,), sample numbers in the shards.
     """
     return OrderDigest(int(hash64(positions, shards, ordinals).sum(dtype=np.uint64)))
+
+
+def content_digest(positions: Int64s, checksums: UInt32s) -> ContentDigest:
+    """Return the sum of `content_hashes` modulo 2**64; the arguments are the same."""
+    return ContentDigest(int(content_hashes(positions, checksums).sum(dtype=np.uint64)))
+
+
+def content_hashes(positions: Int64s, checksums: UInt32s) -> UInt64s:
+    """Return the hash of each position with the content that was read there.
+
+    Args:
+        positions: int64 (n,), positions of the run.
+        checksums: uint32 (n, 2), CRC-32 of the image and of the caption.
+    """
+    return hash64(_CONTENT, positions, checksums[:, 0], checksums[:, 1])
 
 
 class Samples(NamedTuple):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -19,6 +20,14 @@ from flipscale.data.text.caption import decode_caption
 # Words of the hash that draw the field and the caption of a list; lanes.py and mixture.py have 1 to 4.
 _FIELD = 5
 _OF_LIST = 6
+
+
+class Caption(NamedTuple):
+    """A caption, and what identifies it."""
+
+    text: str
+    checksum: int
+    """CRC-32 of the member `txt`, or of the text if it comes from another field."""
 
 
 class CaptionFields:
@@ -93,13 +102,18 @@ class Captions:
         self._fields = fields
         self._source = source
 
-    def caption(self, shard: int, ordinal: int, position: int) -> str:
+    def caption(self, shard: int, ordinal: int, position: int) -> Caption:
         """Return the caption of a sample at a position.
 
         Raises:
             BadSample: If no field holds a caption.
         """
-        return self._fields.draw(self._members(shard, ordinal), position)
+        if self._fields.indexed:
+            content, checksum = self._source.checked_content(shard, ordinal, "text")
+            return Caption(decode_caption(content), checksum)
+
+        text = self._fields.draw(self._source.members(shard, ordinal), position)
+        return Caption(text, zlib.crc32(text.encode()))
 
     def all(self, shard: int, ordinal: int) -> list[str]:
         """Return all captions of a sample."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flipscale.config import Augmentation
 from flipscale.data.order import lanes as order
-from flipscale.data.order.lanes import Int64s, Samples
+from flipscale.data.order.lanes import Int64s, Samples, UInt32s
 from flipscale.data.order.mixture import Mixture
 from flipscale.data.quarantine import BadRecord, BadSample
 from flipscale.data.samples.augment import DRAWS, random_views
@@ -24,7 +24,7 @@ from flipscale.data.samples.decode import EncodedImage, decode_at_every_scale, o
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.errors import UserError
-from flipscale.order_digest import OrderDigest
+from flipscale.order_digest import ContentDigest, OrderDigest
 
 
 class Chunk(NamedTuple):
@@ -34,6 +34,7 @@ class Chunk(NamedTuple):
     tokens: Tensor  # int64 (n, context_length)
     positions: Tensor  # int64 (n,)
     digest: OrderDigest
+    content: ContentDigest
     bad: list[BadRecord]  # samples that were found unusable and replaced
 
 
@@ -45,6 +46,19 @@ class ReaderSettings:
     augmentation: Augmentation
     max_image_pixels: int  # larger images count as unusable
     captions: Mapping[str, float] = field(default_factory=lambda: {"txt": 1.0})  # name -> weight
+
+
+class _Views(NamedTuple):
+    """What is read of n samples."""
+
+    images: npt.NDArray[np.uint8]  # (n, 3, size, size)
+    captions: list[str]
+    checksums: UInt32s  # (n, 2), of image and caption
+
+    @classmethod
+    def empty(cls, count: int, size: int) -> _Views:
+        images = np.empty((count, 3, size, size), dtype=np.uint8)
+        return cls(images, [""] * count, np.zeros((count, 2), np.uint32))
 
 
 class SampleReader:
@@ -84,24 +98,24 @@ class SampleReader:
         samples = self._lanes.locate(positions)
         numbers = order.uniforms(self._lanes.seed, positions, DRAWS)
         size = image_size or self._settings.image_size
-        images = np.empty((len(positions), 3, size, size), dtype=np.uint8)
-        captions = [""] * len(positions)
+        views = _Views.empty(len(positions), size)
 
         bad: list[BadRecord] = []
         attempts = [0] * len(positions)
         places = list(range(len(positions)))
         while places:
-            bad += self._fill(places, positions, samples, numbers, images, captions)
+            bad += self._fill(places, positions, samples, numbers, views)
             places = [i for i in places if (int(samples.shards[i]), int(samples.ordinals[i])) in self._bad]
             for i in places:
                 attempts[i] += 1
                 self._replace(samples, i, positions[i : i + 1], attempts[i])
 
         return Chunk(
-            torch.as_tensor(images),
-            self._tokenizer(captions),
+            torch.as_tensor(views.images),
+            self._tokenizer(views.captions),
             torch.as_tensor(positions),
             order.digest(positions, samples.shards, samples.ordinals),
+            order.content_digest(positions, views.checksums),
             bad,
         )
 
@@ -132,10 +146,9 @@ class SampleReader:
         positions: Int64s,
         samples: Samples,
         numbers: npt.NDArray[np.float64],
-        images: npt.NDArray[np.uint8],
-        captions: list[str],
+        views: _Views,
     ) -> list[BadRecord]:
-        """Read the samples at `places` into `images` and `captions`; return those that prove to be bad."""
+        """Read the samples at `places` into `views`; return those that prove to be bad."""
         bad: list[BadRecord] = []
         opened: deque[tuple[int, EncodedImage]] = deque()
         for i in places:
@@ -144,7 +157,11 @@ class SampleReader:
                 continue
             self.in_progress[:] = shard, ordinal
             try:
-                captions[i], image = self._open(shard, ordinal, int(positions[i]))
+                caption = self._captions.caption(shard, ordinal, int(positions[i]))
+                data, checksum = self._source.checked_content(shard, ordinal, "image")
+                image = open_image(data, self._settings.max_image_pixels)
+                views.captions[i] = caption.text
+                views.checksums[i] = checksum, caption.checksum
                 opened.append((i, image))
             except BadSample as error:
                 bad.append(self._record_bad(shard, ordinal, str(error)))
@@ -159,18 +176,12 @@ class SampleReader:
                 continue
             self.in_progress[:] = shard, ordinal
             try:
-                images[i] = render(image, view, images.shape[-1], augmentation.interpolation)
+                views.images[i] = render(image, view, views.images.shape[-1], augmentation.interpolation)
             except BadSample as error:
                 bad.append(self._record_bad(shard, ordinal, str(error)))
 
         self.in_progress[:] = -1
         return bad
-
-    def _open(self, shard: int, ordinal: int, position: int) -> tuple[str, EncodedImage]:
-        caption = self._captions.caption(shard, ordinal, position)
-        data = self._source.content(shard, ordinal, "image")
-
-        return caption, open_image(data, self._settings.max_image_pixels)
 
     def _record_bad(self, shard: int, ordinal: int, reason: str) -> BadRecord:
         self._bad[shard, ordinal] = sys.intern(reason)

@@ -22,7 +22,7 @@ from flipscale.data.quarantine import BadRecord
 from flipscale.data.samples.reader import Chunk, SampleReader
 from flipscale.data.samples.worker_crash import WorkerCrashes, noticed_when_read, worker_processes
 from flipscale.errors import StoppedEarly, UserError
-from flipscale.order_digest import OrderDigest
+from flipscale.order_digest import ContentDigest, OrderDigest
 
 CHUNK = 64
 """Samples that a loader worker hands over at once."""
@@ -43,6 +43,7 @@ class Batch:
     tokens: Tensor  # int64 (n, context_length)
     positions: Tensor  # int64 (n,)
     digest: OrderDigest
+    content: ContentDigest
     bad: list[BadRecord]  # samples that were found unusable and replaced
 
 
@@ -107,8 +108,9 @@ class Stream:
                 images, tokens, positions = self._on_device(parts)
 
                 digest = sum((part.digest for part in parts), OrderDigest())
+                content = sum((part.content for part in parts), ContentDigest())
                 bad = crashed + [record for part in parts for record in part.bad]
-                yield Batch(step, images, tokens, positions, digest, bad)
+                yield Batch(step, images, tokens, positions, digest, content, bad)
         finally:
             loader.close()
             gc.unfreeze()

@@ -12,13 +12,18 @@ from flipscale.data.shards.index_directory import CHECKSUMS
 from flipscale.data.shards.storage import is_remote
 from flipscale.errors import UserError
 
+MOST_OF_A_RUN = 32 << 30
+"""Bytes of shards up to which a run that builds its own index reads them whole for checksums."""
+
 
 def can_have_checksums(index: Index) -> bool:
     """Return whether the places of all samples are known and all shards are local files."""
     return index.has_members and not any(is_remote(shard.path) for shard in index.shards)
 
 
-def write_checksums(index: Index, workers: int, progress: Callable[[int, int], None]) -> None:
+def write_checksums(
+    index: Index, workers: int, progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
     """Write checksums.bin; it appears whole or not at all.
 
     Args:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,34 @@ CHECKSUM = np.dtype([("image", "<u4"), ("text", "<u4")])
 """One row: the CRC-32 of the contents; that of nothing if the sample has no such member, or a huge one."""
 
 _HEADER = 64  # bytes: the fingerprint of the index that the checksums belong to
+
+
+@dataclass(frozen=True)
+class SampleChecksums:
+    """The checksums of an index's samples. Copies in other processes open the file again.
+
+    Attributes:
+        directory: Directory of the index.
+        fingerprint: The index's fingerprint.
+        first_rows: Row of each shard's first sample, (shards,).
+        samples: Samples of the index.
+    """
+
+    directory: Path
+    fingerprint: str
+    first_rows: np.ndarray
+    samples: int
+
+    def of(self, shards: np.ndarray, ordinals: np.ndarray) -> np.ndarray:
+        """Return the checksums of image and caption of samples, uint32 (n, 2).
+
+        Args:
+            shards: int64 (n,), shard numbers in the index.
+            ordinals: int64 (n,), sample numbers in the shards.
+        """
+        table = _opened(self.directory, self.fingerprint, self.samples)
+        rows = table[self.first_rows[shards] + ordinals]
+        return np.stack([rows["image"], rows["text"]], axis=1)
 
 
 def open_checksums(directory: Path, fingerprint: str, samples: int) -> np.ndarray | None:
@@ -47,6 +77,14 @@ def open_checksums(directory: Path, fingerprint: str, samples: int) -> np.ndarra
     if not own or size != _HEADER + samples * CHECKSUM.itemsize:
         raise UserError(f"{path} does not belong to the index next to it; remove it, or make the index again")
     return np.memmap(path, dtype=CHECKSUM, mode="r", offset=_HEADER, shape=(samples,))
+
+
+@lru_cache(maxsize=4)
+def _opened(directory: Path, fingerprint: str, samples: int) -> np.ndarray:
+    table = open_checksums(directory, fingerprint, samples)
+    if table is None:
+        raise UserError(f"{directory / CHECKSUMS} was removed; make the index again")
+    return table
 
 
 def header(fingerprint: str) -> bytes:

@@ -24,8 +24,9 @@ from braceexpand import braceexpand
 
 from flipscale.addresses import without_signature
 from flipscale.config import IMAGE_EXTENSIONS
+from flipscale.data.quarantine import BadRecord
 from flipscale.data.shards.brace_patterns import check_size
-from flipscale.data.shards.checksums import open_checksums, shard_checksums
+from flipscale.data.shards.checksums import SampleChecksums, open_checksums, shard_checksums
 from flipscale.data.shards.index_directory import TABLE
 from flipscale.data.shards.remote import Status
 from flipscale.data.shards.storage import Storage, is_command, is_remote
@@ -105,6 +106,12 @@ class Index:
             return None
         return open_checksums(self.directory, self.fingerprint, self.samples)
 
+    def sample_checksums(self) -> SampleChecksums | None:
+        """Return the checksums of samples by shard and ordinal; None if the index has none."""
+        if self.checksums is None:
+            return None
+        return SampleChecksums(self.directory, self.fingerprint, self.first_rows, self.samples)
+
     @cached_property
     def first_rows(self) -> np.ndarray:
         """The number of each shard's first sample in the set, (shards,); also its row in `members`."""
@@ -147,6 +154,16 @@ class Index:
     def is_of(self, paths: list[str]) -> bool:
         """Return whether this is the index of the shards at `paths`, whatever their signatures."""
         return [without_signature(s.path) for s in self.shards] == [without_signature(p) for p in paths]
+
+    def damage_records(self) -> list[BadRecord]:
+        """Return a quarantine record for each shard that lost samples at its end."""
+        numbers = {shard.path: number for number, shard in enumerate(self.shards)}
+        return [
+            BadRecord(
+                numbers[damage.path], damage.samples, damage.path, "", f"the shard is cut: {damage.reason}"
+            )
+            for damage in self.damaged
+        ]
 
     def find(self, number: int) -> tuple[Shard, int]:
         """Return the shard of sample `number` of the set, and its ordinal there.

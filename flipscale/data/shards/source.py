@@ -87,35 +87,30 @@ class ShardSource:
         return table[ordinal]
 
     def content(self, shard: int, ordinal: int, column: Column) -> bytes:
-        """Return the image, caption or label of a sample; nothing if the sample has none.
+        """Return the image, caption or label of a sample; see `checked_content`."""
+        return self.checked_content(shard, ordinal, column)[0]
+
+    def checked_content(self, shard: int, ordinal: int, column: Column) -> tuple[bytes, int]:
+        """Return the image, caption or label of a sample with its CRC-32; nothing if the sample has none.
 
         Raises:
             BadSample: If the shard ends before the sample, or the member is too large.
             DataReadError: If the shard cannot be read, after retries.
-            UserError: If the shard changed since it was indexed.
+            UserError: If the shard changed since it was indexed, or the content has another checksum.
         """
         row = self.member(shard, ordinal)
         size = int(row[f"{column}_bytes"])
         check_size(_KINDS[column], size)
         data = self.bytes(shard, int(row[column]), size)
-        self._check_content(shard, ordinal, column, data)
 
-        return data
-
-    def _check_content(self, shard: int, ordinal: int, column: Column, data: bytes) -> None:
-        """Compare a content with its checksum, if there is one.
-
-        Raises:
-            UserError: If they differ.
-        """
-        sums = self.index.checksums
-        if sums is None or column == "cls":
-            return
-        if zlib.crc32(data) != int(sums[self.index.first_rows[shard] + ordinal][column]):
+        checksum = zlib.crc32(data)
+        known = None if column == "cls" else self.index.checksums
+        if known is not None and checksum != int(known[self.index.first_rows[shard] + ordinal][column]):
             raise UserError(
                 f"the {_KINDS[column]} of sample {ordinal} of {self._of(shard).path} is not the one that was "
                 "indexed (its checksum differs); restore the shard, or make the index again for a new run"
             )
+        return data, checksum
 
     def bytes(self, shard: int, offset: int, size: int) -> bytes:
         """Return part of a shard.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from flipscale import slurm
 from flipscale.distributed.placement import Placement
@@ -13,30 +12,13 @@ from flipscale.errors import UserError
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.ledger import read_ledger, read_open_segment, timestamp
 from flipscale.runs.noted_starts import read_noted_starts
-from flipscale.runs.past_starts import PastStart, SlurmTimes
+from flipscale.runs.past_starts import JobStart, PastStart, SlurmTimes
 from flipscale.runs.submissions import Submission, read_submissions
 from flipscale.slurm import SlurmError
 
 _JOBS = 20  # the newest ones of the run; older ones were asked about at the starts since
 _CLOCKS = 5.0  # seconds by which the clocks of Slurm's controller and of a node may differ
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class JobStart:
-    """One start of a job that has ended; a requeued job has several.
-
-    Attributes:
-        job_id: Id of the job.
-        started: When Slurm gave it its nodes, in seconds since 1970.
-        ended: When Slurm took them back.
-        state: How it ended: COMPLETED, FAILED, REQUEUED, ...; empty if only its batch script noted it.
-    """
-
-    job_id: str
-    started: float
-    ended: float
-    state: str
 
 
 def slurm_times(run: RunDirectory, place: Placement, *, accounting: bool) -> SlurmTimes:

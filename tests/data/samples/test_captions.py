@@ -60,13 +60,13 @@ def test_members_that_the_index_does_not_know(tmp_path, before, layout):
 def test_every_field_comes_in_its_proportion(tmp_path):
     found = source(tmp_path / "0.tar", several("0"))
     captions = reader(found, {"txt": 1.0, "alt.txt": 2.0, "json.alt": 5.0}, seed=3)
-    drawn = Counter(captions.caption(0, 0, position).split()[0] for position in range(800))
+    drawn = Counter(captions.caption(0, 0, position).text.split()[0] for position in range(800))
     for kind, share in (("txt", 1 / 8), ("alt", 2 / 8), ("json", 5 / 8)):
         assert abs(drawn[kind] - 800 * share) < 5 * (800 * share * (1 - share)) ** 0.5
     fields = {"txt": 1.0, "alt.txt": 2.0, "json.alt": 5.0}
     same, other = reader(found, fields, seed=3), reader(found, fields, seed=4)
-    assert all(same.caption(0, 0, p) == captions.caption(0, 0, p) for p in range(50))
-    assert any(other.caption(0, 0, p) != captions.caption(0, 0, p) for p in range(50))
+    assert all(same.caption(0, 0, p).text == captions.caption(0, 0, p).text for p in range(50))
+    assert any(other.caption(0, 0, p).text != captions.caption(0, 0, p).text for p in range(50))
 
 
 @settings(max_examples=20, deadline=None)
@@ -85,10 +85,10 @@ def test_a_missing_field_gives_way_to_the_next(tmp_path_factory, missing, positi
         return
     whole = source(tmp_path_factory.mktemp("whole") / "0.tar", several("0"))
     kinds = ["txt", "alt", "json"]
-    drawn = kinds.index(reader(whole, fields).caption(0, 0, position).split()[0])
+    drawn = kinds.index(reader(whole, fields).caption(0, 0, position).text.split()[0])
     order = [*range(drawn, 3), *range(drawn)]
     expected = next(kinds[n] for n in order if names[n] not in missing)
-    assert captions.caption(0, 0, position).split()[0] == expected
+    assert captions.caption(0, 0, position).text.split()[0] == expected
 
 
 def test_fields_that_hold_no_caption(tmp_path):
@@ -115,13 +115,13 @@ def test_one_caption_of_a_list_is_drawn_by_position(tmp_path):
     details = json.dumps({"Texts": names, "meta.text": "dotted"}).encode()
     found = source(tmp_path / "0.tar", [("0.jpg", IMAGE), ("0.syn.json", details)])
     captions = reader(found, {"SYN.json.Texts": 1.0})
-    drawn = Counter(captions.caption(0, 0, position) for position in range(1000))
+    drawn = Counter(captions.caption(0, 0, position).text for position in range(1000))
     assert sorted(drawn) == names
     assert all(abs(count - 200) < 5 * 160**0.5 for count in drawn.values())
     again = reader(found, {"syn.json.Texts": 1.0})
-    assert all(again.caption(0, 0, p) == captions.caption(0, 0, p) for p in range(50))
+    assert all(again.caption(0, 0, p).text == captions.caption(0, 0, p).text for p in range(50))
     assert captions.all(0, 0) == names
-    assert reader(found, {"syn.json.meta.text": 1.0}).caption(0, 0, 7) == "dotted"
+    assert reader(found, {"syn.json.meta.text": 1.0}).caption(0, 0, 7).text == "dotted"
 
 
 @settings(max_examples=50, deadline=None)
