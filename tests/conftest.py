@@ -12,11 +12,9 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
-import yaml
 from support.made_once import made_once
 from support.shards import tiny_tokenizer
 from support.time_limits import PatientPopen, slowness, time_limit
@@ -126,50 +124,4 @@ def _contents(root: Path) -> dict[Path, tuple[int, int]]:
 @pytest.fixture
 def tiny_run(data_set: Path, tmp_path: Path) -> Callable[..., TinyRun]:
     """Make a job of 40 + 10 steps over 8 lanes; keyword arguments replace top-level keys."""
-
-    def make(name: str = "tiny", **changes: Any) -> TinyRun:
-        output = tmp_path / name
-        document: dict[str, Any] = {
-            "name": "tiny",
-            "output": str(output),
-            "model": "vit_micro_p8",
-            "data": {
-                "train": str(data_set / "train/{00000..00002}.tar"),
-                "tokenizer": {
-                    "kind": "wordpiece",
-                    "vocab": str(data_set / "vocab.txt"),
-                    "context_length": 16,
-                },
-                "lanes": 8,
-                "window": 16,
-                "workers": 0,
-            },
-            "phases": [
-                {
-                    "name": "masked",
-                    "samples": 640,
-                    "mask_ratio": 0.5,
-                    "batch_size": 16,
-                    "base_lr": 0.02,
-                    "warmup": 64,
-                },
-                {
-                    "name": "unmasked",
-                    "samples": 152,  # no multiple of 16: the last step takes 8
-                    "mask_ratio": 0.0,
-                    "batch_size": 16,
-                    "base_lr": 0.002,
-                    "fresh_optimizer": True,
-                },
-            ],
-            "checkpoint": {"every": ["4 steps"], "keep_last": 2},
-            "logging": {"every": "3 steps", "tensorboard": False},
-        }
-        for key, value in changes.items():
-            both = isinstance(document.get(key), dict) and isinstance(value, dict)
-            document[key] = {**document[key], **value} if both else value
-        job = tmp_path / f"{name}.yaml"
-        job.write_text(yaml.safe_dump(document))
-        return TinyRun(job, output)
-
-    return make
+    return lambda name="tiny", **changes: TinyRun.write(tmp_path, name, data_set, **changes)

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 from support.cluster_handle import SCRIPT, Cluster
+from support.made_once import made_once
+from support.slurm_run import two_phases
+from support.tiny_run import TinyRun
 
 INSTALL_SECONDS = 280
 
@@ -56,6 +59,19 @@ def patient_cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
 def accounting_cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
     """Two nodes and accounting, so that sacct works."""
     return new_cluster("--nodes=2", "--kill-wait=2", "--accounting")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """The job of `two_phases`, which nothing disturbed; trained once per run of pytest."""
+
+    def make(root: Path) -> None:
+        root.mkdir()
+        done = TinyRun.write(root, "straight", data_set, **two_phases()).train(processes=2, timeout=600)
+        assert done.returncode == 0, done.stderr
+
+    root = made_once("undisturbed", make, tmp_path_factory)
+    return TinyRun(root / "straight.yaml", root / "straight")
 
 
 @contextmanager

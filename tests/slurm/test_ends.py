@@ -11,7 +11,15 @@ from functools import partial
 import psutil
 import pytest
 from support.cluster_handle import Cluster, is_requeued
-from support.slurm_run import ENDED, SlurmRun, booked_and_elapsed, trained_without_gaps, two_nodes
+from support.slurm_run import (
+    DISTURBED_SAMPLES,
+    ENDED,
+    SlurmRun,
+    booked_and_elapsed,
+    trained_without_gaps,
+    two_nodes,
+    two_phases,
+)
 from support.status_observer import StatusObserver
 from support.tiny_run import TinyRun
 
@@ -79,12 +87,12 @@ def kill_who_is_waited_for(run: SlurmRun, job: str) -> None:
     late.kill()
 
 
+@pytest.mark.timeout(1200)
 def test_a_job_whose_processes_are_killed_ends_by_itself_and_leaves_no_trace(
-    tiny_run: MakeRun, patient_cluster: Cluster
+    tiny_run: MakeRun, undisturbed: TinyRun, patient_cluster: Cluster
 ) -> None:
     """Rank 0, all processes at once, a loader worker, one process during the start-up, and a slurmd."""
-    straight = tiny_run("straight", **two_nodes(20_000, data={"workers": 1}))
-    run = SlurmRun.of(patient_cluster, tiny_run("killed", **two_nodes(20_000, data={"workers": 1})))
+    run = SlurmRun.of(patient_cluster, tiny_run("killed", **two_phases()))
     job = run.submit()
 
     # Not before a checkpoint: three starts that bring nothing end a run.
@@ -101,7 +109,7 @@ def test_a_job_whose_processes_are_killed_ends_by_itself_and_leaves_no_trace(
     kill_slurmd(run, job)
     run.starts_again(job, 5)
     run.wait_for_end(job)
-    assert_no_trace(run, straight, 20_000)
+    assert_no_trace(run, undisturbed, DISTURBED_SAMPLES)
 
 
 @pytest.mark.long
@@ -139,6 +147,7 @@ def test_five_of_each_fault_at_random_moments(
     assert observer.contradictions == []
     assert observer.count >= POLLS
     assert_booked(run)
+    assert straight.train(processes=2, timeout=1_200).returncode == 0
     assert_no_trace(run, straight, 80_000)
 
 
@@ -206,7 +215,6 @@ def assert_no_trace(run: SlurmRun, straight: TinyRun, samples: int) -> None:
     assert trained_without_gaps(ledger, samples), ledger
     assert audit(RunDirectory(run.run.output)).proven
 
-    assert straight.train(processes=2, timeout=1_200).returncode == 0
     assert run.run.last_manifest()["progress"] == straight.last_manifest()["progress"]
     assert run.run.weights() == straight.weights()
     assert run.run.metrics() == straight.metrics()

@@ -47,6 +47,16 @@ def two_nodes(samples: int = 16_000, **changes: Any) -> dict[str, Any]:
     }
 
 
+DISTURBED_SAMPLES = 26_160
+
+
+def two_phases() -> dict[str, Any]:
+    """Return the keys of the job that most faults are tried on: two nodes, two phases, a loader worker."""
+    masked = dict(name="masked", samples=26_000, mask_ratio=0.5, batch_size=16, base_lr=0.01, warmup=640)
+    unmasked = dict(name="unmasked", samples=160, mask_ratio=0.0, batch_size=16, base_lr=0.001)
+    return two_nodes(phases=[masked, unmasked], data={"workers": 1})
+
+
 @dataclass(frozen=True)
 class SlurmRun:
     """A run that is submitted to a cluster with a site file."""
