@@ -40,8 +40,8 @@ class Evaluation(Strict):
     zero_shot: dict[Line, ZeroShot] = Field(default={})
     """Classification sets by name; see docs/evaluation_and_export.md#sets."""
     retrieval: dict[Line, Line] = Field(default={})
-    """Image-caption sets by name: webdataset shards, a directory of CLIP_benchmark's converter, or COCO's or
-    Karpathy's file of captions (JSON)."""
+    """Image-caption sets by name: webdataset shards, a directory of CLIP_benchmark's converter, or COCO's,
+    Karpathy's or Flickr30k's file of captions."""
     root: Annotated[Line | None, Default("the working directory")] = None
     """The directory to which relative paths of the sets' data refer."""
 

@@ -1,4 +1,4 @@
-"""Image-caption sets in a JSON file of captions: COCO's, or one of Karpathy's splits."""
+"""Image-caption sets in a file of captions: COCO's, one of Karpathy's splits, or Flickr30k's own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import cast
 from typing_extensions import NotRequired, TypedDict
 
 from flipscale.errors import UserError
+from flipscale.evaluation.flickr_captions import READERS
 from flipscale.evaluation.samples import RawSample
 from flipscale.evaluation.set_types import SampleSource, SetType
 
@@ -53,11 +54,12 @@ class _Karpathy(TypedDict):
 def read_captions(path: Path) -> Iterator[RawSample]:
     """Yield the images of a file, each with its captions, one per line.
 
-    All images of COCO's `captions_*.json` count, and of Karpathy's `dataset_*.json` those of the test split.
-    A missing image is skipped and counted later.
+    All images of COCO's `captions_*.json` and of Flickr30k's `*.token` count, and of Karpathy's
+    `dataset_*.json` and Flickr30k's `*.csv` those of the test split. A missing image is skipped and counted
+    later.
 
     Raises:
-        UserError: If the file cannot be read, is neither of the two, or none of its images is there.
+        UserError: If the file cannot be read, is none of these, or none of its images is there.
     """
     captions = _read(path)
     folders = _image_folders(path)
@@ -73,26 +75,31 @@ def read_captions(path: Path) -> Iterator[RawSample]:
 def _read(path: Path) -> dict[str, list[str]]:
     """Return the captions of a file by the names of their images."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        captions = READERS[path.suffix](text) if path.suffix in READERS else _json_captions(path, text)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"the captions {path} cannot be read ({str(error)[:200]}); name a JSON file of captions"
-        ) from None
-
-    try:
-        if "annotations" in document:
-            captions = _coco_captions(cast("_Coco", document))
-        else:
-            captions = _karpathy_captions(cast("_Karpathy", document))
-    except (TypeError, KeyError, AttributeError):
-        raise UserError(
-            f"{path} holds neither COCO's nor Karpathy's captions; name captions_*.json or dataset_*.json, "
-            "or make shards of the set"
+            f"the captions {path} cannot be read ({str(error)[:200]}); give one as COCO, Karpathy or "
+            "Flickr30k publish it"
         ) from None
 
     if not captions:
         raise UserError(f"{path} has no images of the split {_TEST!r}; give one with a test set")
     return captions
+
+
+def _json_captions(path: Path, text: str) -> dict[str, list[str]]:
+    """Return the captions of a JSON file by the names of their images."""
+    document = json.loads(text)
+    try:
+        if "annotations" in document:
+            return _coco_captions(cast("_Coco", document))
+        return _karpathy_captions(cast("_Karpathy", document))
+    except (TypeError, KeyError, AttributeError):
+        raise UserError(
+            f"{path} holds neither COCO's nor Karpathy's captions; name captions_*.json or dataset_*.json, "
+            "or make shards of the set"
+        ) from None
 
 
 def _image_folders(path: Path) -> list[Path]:
@@ -117,7 +124,7 @@ def _folder_of_images(path: Path, folders: Sequence[Path], captions: Iterable[st
 
 
 def open_caption_file(data: str) -> SampleSource:
-    """Return the set in a JSON file of captions; the file is not read yet."""
+    """Return the set in a file of captions; the file is not read yet."""
 
     def check() -> None:
         next(read_captions(Path(data)), None)
@@ -125,7 +132,9 @@ def open_caption_file(data: str) -> SampleSource:
     return SampleSource(lambda: read_captions(Path(data)), check)
 
 
-CAPTION_FILE = SetType("JSON file of captions", lambda data: Path(data).suffix == ".json", open_caption_file)
+CAPTION_FILE = SetType(
+    "file of captions", lambda data: Path(data).suffix in (".json", *READERS), open_caption_file
+)
 
 
 def _coco_captions(document: _Coco) -> dict[str, list[str]]:

@@ -1,5 +1,7 @@
 """Captions from JSON files score like the same captions in shards; files without captions are named."""
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,56 @@ def test_missing_image_is_skipped_and_named(tmp_path, colour_model, words):
     scores = evaluate_outcomes(encoder_of(colour_model, words), sets).document["retrieval"]["a"]
     assert (scores["images"], scores["skipped"]) == (2, 1)
     assert scores["skipped_examples"] == ["green.jpg: the image cannot be read (No such file or directory)"]
+
+
+def flickr_files() -> dict[str, str]:
+    """The three colours as Flickr30k's archive and its table on the hub have them."""
+    token = "".join(f"{c}.jpg#{n}\t{t} .\n" for c, texts in CAPTIONS.items() for n, t in enumerate(texts))
+    table = io.StringIO()
+    rows = csv.writer(table)
+    rows.writerow(["raw", "sentids", "split", "filename", "img_id"])
+    rows.writerow([json.dumps(['a, "b"']), "[0]", "train", "yellow.jpg", 0])
+    for colour, texts in CAPTIONS.items():
+        rows.writerow([json.dumps([f"{text} ." for text in texts]), "[1, 2]", "test", f"{colour}.jpg", 1])
+    return {"results_20130124.token": token, "flickr_annotations_30k.csv": table.getvalue()}
+
+
+@pytest.mark.parametrize("file", flickr_files())
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_flickr30k_is_read_as_it_unpacks(tmp_path: Path, file: str, ends: str) -> None:
+    content = flickr_files()[file].replace("\r\n", "\n").replace("\n", ends)
+    (tmp_path / file).write_text(content, newline="")
+    (tmp_path / "flickr30k-images").mkdir()
+    for colour in CAPTIONS:
+        (tmp_path / "flickr30k-images" / f"{colour}.jpg").write_bytes(swatch(colour))
+    sets = Evaluation(retrieval={"a": str(tmp_path / file)})
+    check_sets(sets)
+    samples = list(read_captions(tmp_path / file))
+    assert [image_bytes(sample) for sample in samples] == [swatch(colour) for colour in CAPTIONS]
+    expected = ["\n".join(f"{text} ." for text in texts) for texts in CAPTIONS.values()]
+    assert [(sample.caption or b"").decode() for sample in samples] == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("a.token", "1.jpg#0 a dog\n", "line 1 has not the form NAME.jpg#NUMBER"),
+        ("a.token", "1.jpg#0\ta dog\n<html>\n", "line 2 has not the form"),
+        ("a.token", "\n", "has no images"),
+        ("a.csv", "image_name| comment\n", "has not the columns raw, split and filename"),
+        ("a.csv", "raw,split,filename\n5,test,1.jpg\n", r"line 2 has no captions \(not a list of texts\)"),
+        ("a.csv", "raw,split,filename\n[5],test,1.jpg\n", "line 2 has no captions"),
+        ("a.csv", "raw,split,filename\n[,test,1.jpg\n", "cannot be read"),
+        ("a.csv", 'raw,split,filename\n"[",test,1.jpg\n', "cannot be read"),
+        ("a.csv", f"raw,split,filename\n{'[' * 100_000},test,1.jpg\n", "line 2 has no captions"),
+        ("a.csv", "raw,split,filename\n[],test\n", "line 2 has no captions"),
+        ("a.csv", "raw,split,filename\n[],train,1.jpg\n", "has no images of the split 'test'"),
+    ],
+)
+def test_other_files_of_that_name_are_refused(tmp_path: Path, file: str, content: str, message: str) -> None:
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=message):
+        check_sets(Evaluation(retrieval={"a": str(tmp_path / file)}))
 
 
 UNPACKED = {
