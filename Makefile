@@ -29,7 +29,8 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	$(PYTEST) -m 'not long'
 
-# One test at a time, and every program is executed instead of forked from a warm server.
+# One test at a time. Every program is executed instead of forked from a warm server, but for tests of thousands of
+# programs (mark `warm`).
 test-long: $(VENV)/.dev
 	FLIPSCALE_TESTS_EXECUTE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 

@@ -78,9 +78,11 @@ def warm_start() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _executed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Execute a clean interpreter for every program of a test that is marked so."""
+    """Execute every program of a test that is marked so, and none of a test that is marked `warm`."""
     if request.node.get_closest_marker("executes"):
         monkeypatch.setattr(subprocess, "Popen", PatientPopen)
+    elif request.node.get_closest_marker("warm"):
+        monkeypatch.setattr(subprocess, "Popen", WarmPopen)
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,7 @@ _COMMAND = os.path.join(os.path.dirname(sys.executable), "flipscale")
 _SERVER = Path(__file__).with_name("warm_server.py")
 _PR_SET_CHILD_SUBREAPER = 36
 _HEADER = struct.Struct("!I")
-_SECONDS_TO_WARM = 120.0
+_SECONDS_TO_WARM = 600.0
 EXECUTING_POPEN = subprocess.Popen
 _libc = ctypes.CDLL(None, use_errno=True)
 
