@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -25,11 +26,19 @@ def storage_problem(error: BaseException) -> str | None:
     if not isinstance(error, OSError) or error.errno not in _STORAGE:
         return None
 
+    if error.errno == errno.EMFILE:
+        return f"{too_many_files()} and run the same command again"
     where = error.filename2 or error.filename or "a file"
     return (
         f"{where} cannot be read or written ({os.strerror(error.errno)}); fix the cause and run the same "
         "command again"
     )
+
+
+def too_many_files() -> str:
+    """Return a sentence about the limit of open files, which this process has reached."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"a process may open no more than {limit} files here; raise the limit (`ulimit -n`)"
 
 
 @contextmanager
@@ -43,13 +52,14 @@ def naming(path: Path) -> Generator[None]:
         raise
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, what: str = "--out") -> None:
     """Check that a file can be written, before hours of work whose result goes into it.
 
     The directory of the file is made. The content of the file stays as it is; a new file is removed again.
 
     Args:
         path: The file.
+        what: The option or argument that names it, for the message.
 
     Raises:
         UserError: If the file cannot be written.
@@ -65,7 +75,7 @@ def check_writable(path: Path) -> None:
         if new:
             path.unlink()
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); name another --out") from None
+        raise UserError(f"{path} cannot be written ({error.strerror}); name another {what}") from None
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -29,9 +29,11 @@ def export(
     from flipscale.distributed.placement import Placement
     from flipscale.distributed.world import join_world
     from flipscale.interop.load_model import load_model
-    from flipscale.interop.openclip_export import export_openclip
+    from flipscale.interop.openclip_export import check_place, export_openclip
     from flipscale.interop.verification import verify_export
 
+    if not verify:
+        check_place(out)
     trained = load_model(checkpoint, join_world(Placement()))
     job = trained.job
     if job is None:

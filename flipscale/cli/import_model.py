@@ -38,12 +38,13 @@ def import_model(
     from flipscale.cli.openclip_messages import how_to_load, verification
     from flipscale.interop.import_source import find_import_source
     from flipscale.interop.loaded_model import build_with_tokenizer
-    from flipscale.interop.openclip_export import export_openclip
+    from flipscale.interop.openclip_export import check_place, export_openclip
     from flipscale.interop.verification import verify_export
 
     published = find_import_source(source, weights, pretrained, random)
     if published.directory is not None and published.directory.resolve() == out.resolve():
         raise UserError(f"{out} is the source itself; name another directory to import into")
+    check_place(out)
 
     spec, state = published.read()
     trained = build_with_tokenizer(spec, state, published.directory)

@@ -15,7 +15,7 @@ from torch import Tensor
 import flipscale
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.errors import UserError
-from flipscale.files import naming, write_durably
+from flipscale.files import check_writable, naming, write_durably
 from flipscale.interop.model_card import model_card
 from flipscale.interop.openclip_config import open_clip_model_cfg
 from flipscale.interop.openclip_directory import (
@@ -33,7 +33,7 @@ from flipscale.interop.tensor_files import save_tensors
 from flipscale.interop.weights import WEIGHTS
 from flipscale.models.flip import FLIP
 from flipscale.models.presets import ModelSpec
-from flipscale.staging import staged_directory
+from flipscale.staging import check_new, staged_directory
 
 
 def export_openclip(
@@ -85,21 +85,34 @@ def _check_tokenizer(tokenizer: Tokenizer, spec: ModelSpec) -> None:
         )
 
 
+def check_place(out: Path) -> None:
+    """Check that an export can be written, before a model is read for it.
+
+    Raises:
+        UserError: If `out` is neither new, nor empty, nor an earlier export, or cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; name a directory to export into")
+    if not out.exists() or not any(out.iterdir()):
+        check_new(out, "OUT")
+        return
+
+    if "flipscale" not in read_config(out):
+        raise UserError(f"{out} is not empty and not an earlier flipscale export; name another directory")
+    check_writable(out / CARD, "OUT")
+
+
 @contextmanager
 def _place(out: Path) -> Generator[Path]:
     """Give the directory to write into: a new one, which gets its name at the end, or an earlier export.
 
     An earlier export may hold files of others, so that it is not replaced as a whole.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; name a directory to export into")
+    check_place(out)
     if not out.exists() or not any(out.iterdir()):
         with staged_directory(out) as work:
             yield work
         return
-
-    if "flipscale" not in read_config(out):
-        raise UserError(f"{out} is not empty and not an earlier flipscale export; name another directory")
 
     # Mark the directory before its old files go: an interruption must not leave half of an export that loads.
     write_config(out, {"flipscale": {"version": flipscale.__version__, "unfinished": True}})

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_loader import (
 
 from flipscale.config import Job
 from flipscale.errors import RunError, UserError
+from flipscale.files import too_many_files
 from flipscale.progress import Progress
 from flipscale.runs.commit_order import in_order_of_commit
 from flipscale.runs.job_changes import saved_job
@@ -231,4 +232,6 @@ def reason_of(error: BaseException) -> str:
         error = next(iter(error.failures.values()))[0]
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "no space is left on the file system"
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return too_many_files()
     return str(error)

@@ -31,9 +31,11 @@ def vocab(
     from flipscale.data.shards.indexing import build_index
     from flipscale.data.shards.journal import IndexKind
     from flipscale.data.text.vocabulary import learn_vocab
+    from flipscale.files import check_writable
 
     if out.suffix != ".txt":
         raise UserError(f"{out} must end in .txt: a vocabulary is a file such as vocab.txt")
+    check_writable(out, "OUT")
 
     training_set = read_training_set(shards, captions, allow_pipe)
     with tempfile.TemporaryDirectory() as scratch:

@@ -159,8 +159,8 @@ def _claim(out: Path) -> None:
         raise UserError(
             f"{out} can't be made a directory since a file is in its place: name another directory"
         ) from error
-    except PermissionError as error:
-        raise UserError(f"{out} can't be written by this user: name another directory") from error
+    except OSError as error:
+        raise UserError(f"{out} cannot be made ({error.strerror}); name another directory") from error
 
     if entry is not None:
         raise UserError(f"{out} is not empty (it holds {entry.name}): name a new directory or empty this one")
