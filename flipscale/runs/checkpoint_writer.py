@@ -243,7 +243,10 @@ def file_numbers(sizes: dict[str, int]) -> dict[str, int]:
 def _synced_files(path: Path, world: World) -> dict[str, StoredFile]:
     """Sync this process's share of the files to disk, and return their sizes and digests by name."""
     described: dict[str, StoredFile] = {}
-    for file in sorted(path.glob("*.safetensors"))[world.rank :: world.size]:
+    # Not by `glob`, which takes a directory that cannot be read for an empty one.
+    names = sorted(name for name in os.listdir(path) if name.endswith(".safetensors"))
+    for name in names[world.rank :: world.size]:
+        file = path / name
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
         described[file.name] = StoredFile(file.stat().st_size, sha256(file))
