@@ -24,7 +24,8 @@ def main() -> None:
     if done.returncode or not _imports():
         print(
             "warning: torchvision does not fit torch, so that `import open_clip` fails outside of flipscale; "
-            f"run `{command}` with the index that torch came from",
+            f"run `{command}` with the index that torch came from, or write `from flipscale.third_party "
+            "import import_open_clip; open_clip = import_open_clip()`",
             file=sys.stderr,
         )
 
