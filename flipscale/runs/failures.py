@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from flipscale.addresses import without_secrets
 from flipscale.errors import Reason, RunError, StoppedEarly, UserError
 from flipscale.files import read_regular, storage_problem
 from flipscale.runs.heartbeat import Heartbeat
@@ -53,7 +54,7 @@ class Failure:
 
 def failure_of(error: BaseException) -> Failure:
     """Classify the error that ended a process."""
-    message = _first_line(error)
+    message = without_secrets(_first_line(error))  # the ledger keeps it
     if isinstance(error, UserError):
         return Failure("input", message)
     if isinstance(error, RunError):

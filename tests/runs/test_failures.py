@@ -43,6 +43,11 @@ def test_every_error_has_a_reason(error: BaseException, kind: str) -> None:
     assert failure.message
 
 
+def test_no_secret_of_an_address_reaches_the_ledger() -> None:
+    error = UserError("https://ada:hunter2@h/0.tar?sig=hunter2 changed since the index was made")
+    assert failure_of(error).message == "https://h/0.tar changed since the index was made"
+
+
 def test_lost_process_is_explained_by_the_peer_that_failed_first() -> None:
     own = Failure("lost_process", "another process is gone")
     beats = [

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flipscale.addresses import without_secrets
 from flipscale.errors import UserError
 
 Level = Literal["ok", "warning", "error", "skipped"]
@@ -39,9 +40,9 @@ def run_check(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, "ok", check())
     except CheckWarning as warning:
-        return Finding(name, "warning", str(warning))
+        return Finding(name, "warning", without_secrets(str(warning)))
     except UserError as error:
-        return Finding(name, "error", str(error))
+        return Finding(name, "error", without_secrets(str(error)))
 
 
 def refuse_errors(findings: Sequence[Finding]) -> None:
