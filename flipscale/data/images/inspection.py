@@ -15,7 +15,7 @@ MIN_SIDE = 8  # pixels; a smaller image shows nothing
 
 _READERS = {"jpeg": read_jpeg, "png": read_png, "webp": read_webp}
 _MEMORY = {"webp": 2, "gif": 2, "tiff": 2, "avif": 2, "jpeg2000": 4}
-"""Memory that decoding takes per pixel, compared with a JPEG or PNG (about 10 bytes)."""
+"""Memory that decoding takes per pixel, compared with a JPEG or PNG (up to 15 bytes), rounded up."""
 _MOST_PIXELS = 100_000_000
 """Pixels that may be decoded whatever the caller's limit: divided by _MEMORY, and in ten scans."""
 
@@ -23,7 +23,7 @@ _MOST_PIXELS = 100_000_000
 def inspect(data: bytes, max_pixels: int) -> ImageHeader:
     """Return what the bytes of an image say, if it can be decoded with bounded memory and time.
 
-    The verdict rests on the bytes only. Memory is about 10 bytes per pixel of `max_pixels` at most.
+    The verdict rests on the bytes only. Memory is about 15 bytes per pixel of `max_pixels` at most.
 
     Args:
         data: The image file.
