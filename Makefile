@@ -55,7 +55,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/lint/prose.py
-	$(BIN)/pyright
+	$(BIN)/pyright --threads 2
 
 check: lint
 	$(PYTEST) -m 'not slow and not long'

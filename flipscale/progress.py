@@ -51,7 +51,7 @@ class Progress:
 
     def as_record(self) -> dict[str, int]:
         """Return the fields as a manifest stores them; digests are unsigned 64-bit integers."""
-        record = asdict(self) | {"digest": self.digest.value}
+        record: dict[str, Any] = asdict(self) | {"digest": self.digest.value}
         content = record.pop("content")
         return record if content is None else record | {"content": content["value"]}
 

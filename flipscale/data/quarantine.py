@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -146,5 +146,5 @@ def write_quarantine(records: Iterable[BadRecord], path: Path) -> None:
     write_durably(path, "".join(json.dumps(_line(record)) + "\n" for record in records))
 
 
-def _line(record: BadRecord) -> dict[str, object]:
+def _line(record: BadRecord) -> dict[str, Any]:
     return asdict(record) | {"path": without_secrets(record.path)}

@@ -42,6 +42,7 @@ app()
 """
 
 
+@pytest.mark.slow
 def test_help_is_fast_and_does_not_import_torch(tmp_path: Path) -> None:
     """Compare with a program that does nothing, since seconds differ from machine to machine."""
     (tmp_path / "bare.py").write_text(BARE)

@@ -262,6 +262,7 @@ def program(model: torch.nn.Module) -> torch.jit.ScriptModule:
     return torch.jit.script(model.half())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stock_in_process")
 def test_program_as_openai_published_clip_can_be_converted(named: str, tmp_path: Path) -> None:
     state = stock().half().state_dict()

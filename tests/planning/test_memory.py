@@ -68,6 +68,7 @@ def test_estimate_covers_one_process(alone: World, strategy: str, mode: str) -> 
     assert_close(sharding, result["measured"], result["estimated"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [None, 4])
 def test_estimate_covers_masked_texts_and_reconstruction(alone: World, micro_batch: int | None) -> None:
     sharding = {"strategy": "fsdp", "precision": "bf16", "micro_batch": micro_batch}

@@ -119,6 +119,7 @@ def test_a_set_that_one_node_does_not_see_is_refused_on_all(sets: dict[str, Any]
         PeriodicEvaluation.check(missing, TwoNodes(0, 2, 0, 1, torch.device("cpu")))
 
 
+@pytest.mark.slow
 def test_training_is_the_same_to_the_bit_and_the_scores_are_those_of_the_command(
     tiny_run: MakeRun, sets: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +171,7 @@ def test_processes_share_the_command_and_get_the_numbers_of_one(
     assert by_command(run, 2, "--batch-size", "7") == alone
 
 
+@pytest.mark.slow
 def test_a_stopped_run_repeats_and_leaves_out_no_evaluation(tiny_run: MakeRun, sets: dict[str, Any]) -> None:
     every = {**sets, "every": "4 steps"}
     straight, stopped = tiny_run("straight", evaluation=every), tiny_run("stopped", evaluation=every)

@@ -99,6 +99,7 @@ def at_boundary(tiny_run: MakeRun) -> TinyRun:
     return stopped(tiny_run("boundary", **SETTINGS), 3)
 
 
+@pytest.mark.slow
 def test_stops_around_the_boundary_leave_no_trace(tiny_run: MakeRun) -> None:
     straight = tiny_run("straight", **SETTINGS)
     train(straight)

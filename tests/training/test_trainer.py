@@ -133,6 +133,7 @@ def pil_to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
+@pytest.mark.slow
 def test_any_stop_step_gives_the_same_end(tiny_run: MakeRun) -> None:
     straight = tiny_run("straight")
     train(straight)
@@ -146,6 +147,7 @@ def test_any_stop_step_gives_the_same_end(tiny_run: MakeRun) -> None:
         assert run.metrics() == straight.metrics()
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_roll_the_run_back_and_it_still_ends_the_same(tiny_run: MakeRun) -> None:
     straight, damaged = tiny_run("straight"), tiny_run("damaged")
     train(straight)
@@ -247,6 +249,7 @@ def test_other_data_and_another_vocabulary_are_refused(
         train(run, fewer, f"data.index={tmp_path / 'index'}")
 
 
+@pytest.mark.slow
 def test_run_resumes_with_moved_shards(tiny_run: MakeRun, data_set: Path, tmp_path: Path) -> None:
     straight, moved = tiny_run("straight"), tiny_run("moved")
     train(straight)

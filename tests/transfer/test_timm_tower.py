@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch.nn import functional
 
@@ -13,6 +14,7 @@ from flipscale.third_party import import_open_clip
 DOCUMENT = Path(__file__).parents[2] / "docs" / "evaluation_and_export.md"
 
 
+@pytest.mark.slow
 def test_the_documented_tower_gives_the_models_features(tmp_path):
     import_open_clip()  # timm imports torchvision too
     spec = preset("vit_micro_p8", vocab_size=100, context_length=8)

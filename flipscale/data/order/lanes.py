@@ -36,7 +36,7 @@ _INDEX_BITS = 24  # low bits of a sort key that hold the index itself, so that k
 MAX_WINDOW = 1 << _INDEX_BITS
 
 
-def hash64(*words: int | Int64s | UInt64s) -> UInt64s:
+def hash64(*words: int | Int64s | UInt32s | UInt64s) -> UInt64s:
     """Hash words to 64 bits with a chain of splitmix64 finalisers, elementwise over broadcast arrays.
 
     Args:

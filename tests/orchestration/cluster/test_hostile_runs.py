@@ -215,6 +215,7 @@ def damage(attempt: Attempt, chosen: Sequence[tuple[Path, tuple[Any, ...], Any]]
             attempt((path.relative_to(attempt.run), shape and shape[:10]))
 
 
+@pytest.mark.slow
 def test_some_damaged_fields_become_neither_commands_nor_tracebacks(attempt: Attempt):
     attempt("whole")
     assert attempt.submitted == 1

@@ -74,6 +74,7 @@ def test_a_detached_run_is_stopped_and_resumes(tiny_run: Callable[..., TinyRun],
     assert (segment["reason"], segment["samples_from"] > 0) == ("stopped", True)
 
 
+@pytest.mark.slow
 def test_one_machine_takes_one_job_of_one_node(tiny_run: Callable[..., TinyRun], tmp_path: Path):
     site = tmp_path / "site.yaml"
     site.write_text("name: here")

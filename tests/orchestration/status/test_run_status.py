@@ -31,6 +31,7 @@ def flipscale(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_is_looked_at_fifty_times_while_it_trains(tiny_run, slurm):
     tiny = tiny_run(logging={"every": "1 steps"})
     process = tiny.start()

@@ -69,6 +69,7 @@ def encoder(trained: LoadedModel) -> Encoder:
     return Encoder(trained.model, trained.tokenizer, trained.model.spec.vision.image_size, ALONE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1400, 400])
 def test_page_opens_from_disk_with_every_plot(page: Path, browser: Browser, width: int) -> None:
     with opened(browser, page, width) as shown:
