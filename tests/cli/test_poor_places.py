@@ -109,6 +109,5 @@ def limited(descriptors: int, words: Words) -> Outcome:
         text=True,
         stdin=subprocess.DEVNULL,
         check=False,
-        timeout=240,
     )
     return Outcome(done.returncode, done.stdout, done.stderr, hung=False)

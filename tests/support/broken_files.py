@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS_PER_COMMAND = 120.0
+SECONDS_PER_COMMAND = 600.0
 
 FILES = (
     *("job.yaml", "index.json", "ledger.jsonl", "segment.json", "metrics.jsonl", "evaluations.jsonl"),
