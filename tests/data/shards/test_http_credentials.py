@@ -174,9 +174,11 @@ def test_a_signed_run_trains_resumes_and_shows_nothing(data_set, tiny_run, tmp_p
         for command in (["data", "audit"], ["report"], ["status"], ["export"]):
             argv = [sys.executable, "-m", "flipscale", *command, str(run.output)]
             argv += [str(tmp_path / "exported")] if command == ["export"] else []
-            outputs.append(subprocess.run(argv, capture_output=True, text=True, check=False))
+            done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
+            outputs.append(done)
             assert outputs[-1].returncode == 0, outputs[-1].stderr
 
+    assert list((tmp_path / "reports").rglob("*.html"))
     assert holders(tmp_path) == []
     assert [out for out in outputs if any(s in out.stdout + out.stderr for s in SECRETS)] == []
     assert f"train: {train}" in (run.output / "job.yaml").read_text()
