@@ -123,12 +123,13 @@ class LedgerLine:
         )
 
 
-def read_ledger(run: Path, required: Sequence[str] = ()) -> list[LedgerLine]:
+def read_ledger(run: Path, required: Sequence[str] = (), *, as_written: bool = False) -> list[LedgerLine]:
     """Return all closed segments, oldest first; an empty list if the ledger is missing.
 
     Args:
         run: The run directory.
         required: Fields that every line must have.
+        as_written: Whether the last line ends as it was written, and not when its batch script left.
 
     Raises:
         UserError: If a line is damaged or lacks a required field.
@@ -144,7 +145,7 @@ def read_ledger(run: Path, required: Sequence[str] = ()) -> list[LedgerLine]:
                 f"{ledger}, line {place} is damaged: its {wrong} is not that of a segment; restore the file"
             )
         lines.append(line)
-    return _until_the_job_left(run, lines)
+    return lines if as_written else _until_the_job_left(run, lines)
 
 
 def tail_ledger(run: Path, limit: int) -> list[LedgerLine]:

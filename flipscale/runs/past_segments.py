@@ -29,7 +29,7 @@ def account_for_the_past(
     These are the lines of a killed segment, of starts that ended before their segment began, and of a
     roll-back. The time is that in which a job kept its nodes after the last word of its processes.
     """
-    before = read_ledger(run.path)
+    before = read_ledger(run.path, as_written=True)
     lines = list(before)
 
     killed = _open_segment(run, lines, resumed, attempt)

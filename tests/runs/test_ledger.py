@@ -244,6 +244,15 @@ def test_last_line_lasts_until_its_batch_script_left(
         assert lines[-1].gpu_seconds == (2 * seconds if seconds != 98.0 else 0.0)
 
 
+def test_time_of_leaving_is_written_by_the_next_start(tmp_path: Path) -> None:
+    """Readers correct only the last line, so the correction must be in the file before another line is."""
+    write_lines(tmp_path, closed(0, 640, attempt="7.0", started=at(2), ended=at(100), seconds=98.0))
+    notes = [{"attempt": "7.0", "began": 1e9}, {"attempt": "7.0", "left": 1e9 + 103}]
+    (tmp_path / "starts.jsonl").write_text("".join(json.dumps(note) + "\n" for note in notes))
+    LedgerWriter(tmp_path, Progress(640), world(1), "7.1", SlurmTimes((past(0, 103),)))
+    assert json.loads((tmp_path / "ledger.jsonl").read_text())["seconds"] == 101.0
+
+
 def test_clocks_that_differ_book_nothing_twice(tmp_path: Path) -> None:
     write_lines(tmp_path, closed(0, 640, started=at(300), ended=at(400), seconds=100.0))
     LedgerWriter(tmp_path, Progress(640), world(1), "7.1", SlurmTimes((past(0, 100),)))
