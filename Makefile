@@ -8,7 +8,7 @@ WORKERS := $(shell echo $$(( $$(nproc) + 2 )))
 # Some machines forbid compiled files; then every process that a test starts would compile the package again.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-long test-lowest test-slowest coverage lint check format docs-tables clean
+.PHONY: demo test test-shuffled test-long test-lowest test-slowest coverage lint check format docs-tables clean
 
 # Install torch first, at the pinned version: any other would bring gigabytes of CUDA libraries to machines without
 # a GPU.
@@ -28,6 +28,11 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(PYTEST) -m 'not long'
+
+# In random order: the files, and the tests of each file.
+SEED ?= $(shell date +%s)
+test-shuffled: $(VENV)/.dev
+	FLIPSCALE_TESTS_SEED=$(SEED) $(PYTEST) -m 'not long'
 
 # One test at a time. Every program is executed instead of forked from a warm server, but for tests of thousands of
 # programs (mark `warm`).

@@ -7,6 +7,7 @@ import os
 # Before torch is imported: the suite runs several processes per core, as `make test` says, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import random
 import signal
 import subprocess
 from collections import Counter
@@ -40,6 +41,14 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_SEED = os.environ.get("FLIPSCALE_TESTS_SEED", "")
+
+
+def pytest_report_header() -> list[str]:
+    """Name the seed of a run in random order, so that it can be repeated."""
+    return [f"random order: make test-shuffled SEED={_SEED}"] if _SEED else []
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook, too
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process, and start with what takes longest: the tests on clusters."""
@@ -54,6 +63,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         limit = item.get_closest_marker("timeout")
         seconds = float(limit.args[0] if limit else config.getini("timeout"))
         item.add_marker(pytest.mark.timeout(time_limit(seconds)), append=False)
+
+    if _SEED:
+        random.Random(_SEED).shuffle(items)
+        return
 
     # Tests on clusters mostly wait: one such file and one that computes, in turn, keep all cores busy.
     ranks: dict[bool, int] = Counter()
