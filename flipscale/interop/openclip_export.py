@@ -15,7 +15,7 @@ from torch import Tensor
 import flipscale
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.errors import UserError
-from flipscale.files import check_writable, naming, write_durably
+from flipscale.files import check_writable, write_durably
 from flipscale.interop.model_card import model_card
 from flipscale.interop.openclip_config import open_clip_model_cfg
 from flipscale.interop.openclip_directory import (
@@ -29,7 +29,7 @@ from flipscale.interop.openclip_directory import (
     write_config,
 )
 from flipscale.interop.openclip_state import open_clip_state
-from flipscale.interop.tensor_files import save_tensors
+from flipscale.interop.tensor_files import save_archive, save_tensors
 from flipscale.interop.weights import WEIGHTS
 from flipscale.models.flip import FLIP
 from flipscale.models.presets import ModelSpec
@@ -131,9 +131,7 @@ def _write_weights(out: Path, state: Mapping[str, Tensor], spec: ModelSpec) -> N
 
     save_tensors(tensors, out / WEIGHTS, header)
     (out / CLASSIC).parent.mkdir(exist_ok=True)
-    # Opened here: an error of the file system then is an OSError.
-    with naming(out / CLASSIC), open(out / CLASSIC, "wb") as file:
-        torch.save({"name": spec.name, "state_dict": tensors}, file)
+    save_archive({"name": spec.name, "state_dict": tensors}, out / CLASSIC)
     write_durably(out / CLASSIC_CONFIG, json.dumps(open_clip_model_cfg(spec), indent=2) + "\n")
 
 

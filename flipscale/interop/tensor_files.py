@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import safetensors
+import torch
 from safetensors import torch as safetensors_torch
 from torch import Tensor
+
+from flipscale.files import naming
 
 _torch: Any = safetensors_torch  # its signatures are partially unknown
 _open: Any = safetensors.safe_open
@@ -38,6 +41,23 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str,
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+
+
+def save_archive(document: Mapping[str, object], path: Path) -> None:
+    """Write a document with tensors as `torch.save` does.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with naming(path), open(path, "wb") as file:
+        try:
+            torch.save(document, file)
+        except RuntimeError as error:
+            # After a write that failed, torch closes its archive and fails again, with words of its own.
+            cause = error.__context__
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            raise cause or error from None
 
 
 def read_header(path: Path) -> dict[str, str]:
