@@ -20,6 +20,8 @@ _LOCK = ".lock"
 def check_new(path: Path, what: str) -> None:
     """Check that a directory can be made at `path`, before hours of work whose result goes into it.
 
+    The check leaves nothing behind, no directory above `path` either: the work may be refused after it.
+
     Args:
         path: The directory, which may exist if it is empty.
         what: The option or argument that names it, for the message.
@@ -27,16 +29,21 @@ def check_new(path: Path, what: str) -> None:
     Raises:
         UserError: If something is there, or the directory cannot be made.
     """
+    missing: list[Path] = []
     try:
         if path.exists() and any(path.iterdir()):
             raise UserError(f"{what}: {path} is not empty; name a new directory")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        missing += [above for above in path.absolute().parents if not above.exists()]
         with staged_directory(path):
             raise _Trial
     except _Trial:
         return
     except OSError as error:
         raise UserError(f"{what}: the directory {path} cannot be made: {error.strerror}") from None
+    finally:
+        with suppress(OSError):  # another process may have put something there meanwhile
+            for above in missing:
+                above.rmdir()
 
 
 @contextmanager

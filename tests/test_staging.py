@@ -97,7 +97,7 @@ def test_nothing_of_others_is_removed(tmp_path: Path) -> None:
 
 def test_place_is_checked_before_the_work(tmp_path: Path) -> None:
     check_new(tmp_path / "deep" / "out", "--fix")
-    assert entries(tmp_path / "deep") == []
+    assert not (tmp_path / "deep").exists()  # the work may be refused after the check
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "out"):
         with pytest.raises(UserError, match=r"--fix: the directory .* cannot be made: (Not a|File exists)"):
@@ -108,3 +108,9 @@ def test_place_is_checked_before_the_work(tmp_path: Path) -> None:
         tmp_path.chmod(0o500)
         with pytest.raises(UserError, match="cannot be made: Permission denied"):
             check_new(tmp_path / "out", "--fix")
+
+
+def test_the_check_keeps_the_directories_that_were_there(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    check_new(tmp_path / "kept" / "new" / "out", "--fix")
+    assert list((tmp_path / "kept").iterdir()) == []

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from support.time_limits import time_limit
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _INSTALL_SECONDS = 280
@@ -108,10 +109,10 @@ def opened(browser: Browser, path: Path, width: int, *, dark: bool = False) -> I
     page.on("pageerror", lambda error: result.complaints.append(str(error)))
     page.on("requestfailed", lambda request: result.complaints.append(f"failed: {request.url[:80]}"))
     page.on("request", lambda request: result.requests.append(request.url))
+    page.set_default_timeout(1000 * time_limit(120))  # milliseconds; a busy machine takes a minute
     page.goto(path.resolve().as_uri())
     page.wait_for_function(
         "[...document.querySelectorAll('.canvas')].every(canvas => canvas.dataset.drawn === 'yes')",
-        timeout=30_000,
     )
     yield result
     context.close()

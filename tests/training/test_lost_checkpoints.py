@@ -96,7 +96,7 @@ def committed_in(segment: Path) -> int:
 
 
 @pytest.mark.slow
-def test_storage_that_does_not_answer_ends_the_start_with_exit_75(finished: TinyRun):
+def test_storage_that_does_not_answer_ends_the_start_with_exit_75(finished: TinyRun, tmp_path: Path):
     """A process's own memory at address 0 is a real file whose reads fail with EIO."""
     manifest = finished.newest() / "manifest.json"
     text = manifest.read_text()
@@ -105,11 +105,12 @@ def test_storage_that_does_not_answer_ends_the_start_with_exit_75(finished: Tiny
     kept = ("ledger.jsonl", "metrics.jsonl", "job.yaml", "checkpoints/LATEST")
     before = [(finished.output / name).read_bytes() for name in kept]
     for command in ("train", "export"):
-        done = flipscale(command, finished.output, *(["/nowhere/out"] if command == "export" else []))
+        done = flipscale(command, finished.output, *([tmp_path / "new/out"] if command == "export" else []))
         assert done.returncode == 75, done.stderr
         assert "Traceback" not in done.stderr
         assert f"{manifest} cannot be read (Input/output error, 6 times)" in done.stderr
         assert "bring its storage back and run the same command again" in done.stderr
+    assert not (tmp_path / "new").exists()
     assert [(finished.output / name).read_bytes() for name in kept] == before
     assert len(list(manifest.parents[1].glob("samples_*"))) == 2
 
