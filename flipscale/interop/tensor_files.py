@@ -37,7 +37,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str,
     try:
         _torch.save_file(dict(tensors), path, metadata=None if header is None else dict(header))
     except safetensors.SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
+        code = re.search(r"(?:os error |Os \{ code: )(\d+)", str(error))  # safetensors 0.5 writes the latter
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
