@@ -20,7 +20,7 @@ from support.made_once import made_once
 from support.shards import tiny_tokenizer
 from support.time_limits import PatientPopen, slowness, time_limit
 from support.tiny_run import TinyRun
-from support.warm_start import WarmPopen
+from support.warm_start import WarmPopen, WarmWorkerPopen
 
 from flipscale.data.synthetic.dataset import SyntheticOptions, synthesize
 from flipscale.data.synthetic.vocabulary import COLOURS, SHAPES
@@ -41,7 +41,17 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_EXECUTES_ALL = bool(os.environ.get("FLIPSCALE_TESTS_EXECUTE"))
 _SEED = os.environ.get("FLIPSCALE_TESTS_SEED", "")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart() -> Iterator[None]:
+    """Fork the processes of pytest-xdist, which start in this hook, from a warm server, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not _EXECUTES_ALL:
+            patch.setattr(subprocess, "Popen", WarmWorkerPopen)
+        yield
 
 
 def pytest_report_header() -> list[str]:
@@ -76,9 +86,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         order[group] = (count == 0, ranks[waits], waits)
         ranks[waits] += 1
     items.sort(key=lambda item: order[groups[item]])
-
-
-_EXECUTES_ALL = bool(os.environ.get("FLIPSCALE_TESTS_EXECUTE"))
 
 
 @pytest.fixture(scope="session", autouse=True)

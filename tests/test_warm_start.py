@@ -68,13 +68,33 @@ def test_streams_arguments_and_surroundings_are_those_of_an_executed_process(
     assert run(WarmPopen, *program, "a", "b c", **options) == executed
 
 
+_FAREWELL = """
+import atexit, sys, threading, time
+atexit.register(lambda: print("registered"))
+threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+sys.stdout.write("not flushed ")
+"""
+
+
 @pytest.mark.parametrize(
-    "code", ["pass", "raise SystemExit('no')", "1 / 0", "raise KeyboardInterrupt", "import os; os.abort()"]
+    "code",
+    [
+        *(
+            "pass",
+            "raise SystemExit('no')",
+            "raise SystemExit",
+            "raise SystemExit(300)",
+            "raise SystemExit(-1)",
+        ),
+        *("1 / 0", "raise KeyboardInterrupt", "import os; os.abort()"),
+        *(_FAREWELL, _FAREWELL + "sys.exit(3)", _FAREWELL + "1 / 0"),
+        "import os; os.close(1); print('lost')",
+    ],
 )
-def test_exit_codes_are_those_of_an_executed_process(any_program, code):
-    executed, _, errors = run(EXECUTING_POPEN, "-c", code)
-    warm, _, warm_errors = run(WarmPopen, "-c", code)
-    assert warm == executed
+def test_ends_are_those_of_an_executed_process(any_program, code):
+    executed, out, errors = run(EXECUTING_POPEN, "-c", code)
+    warm, warm_out, warm_errors = run(WarmPopen, "-c", code)
+    assert (warm, warm_out) == (executed, out)
     assert warm_errors.splitlines()[-1:] == errors.splitlines()[-1:]
 
 

@@ -91,23 +91,19 @@ def kill_who_is_waited_for(run: SlurmRun, job: str) -> None:
 def test_a_job_whose_processes_are_killed_ends_by_itself_and_leaves_no_trace(
     tiny_run: MakeRun, undisturbed: TinyRun, patient_cluster: Cluster
 ) -> None:
-    """Rank 0, all processes at once, a loader worker, one process during the start-up, and a slurmd."""
-    run = SlurmRun.of(patient_cluster, tiny_run("killed", **two_phases()))
+    """Rank 0, all processes at once, and one process during the start-up; the long test has more."""
+    run = SlurmRun.paced(patient_cluster, tiny_run("killed", **two_phases()))
     job = run.submit()
 
     # Not before a checkpoint: three starts that bring nothing end a run.
-    for restarts, fault in enumerate((kill_rank_0, kill_all_ranks, kill_a_worker), 1):
+    for restarts, fault in enumerate((kill_rank_0, kill_all_ranks), 1):
         run.more_samples(2 * SAVES)
         fault(run, job)
         run.starts_again(job, restarts)
 
     kill_who_is_waited_for(run, job)
-    run.starts_again(job, 4)
+    run.starts_again(job, 3)
     assert "a stop was requested before the processes of this start had found each other" in run.log()
-
-    run.more_samples(320)
-    kill_slurmd(run, job)
-    run.starts_again(job, 5)
     run.wait_for_end(job)
     assert_no_trace(run, undisturbed, DISTURBED_SAMPLES)
 

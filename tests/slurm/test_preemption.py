@@ -25,7 +25,7 @@ def test_preemptions_a_time_limit_a_killed_process_and_a_lost_node_leave_no_trac
     cluster = patient_cluster
     disturbed = tiny_run("disturbed", **two_phases())
 
-    run = SlurmRun.of(cluster, disturbed)
+    run = SlurmRun.paced(cluster, disturbed)
     job = run.submit()
     for restarts in (1, 2, 3):
         run.more_samples(320)

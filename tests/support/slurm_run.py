@@ -47,12 +47,26 @@ def two_nodes(samples: int = 16_000, **changes: Any) -> dict[str, Any]:
     }
 
 
-DISTURBED_SAMPLES = 26_160
+DISTURBED_SAMPLES = 12_160
+
+# Every Python of the job imports it from PYTHONPATH. A process that waits before each step leaves the
+# processor to other tests, and its own test the time to cause faults.
+PACE = """
+import os, sys
+if "SLURM_PROCID" in os.environ and "train" in sys.argv:
+    import time
+    from flipscale.training.update import Updater
+    update = Updater.update
+    def paced(self, stage, batch):
+        time.sleep(0.05)
+        return update(self, stage, batch)
+    Updater.update = paced
+"""
 
 
 def two_phases() -> dict[str, Any]:
     """Return the keys of the job that most faults are tried on: two nodes, two phases, a loader worker."""
-    masked = dict(name="masked", samples=26_000, mask_ratio=0.5, batch_size=16, base_lr=0.01, warmup=640)
+    masked = dict(name="masked", samples=12_000, mask_ratio=0.5, batch_size=16, base_lr=0.01, warmup=640)
     unmasked = dict(name="unmasked", samples=160, mask_ratio=0.0, batch_size=16, base_lr=0.001)
     return two_nodes(phases=[masked, unmasked], data={"workers": 1})
 
@@ -71,6 +85,14 @@ class SlurmRun:
         site = run.job.with_suffix(".site.yaml")
         site.write_text(yaml.safe_dump({**SITE, **changes}))
         return cls(cluster, run, site)
+
+    @classmethod
+    def paced(cls, cluster: Cluster, run: TinyRun) -> SlurmRun:
+        """Write a site file with which the run waits before each step."""
+        directory = run.job.with_suffix(".path")
+        directory.mkdir()
+        (directory / "sitecustomize.py").write_text(PACE)
+        return cls.of(cluster, run, environment={**SITE["environment"], "PYTHONPATH": os.fspath(directory)})
 
     def submit(self, *overrides: str) -> str:
         """Submit the run as a person would; return the job's id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import os
@@ -21,8 +22,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from support.warm_start import WarmPopen, WarmServer, receive, send  # noqa: E402
 
 
-def _serve(connection: socket.socket) -> list[str]:
-    """Fork a child per request. Returns only in a child, with the words of the program that it is to run."""
+def _serve(connection: socket.socket) -> dict[str, Any]:
+    """Fork a child per request. Returns only in a child, with its request."""
     while True:
         request, streams = receive(connection)
         if request is None:
@@ -36,7 +37,7 @@ def _serve(connection: socket.socket) -> list[str]:
             os.close(reader)
             connection.close()
             _become(request, streams, parent, writer)
-            return list(request["program"])
+            return request
 
         os.close(writer)
         for stream in streams:
@@ -78,12 +79,18 @@ def _become(request: Mapping[str, Any], streams: list[int], parent: int, writer:
     os.close(writer)
 
 
-def _run(program: list[str]) -> None:
-    """Run the program as the interpreter would; its end is this interpreter's end."""
-    if program[:2] == ["-m", "torch.distributed.run"]:
-        program = _warm_workers() or program
+def _run(request: dict[str, Any]) -> None:
+    """Run the program of a request as the interpreter would; its end is this interpreter's end."""
+    launches = request["program"][:2] == ["-m", "torch.distributed.run"]
+    if launches or request["with_server"]:
+        asked = _fork_server()
+        if asked is not None:  # this process is a child of that server
+            _run(asked)
+            return
+    if launches:
+        _warm_workers()
 
-    kind, *rest = program
+    kind, *rest = request["program"]
     if kind == "-m":
         sys.path[0] = os.getcwd()
         sys.argv = rest
@@ -94,19 +101,17 @@ def _run(program: list[str]) -> None:
         sys.argv = ["-c", *rest[1:]]
         exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
     else:
-        sys.argv = program
+        sys.argv = request["program"]
         sys.path[0] = os.path.dirname(os.path.abspath(kind))
         runpy.run_path(kind, run_name="__main__")
 
 
-def _warm_workers() -> list[str] | None:
-    """Give this launcher a server of its own, forked before it has threads, and start its workers there.
+def _fork_server() -> dict[str, Any] | None:
+    """Give this process a server of its own, which is forked before the process has threads.
 
     Returns:
-        The program that this process is to run if it is one of the workers; None in the launcher.
+        None in this process; the request in a child that the server has forked for it later.
     """
-    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
-
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
         ours.close()
@@ -114,19 +119,40 @@ def _warm_workers() -> list[str] | None:
 
     theirs.close()
     WarmPopen.server = WarmServer(ours, os.environ)
+    return None
+
+
+def _warm_workers() -> None:
+    """Let torch.distributed.run, in this process, start its workers from this process's server."""
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
     WarmPopen.only_commands = False
     subprocess_handler.Popen = WarmPopen  # type: ignore[misc]
-    return None
+
+
+_LIBRARIES = (
+    *(
+        "torch",
+        "torch._dynamo",
+        "torch.distributed.checkpoint",
+        "torch.distributed.fsdp",
+        "torch.distributed.run",
+    ),
+    *("torch.utils.tensorboard", "fairscale.nn.data_parallel", "fairscale.optim.oss"),
+    *("sklearn.linear_model", "sklearn.metrics"),
+)
+"""What commands or tests import later than the package itself does."""
 
 
 def _import_everything() -> None:
     """Import what commands import, and make sure that nothing of it started a thread."""
+    for library in _LIBRARIES:
+        importlib.import_module(library)
+    if not os.path.exists("/dev/nvidiactl"):  # DeepSpeed's import decides which device it uses
+        os.environ["DS_ACCELERATOR"] = "cpu"  # the processes have environments of their own
+        importlib.import_module("deepspeed")
+
     import torch
-    import torch._dynamo  # the first model on the device "meta" imports it
-    import torch.distributed.checkpoint
-    import torch.distributed.fsdp
-    import torch.distributed.run
-    import torch.utils.tensorboard
     from PIL import Image
 
     import flipscale
@@ -137,6 +163,7 @@ def _import_everything() -> None:
     for module in pkgutil.walk_packages(flipscale.__path__, "flipscale."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+
     threads = len(os.listdir("/proc/self/task"))
     if threads != 1:
         raise RuntimeError(f"{threads} threads after the imports: a fork would not be faithful")
@@ -144,14 +171,53 @@ def _import_everything() -> None:
         raise RuntimeError("the imports made a process group or a CUDA context")
 
 
+class _Exit:
+    """The end of a process, after the functions that it has registered for its exit, and before all others.
+
+    An interpreter then deletes its modules one by one. In a fork, this would copy every page of the imports.
+    """
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        atexit.register(self._leave)  # what is registered first is called last
+
+    def note(self, error: BaseException | None) -> None:
+        """Note how the program has ended."""
+        if error is None:
+            self.status = 0
+        elif isinstance(error, SystemExit):
+            code = error.code
+            self.status = 0 if code is None else code & 0xFF if isinstance(code, int) else 1
+        elif not isinstance(error, KeyboardInterrupt):  # which ends the interpreter by its signal
+            self.status = 1
+
+    def _leave(self) -> None:
+        if self.status is None:
+            return
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            self.status = self.status or 120  # as in the interpreter
+        os._exit(self.status)
+
+
 def _main(descriptor: int) -> None:
+    leave = _Exit()
     connection = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
     _import_everything()
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page of the imports
     send(connection, {"ready": True}, [])
-    _run(_serve(connection))
+
+    request = _serve(connection)
+    try:
+        _run(request)
+        leave.note(None)
+    except BaseException as error:
+        leave.note(error)
+        raise
 
 
 if __name__ == "__main__":

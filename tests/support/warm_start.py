@@ -5,11 +5,14 @@ Tests of commands mostly wait for imports: 2.5 to 3.5 s per process, hundreds of
 no process group and no CUDA context. A forked process is as real as an executed one: it is a child of the
 caller and has its own pid, session, signals, environment, directory, standard streams and exit code.
 
-Three things differ. `/proc/PID/cmdline` is the server's; string hashes are seeded once per server; what a
-module read from the environment at import is the server's. A program is executed as usual if its environment
-differs in such a variable (`_READ_AT_IMPORT`), or if it asks for something that is not supported here.
+Four things differ. `/proc/PID/cmdline` is the server's; string hashes are seeded once per server; at its
+end the interpreter does not delete its modules, after it has called what was registered for the exit; what
+a module read from the environment at import is the server's. A program is executed as usual if its
+environment differs in such a variable (`_READ_AT_IMPORT`), or if it asks for something that is not
+supported here.
 
-`torch.distributed.run` gets a server of its own, so that its workers are warm, too.
+`torch.distributed.run` gets a server of its own, so that its workers are warm, too. So does each process of
+pytest-xdist, which is forked itself: a run of pytest imports everything once.
 """
 
 from __future__ import annotations
@@ -104,6 +107,7 @@ class WarmPopen(PatientPopen):
 
     server: WarmServer | None = None
     only_commands = True  # in a launcher, whatever it starts
+    with_server = False  # whether the process gets a server of its own, which was forked with it
 
     def _execute_child(self, *arguments: Any) -> None:
         names = list(inspect.signature(EXECUTING_POPEN._execute_child).parameters)[1:]  # type: ignore[attr-defined]
@@ -124,6 +128,7 @@ class WarmPopen(PatientPopen):
         os.umask(umask)
         request = {
             "program": program,
+            "with_server": self.with_server,
             "environment": environment,
             "directory": os.fspath(options["cwd"] or os.getcwd()),
             "new_session": options["start_new_session"],
@@ -141,6 +146,13 @@ class WarmPopen(PatientPopen):
         self._child_created = True
         pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(options[name] for name in pipes))  # type: ignore[attr-defined]
+
+
+class WarmWorkerPopen(WarmPopen):
+    """A `subprocess.Popen` that forks the processes of pytest-xdist."""
+
+    only_commands = False
+    with_server = True
 
 
 def _program(arguments: Any) -> list[str] | None:

@@ -59,7 +59,6 @@ def quarantined(run: TinyRun) -> set[tuple[int, int, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.executes  # libraries are hidden from some of its programs
 @pytest.mark.timeout(900)
 def test_restarts_workers_and_libraries_change_no_verdict(
     tiny_run: Callable[..., TinyRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

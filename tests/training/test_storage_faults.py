@@ -90,7 +90,7 @@ def faults(run: TinyRun, log: Path, each: int | None, seed: int = 0) -> list[Fau
 
 @pytest.mark.slow
 def test_some_steps_of_a_run(tiny_run: MakeRun, undisturbed: TinyRun, tmp_path: Path) -> None:
-    chosen = faults(tiny_run("counted", **SHORT), tmp_path / "steps", SAMPLED or 8)
+    chosen = faults(tiny_run("counted", **SHORT), tmp_path / "steps", SAMPLED or 5)
     wrong = {str(fault): check_fault(tiny_run, undisturbed, fault) for fault in chosen}
     assert {fault: problem for fault, problem in wrong.items() if problem} == {}
 
@@ -123,7 +123,7 @@ def test_command_that_fails_half_way_can_be_repeated(data_set: Path, tmp_path: P
     steps = steps_of(whole.parent, tmp_path / "steps", *command(whole))
     every = [Fault(number, kind) for number in range(1, len(steps) + 1) for kind in KINDS]
 
-    for fault in random.Random(name).sample(every, SAMPLED or 6):
+    for fault in random.Random(name).sample(every, SAMPLED or 4):
         out = tmp_path / f"{fault.kind}_{fault.step}" / name
         out.parent.mkdir()
         outcome = run_with(fault, out.parent, *command(out))

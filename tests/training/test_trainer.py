@@ -116,7 +116,7 @@ def test_a_finished_run_trained_again_does_nothing(tiny_run: MakeRun) -> None:
 @pytest.mark.slow
 def test_the_loss_begins_at_the_log_of_the_batch() -> None:
     """It takes a preset of the paper: in towers as narrow as the tiny ones random features spread further."""
-    batch = 16
+    batch = 8
     model = build_model(preset("vit_b16", vocab_size=200))
     samples = [make_sample(0, "train", number, 224) for number in range(batch)]
     images = torch.stack([pil_to_tensor(Image.open(io.BytesIO(jpeg))) for _, _, jpeg in samples])
