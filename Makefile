@@ -46,8 +46,9 @@ test-lowest:
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not slow and not long'
 
+# The 30 slowest tests, and what they wait for.
 test-slowest: $(VENV)/.dev
-	$(PYTEST) -m 'not long' --durations 30 --durations-min 1
+	$(PYTEST) -m 'not long' --slowest 30
 
 # The share of the package's lines that the tests run, in the processes that they start, too.
 coverage: $(VENV)/.dev

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from support.costs import CostMeter
 from support.made_once import made_once
 from support.shards import tiny_tokenizer
 from support.time_limits import PatientPopen, slowness, time_limit
@@ -34,9 +35,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("busy machines")
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slowest", type=int, metavar="N", help="print what the N slowest tests wait for")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Measure the speed of this machine before anything else runs; let Ctrl-C reach what tests start."""
     slowness()
+    if count := config.getoption("--slowest"):
+        config.pluginmanager.register(CostMeter(count))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script starts with `&`
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

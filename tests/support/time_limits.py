@@ -44,6 +44,12 @@ def wait_until(condition: Callable[[], Any], seconds: float = 120, interval: flo
 class PatientPopen(subprocess.Popen[Any]):
     """A `subprocess.Popen` whose limits grow with the slowness of the machine."""
 
+    executed = 0  # how many programs this process has executed
+
+    def _execute_child(self, *arguments: Any) -> None:
+        PatientPopen.executed += 1
+        super()._execute_child(*arguments)  # type: ignore[misc]
+
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of the process; see `subprocess.Popen.wait`."""
         return super().wait(None if timeout is None else time_limit(timeout))

@@ -108,6 +108,7 @@ class WarmPopen(PatientPopen):
     server: WarmServer | None = None
     only_commands = True  # in a launcher, whatever it starts
     with_server = False  # whether the process gets a server of its own, which was forked with it
+    forked = 0  # how many programs this process has forked
 
     def _execute_child(self, *arguments: Any) -> None:
         names = list(inspect.signature(EXECUTING_POPEN._execute_child).parameters)[1:]  # type: ignore[attr-defined]
@@ -143,6 +144,7 @@ class WarmPopen(PatientPopen):
         ends = [options["p2cread"], options["c2pwrite"], options["errwrite"]]
         streams = [standard if end == -1 else end for standard, end in enumerate(ends)]
         self.pid = WarmPopen.server.fork(request, streams)
+        WarmPopen.forked += 1
         self._child_created = True
         pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(options[name] for name in pipes))  # type: ignore[attr-defined]

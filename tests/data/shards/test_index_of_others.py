@@ -21,7 +21,7 @@ from flipscale.data.shards.index_document import is_current, load_index
 from flipscale.data.shards.indexing import build_index
 from flipscale.data.shards.journal import IndexKind
 from flipscale.data.shards.source import ShardSource
-from flipscale.data.shards.storage import DataReadError
+from flipscale.data.shards.storage import DataReadError, Patience, Storage
 from flipscale.data.shards.tar import MEMBER
 from flipscale.errors import UserError
 
@@ -185,7 +185,8 @@ def test_other_journals_are_scanned_again(tmp_path, line):
 def test_random_damage_is_refused_or_changes_nothing(directory):
     """Every byte counts: what is read is what was written, or the index is refused."""
     draw = random.Random(0)
-    good = ShardSource(load_index(directory))
+    impatient = Storage(patience=Patience(pauses=()))
+    good = ShardSource(load_index(directory), impatient)
     expected = [good.content(0, ordinal, "text") for ordinal in range(3)]
     for name in ("index.json", "members.bin"):
         whole = (directory / name).read_bytes()
@@ -194,7 +195,7 @@ def test_random_damage_is_refused_or_changes_nothing(directory):
             content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
             (directory / name).write_bytes(content)
             try:
-                source = ShardSource(load_index(directory))
+                source = ShardSource(load_index(directory), impatient)
                 texts = [source.content(0, ordinal, "text") for ordinal in range(3)]
             except (UserError, BadSample, DataReadError):
                 continue
