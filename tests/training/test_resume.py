@@ -34,9 +34,8 @@ def kill_at_random_moments(run: TinyRun, kills: int, seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_five_kills_leave_no_trace(tiny_run: MakeRun) -> None:
-    straight, killed = tiny_run("straight"), tiny_run("killed")
-    assert straight.train().returncode == 0
+def test_five_kills_leave_no_trace(tiny_run: MakeRun, straight: TinyRun) -> None:
+    killed = tiny_run("killed")
     kill_at_random_moments(killed, 5, seed=1)
     assert killed.train().returncode == 0
     assert killed.weights() == straight.weights()
@@ -66,9 +65,8 @@ def kill_in_a_save(run: TinyRun, rng: random.Random) -> None:
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_twenty_kills_in_the_middle_of_a_save(tiny_run: MakeRun) -> None:
-    straight, killed = tiny_run("straight"), tiny_run("killed")
-    assert straight.train().returncode == 0
+def test_twenty_kills_in_the_middle_of_a_save(tiny_run: MakeRun, straight: TinyRun) -> None:
+    killed = tiny_run("killed")
     rng = random.Random(7)
     unfinished = 0
     for _ in range(20):
@@ -88,13 +86,12 @@ def flipscale_audit(run: TinyRun) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_loader_workers_change_nothing(tiny_run: MakeRun) -> None:
-    runs = {workers: tiny_run(f"workers{workers}", data={"workers": workers}) for workers in (0, 3)}
-    assert runs[0].train().returncode == 0
-    kill_at_random_moments(runs[3], 2, seed=3)
-    assert runs[3].train().returncode == 0
-    assert runs[3].weights() == runs[0].weights()
-    assert runs[3].metrics() == runs[0].metrics()
+def test_loader_workers_change_nothing(tiny_run: MakeRun, straight: TinyRun) -> None:
+    run = tiny_run(data={"workers": 3})
+    kill_at_random_moments(run, 2, seed=3)
+    assert run.train().returncode == 0
+    assert run.weights() == straight.weights()
+    assert run.metrics() == straight.metrics()
 
 
 @pytest.mark.slow
@@ -115,9 +112,8 @@ def test_two_processes_train_as_one(tiny_run: MakeRun, precision: str, tolerance
 
 
 @pytest.mark.slow
-def test_the_world_size_may_change_between_starts(tiny_run: MakeRun) -> None:
-    straight, moved = tiny_run("straight"), tiny_run("moved")
-    assert straight.train().returncode == 0
+def test_the_world_size_may_change_between_starts(tiny_run: MakeRun, straight: TinyRun) -> None:
+    moved = tiny_run("moved")
     assert moved.train("phases.1.samples=152", "--time-limit", "1s").returncode in (0, 75)
     assert moved.train(processes=2).returncode == 0
     assert moved.last_manifest()["progress"]["digest"] == straight.last_manifest()["progress"]["digest"]

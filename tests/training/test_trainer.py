@@ -134,9 +134,7 @@ def pil_to_tensor(image: Image.Image) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_any_stop_step_gives_the_same_end(tiny_run: MakeRun) -> None:
-    straight = tiny_run("straight")
-    train(straight)
+def test_any_stop_step_gives_the_same_end(tiny_run: MakeRun, straight: TinyRun) -> None:
     for steps in (1, 7, 40, 41):
         run = tiny_run(f"stopped{steps}")
         with pytest.raises(StoppedEarly, match="same command again"):
@@ -148,9 +146,10 @@ def test_any_stop_step_gives_the_same_end(tiny_run: MakeRun) -> None:
 
 
 @pytest.mark.slow
-def test_damaged_checkpoints_roll_the_run_back_and_it_still_ends_the_same(tiny_run: MakeRun) -> None:
-    straight, damaged = tiny_run("straight"), tiny_run("damaged")
-    train(straight)
+def test_damaged_checkpoints_roll_the_run_back_and_it_still_ends_the_same(
+    tiny_run: MakeRun, straight: TinyRun
+) -> None:
+    damaged = tiny_run("damaged")
     with pytest.raises(StoppedEarly):
         train(damaged, stop=StopAt(RunDirectory(damaged.output), 30))
     newest = max((damaged.output / "checkpoints").glob("samples_*"))
@@ -250,9 +249,10 @@ def test_other_data_and_another_vocabulary_are_refused(
 
 
 @pytest.mark.slow
-def test_run_resumes_with_moved_shards(tiny_run: MakeRun, data_set: Path, tmp_path: Path) -> None:
-    straight, moved = tiny_run("straight"), tiny_run("moved")
-    train(straight)
+def test_run_resumes_with_moved_shards(
+    tiny_run: MakeRun, straight: TinyRun, data_set: Path, tmp_path: Path
+) -> None:
+    moved = tiny_run("moved")
     with pytest.raises(StoppedEarly):
         train(moved, stop=StopAt(RunDirectory(moved.output), 7))
     shutil.copytree(data_set / "train", tmp_path / "elsewhere")
