@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Two processes more than cores: the tests on clusters mostly wait for Slurm.
 WORKERS := $(shell echo $$(( $$(nproc) + 2 )))
+PARALLEL := --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 # Some machines forbid compiled files; then every process that a test starts would compile the package again.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+ENVIRONMENT := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
+PYTEST := $(ENVIRONMENT) $(BIN)/python -m pytest $(PARALLEL)
 
 .PHONY: demo test test-shuffled test-long test-lowest test-slowest coverage lint check format docs-tables clean
 
@@ -44,7 +46,7 @@ test-lowest:
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt torch numpy
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m 'not slow and not long'
+	$(ENVIRONMENT) .venv-lowest/bin/python -m pytest $(PARALLEL) -m 'not slow and not long'
 
 # The 30 slowest tests, and what they wait for.
 test-slowest: $(VENV)/.dev
@@ -53,7 +55,7 @@ test-slowest: $(VENV)/.dev
 # The share of the package's lines that the tests run, in the processes that they start, too.
 coverage: $(VENV)/.dev
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder -m 'not long'
+	$(ENVIRONMENT) $(BIN)/coverage run -m pytest $(PARALLEL) -m 'not long'
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
