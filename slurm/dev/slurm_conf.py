@@ -82,6 +82,8 @@ def slurm_conf(directory: Path, name: str, settings: Settings, ports: Ports, har
     )
 
     members = ",".join(settings.node_names)
+    # After MessageTimeout (default: 10 s) the controller repeats a message. A busy machine may answer later.
+    # Then the next start of a job gets the signal that was meant for the start before, and is requeued.
     low_priority = f"PriorityTier=1 PreemptMode=REQUEUE GraceTime={settings.grace}"
 
     return f"""\
@@ -111,6 +113,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait={settings.kill_wait}
 SlurmdTimeout={settings.slurmd_timeout}
+MessageTimeout=60
 MinJobAge=86400
 {_accounting(directory, ports) if settings.accounting else ""}{nodes}\
 PartitionName=low Nodes={members} Default=YES MaxTime=INFINITE State=UP {low_priority}
