@@ -62,7 +62,7 @@ def test_the_page_does_what_it_says(slurm_installed: None, environment: dict[str
     assert [segment.reason for segment in segments] == ["preempted", "done"]
     first, second = segments
     assert (first.samples_from, second.samples_from) == (0, first.samples_to)
-    assert 0 < first.samples_to < second.samples_to == 23_200
+    assert 0 < first.samples_to < second.samples_to == 27_200
     assert (first.lost_samples, first.world_size, second.world_size) == (0, 2, 2)
-    assert "23200 samples seen" in shown
+    assert "27200 samples seen" in shown
     assert "0 repeated, 0 skipped" in shown
