@@ -131,6 +131,7 @@ def test_vocab_without_text_or_room_is_refused(tmp_path):
     assert not (tmp_path / "vocab.txt").exists()
 
 
+@pytest.mark.slow
 def test_check_and_vocab_read_the_captions_of_a_job(tmp_path, job):
     members = []
     for n in range(4):

@@ -135,6 +135,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_the_score_matrix_is_never_held_whole():
     """Peak memory, in KiB, compared with the 250,000 of the 8,000 x 8,000 matrix in fp32."""
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)

@@ -32,6 +32,7 @@ def test_leading_score_without_a_metric_is_top_1() -> None:
     }
 
 
+@pytest.mark.slow
 def test_chance_of_a_recall_follows_from_the_number_of_candidates() -> None:
     recalls = {"R@1": 0.5, "R@5": 0.75, "R@10": 1.0}
     set_ = {"image_to_text": recalls, "text_to_image": recalls, "images": 8, "texts": 40}

@@ -48,6 +48,7 @@ class Harmful:
         return Path.touch, (Path("harm"),)
 
 
+@pytest.mark.slow
 def test_pickle_that_runs_code_is_refused_and_can_be_converted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

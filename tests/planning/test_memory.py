@@ -61,6 +61,7 @@ def assert_close(sharding: dict[str, Any], measured: int, estimated: int, spec: 
     assert estimated <= measured + states / 2, sharding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "mode"), [("ddp", "none"), ("ddp", "full"), ("fsdp", "selective")])
 def test_estimate_covers_one_process(alone: World, strategy: str, mode: str) -> None:
     sharding = {"strategy": strategy, "precision": "bf16", "activation_checkpointing": mode}

@@ -114,6 +114,7 @@ def test_a_step_that_is_not_finite_changes_nothing(alone: World) -> None:
     assert not torch.equal(whole(dict(model.state())["model.logit_scale"]), before["model.logit_scale"])
 
 
+@pytest.mark.slow
 def test_bf16_differs_from_ddp_only_by_the_rounding_of_the_norms(alone: World) -> None:
     """At the start the norms are ones and zeros, exact in bf16: the features then are those of ddp."""
     ours, job = sharded(alone, strategy="fsdp", precision="bf16")

@@ -59,6 +59,7 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
+@pytest.mark.slow
 def test_run_learns_both_resumes_to_the_bit_and_exports_without_the_decoder(
     tiny_run: MakeRun, tmp_path: Path
 ) -> None:

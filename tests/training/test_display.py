@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import pytest
 from support.tiny_run import TinyRun
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_progress_bar(tiny_run: Callable[..., TinyRun]) -> None:
     run = tiny_run()
     ours, theirs = pty.openpty()
@@ -36,6 +38,7 @@ def test_a_terminal_shows_a_progress_bar(tiny_run: Callable[..., TinyRun]) -> No
     ]
 
 
+@pytest.mark.slow
 def test_lines_name_the_phase_the_samples_and_the_loss(tiny_run: Callable[..., TinyRun]) -> None:
     done = tiny_run().train()
     assert done.returncode == 0, done.stderr

@@ -216,6 +216,7 @@ def test_a_set_that_is_missing_is_named_before_the_training(tiny_run: MakeRun, s
     assert not run.metrics()
 
 
+@pytest.mark.slow
 def test_a_set_that_cannot_be_scored_is_recorded_and_does_not_end_the_training(
     tiny_run: MakeRun, sets: dict[str, Any], tmp_path: Path
 ) -> None:

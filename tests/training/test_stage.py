@@ -124,6 +124,7 @@ def test_learned_positions_continue_across_the_boundary(tiny_run: MakeRun) -> No
     assert run.metrics() == straight.metrics()
 
 
+@pytest.mark.slow
 def test_decoder_continues_across_the_boundary(tiny_run: MakeRun) -> None:
     settings = SETTINGS | {"loss": {"reconstruction": {"width": 32, "layers": 1, "heads": 2}}}
     straight, run = tiny_run("straight", **settings), tiny_run("stopped", **settings)

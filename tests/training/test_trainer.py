@@ -227,7 +227,15 @@ def test_a_changed_job_is_refused_by_name(tiny_run: MakeRun, overrides: list[str
         train(run, stop=StopAt(RunDirectory(run.output), 2))
     with pytest.raises(UserError, match=message):
         train(run, *overrides)
-    train(run, "phases.1.base_lr=0.001", "data.workers=0", "checkpoint.keep_last=5")  # these may change
+
+
+def test_rate_of_a_later_phase_and_settings_without_effect_may_change(tiny_run: MakeRun) -> None:
+    run = tiny_run()
+    with pytest.raises(StoppedEarly):
+        train(run, stop=StopAt(RunDirectory(run.output), 2))
+    assert (
+        train(run, "phases.1.base_lr=0.001", "data.workers=0", "checkpoint.keep_last=5").samples_seen == 792
+    )
 
 
 def test_other_data_and_another_vocabulary_are_refused(

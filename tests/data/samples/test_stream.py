@@ -201,6 +201,7 @@ class CountingSource(ShardSource):
         return super().bytes(shard, offset, size)
 
 
+@pytest.mark.slow
 def test_resuming_in_the_middle_of_an_epoch_reads_no_more_than_starting(tmp_path, tokenizer):
     """In both cases, only the first batch of 1,000 shards is read, and so the time is the same."""
     shards, each, lanes, size = 1000, 4, 16, 64

@@ -39,6 +39,7 @@ def loaded(path: Path) -> list[str]:
 SHARD = [member for number in range(4) for member in good(number)]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_random_bytes_in_headers(tmp_path, data):

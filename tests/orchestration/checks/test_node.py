@@ -57,6 +57,7 @@ def test_the_node_that_is_slower_than_the_others_is_named():
     assert [finding.level for finding in _judge(_FILE_WRITE, {"n1": [1.0]})] == ["error"]
 
 
+@pytest.mark.slow
 def test_two_processes_measure_their_all_reduce(tmp_path: Path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--"]
     done = subprocess.run(

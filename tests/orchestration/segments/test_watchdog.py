@@ -45,6 +45,7 @@ def run(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_a_stuck_process_dumps_its_stacks_and_ends(tmp_path: Path) -> None:
     # The other process of this start last gave a sign a minute ago.
     silent = Heartbeat("5.1", 1, 2, "n2", 1, "training", 32, 0.1, time.time() - 60)
@@ -81,6 +82,7 @@ def test_the_limit_follows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert dog.limit == 20
 
 
+@pytest.mark.slow
 def test_work_that_gives_signs_may_take_longer_than_the_limit(tmp_path: Path) -> None:
     script = STUCK.replace('"start": "60s"', '"start": "2s"').replace(
         "stuck_in_a_collective()\n",
@@ -98,6 +100,7 @@ with dog.long_operation():
     assert ended.stdout.splitlines() == ["evaluated", "give up: hang"], ended.stderr
 
 
+@pytest.mark.slow
 def test_a_peer_that_failed_ends_a_process_that_does_not_notice(tmp_path: Path) -> None:
     """As on GPUs, whose collectives wait for a dead peer."""
     failed = Heartbeat("5.1", 1, 2, "n2", 1, "failed", 32, 0.1, time.time() - 60, "code", "KeyError: 'x'")

@@ -176,6 +176,7 @@ def test_an_innocent_process_with_the_number_of_an_old_heartbeat_is_not_signalle
         innocent.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["pid", "boot", "ticks", "command", "directory"])
 def test_a_process_is_signalled_only_if_everything_agrees(run, field):
     with listener(run) as process, subprocess.Popen(["sleep", "600"]) as other:

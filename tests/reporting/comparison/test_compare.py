@@ -89,6 +89,7 @@ def test_page_opens_from_disk_with_every_plot(page: Path, browser: Browser, widt
         assert shown.page.locator("img").count() == 6 * 2  # whole, and under the only mask
 
 
+@pytest.mark.slow
 def test_click_on_heading_sorts_by_numbers(page: Path, browser: Browser) -> None:
     with opened(browser, page, 1400) as shown:
         table = shown.page.locator("#published-models table")

@@ -18,6 +18,7 @@ from flipscale.third_party import import_open_clip
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_features_are_those_of_open_clip_with_its_preprocessing(models: Models) -> None:
     source = f"local-dir:{models.stock}"
     open_clip = import_open_clip()

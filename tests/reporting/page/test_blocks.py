@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from playwright.sync_api import Browser
 from support.browser import opened
 
@@ -54,6 +55,7 @@ def hostile_page() -> Page:
     return Page(HOSTILE, HOSTILE, [Headline(HOSTILE, HOSTILE, HOSTILE)], [Section(HOSTILE, blocks)])
 
 
+@pytest.mark.slow
 def test_hostile_texts_remain_texts(tmp_path: Path, browser: Browser) -> None:
     path = tmp_path / "page.html"
     path.write_text(to_html(hostile_page()))
@@ -76,6 +78,7 @@ def test_figure_in_page_equals_figure_of_block() -> None:
     assert json.loads(embedded[1]) == block.plots[0].figure
 
 
+@pytest.mark.slow
 def test_injected_script_does_not_run(tmp_path: Path, browser: Browser) -> None:
     text = to_html(Page("plain", "", [], []))
     path = tmp_path / "page.html"

@@ -52,6 +52,7 @@ def contents(directory: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1400, 400])
 def test_finished_run_is_shown_completely(
     models: Models, tmp_path: Path, browser: Browser, width: int, capsys: pytest.CaptureFixture[str]
