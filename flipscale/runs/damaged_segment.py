@@ -16,7 +16,8 @@ def rebuild_segment(
 ) -> LedgerLine | None:
     """Return the segment before this start as far as it is known.
 
-    Its samples are right. Its start is not known, so that it has no duration.
+    Its samples are right. Its start is not known, so that it has no duration. It is as it was at its first
+    sample, which is what remains of it if the run resumes from before the segment.
 
     Args:
         run: The run directory.
@@ -31,8 +32,9 @@ def rebuild_segment(
     if any(line.attempt == attempt for line in lines):
         attempt = ""
 
-    samples_from = lines[-1].samples_to if lines else 0
-    if not attempt and (not lines or resumed.samples_seen <= samples_from):
+    before = lines[-1] if lines else None
+    samples_from = before.samples_to if before else 0
+    if not attempt and (not before or resumed.samples_seen <= samples_from):
         return None
 
     beats = read_heartbeats(run, attempt) if attempt else []
@@ -49,9 +51,9 @@ def rebuild_segment(
         "world_size": beats[0].world_size if beats else 0,
         "started": utc(min((beat.time - beat.seconds for beat in beats), default=time.time())),
         "samples_from": samples_from,
-        "samples_to": resumed.samples_seen,
-        "digest": resumed.digest.hex(),
-        "content": resumed.content_hex,
+        "samples_to": samples_from,
+        "digest": before.digest if before else resumed.digest.hex(),
+        "content": before.content if before else resumed.content_hex,
         "stop_seconds": 0.0,
         "reason": "killed",
     }
