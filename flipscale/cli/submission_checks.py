@@ -20,7 +20,7 @@ Runs = Sequence[tuple[RunDirectory, Job]]
 
 
 def check_submission(
-    runs: Runs, site: Site, cluster: str, *, script: str | None, dry_run: bool
+    runs: Runs, site: Site, cluster: str, *, script: str | None, dry_run: bool, from_zero: bool
 ) -> list[Finding]:
     """Check the jobs and the cluster; with several jobs, the name of a finding begins with its job's.
 
@@ -30,13 +30,14 @@ def check_submission(
         cluster: "slurm" or "local".
         script: The batch script; None without Slurm.
         dry_run: Whether a Slurm that does not answer is only a warning.
+        from_zero: Whether runs whose checkpoints are lost may begin at zero.
 
     Raises:
         UserError: If Slurm does not answer.
     """
     findings: list[Finding] = []
     for run, job in runs:
-        for finding in preflight(run, job, site):
+        for finding in preflight(run, job, site, from_zero=from_zero):
             name = finding.name if len(runs) == 1 else f"{job.name}: {finding.name}"
             findings.append(replace(finding, name=name))
 

@@ -70,7 +70,14 @@ def submit(options: SubmitOptions) -> None:
     script = None
     if options.cluster == "slurm":
         script = script_for(runs, site, at_most=options.at_most).text(len(runs))
-    findings = check_submission(runs, site, options.cluster, script=script, dry_run=options.dry_run)
+    findings = check_submission(
+        runs,
+        site,
+        options.cluster,
+        script=script,
+        dry_run=options.dry_run,
+        from_zero=options.from_zero,
+    )
     if options.dry_run:
         if not options.as_json:
             print_plans(jobs, site)

@@ -44,11 +44,11 @@ def load_model(path: Path, world: World) -> LoadedModel:
         run = RunDirectory(path.resolve())
         newest = world.lead(lambda: find_trained(run))
         if newest is None:
-            raise UserError(f"{path} has no whole checkpoint yet; train it first")
+            raise UserError(f"{path} has no whole checkpoint; train it first, or bring its checkpoints back")
         return load_checkpoint(run, newest, device)
 
     if (path / MANIFEST).is_file():
-        run = RunDirectory(path.resolve().parents[1])
+        run = RunDirectory.of_checkpoint(path)
         return load_checkpoint(run, world.lead(lambda: _read_checkpoint(path)), device)
 
     raise UserError(

@@ -27,6 +27,11 @@ class RunDirectory:
 
     path: Path
 
+    @classmethod
+    def of_checkpoint(cls, path: Path) -> RunDirectory:
+        """Return the run of a checkpoint that nobody moved; at the top of a file system, the top itself."""
+        return cls(path.resolve().parent.parent)
+
     @property
     def job(self) -> Path:
         """The resolved job as of the last start (this module)."""

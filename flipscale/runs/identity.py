@@ -111,11 +111,10 @@ def recorded_data(run: RunDirectory, source: TokenizerSource) -> tuple[DataIdent
     Raises:
         UserError: If a file is missing or damaged, or if the tokenizer is another than the run began with.
     """
-    try:
-        identity = read_identity(run)
-    except FileNotFoundError:
-        raise UserError(f"there is no {run.index}; restore it, or name a checkpoint within its run") from None
+    if not run.index.exists():
+        raise UserError(f"there is no {run.index}; restore it, or name a checkpoint within its run")
 
+    identity = read_identity(run)
     tokenizer = load_job_tokenizer(source, run.tokenizer)
     if tokenizer.fingerprint != identity.tokenizer:
         raise UserError(

@@ -89,8 +89,13 @@ class RunFiles:
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a run was ever prepared at `path`; a job file by itself is not a run."""
-    return (path / "job.yaml").is_file() and (path / "checkpoints").is_dir()
+    """Return whether a run was ever prepared at `path`; a job file by itself is not a run.
+
+    A run whose checkpoints are lost is still one: its ledger shows it, or the segment that was killed.
+    """
+    run = RunDirectory(path)
+    signs = (run.checkpoints, run.ledger, run.open_segment)
+    return run.job.is_file() and any(map(os.path.lexists, signs))
 
 
 def runs_below(path: Path) -> list[Path]:

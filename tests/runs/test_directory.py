@@ -23,7 +23,7 @@ from flipscale.runs.directory import (
     recorded_job,
     run_directory,
 )
-from flipscale.runs.identity import DataIdentity, check_identity
+from flipscale.runs.identity import DataIdentity, check_identity, recorded_data
 from flipscale.runs.job_changes import CHANGEABLE
 from flipscale.runs.lock import lock_run
 
@@ -63,6 +63,15 @@ def test_job_writes_to_its_output_or_below_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_directory(job(tmp_path)).path == tmp_path / "runs" / "first"
     assert run_directory(job(tmp_path, "output=elsewhere/x")).path == tmp_path / "elsewhere" / "x"
+
+
+def test_checkpoint_outside_its_run_is_refused(tmp_path):
+    """It may be at the top of a file system, as a container's mounts are."""
+    assert RunDirectory.of_checkpoint(Path("/samples_000000000640")).path == Path("/")
+
+    source = Job.model_validate(DOCUMENT).data.tokenizer
+    with pytest.raises(UserError, match=r"index.json; restore it, or name a checkpoint within its run$"):
+        recorded_data(RunDirectory.of_checkpoint(tmp_path / "samples_000000000640"), source)
 
 
 def test_new_run_records_its_job(run, tmp_path):

@@ -18,9 +18,11 @@ class Candidate:
         job: The resolved job file.
         site: The cluster.
         allocation: The resources that the job requests from the cluster.
+        from_zero: Whether a run whose checkpoints are lost may begin at zero.
     """
 
     run: RunDirectory
     job: Job
     site: Site
     allocation: Allocation
+    from_zero: bool = False

@@ -19,13 +19,13 @@ from flipscale.sharding.limits import check_sharding
 from flipscale.sharding.optimizer import check_optimizer
 
 
-def preflight(run: RunDirectory, job: Job, site: Site) -> list[Finding]:
+def preflight(run: RunDirectory, job: Job, site: Site, *, from_zero: bool = False) -> list[Finding]:
     """Check what this machine can see of a job; writes nothing and asks no cluster.
 
     Raises:
         UserError: If the site cannot give what the job requests.
     """
-    candidate = Candidate(run, job, site, resolve_allocation(job, site))
+    candidate = Candidate(run, job, site, resolve_allocation(job, site), from_zero)
     checks: tuple[tuple[str, Callable[[Candidate], str]], ...] = (
         ("python", _check_python),
         ("run directory", check_run_directory),

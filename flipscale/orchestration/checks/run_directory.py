@@ -14,7 +14,7 @@ from flipscale.orchestration.checks.candidate import Candidate
 from flipscale.orchestration.checks.finding import CheckWarning
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.batch_script import visibility_command
-from flipscale.orchestration.cluster.submission import check_work_left
+from flipscale.orchestration.cluster.submission import check_resumable
 from flipscale.planning.plan import state_bytes
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.manifest import committed_checkpoints
@@ -26,8 +26,8 @@ _LOCAL_FILE_SYSTEMS = ("tmpfs", "ramfs", "overlay")
 
 
 def check_run_directory(candidate: Candidate) -> str:
-    """Check that work is left, that the directory can be written, and that nodes can share its disk."""
-    check_work_left(candidate.run, candidate.job)
+    """Check what is left to do and to resume from, and that nodes can write and share the directory."""
+    check_resumable(candidate.run, candidate.job, from_zero=candidate.from_zero)
     path = candidate.run.path
     place = _existing_parent(path)
     try:

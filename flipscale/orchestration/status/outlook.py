@@ -41,6 +41,7 @@ class Evidence:
 
     run: Path
     spent: bool  # a committed checkpoint holds the whole budget
+    saved: bool  # there is a committed checkpoint
     jobs: Sequence[JobStatus]
     processes: Sequence[ProcessStatus]  # of the newest start
     segments: Sequence[SegmentStatus]
@@ -173,6 +174,12 @@ def _next(state: RunState, evidence: Evidence) -> str:
             f"its job ended ({evidence.jobs[0].state if evidence.jobs else 'gone'}) before training began; "
             + (f"read {evidence.run / 'logs'}, then {again}")
         )
+    return _interrupted(last, again, evidence)
+
+
+def _interrupted(last: SegmentStatus, again: str, evidence: Evidence) -> str:
+    if last.reason == "done" and not evidence.saved:
+        return f"it was done, and its checkpoints are lost: bring them back, or {again} with --from-zero"
     why = "more phases were added" if last.reason == "done" else f"its last segment ended ({last.reason})"
     return f"{why} and no job of the run is in the queue; {again} resumes it"
 

@@ -206,6 +206,7 @@ def _evidence(
     return Evidence(
         run=files.run.path,
         spent=files.spent,
+        saved=files.checkpoint is not None,
         jobs=jobs,
         processes=processes,
         segments=[segment_of(line) for line in files.ledger],

@@ -94,7 +94,7 @@ def _resolve(source: str) -> NamedModel:
         return NamedModel(source, "run", recorded_job(run).name, str(checkpoints[-1].path), run)
 
     if (path / MANIFEST).is_file():
-        run = RunDirectory(resolved.parents[1])
+        run = RunDirectory.of_checkpoint(resolved)
         name = recorded_job(run).name if run.job.is_file() else run.path.name
         return NamedModel(source, "checkpoint", f"{name} at {_samples_seen(path):,}", str(resolved), run)
 

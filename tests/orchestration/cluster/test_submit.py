@@ -239,7 +239,10 @@ def test_a_finished_run_is_not_submitted_again(
 
 
 def test_a_run_without_its_checkpoints_is_submitted_only_to_begin_at_zero(
-    fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun]
+    fake: FakeSlurm,
+    site: WriteSite,
+    tiny_run: Callable[..., TinyRun],
+    capsys: pytest.CaptureFixture[str],
 ):
     """The job would refuse to begin at zero, after its time in the queue."""
     job = tiny_run(cluster={"gpus_per_node": 1}).job
@@ -247,6 +250,10 @@ def test_a_run_without_its_checkpoints_is_submitted_only_to_begin_at_zero(
     prepare(run, load_job(job), 0)
     RunInFiles(run.path).segment(samples_to=96, reason="stopped")
     run.checkpoints.rmdir()
+    rows = dry_run(capsys, job, site=site())["preflight"]
+    (row,) = (row for row in rows if row["check"] == "run directory")
+    assert row["level"] == "error"
+    assert row["text"].endswith("or add --from-zero to train all samples again")
     lost = r"ledger\.jsonl says that 96 samples .* or add --from-zero to train all samples again$"
     with pytest.raises(UserError, match=lost):
         submit(run.path, site=site())

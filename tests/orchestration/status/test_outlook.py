@@ -43,6 +43,8 @@ def odd(prepare: Callable[[RunInFiles], object], *answer: str, state: str, line:
             line="`flipscale export "),
         odd(lambda run: run.segment(reason="done", samples_to=600).checkpoint(600), state="interrupted",
             line="more phases were added"),
+        odd(lambda run: run.segment(reason="done", samples_to=1000), state="interrupted",
+            line="its checkpoints are lost: bring them back, or `flipscale train JOB` with --from-zero"),
         odd(lambda run: run.open_segment(started=utc(ago(0)), attempt="7.0").submitted("7")
             .beat(0, "training", at=ago(0), samples_seen=80).beat(1, "saving", at=ago(0)),
             "7|RUNNING|None|n[1-2]", state="saving", line="nothing to do"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,6 +202,13 @@ def test_all_runs_below_a_directory(tmp_path, slurm):
     assert "60.0%" in page
     assert "unknown key sed" in page
     assert runs_below(first.path) == [first.path]
+
+
+def test_a_run_whose_checkpoints_are_lost_is_still_one(run):
+    run.segment(samples_to=96, reason="stopped")
+    shutil.rmtree(run.path / "checkpoints")
+    document = json.loads(flipscale("status", run.path, "--json").stdout)
+    assert (document["state"], document["samples"]) == ("stopped", 0)
 
 
 def test_where_no_run_is(tmp_path):
