@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from flipscale.config import Data
 from flipscale.data.order.mixture import shards_by_source
 from flipscale.data.shards.cache import BlockCache
-from flipscale.data.shards.checksumming import MOST_OF_A_RUN, can_have_checksums, write_checksums
-from flipscale.data.shards.index import Index, expand_shards, shard_name
-from flipscale.data.shards.index_directory import is_own, remove_index
-from flipscale.data.shards.index_document import is_index_of, load_located
-from flipscale.data.shards.indexing import IndexKind, build_index
+from flipscale.data.shards.index import Index, shard_name
+from flipscale.data.shards.index_document import load_located
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Storage
 from flipscale.distributed.world import World
+from flipscale.runs.directory import RunDirectory
 from flipscale.runs.identity import DataIdentity
-
-_log = logging.getLogger(__name__)
+from flipscale.training.run_index import make_run_index
 
 
 @dataclass(frozen=True)
@@ -75,23 +70,15 @@ def open_shards(data: Data, run: Path, world: World) -> TrainingShards:
     """
     storage = Storage(data.allow_pipe)
     directory = Path(data.index) if data.index is not None else run / "index"
-    world.lead(lambda: _prepare_index(data, directory, storage))
+    world.lead(lambda: _prepare_index(data, run, directory, storage))
     index = load_located(directory, data.train, data.images)
 
     cache = BlockCache(Path(data.cache.directory), data.cache.size) if data.cache else None
     return TrainingShards(index, ShardSource(index, storage, cache), shards_by_source(data))
 
 
-def _prepare_index(data: Data, directory: Path, storage: Storage) -> None:
-    if data.index is None and not is_index_of(directory, expand_shards(data.train), data.images):
-        _log.info("indexing %s (set data.index to reuse an index)", data.train)
-        # A damaged index in the run's own directory is made again, but not one in a directory of the user.
-        if not is_own(directory):
-            remove_index(directory)
-        cores = len(os.sched_getaffinity(0))
-        kind = IndexKind(images=data.images)
-        index = build_index(data.train, directory, workers=cores, storage=storage, kind=kind)
-        if can_have_checksums(index) and sum(shard.bytes for shard in index.shards) <= MOST_OF_A_RUN:
-            write_checksums(index, cores)
+def _prepare_index(data: Data, run: Path, directory: Path, storage: Storage) -> None:
+    if data.index is None:
+        make_run_index(data, RunDirectory(run), directory, storage)
 
     load_located(directory, data.train, data.images).verify(storage)
