@@ -78,8 +78,8 @@ class Http:
             address, authorization = authorized(path)
             headers |= authorization
             response = self._get(address, headers)
-        except (LocationValueError, UnicodeError) as error:
-            raise UserError(without_secrets(f"{path} is not a web address ({error})")) from None
+        except (LocationValueError, UnicodeError):
+            raise _not_an_address(path) from None
 
         for _ in range(_REDIRECTS):
             location = response.get_redirect_location()
@@ -101,6 +101,15 @@ class Http:
 
     def _get(self, address: str, headers: dict[str, str]) -> BaseHTTPResponse:
         return self._pool.request("GET", address, headers=headers, preload_content=False, redirect=False)
+
+
+def _not_an_address(path: str) -> UserError:
+    """Return the error for a path that is not an address; the client's own quotes parts of passwords."""
+    names = " and ".join(f"${{{name}}}" for name in sorted(reference_names(path)))
+    fix = (
+        f", with the value of {names}; write characters such as / and @ in it as %2F and %40" if names else ""
+    )
+    return UserError(without_secrets(path) + f" is not a web address{fix or '; correct it'}")
 
 
 def _checked_range(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from urllib.parse import unquote
@@ -16,6 +17,8 @@ TOKEN = "FLIPSCALE_HTTP_TOKEN"
 _NETRC = "NETRC"
 """The environment variable that names another file than ~/.netrc, as it does for curl and requests."""
 
+_LOGIN = re.compile(r"(?<=://)[^/?#]*(?=@)")
+_ENDS_LOGIN = re.compile(r"[/?#\\]")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -29,9 +32,13 @@ def authorized(path: str) -> tuple[str, dict[str, str]]:
         UserError: If the token cannot be a header, or ~/.netrc cannot be read, or a variable is missing.
         urllib3.exceptions.LocationValueError: If the path is not a web address.
     """
+    from urllib3.exceptions import LocationValueError
     from urllib3.util import make_headers, parse_url
 
     address = resolve(path)
+    # A password that ends the login early would name another server, which would get the rest of it.
+    if any(_ENDS_LOGIN.search(resolve(login)) for login in _LOGIN.findall(path)):
+        raise LocationValueError("its login has a character that ends it")
     url = parse_url(address)
     if url.auth is not None:
         basic = make_headers(basic_auth=unquote(url.auth))["authorization"]
@@ -74,6 +81,15 @@ def _login(host: str) -> str | None:
         return None
     except (NetrcParseError, OSError, UnicodeDecodeError) as error:
         name = file or Path("~/.netrc")
-        raise UserError(f"{name} cannot be read ({error}); correct it, or set its mode to 600") from None
+        raise UserError(
+            f"{name} cannot be read ({_reason(error)}); correct it, or set its mode to 600"
+        ) from None
 
     return None if found is None or not found[2] else f"{found[0]}:{found[2]}"
+
+
+def _reason(error: NetrcParseError | OSError | UnicodeDecodeError) -> str:
+    """Return why a file of passwords cannot be read; the parser quotes words, which may be of a password."""
+    if isinstance(error, NetrcParseError):
+        return f"line {error.lineno} is not of the form `machine HOST login USER password PASSWORD`"
+    return (error.strerror or "its disk failed") if isinstance(error, OSError) else "it is not a text"

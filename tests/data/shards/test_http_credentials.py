@@ -78,8 +78,8 @@ def test_references_and_netrc_open_what_is_guarded(guarded, tmp_path, monkeypatc
     monkeypatch.setenv("FLIPSCALE_HTTP_TOKEN", "other")
     assert len(hasty().read(f"{guarded.address}/00000.tar", 0, 10)) == 10
 
-    (tmp_path / "netrc").write_text("machine\n")
-    with pytest.raises(UserError, match="netrc cannot be read"):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ada password hunter2 hunter3 hunter4\n")
+    with pytest.raises(UserError, match=r"netrc cannot be read \(line 1 is not of the form [^3-4]*$"):
         hasty().read(f"{guarded.address}/00000.tar", 0, 10)
 
     guarded.guard = wants_signature("other")
@@ -139,6 +139,16 @@ def test_secrets_are_refused_before_they_are_recorded(tiny_run, tmp_path):
     preview = subprocess.run([*calls[1], "--dry-run"], capture_output=True, text=True, check=False)
     assert "data.train has a user and password in the address https://h/" in preview.stdout + preview.stderr
     assert "hunter2" not in preview.stdout + preview.stderr
+
+
+@pytest.mark.parametrize("secret", ["hunter2/hunter3", "hunter2#hunter3", "80/hunter2", "80?hunter"])
+def test_a_password_that_breaks_its_address_is_not_shown(monkeypatch, secret):
+    monkeypatch.setenv("PASSWORD", secret)
+    with pytest.raises(
+        UserError, match=r"with the value of \$\{PASSWORD\}; write characters .* %2F"
+    ) as refused:
+        hasty().status("http://ada:${PASSWORD}@127.0.0.1:9/0.tar")
+    assert "hunter" not in str(refused.value)
 
 
 def test_site_files_do_not_carry_secrets(tiny_run):
