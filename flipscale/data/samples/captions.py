@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -20,6 +21,11 @@ from flipscale.data.text.caption import decode_caption
 # Words of the hash that draw the field and the caption of a list; lanes.py and mixture.py have 1 to 4.
 _FIELD = 5
 _OF_LIST = 6
+
+_DEEPEST = 200
+"""The levels of a JSON member that is read. Python's own limit depends on its version and on the caller."""
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
 
 
 class Caption(NamedTuple):
@@ -159,12 +165,28 @@ def _texts(members: Mapping[str, bytes], source: CaptionSource) -> list[bytes]:
     if content is None or source.field is None:
         return [content or b""]
 
+    if _is_deep(content):
+        raise BadSample(f"the member {source.member} is nested too deeply")
     try:
-        document: Any = json.loads(content)
-    except (ValueError, RecursionError):
+        # Python limits the digits of int, by version and environment; nobody reads the numbers.
+        document: Any = json.loads(content, parse_int=float)
+    except ValueError:
         raise BadSample(f"the member {source.member} is not JSON") from None
 
     fields = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
     value: Any = fields.get(source.field)
     values = cast("list[Any]", value) if isinstance(value, list) else [value]
     return [text.encode("utf-8", errors="surrogatepass") for text in values if isinstance(text, str)]
+
+
+def _is_deep(content: bytes) -> bool:
+    """Return whether a JSON document has more than _DEEPEST levels."""
+    if content.count(b"[") + content.count(b"{") <= _DEEPEST:
+        return False
+
+    depth = 0
+    for bracket in _BRACKET.finditer(_STRING.sub(b"", content)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        if depth > _DEEPEST:
+            return True
+    return False

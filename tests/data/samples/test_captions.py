@@ -110,6 +110,34 @@ def test_fields_that_hold_no_caption(tmp_path):
             reader(found, {"json.a": 1.0}).caption(0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("more", "usable"),
+    [
+        ("1" * 9999, True),
+        ("[" * 199 + "]" * 199, True),
+        ("[" * 900 + "]" * 900, False),
+        (json.dumps("[" * 900), True),
+        (json.dumps('"\\' + "{" * 900), True),
+        ("[" + "[]," * 900 + "1]", True),
+    ],
+    ids=["digits", "levels", "too many levels", "brackets in a text", "quotes in a text", "siblings"],
+)
+def test_the_verdict_on_a_document_depends_on_its_bytes_only(tmp_path, more, usable):
+    """Python's own limits depend on its version, the environment and the depth of the caller."""
+    document = f'{{"a": "x", "more": {more}}}'.encode()
+    found = source(tmp_path / "0.tar", [("0.jpg", IMAGE), ("0.json", document)])
+
+    def deeper(levels: int) -> bool:
+        if levels:
+            return deeper(levels - 1)
+        try:
+            return reader(found, {"json.a": 1.0}).caption(0, 0, 0).text == "x"
+        except BadSample:
+            return False
+
+    assert [deeper(levels) for levels in (0, 300)] == [usable, usable]
+
+
 def test_one_caption_of_a_list_is_drawn_by_position(tmp_path):
     names = [f"caption {n}" for n in range(5)]
     details = json.dumps({"Texts": names, "meta.text": "dotted"}).encode()
