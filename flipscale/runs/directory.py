@@ -174,11 +174,7 @@ def prepare(run: RunDirectory, job: Job, samples_seen: int, saved: Job | None = 
             and phases that have not begun, if an address of the job has a secret that is not recorded yet, or
             if the directory cannot be written.
     """
-    check_not_foreign(run)
-    before = saved or (recorded_job(run) if run.job.exists() else None)
-    if before is not None:
-        check_same_job(run.path, before, job, samples_seen)
-    check_no_secrets(job, before)
+    check_no_secrets(job, check_belongs(run, job, samples_seen, saved))
 
     try:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -188,6 +184,22 @@ def prepare(run: RunDirectory, job: Job, samples_seen: int, saved: Job | None = 
         raise UserError(
             f"the run directory {run.path} cannot be written ({error.strerror}); set another `output`"
         ) from None
+
+
+def check_belongs(run: RunDirectory, job: Job, samples_seen: int, saved: Job | None = None) -> Job | None:
+    """Check that the directory is new, or belongs to this job; the arguments are those of `prepare`.
+
+    Returns:
+        The job that the run has recorded; None for a new run.
+
+    Raises:
+        UserError: If the directory holds something else, or a job that differs in more than it may.
+    """
+    check_not_foreign(run)
+    before = saved or (recorded_job(run) if run.job.exists() else None)
+    if before is not None:
+        check_same_job(run.path, before, job, samples_seen)
+    return before
 
 
 def check_not_foreign(run: RunDirectory) -> None:

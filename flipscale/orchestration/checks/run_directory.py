@@ -14,7 +14,7 @@ from flipscale.orchestration.checks.candidate import Candidate
 from flipscale.orchestration.checks.finding import CheckWarning
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.batch_script import visibility_command
-from flipscale.orchestration.cluster.submission import check_resumable
+from flipscale.orchestration.cluster.reservation import check_resumable
 from flipscale.planning.plan import state_bytes
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.manifest import committed_checkpoints

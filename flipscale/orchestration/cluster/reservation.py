@@ -13,7 +13,7 @@ from flipscale.errors import UserError
 from flipscale.files import write_durably
 from flipscale.orchestration.cluster.submission import check_work_left, living_jobs, logs
 from flipscale.runs.commit_order import last_commit
-from flipscale.runs.directory import RunDirectory, prepare
+from flipscale.runs.directory import RunDirectory, check_belongs, prepare
 from flipscale.runs.lost_checkpoints import check_not_lost
 
 LOCK = "submit.lock"
@@ -43,6 +43,20 @@ def reserved(
         if new:
             _remove_unsubmitted(run)
         raise
+
+
+def check_resumable(run: RunDirectory, job: Job, *, from_zero: bool) -> None:
+    """Check that a run has work left, a checkpoint if it ever had one, and no other job.
+
+    Raises:
+        UserError: If the budget is spent, or the checkpoints are lost and `from_zero` is not set, or the
+            directory belongs to another job or holds something else.
+        StoppedEarly: If the storage does not answer.
+    """
+    check_work_left(run, job)
+    if run.job.exists() and not from_zero:
+        check_not_lost(run)
+    check_belongs(run, job, *last_commit(run))
 
 
 def _make_ready(run: RunDirectory, job: Job, dependency: str | None, *, from_zero: bool) -> None:

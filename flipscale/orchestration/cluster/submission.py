@@ -14,7 +14,6 @@ from flipscale.errors import UserError
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.local_executor import controller_lives
 from flipscale.runs.directory import RunDirectory
-from flipscale.runs.lost_checkpoints import check_not_lost
 from flipscale.runs.manifest import committed_samples
 from flipscale.runs.secret_values import job_addresses
 from flipscale.runs.submissions import (
@@ -99,18 +98,6 @@ def check_work_left(run: RunDirectory, job: Job) -> None:
             f"{run.path} is done: its budget of {total:,} samples is spent; use it (`flipscale export "
             f"{quote(str(run.path))} OUT`), or add a phase to the job to train more"
         )
-
-
-def check_resumable(run: RunDirectory, job: Job, *, from_zero: bool) -> None:
-    """Check that a run has work left, and a checkpoint if it ever had one.
-
-    Raises:
-        UserError: If the budget is spent; or if the checkpoints are lost, unless `from_zero`.
-        StoppedEarly: If the storage does not answer.
-    """
-    check_work_left(run, job)
-    if not from_zero:
-        check_not_lost(run)
 
 
 def logs(run: RunDirectory) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,31 @@ def test_a_run_without_its_checkpoints_is_submitted_only_to_begin_at_zero(
     assert run.zero_file.exists()
     submit(run.path, site=site())  # the start that was asked for has not come yet
     assert find_resume_point(run) is None
+
+
+def test_a_dry_run_says_what_the_run_directory_would_refuse(
+    fake: FakeSlurm,
+    site: WriteSite,
+    tiny_run: Callable[..., TinyRun],
+    capsys: pytest.CaptureFixture[str],
+):
+    job = tiny_run(cluster={"gpus_per_node": 1}).job
+    run = run_directory(load_job(job))
+    run.path.mkdir()
+    (run.path / "notes.txt").touch()
+
+    def refusal(*overrides: str) -> str:
+        rows = dry_run(capsys, job, *overrides, site=site())["preflight"]
+        (row,) = (row for row in rows if row["check"] == "run directory")
+        assert row["level"] == "error"
+        with pytest.raises(UserError, match=re.escape(row["text"])):
+            submit(job, *overrides, site=site())
+        return row["text"]
+
+    assert "is not empty and holds no run" in refusal()
+    (run.path / "notes.txt").unlink()
+    prepare(run, load_job(job), 0)
+    assert "seed was 0, now 5" in refusal("seed=5")
 
 
 def test_a_whole_checkpoint_is_not_given_up_by_a_submission(
