@@ -29,7 +29,7 @@ def parse_caption_source(name: str) -> CaptionSource:
     ends the extension, and the rest is the field, which keeps its case.
 
     Raises:
-        ValueError: If the name has an empty part, or is a JSON member without a field.
+        ValueError: If the name has an empty part or a slash, or is a JSON member without a field.
     """
     parts = name.split(".")
     extensions = [part.lower() for part in parts]
@@ -38,10 +38,14 @@ def parse_caption_source(name: str) -> CaptionSource:
             f"{name!r} has an empty part; write an extension without its first dot, such as txt, or "
             "json.FIELD"
         )
+    end = extensions.index(_JSON) + 1 if _JSON in extensions else len(parts)
+    if any("/" in part for part in extensions[:end]):
+        raise ValueError(
+            f"{name!r} has a slash, which no extension has; write what follows the first dot of a name"
+        )
     if _JSON not in extensions:
         return CaptionSource(".".join(extensions))
 
-    end = extensions.index(_JSON) + 1
     if end == len(parts):
         raise ValueError(
             f"{name!r} is a JSON document and not a caption; name one of its fields, as in {name}.caption"

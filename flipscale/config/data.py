@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -115,6 +116,8 @@ class Data(Strict):
         sources = {parse_caption_source(name).name: weight for name, weight in captions.items()}
         if len(sources) < len(captions):
             raise ValueError(f"captions names one source twice ({', '.join(captions)}); name it once")
+        if not math.isfinite(sum(sources.values())):
+            raise ValueError("the weights of captions are too large to be added; give shares, such as 0.5")
         return sources
 
     @field_validator("images")

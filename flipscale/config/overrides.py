@@ -28,7 +28,9 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     try:
         value = parse_yaml(text)
     except NotYamlError:
-        raise UserError(f"the value of {shown} is not valid YAML; quote it") from None
+        raise UserError(
+            f"the value of {shown} is not valid YAML; put it in double quotes, as in 'data.train=\"a.tar\"'"
+        ) from None
 
     *parents, last = key.split(".")
     node: Any = document

@@ -12,6 +12,14 @@ from pydantic_core import ErrorDetails
 from flipscale.config.values import Strict
 from flipscale.formatting import format_value
 
+_FIXES = {
+    "tuple_type": "give a list, such as [a, b]",
+    "dict_type": "give keys and values, such as {name: value}",
+    "model_type": "give keys and values, such as {name: value}",
+    "string_type": "give a text, in quotes if YAML takes it for something else (5, yes, `a: b`)",
+    "too_short": "it is empty; give at least one value",
+}
+"""What to do about pydantic's findings that describe Python's types."""
 _LONGEST_KEY = 100  # characters; the longest that the schema knows has 50
 
 
@@ -40,9 +48,7 @@ def describe_problem(kind: type[Strict], error: ValidationError) -> str:
     if finding["type"] == "missing":
         return f"the key {key} is missing"
 
-    message = finding["msg"].removeprefix("Value error, ")
-    if finding["type"] == "tuple_type":
-        message = "give a list, such as [a, b]"
+    message = _FIXES.get(finding["type"]) or finding["msg"].removeprefix("Value error, ")
     value = format_value(finding["input"])
     shown = "" if isinstance(finding["input"], (dict, list)) or value in message else f" (given: {value})"
     return f"{key}: {message[:1].lower() + message[1:]}{shown}"

@@ -18,6 +18,7 @@ DATA = {"train": "0.tar", "tokenizer": {"vocab": "vocab.txt"}}
         ("json.Caption", CaptionSource("json", "Caption")),
         ("syn.JSON.a.b", CaptionSource("syn.json", "a.b")),
         ("json.json", CaptionSource("json", "json")),
+        ("json.a/b", CaptionSource("json", "a/b")),
     ],
 )
 def test_sources(name, source):
@@ -37,6 +38,8 @@ def test_sources(name, source):
         ({".txt": 1}, "'.txt' has an empty part; write an extension without its first dot"),
         ({"json.": 1}, "'json.' has an empty part"),
         ({"": 1}, "'' has an empty part"),
+        ({"txt": 1e308, "alt.txt": 1e308}, "the weights of captions are too large to be added"),
+        ({"alt/txt": 1}, "'alt/txt' has a slash, which no extension has"),
         ({"txt": 1, "TXT": 1}, "captions names one source twice (txt, TXT)"),
     ],
 )

@@ -189,3 +189,22 @@ def test_two_phases_of_one_name_are_refused(write):
     document = yaml.safe_load(BASE)
     document["phases"] *= 2
     assert "two phases are called 'masked'" in problem(write(yaml.safe_dump(document)))
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.captions=txt", "data.captions: give keys and values, such as {name: value} (given: 'txt')"),
+        ("data.captions={}", "data.captions: it is empty; give at least one value"),
+        ("data=1", "data: give keys and values, such as {name: value} (given: 1)"),
+        (
+            "data.train=pipe:get -H 'A: b'",
+            "data.train: give a text, in quotes if YAML",
+        ),
+        ("data.images=jpg", "data.images: give a list, such as [a, b] (given: 'jpg')"),
+    ],
+)
+def test_values_of_another_type_are_refused_with_what_to_write(tmp_path: Path, override: str, sentence: str):
+    path = tmp_path / "job.yaml"
+    path.write_text(BASE)
+    assert sentence in problem(path, override)

@@ -45,7 +45,7 @@ def test_examples_cover_restarts_and_launchers():
         ),
         ("setup: {a: b}", "setup: give a list, such as [a, b]"),
         ("environment: {'A;B': 1}", "should match pattern"),
-        ("environment: {NCCL_DEBUG: yes}", "environment.NCCL_DEBUG: input should be a valid string"),
+        ("environment: {NCCL_DEBUG: yes}", "environment.NCCL_DEBUG: give a text, in quotes if YAML takes it"),
     ],
 )
 def test_wrong_site_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str):

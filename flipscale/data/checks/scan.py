@@ -110,6 +110,7 @@ def _check_shard(checking: Checking, number: int, path: str) -> ShardReport:
 def _check_file(
     file: BinaryIO, report: ShardReport, checking: Checking, shorter_side: Callable[[bytes], int]
 ) -> None:
+    report.captions.update(dict.fromkeys(checking.captions, 0))
     try:
         scanned = scan(file, checking.images)
     except NotATar as error:
@@ -123,7 +124,6 @@ def _check_file(
     report.hashes = np.zeros((len(scanned.keys), 2), np.uint64)
 
     fields = CaptionFields(checking.captions)
-    report.captions.update(dict.fromkeys(checking.captions, 0))
     seen: set[str] = set()
     good: dict[str, int] = {}  # the first usable sample of each key
     for ordinal, (key, row) in enumerate(zip(scanned.keys, scanned.members, strict=True)):

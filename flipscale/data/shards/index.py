@@ -239,7 +239,7 @@ def expand_shards(pattern: str) -> list[str]:
     """Expand braces and `::` to shard paths, in order.
 
     Raises:
-        UserError: If braces are unbalanced, stand for too many paths, or if a path occurs twice.
+        UserError: If braces are unbalanced or stand for too many paths, or a path is empty or occurs twice.
     """
     parts = pattern.split("::")
     check_size(parts)
@@ -254,6 +254,11 @@ def expand_shards(pattern: str) -> list[str]:
                 "{0000..0099}.tar"
             ) from None
 
+    if "" in paths:
+        raise UserError(
+            f"the shard pattern {format_value(pattern)} has an empty part; name shards, as in "
+            "/data/{0000..0099}.tar (in a job: data.train)"
+        )
     repeated = [path for path, times in Counter(paths).items() if times > 1]
     if repeated:
         raise UserError(

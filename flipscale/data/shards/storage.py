@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
 from flipscale.addresses import without_secrets
@@ -17,6 +18,7 @@ from flipscale.data.shards.http import Http
 from flipscale.data.shards.range_file import RangeFile
 from flipscale.data.shards.remote import Status
 from flipscale.errors import StoppedEarly
+from flipscale.files import open_regular
 
 _OPEN_SHARDS = 64
 _READ_AHEAD = 16 << 10  # bytes per request for headers; covers the small members between two images
@@ -122,7 +124,7 @@ class Storage:
 
         Raises:
             DataReadError: If remote storage or the command fails, after retries.
-            OSError: If a local file cannot be opened.
+            OSError: If a local file cannot be opened, or is a pipe or a device, which could block.
             UserError: If the command is not allowed.
         """
         if is_command(path):
@@ -130,7 +132,7 @@ class Storage:
             limit = self.patience.command
             return self._retried(path, lambda: remote.run(argv, limit), missing_passes=True)
         if not is_remote(path):
-            return open(path, "rb")
+            return open_regular(Path(path))
 
         size = self.status(path).bytes
         return io.BufferedReader(RangeFile(lambda at, count: self.read(path, at, count), size), _READ_AHEAD)

@@ -153,3 +153,14 @@ def test_a_decoder_answers_in_order_with_numbers_and_errors():
             assert decoder(b"") == 0
         with pytest.raises(UserError, match="install it"):
             decoder(b"wrong")
+
+
+def test_what_is_not_a_tar_is_reported_with_all_sources_and_without_waiting(tmp_path):
+    (tmp_path / "page.tar").write_text("<html>404</html>")
+    (report,) = check_shards([str(tmp_path / "page.tar")], Checking(MAX_PIXELS), 1)
+    assert report.damage is not None
+    assert report.captions == {"txt": 0}
+
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(UserError, match=r"pipe.tar cannot be read \(it is not a regular file\)"):
+        list(check_shards([str(tmp_path / "pipe.tar")], Checking(MAX_PIXELS), 1))

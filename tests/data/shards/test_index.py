@@ -199,6 +199,9 @@ def test_missing_shards_are_named(tmp_path):
 def test_pattern_expands_in_order():
     assert expand_shards("/a/{000..002}.tar") == ["/a/000.tar", "/a/001.tar", "/a/002.tar"]
     assert expand_shards("/a/{0..1}.tar::/b/x.tar") == ["/a/0.tar", "/a/1.tar", "/b/x.tar"]
+    for empty in ("", "::", "/a/0.tar::", "{,a}"):
+        with pytest.raises(UserError, match="has an empty part; name shards"):
+            expand_shards(empty)
     for unbalanced in ("/a/{000..002.tar", "/a/0}.tar::/b{", "/a/{{0..1}.tar"):
         with pytest.raises(UserError, match="unbalanced braces"):
             expand_shards(unbalanced)
