@@ -47,18 +47,21 @@ class DataIdentity:
     sources: tuple[Count, ...] | None = None
 
 
-def check_identity(run: RunDirectory, identity: DataIdentity, save_tokenizer: Callable[[Path], None]) -> None:
+def check_identity(
+    run: RunDirectory, identity: DataIdentity, save_tokenizer: Callable[[Path], None], samples_seen: int = 0
+) -> None:
     """Record the data of a new run, or check that a run still has the data that it began with.
 
     Args:
         run: The run; its directory exists.
         identity: The data of this start.
         save_tokenizer: Writes the tokenizer's files to a directory, so that the run keeps a copy.
+        samples_seen: Samples of the checkpoint that the run is resumed from. A run that has any has a record.
 
     Raises:
-        UserError: If the data or the vocabulary is not the recorded one, or the record is damaged.
+        UserError: If the data or the vocabulary is not the recorded one, or the record is damaged or lost.
     """
-    if not run.index.exists():
+    if not run.index.exists() and not samples_seen:
         # Copy first: if index.json exists, the record must be complete.
         _copy_tokenizer(run.tokenizer, save_tokenizer)
         write_durably(run.index, json.dumps(_to_record(identity)))

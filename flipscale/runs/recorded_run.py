@@ -67,7 +67,7 @@ def read_run(run: RunDirectory) -> RecordedRun:
     Raises:
         UserError: If nothing was trained yet, or if a record is damaged.
     """
-    if not run.index.is_file():
+    if not run.index.exists() and not committed_checkpoints(run):
         raise UserError(f"{run.path} has no index.json, so nothing was trained in it yet; audit it later")
 
     job = recorded_job(run)

@@ -54,7 +54,8 @@ def train(job: Job, budget: Budget, segment: Segment, *, from_zero: bool = False
 
     # Check the data before the model takes memory: other data would be another run.
     data = open_data(job, run.path, budget, world)
-    world.lead(lambda: check_identity(run, data.identity(), data.tokenizer.save))
+    tokenizer = data.tokenizer
+    world.lead(lambda: check_identity(run, data.identity(), tokenizer.save, progress.samples_seen))
 
     if newest:
         _log.info("resuming from %s", newest.path)

@@ -23,6 +23,7 @@ from support.shards import write_shards
 
 from flipscale import jsonl
 from flipscale.budget import Budget
+from flipscale.cli.data.audit import audit as audit_command
 from flipscale.config import Job, load_job
 from flipscale.data.order.lanes import digest, hash64
 from flipscale.data.order.mixture import Mixture
@@ -30,7 +31,7 @@ from flipscale.data.quarantine import Quarantine
 from flipscale.data.samples.stream import Batch, LaneShare, Stream
 from flipscale.data.shards.checksumming import write_checksums
 from flipscale.data.shards.indexing import build_index
-from flipscale.errors import UserError
+from flipscale.errors import RunError, UserError
 from flipscale.order_digest import ContentDigest, OrderDigest
 from flipscale.progress import Progress
 from flipscale.runs.audit import audit
@@ -285,6 +286,21 @@ def test_damaged_checkpoint_is_left_out_with_a_warning(run, caplog):
     assert len(report.marks) == 4
     assert str(manifest) in caplog.text
     assert "samples_000000000480 has a damaged manifest" in report.gaps[0]
+
+
+def test_another_order_is_not_called_another_content(recorded, run):
+    """Both digests differ then, since the content digest has the positions in it."""
+    shutil.copytree(recorded.index, run.path / "index")
+    run.job.write_text(run.job.read_text().replace("seed: 11", "seed: 12"))
+    assert audit(run).content == "different"
+    with pytest.raises(RunError, match="did not read the samples that its order prescribes"):
+        audit_command(run.path)
+
+
+def test_lost_record_of_the_data_is_named(run):
+    run.index.unlink()
+    with pytest.raises(UserError, match=r"there is no .*index\.json, which says what the run was trained on"):
+        audit(run)
 
 
 def test_run_without_records_is_refused(recorded, tmp_path):

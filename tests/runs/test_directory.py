@@ -227,6 +227,11 @@ def test_changed_data_or_vocabulary_is_refused(run):
         UserError, match=f"vocabulary is not the one .* copy is in {re.escape(str(run.tokenizer))}"
     ):
         check_identity(run, replace(IDENTITY, tokenizer="u"), save)
+    record = run.index.read_text()
+    run.index.unlink()
+    with pytest.raises(UserError, match=r"there is no .*index\.json, .* restore it, or set another `output`"):
+        check_identity(run, IDENTITY, save, samples_seen=5)
+    run.index.write_text(record)
     for damaged in ("", "{}", "[]"):
         run.index.write_text(damaged)
         with pytest.raises(UserError, match=r"index\.json is damaged"):
