@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Annotated
 
@@ -27,8 +28,8 @@ def bench_loader(
     from flipscale.config import load_job
     from flipscale.training.loader_rate import measure_loader
 
-    if seconds <= 0:
-        raise UserError(f"--seconds is {seconds:g}; give more than 0")
+    if not 0 < seconds < math.inf:
+        raise UserError(f"--seconds is {seconds:g}; give a number above 0")
     if workers is not None and workers < 0:
         raise UserError(f"--workers is {workers}; give at least 0")
 

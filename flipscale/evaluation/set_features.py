@@ -60,6 +60,6 @@ def encode_images(
         first = f", the first being {skipped.examples[0]}" if skipped.count else ""
         raise UserError(
             f"the evaluation set {data} holds no usable sample ({skipped.count} skipped{first}); check that "
-            "its images are JPEG, PNG or WebP, with what belongs to them next to them"
+            "its images are of a kind that training reads, with what belongs to them next to them"
         )
     return SetFeatures(features, [name for name, _ in targets], [target for _, target in targets], skipped)

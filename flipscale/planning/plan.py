@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from flipscale.budget import Budget, PhaseSpan, check_world_size
@@ -97,7 +98,7 @@ def plan_job(job: Job, on: Speed | None = None, images_per_core: float = IMAGES_
     Raises:
         UserError: If the job cannot run.
     """
-    if images_per_core <= 0:
+    if not 0 < images_per_core < math.inf:
         raise UserError(f"--images-per-core is {images_per_core:g}; give more than 0")
 
     # Check the job before anything is computed from it.

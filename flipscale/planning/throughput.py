@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass
 
 from flipscale.errors import UserError
@@ -100,7 +101,7 @@ def make_speed(
         raise UserError("--mfu and --images-per-second exclude each other; give one of them")
     if mfu is not None and not 0.0 < mfu <= 1.0:
         raise UserError(f"--mfu {mfu} is not a share of the peak; give one above 0 and up to 1, such as 0.4")
-    if images_per_second is not None and not images_per_second > 0.0:
+    if images_per_second is not None and not 0.0 < images_per_second < math.inf:
         raise UserError(f"--images-per-second {images_per_second} is not a speed; give a number above 0")
 
     return Speed(find_gpu(gpu), gpus, DEFAULT_MFU if mfu is None else mfu, images_per_second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -54,8 +55,9 @@ def test_plan_says_how_many_cores_feed_a_gpu(tiny_run, capsys):
 
 def test_wrong_input_is_one_sentence(tiny_run):
     job = tiny_run().job
-    with pytest.raises(UserError, match="--seconds is 0"):
-        bench_loader(job, [], 0.0, None, as_json=False)
+    for seconds in (0.0, math.nan, math.inf):
+        with pytest.raises(UserError, match=f"--seconds is {seconds:g}; give a number above 0"):
+            bench_loader(job, [], seconds, None, as_json=False)
     with pytest.raises(UserError, match="--workers is -1"):
         bench_loader(job, [], 1.0, -1, as_json=False)
     with pytest.raises(UserError, match=r"/no/such/0\.tar"):

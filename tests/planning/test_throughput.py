@@ -79,6 +79,9 @@ def test_unknown_gpu_names_the_nearest() -> None:
         (["--mfu", "nan"], "not a share of the peak"),
         (["--mfu", "0.4", "--images-per-second", "9"], "exclude each other"),
         (["--images-per-second", "-1"], "not a speed"),
+        (["--images-per-second", "inf"], "not a speed"),
+        (["--images-per-core", "nan"], "--images-per-core is nan; give more than 0"),
+        (["--images-per-core", "inf"], "--images-per-core is inf; give more than 0"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(options: list[str], said: str) -> None:
