@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,6 +22,12 @@ _dist: Any = dist  # the signatures of its collectives are partially unknown
 
 _SHORTEST_WAIT = timedelta(minutes=30)
 """The shortest timeout of small collectives, in which processes wait while one lists or writes files."""
+
+_OF_NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_RETHROW_CUDA_ERRORS": "0"}
+"""NCCL's own watchdog must not abort a process that has lost a peer: it first has the job started again.
+
+The segment's watchdog and gloo notice such a loss. torchrun sets the first variable to 1 for its workers.
+"""
 
 _groups: list[dist.ProcessGroup | None] = []
 """The control group of this process, once it is made."""
@@ -157,7 +164,11 @@ def join_world(place: Placement, timeout: timedelta = timedelta(minutes=10)) -> 
     if place.size > 1:
         # The others notice the end of this process by its connections, so loader workers must not hold them.
         keep_connections_from_children()
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        backend = "gloo"
+        if device.type == "cuda":
+            backend = "cpu:gloo,cuda:nccl"
+            for name, value in _OF_NCCL.items():
+                os.environ.setdefault(name, value)
         options: dict[str, Any] = {"rank": place.rank, "world_size": place.size, "timeout": timeout}
         if place.rendezvous:
             options["store"] = _attempt_store(place, timeout)

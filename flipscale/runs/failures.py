@@ -27,6 +27,19 @@ _LOST = re.compile(
     r"gloo/|NCCL|ProcessGroup|connection (closed|reset) by peer|broken pipe|remote process exited",
     re.IGNORECASE,
 )
+# The words of CUDA, and of NCCL for CUDA, for a GPU that has failed. An unknown error counts as one: a few
+# more starts cost less than a run that ends permanently.
+_GPU_FAILED = re.compile(
+    r"CUDA (driver )?error: |Cuda failure |CUBLAS_STATUS_|CUDNN_STATUS_|cudaGetDeviceCount|No CUDA GPUs"
+)
+# These come from the program or its settings, and would come again on another GPU.
+_OF_PROGRAM = re.compile(
+    r"device-side assert|invalid (argument|configuration|device (function|ordinal))|misaligned address"
+    r"|no kernel image|CUBLAS_STATUS_(INVALID_VALUE|NOT_SUPPORTED)|CUDNN_STATUS_(BAD_PARAM|NOT_SUPPORTED)"
+)
+_OUT_OF_MEMORY = re.compile(
+    r"(CUDA (driver )?error: |Cuda failure .?)out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED"
+)
 _SLURM_WORDS: dict[str, Reason] = {
     "DUE TO NODE FAILURE": "node_failure",
     "DUE TO PREEMPTION": "preempted",
@@ -52,8 +65,13 @@ class Failure:
     suspects: tuple[str, ...] = ()
 
 
-def failure_of(error: BaseException) -> Failure:
-    """Classify the error that ended a process."""
+def failure_of(error: BaseException, node: str = "") -> Failure:
+    """Classify the error that ended a process.
+
+    Args:
+        error: What ended it.
+        node: The node of the process, which is blamed if one of its GPUs has failed; empty if it has no name.
+    """
     message = without_secrets(_first_line(error))  # the ledger keeps it
     if isinstance(error, UserError):
         return Failure("input", message)
@@ -63,10 +81,16 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(error.reason, message)
     if isinstance(error, KeyboardInterrupt):
         return Failure("stopped", "interrupted")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)))
+    ):
         return Failure("out_of_memory", f"{message}; set sharding.micro_batch or activation_checkpointing")
     if isinstance(error, RuntimeError) and _WORKER_KILLED.search(message):
         return Failure("killed", f"a loader worker was killed, perhaps for its memory: {message}")
+    if isinstance(error, RuntimeError) and _gpu_has_failed(str(error)):
+        return Failure("bad_node", f"a GPU has failed: {message}", (node,) if node else ())
     if type(error).__name__.startswith("Dist") or (
         isinstance(error, RuntimeError) and _LOST.search(str(error))
     ):
@@ -95,7 +119,8 @@ def verdict(own: Failure, beats: list[Heartbeat]) -> Failure:
     causes = [beat for beat in beats if beat.state == "failed" and beat.kind != "lost_process"]
     if causes:
         first = min(causes, key=lambda beat: beat.time)
-        return Failure(first.kind or "code", f"rank {first.rank} on {first.node}: {first.message}")
+        message = f"rank {first.rank} on {first.node}: {first.message}"
+        return Failure(first.kind or "code", message, first.suspects)
 
     silent = [beat for beat in beats if beat.state != "failed"]
     if not silent:
@@ -130,6 +155,10 @@ def slurm_verdict(log: Path, since: datetime) -> Reason | None:
             if words in line:
                 return kind
     return None
+
+
+def _gpu_has_failed(message: str) -> bool:
+    return _GPU_FAILED.search(message) is not None and _OF_PROGRAM.search(message) is None
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -28,6 +29,11 @@ def beat(rank: int, state: str = "training", kind: str = "", message: str = "", 
         (DataReadError("a shard cannot be read"), "data"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
         (MemoryError(), "out_of_memory"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "out_of_memory",
+        ),
         (torch.distributed.DistNetworkError("the client socket has timed out"), "lost_process"),
         (
             RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:5"),
@@ -41,6 +47,53 @@ def test_every_error_has_a_reason(error: BaseException, kind: str) -> None:
     failure = failure_of(error)
     assert failure.kind == kind
     assert failure.message
+
+
+GPU_FAULTS = [
+    "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be asynchronously reported",
+    "CUDA error: uncorrectable NVLink error detected during the execution",
+    "CUDA error: unspecified launch failure",
+    "CUDA error: an illegal memory access was encountered",
+    "CUDA error: GPU is lost",
+    "CUDA driver error: unknown error",
+    "No CUDA GPUs are available",
+    "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before?",
+    "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`",
+    "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+    "NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled cuda error\nncclUnhandledCudaError: Call to CUDA "
+    "function failed.\nLast error:\nCuda failure 'uncorrectable ECC error encountered'",
+]
+
+
+@pytest.mark.parametrize("words", GPU_FAULTS)
+def test_a_gpu_that_failed_is_blamed_and_the_job_starts_again(words: str) -> None:
+    kinds = [RuntimeError, getattr(torch, "AcceleratorError", RuntimeError)]
+    for kind in kinds:
+        failure = failure_of(kind(words), "n7")
+        assert (failure.kind, failure.suspects) == ("bad_node", ("n7",))
+        assert failure.kind in TRANSIENT
+        assert failure.message.startswith("a GPU has failed: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: device-side assert triggered",
+        "CUDA error: invalid configuration argument",
+        "CUDA error: no kernel image is available for execution on the device",
+        "CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasGemmEx(...)`",
+    ],
+)
+def test_an_error_of_the_program_on_a_gpu_is_not_tried_again(words: str) -> None:
+    assert failure_of(RuntimeError(words), "n7") == Failure("code", f"RuntimeError: {words}")
+
+
+def test_the_node_of_a_failed_gpu_is_blamed_by_the_peers_that_lost_it() -> None:
+    gpu = replace(beat(1, "failed", "bad_node", "a GPU has failed: ECC"), suspects=("n1",))
+    own = Failure("lost_process", "another process is gone: gloo")
+    assert verdict(own, [beat(0, "failed", "lost_process"), gpu]) == Failure(
+        "bad_node", "rank 1 on n1: a GPU has failed: ECC", ("n1",)
+    )
 
 
 def test_no_secret_of_an_address_reaches_the_ledger() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flipscale.config import Hang
 from flipscale.distributed.world import World
 from flipscale.errors import Reason, StoppedEarly
-from flipscale.orchestration.segments.start_checks import check_nodes, check_progress
+from flipscale.orchestration.segments.start_checks import check_devices, check_nodes, check_progress
 from flipscale.orchestration.segments.stop_requests import StopRequests
 from flipscale.orchestration.segments.watchdog import Watchdog
 from flipscale.progress import Progress
@@ -85,7 +85,7 @@ class Segment:
 
         Raises:
             RunError: If the last segments brought no progress, so that another would not either, or if a
-                node fails its check.
+                node fails its check or has no GPU for one of its processes.
         """
         self._resumed = resumed
 
@@ -101,6 +101,8 @@ class Segment:
             ", ".join(place.nodes or (place.node,)),
             resumed.samples_seen,
         )
+
+        check_devices(self.world)
 
         # Learn the time limit before the measurements, which take a while and may fail.
         if self.managed is not None and self.world.leads:
@@ -200,7 +202,7 @@ class Segment:
             return self.failure
 
         # Leave the last sign before waiting for those of the peers: they wait for this one as well.
-        own = failure_of(error)
+        own = failure_of(error, self.world.place.node)
         self.watchdog.close("stopped" if agreed_by_all(error) else "failed", own)
 
         self.failure = self.watchdog.cause_of(own)

@@ -57,7 +57,7 @@ def leave_segment(segment: Segment, error: BaseException | None) -> None:
     # Report before giving up, which does not return. The traceback of a process that lost a peer does not
     # show the cause; the peer's own message does.
     lost_peer = failure_of(error).kind == "lost_process"
-    if lost_peer:
+    if lost_peer or (managed is not None and again):
         _log.error("error: %s", segment.failed(error).message)
     if managed is not None and again:
         managed.give_up()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import torch
 
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World
@@ -10,6 +13,8 @@ from flipscale.errors import RunError, UserError
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.ledger import fruitless_segments, read_ledger, read_open_segment
 from flipscale.runs.submissions import read_submissions
+
+_GIVEN_BY_SLURM = ("SLURM_GPUS_ON_NODE", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS")
 
 MOST_FRUITLESS = 3
 """Segments in a row that may end badly without any progress before the run is not started again."""
@@ -80,6 +85,36 @@ def _starts_without_a_segment(run: RunDirectory, place: Placement) -> int:
         starts += 1
         job_id = before.pop(job_id, None)
     return starts
+
+
+def check_devices(world: World) -> None:
+    """Check that each process has its GPU. All processes call this function together.
+
+    Without this check a process would train on its CPU for days if all were alike, and else the others would
+    wait for it in their first collective.
+
+    Args:
+        world: The processes of the start.
+
+    Raises:
+        RunError: On every process, if one of them has no GPU, though Slurm gave its node some or another
+            process has one; the error names the nodes as suspects.
+    """
+    given = any(os.environ.get(name, "0") not in ("", "0") for name in _GIVEN_BY_SLURM)
+    found = world.gather((world.place.node or "this machine", world.device.type, given))
+    expected = any(device != "cpu" or given for _, device, given in found)
+    nodes = tuple(dict.fromkeys(node for node, device, _ in found if device == "cpu"))
+    if not expected or not nodes:
+        return
+
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs only"
+    raise RunError(
+        f"torch finds no GPU for the processes on {', '.join(nodes)}, though Slurm gave GPUs to the job or "
+        f"other processes have theirs (torch {torch.__version__} is built for {build}); look at `nvidia-smi` "
+        "there, and name a broken node in `exclude` of the site file",
+        "bad_node",
+        nodes,
+    )
 
 
 def check_nodes(run: Path, world: World) -> None:

@@ -1,0 +1,61 @@
+"""A start is refused if a process has no GPU, though its node was given some or its peers have theirs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from flipscale.distributed.placement import Placement
+from flipscale.distributed.world import World
+from flipscale.errors import RunError
+from flipscale.orchestration.segments.start_checks import check_devices
+
+
+@dataclass(frozen=True)
+class OfThree(World):
+    """One of three processes; the others are described, as no machine of the tests has GPUs on some nodes."""
+
+    others: tuple[tuple[str, str, bool], ...] = ()
+
+    def gather(self, value: Any, group: Any = None) -> list[Any]:
+        """Return this process's value and those of the others."""
+        return [value, *self.others]
+
+
+def world(device: str, *others: tuple[str, str, bool]) -> OfThree:
+    return OfThree(0, 3, 0, 1, torch.device(device), Placement(node="n1"), others=others)
+
+
+@pytest.fixture(autouse=True)
+def _without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_GPUS_ON_NODE", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_processes_alike_may_train_on_cpus_or_gpus() -> None:
+    check_devices(world("cpu", ("n2", "cpu", False), ("n3", "cpu", False)))
+    check_devices(world("cuda", ("n2", "cuda", True), ("n3", "cuda", True)))
+    check_devices(World(0, 1, 0, 1, torch.device("cpu")))
+
+
+def test_a_node_without_gpus_among_nodes_with_gpus_is_blamed() -> None:
+    with pytest.raises(RunError, match="torch finds no GPU for the processes on n1, though") as caught:
+        check_devices(world("cpu", ("n2", "cuda", False), ("n3", "cuda", False)))
+    assert (caught.value.kind, caught.value.suspects) == ("bad_node", ("n1",))
+
+    with pytest.raises(RunError, match="on n2, n3, though") as caught:
+        check_devices(world("cuda", ("n2", "cpu", False), ("n3", "cpu", False)))
+    assert caught.value.suspects == ("n2", "n3")
+
+
+@pytest.mark.parametrize(("name", "value"), [("SLURM_GPUS_ON_NODE", "8"), ("SLURM_JOB_GPUS", "0,1,2")])
+def test_a_job_that_was_given_gpus_does_not_train_on_cpus(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match=r"on this machine, though Slurm gave GPUs .*torch 2") as caught:
+        check_devices(World(0, 1, 0, 1, torch.device("cpu")))
+    assert caught.value.kind == "bad_node"
