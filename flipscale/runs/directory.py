@@ -17,6 +17,8 @@ from flipscale.runs.secret_values import check_no_secrets
 
 _log = logging.getLogger(__name__)
 
+_LEFT_BY_A_REFUSED_START = ("lock", "job.yaml.partial", "heartbeats")
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -211,5 +213,5 @@ def check_not_foreign(run: RunDirectory) -> None:
     if run.job.exists() or not run.path.is_dir():
         return
 
-    if any(entry.name not in ("lock", "job.yaml.partial") for entry in run.path.iterdir()):
+    if any(entry.name not in _LEFT_BY_A_REFUSED_START for entry in run.path.iterdir()):
         raise UserError(f"{run.path} is not empty and holds no run; set `output` to a new directory")

@@ -197,7 +197,7 @@ def test_unwritable_directory_is_refused(tmp_path):
             pass
 
 
-@pytest.mark.parametrize("left", [[], ["lock"], ["lock", "job.yaml.partial"]])
+@pytest.mark.parametrize("left", [[], ["lock"], ["lock", "job.yaml.partial"], ["lock", "heartbeats"]])
 def test_killed_start_can_be_repeated(tmp_path, left):
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,11 +28,18 @@ def progress_at(samples: int) -> Progress:
     return Progress(samples_seen=samples, digest=OrderDigest(samples * 3), optimizer_steps=samples // 8)
 
 
-def save(root: Path, *samples: int, permanent: bool = False, keep_last: int = 9, name: str = "x") -> Path:
+def save(
+    root: Path,
+    *samples: int,
+    permanent: bool = False,
+    keep_last: int = 9,
+    name: str = "x",
+    job: Mapping[str, Any] | None = None,
+) -> Path:
     """Save checkpoints as a start does that resumes from the newest whole one; return the last of them."""
     newest = checkpoint.find(root)
     resumed = newest.progress if newest else Progress()
-    writer = CheckpointWriter(root, {"name": name}, keep_last, resumed, SINGLE)
+    writer = CheckpointWriter(root, dict(job or {"name": name}), keep_last, resumed, SINGLE)
     for count in samples:
         writer.save(state_at(count).items(), progress_at(count), permanent=permanent)
     writer.close()

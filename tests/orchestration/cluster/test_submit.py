@@ -304,7 +304,7 @@ def test_a_whole_checkpoint_is_not_given_up_by_a_submission(
     job = tiny_run(cluster={"gpus_per_node": 1}).job
     run = run_directory(load_job(job))
     prepare(run, load_job(job), 0)
-    save(run.checkpoints, 8)
+    save(run.checkpoints, 8, job=load_job(job).model_dump(mode="json"))
     with pytest.raises(UserError, match=r"--from-zero is for runs whose .* is whole; leave it out to resume"):
         submit(job, site=site(), from_zero=True)
     assert not run.zero_file.exists()
