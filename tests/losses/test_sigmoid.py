@@ -82,6 +82,27 @@ def test_without_gradients():
     assert loss.item() == pytest.approx(dense_loss(*values).item(), rel=1e-12)
 
 
+def test_autocast_changes_nothing():
+    values = inputs(70, 16, 10.0, -10.0, torch.float32)
+    plain = sigmoid_loss(*values)
+    gradients = torch.autograd.grad(plain, values)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = sigmoid_loss(*values)
+        assert value.dtype == torch.float32
+        assert torch.equal(value, plain)
+        for gradient, wanted in zip(torch.autograd.grad(value, values), gradients, strict=True):
+            assert torch.equal(gradient, wanted)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_gradient_of_one_input(number: int):
+    values = inputs(10, 4, 10.0, -10.0)
+    wanted = torch.autograd.grad(sigmoid_loss(*values), values)[number]
+    alone = [value.detach() for value in values]
+    alone[number].requires_grad_()
+    assert torch.equal(torch.autograd.grad(sigmoid_loss(*alone), alone[number])[0], wanted)
+
+
 def test_half_features_and_scalars_of_one_element():
     wide = inputs(50, 16, 10.0, -10.0, torch.float32)
     half = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -18,11 +19,12 @@ from support.saved_checkpoints import SINGLE, load, save, state_at
 
 from flipscale.distributed.world import World
 from flipscale.errors import RunError, UserError
+from flipscale.files import too_many_files
 from flipscale.order_digest import OrderDigest
 from flipscale.progress import Progress
 from flipscale.runs import checkpoint
-from flipscale.runs.checkpoint_writer import CheckpointWriter
-from flipscale.runs.manifest import directory_name
+from flipscale.runs.checkpoint_writer import FILE_BYTES, CheckpointWriter, file_numbers
+from flipscale.runs.manifest import directory_name, read_manifest
 
 
 def test_saved_state_is_loaded_bit_for_bit(tmp_path: Path) -> None:
@@ -92,6 +94,81 @@ def test_latest_with_a_missing_checkpoint_is_reported(
     assert newest is not None
     assert newest.progress.samples_seen == 8
     assert "samples_000000000099" in caplog.text
+
+
+def test_missing_checkpoints_give_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert checkpoint.find(tmp_path / "missing") is None
+    assert checkpoint.find(tmp_path) is None
+    save(tmp_path, 8)
+    assert checkpoint.find(tmp_path) is not None
+    (tmp_path / "LATEST").unlink()
+    assert checkpoint.find(tmp_path) is not None
+    assert [record for record in caplog.records if record.name.startswith("flipscale")] == []
+
+
+def test_hidden_files_of_file_servers_do_no_harm(tmp_path: Path) -> None:
+    path = save(tmp_path, 8)
+    (path / ".nfs000000000001").write_bytes(b"deleted, and still open somewhere")
+    assert torch.equal(load(checkpoint.read(path))["model.a"], state_at(8)["model.a"])
+    (path / "nfs000000000001").write_bytes(b"whatever")
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="it holds 'nfs000000000001', which is not of it"):
+        checkpoint.read(path)
+
+
+def test_next_phase_begins_only_from_a_whole_checkpoint(tmp_path: Path) -> None:
+    path = save(tmp_path, 8, 16)
+    assert checkpoint.read_phase_end(tmp_path, 16).progress.samples_seen == 16
+    truncate(path)
+    with pytest.raises(RunError, match=r"the next phase cannot begin from .*16: .* has \d+ bytes") as failed:
+        checkpoint.read_phase_end(tmp_path, 16)
+    assert failed.value.kind == "disk"
+
+
+def test_start_corrects_latest(tmp_path: Path) -> None:
+    """The start before may have been killed after it committed a checkpoint."""
+    CheckpointWriter(tmp_path, {"name": "x"}, 9, Progress(), SINGLE).close()
+    assert not (tmp_path / "LATEST").exists()
+    save(tmp_path, 8, 16)
+    (tmp_path / "LATEST").write_text(directory_name(8) + "\n")
+    CheckpointWriter(tmp_path, {"name": "x"}, 9, Progress(samples_seen=16), SINGLE).close()
+    assert (tmp_path / "LATEST").read_text() == directory_name(16) + "\n"
+
+    (tmp_path / "LATEST").unlink()
+    (tmp_path / "LATEST").mkdir()
+    with pytest.raises(RunError, match="LATEST cannot be written"):
+        CheckpointWriter(tmp_path, {"name": "x"}, 9, Progress(samples_seen=16), SINGLE)
+
+
+def test_commits_are_numbered_and_noted(tmp_path: Path) -> None:
+    noted: list[int] = []
+    writer = CheckpointWriter(tmp_path, {"name": "x"}, 9, Progress(), SINGLE, noted.append)
+    for samples in (8, 16):
+        writer.save(state_at(samples).items(), Progress(samples_seen=samples), permanent=False)
+    writer.close()
+    assert noted == [8, 16]
+    assert [read_manifest(tmp_path / directory_name(samples)).commit for samples in noted] == [1, 2]
+
+
+def test_next_save_reports_one_that_failed(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, {"name": "x"}, 9, Progress(), SINGLE)
+    (tmp_path / "LATEST").mkdir()
+    writer.save(state_at(8).items(), Progress(samples_seen=8), permanent=False)
+    with pytest.raises(RunError, match=r"could not be written: .* fix the cause and run the same command"):
+        writer.save(state_at(16).items(), Progress(samples_seen=16), permanent=False)
+    writer.close()
+
+
+def test_failures_are_named_by_their_reason() -> None:
+    assert checkpoint.reason_of(OSError(errno.ENOSPC, "x")) == "no space is left on the file system"
+    assert checkpoint.reason_of(OSError(errno.EMFILE, "x")) == too_many_files()
+    assert checkpoint.reason_of(OSError(errno.EIO, "x")) == f"[Errno {errno.EIO}] x"
+    assert checkpoint.reason_of(ValueError("x")) == "x"
+
+
+def test_tensors_are_spread_over_files() -> None:
+    """A file takes tensors until it has FILE_BYTES; the first has number 1."""
+    sizes = {"a": FILE_BYTES - 1, "b": 1, "c": FILE_BYTES - 1, "d": FILE_BYTES, "e": 0}
+    assert file_numbers(sizes) == {"a": 1, "b": 2, "c": 2, "d": 3, "e": 3}
 
 
 def test_save_replaces_the_files_of_an_interrupted_save(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from flipscale.runs.manifest import (
     committed_checkpoints,
     committed_samples,
     directory_name,
+    read_latest,
     read_manifest,
     samples_of,
 )
@@ -31,7 +32,10 @@ WHOLE = replace(read_manifest(OLD), commit=3)
 
 
 def test_text_is_read_back():
-    assert Manifest.from_json(WHOLE.to_json().encode()) == WHOLE
+    text = WHOLE.to_json()
+    assert Manifest.from_json(text.encode()) == WHOLE
+    # The digest is that of the contents, not of their layout.
+    assert Manifest.from_json(json.dumps(json.loads(text), sort_keys=True).encode()) == WHOLE
 
 
 def test_manifest_of_version_1_is_read():
@@ -171,6 +175,16 @@ def test_other_kinds_of_files_are_refused(tmp_path: Path):
         read_manifest(tmp_path / "latin")
 
 
+def test_too_large_manifest_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = WHOLE.to_json()
+    (tmp_path / "manifest.json").write_text(text)
+    monkeypatch.setattr("flipscale.runs.manifest._LARGEST", len(text))
+    assert read_manifest(tmp_path) == WHOLE
+    monkeypatch.setattr("flipscale.runs.manifest._LARGEST", len(text) - 1)
+    with pytest.raises(ValueError, match=f"more than {len(text) - 1} bytes"):
+        read_manifest(tmp_path)
+
+
 def test_newer_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("flipscale.runs.manifest.VERSION", 3)
     text = WHOLE.to_json()
@@ -201,6 +215,8 @@ def test_manifest_of_another_checkpoint_is_refused(tmp_path: Path):
         ("samples_", None),
         ("samples_٠٠٠٠٠٠٠٠٠١٢٨", None),
         ("samples_00000000012²", None),
+        ("samples_" + "9" * 20, 10**20 - 1),
+        ("samples_" + "9" * 21, None),
         ("samples_" + "9" * 5000, None),
         ("000000000128", None),
     ],
@@ -225,4 +241,5 @@ def test_what_latest_names_is_the_newest(tmp_path: Path):
     assert [entry.samples for entry in committed_checkpoints(run)] == [8, 24, 16]
     assert committed_samples(run) == 16
     (run.checkpoints / "LATEST").write_bytes(b"\xff\x00")
+    assert read_latest(run.checkpoints) == ""
     assert committed_samples(run) == 24

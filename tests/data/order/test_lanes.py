@@ -132,6 +132,13 @@ def test_locate_reads_the_order_from_anywhere(made, data):
     assert pairs(found) == [straight[position] for position in shuffled]
 
 
+def test_long_read_keeps_only_the_last_windows():
+    order = Lanes([40, 60], 4, 5, 0)
+    order.locate(np.arange(10_000, dtype=np.int64))  # 100 epochs of 5 windows a lane
+    assert len(order._windows) <= 2 * 4
+    assert {(lane, 99, 4) for lane in range(4)} <= order._windows.keys()
+
+
 @FEW
 @given(sets(), st.data())
 def test_a_window_holds_consecutive_samples_and_nothing_else(made, data):
@@ -234,6 +241,8 @@ def test_the_hash_has_the_bits_of_the_devices_hash(seed, first, rest):
 def test_equal_keys_keep_their_order():
     keys = np.array([[5 << 24, 3 << 24, (5 << 24) + 7, 3 << 24]], dtype=np.uint64)
     assert permutation(keys).tolist() == [[1, 3, 0, 2]]
+    # Of the 40 bits that count, the lowest one counts as well.
+    assert permutation(np.array([3 << 24, 2 << 24], dtype=np.uint64)).tolist() == [1, 0]
     with pytest.raises(ValueError, match="too many to permute"):
         permutation(np.broadcast_to(np.uint64(0), (1, MAX_WINDOW + 1)))
 

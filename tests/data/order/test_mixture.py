@@ -163,10 +163,18 @@ FROZEN = "1.0 1.6 2.5 1.2 1.8 0.3 0.0 1.7 2.2 1.3 0.2 2.4 1.1 1.5 0.4 0.0 2.1 2.
 
 def test_weights_and_sources_that_do_not_fit_are_refused():
     assert integer_weights([Fraction("0.3"), Fraction("0.7"), Fraction(2)]) == [3, 7, 20]
+    assert integer_weights([Fraction(2**25), Fraction(2**26)]) == [1, 2]
+    assert integer_weights([Fraction(1), Fraction(2**24 - 1)]) == [1, 2**24 - 1]
+    with pytest.raises(UserError, match="too many digits"):
+        integer_weights([Fraction(1), Fraction(2**24)])
     with pytest.raises(UserError, match=r"data\.weights .* too many digits"):
         Mixture([9, 9], 2, 4, 0, [Source(1, 0.123456789), Source(1, 1.0)])
     with pytest.raises(UserError, match=r"source number 2 of data\.train has only 3 image-caption pairs"):
         Mixture([9, 3], 4, 4, 0, [Source(1, 0.5), Source(1, 1.0)])
+    with pytest.raises(UserError, match=r"data\.lanes is 4, but the training set has only 3 samples"):
+        Mixture([3], 4, 4, 0)
+    with pytest.raises(ValueError, match="the sources have 2 shards and not 3"):
+        Mixture([9, 9, 9], 2, 4, 0, [Source(1, 1.0), Source(1, 1.0)])
 
 
 def test_a_stream_of_a_mixture_reads_it(tmp_path, tokenizer):
