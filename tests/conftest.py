@@ -23,6 +23,7 @@ from support.time_limits import PatientPopen, slowness, time_limit
 from support.tiny_run import TinyRun
 from support.warm_start import WarmPopen, WarmWorkerPopen
 
+from flipscale.addresses import references
 from flipscale.data.synthetic.dataset import SyntheticOptions, synthesize
 from flipscale.data.synthetic.vocabulary import COLOURS, SHAPES
 from flipscale.data.text.tokenizer import WordPieceTokenizer
@@ -114,9 +115,13 @@ def _executed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(autouse=True)
 def _own_environment() -> Iterator[None]:
-    """Undo what a test, or a library in it, wrote into the environment: the next one starts warm again."""
+    """Undo what a test, or a library in it, wrote into the environment: the next one starts warm again.
+
+    Values that addresses took from it are no longer hidden in messages.
+    """
     before = dict(os.environ)
     yield
+    references._used.clear()
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
