@@ -95,7 +95,7 @@ def test_killed_worker_does_not_count_as_an_error_of_the_code(tiny_run: MakeRun)
 
     assert process.returncode == 1
     (line,) = read_ledger(run.output)
-    assert line.reason == "killed"
+    assert line.reason == "killed", line.detail
     assert line.detail.startswith("a loader worker was killed, perhaps for its memory: DataLoader worker")
     assert "Killed" in line.detail
     assert f"error: {line.detail}" in errors
