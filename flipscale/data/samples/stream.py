@@ -193,11 +193,12 @@ class _Loader:
         crashed: list[BadRecord] = []
         while True:
             try:
-                parts = [_raise_errors(next(self._chunks)) for _ in self._stream.step_requests(step)]
-                return parts, crashed
-            except (RuntimeError, OSError, EOFError) as error:
+                parts = [next(self._chunks) for _ in self._stream.step_requests(step)]
+            except Exception as error:  # half a chunk of a worker that was killed may be read as anything
                 record = self._crashes.judge(worker_processes(self._chunks), error)
                 crashed += [record] if record else []
+            else:
+                return [_raise_errors(part) for part in parts], crashed
 
             self.close()
             self._chunks = self._stream.chunks(step.start, self._crashes)

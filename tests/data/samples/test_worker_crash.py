@@ -5,9 +5,12 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import pickle
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.readers import open_reader
@@ -19,7 +22,7 @@ from flipscale.data.quarantine import BadRecord, Quarantine, read_quarantine
 from flipscale.data.samples import decode
 from flipscale.data.samples.decode import EncodedImage
 from flipscale.data.samples.isolation import crashes
-from flipscale.data.samples.stream import Batch, LaneShare, Stream
+from flipscale.data.samples.stream import Batch, LaneShare, Stream, _Loader
 from flipscale.data.shards.index import Index
 from flipscale.data.shards.indexing import build_index
 from flipscale.errors import RunError
@@ -148,3 +151,31 @@ def test_a_process_that_may_crash_prints_no_traceback():
     """Else each sample that crashes a decoder would fill the log, or the output of pytest."""
     assert faulthandler.is_enabled()
     assert not crashes(lambda: faulthandler.is_enabled() and os.kill(os.getpid(), signal.SIGABRT))
+
+
+class Torn:
+    """The chunks after a worker was killed while it handed one over: bytes of another worker follow."""
+
+    def __init__(self, *workers: multiprocessing.Process) -> None:
+        self._workers = workers
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        raise pickle.UnpicklingError("invalid load key")
+
+
+def test_half_a_chunk_of_a_killed_worker_counts_as_a_kill(tmp_path):
+    reader, _ = open_reader(shards(tmp_path / "set", BROKEN), LANES, window=5, size=8)
+    stream = Stream(reader, BUDGET, LaneShare(LANES), 1)
+    loader = _Loader(stream, 0)
+    loader.close()
+    worker = multiprocessing.Process(target=time.sleep, args=(600,))
+    worker.start()
+    loader._chunks = Torn(worker)
+    worker.kill()
+    with pytest.raises(
+        RuntimeError, match=rf"DataLoader worker \(pid {worker.pid}\) is killed by signal: Killed"
+    ):
+        loader.read(BUDGET.step_at(0))
