@@ -66,7 +66,6 @@ def test_from_shards_to_a_verified_openclip_directory(
         ("data", "audit", "runs/small"),
         ("eval", "runs/small", "--out", "results.json"),
         ("export", "runs/small", "out"),
-        ("export", "runs/small", "out", "--verify"),
         (
             "eval",
             "out",

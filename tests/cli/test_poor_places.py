@@ -86,7 +86,9 @@ def test_few_inodes_are_one_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize(
+    "name", ["train", "data index", *(pytest.param(n, marks=pytest.mark.long) for n in ("export", "report"))]
+)
 def test_eight_descriptors_are_enough_or_one_sentence(
     data_set: Path, trained: TinyRun, tmp_path: Path, name: str
 ) -> None:

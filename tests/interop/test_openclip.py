@@ -294,6 +294,7 @@ def test_verification_says_what_stock_open_clip_cannot_load(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_vit_b16_with_random_weights_is_the_same_in_open_clip(tmp_path: Path) -> None:
     spec = preset("vit_b16")
     model = build_model(spec, seed=1)

@@ -120,7 +120,7 @@ def test_the_curve_is_that_of_one_process(straight: Straight, name: str) -> None
     assert _digests(sharded) == _digests(alone)
 
 
-QUICK = [(name, name) for name in ("fsdp x2", "zero3 x2", "fairscale_oss x2")]
+QUICK = [(name, name) for name in ("fsdp x2", "zero3 x2")]
 PAIRS = [
     pytest.param(first, second, marks=[] if (first, second) in QUICK else [pytest.mark.long])
     for first in MATRIX

@@ -16,6 +16,7 @@ from support.time_limits import time_limit
 
 SCRIPT = Path(__file__).parents[2] / "slurm/dev/cli.py"
 COMMAND_SECONDS = 120  # per command; only a hang takes as long
+_SLURM_POLL = 0.5  # seconds between two questions to Slurm, each of which is a program
 Job = dict[str, str]
 """The fields of `scontrol show job`, by their names there."""
 
@@ -96,17 +97,20 @@ class Cluster:
             lambda: self.job(job),
             condition if callable(condition) else lambda record: record["JobState"] == condition,
             timeout,
+            interval=_SLURM_POLL,
         )
 
     @staticmethod
-    def wait_until(read: Callable[[], Any], condition: Callable[[Any], bool], timeout: float = 30) -> Any:
+    def wait_until(
+        read: Callable[[], Any], condition: Callable[[Any], bool], timeout: float = 30, interval: float = 0.1
+    ) -> Any:
         """Poll `read` until the condition holds for its value, and return that value."""
         until = time.monotonic() + time_limit(timeout)
         while not condition(value := read()):
             assert time.monotonic() < until, (
                 f"not within {time_limit(timeout):.0f} s; the last value: {value}"
             )
-            time.sleep(0.1)
+            time.sleep(interval)
         return value
 
     def preempt(self, nodes: int | None = None, seconds: int = 1) -> str:
@@ -131,7 +135,8 @@ class Cluster:
     def node_start(self, node: str) -> None:
         """Restart the slurmd of a node and wait until the node takes jobs."""
         self.command("node-start", node)
-        self.wait_until(lambda: self.node_state(node), lambda state: state in ("idle", "mixed", "allocated"))
+        states = ("idle", "mixed", "allocated")
+        self.wait_until(lambda: self.node_state(node), lambda state: state in states, interval=_SLURM_POLL)
 
 
 def is_requeued(job: Job) -> bool:

@@ -145,11 +145,16 @@ def test_the_order_of_the_samples_is_that_of_phases_of_one_size(tiny_run: MakeRu
     assert train(changing).digest == train(same).digest
 
 
-SLOW_TO_MAKE = ("hsdp", "zero1", "zero3", "fairscale_oss", "compiled")
+SLOW_TO_MAKE = ("hsdp", "zero1", "zero3", "fairscale_oss")
 
 
 @pytest.mark.parametrize(
-    "strategy", ["ddp", "fsdp", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_TO_MAKE)]
+    "strategy",
+    [
+        *("ddp", "fsdp"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_TO_MAKE),
+        pytest.param("compiled", marks=pytest.mark.long),
+    ],
 )
 def test_every_strategy_enters_a_phase_with_the_resampled_state(
     at_boundary: TinyRun, strategy: str, monkeypatch: pytest.MonkeyPatch
