@@ -75,8 +75,9 @@ def _afresh() -> Iterator[None]:
 
 def _leave() -> None:
     leave_world()
-    if groups := sys.modules.get("deepspeed.utils.groups"):
-        groups._release_process_group_references()
+    groups = sys.modules.get("deepspeed.utils.groups")
+    if release := getattr(groups, "_release_process_group_references", None):  # not in 0.19.0
+        release()
 
 
 def train(run: TinyRun, *overrides: str, steps: int = 10**6) -> Progress:

@@ -138,7 +138,7 @@ def test_hub_name_without_network_fails_soon_and_clearly(tmp_path, settings):
     environment = {**os.environ, "HF_HOME": str(tmp_path), **settings}
     start = time.monotonic()
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert time.monotonic() - start < time_limit(20)
+    assert time.monotonic() - start < time_limit(60)  # the client would try for minutes
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("flipscale.errors.UserError: tokenizer vocabulary bert-base-uncased")
     assert "hub is out of reach" in last
