@@ -26,6 +26,7 @@ SHORT: dict[str, Any] = {
     "logging": {"every": "2 steps", "tensorboard": False},
 }
 """Four steps with a checkpoint each, so that old ones are pruned."""
+PARTS = 4  # of all faults, so that several processes can share them
 SAMPLED = int(os.environ.get("FLIPSCALE_FAULTS", "0"))
 
 
@@ -97,8 +98,11 @@ def test_some_steps_of_a_run(tiny_run: MakeRun, undisturbed: TinyRun, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_every_step_of_a_run(tiny_run: MakeRun, undisturbed: TinyRun, tmp_path: Path) -> None:
-    chosen = faults(tiny_run("counted", **SHORT), tmp_path / "steps", None)
+@pytest.mark.warm
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_step_of_a_run(tiny_run: MakeRun, undisturbed: TinyRun, tmp_path: Path, part: int) -> None:
+    chosen = faults(tiny_run("counted", **SHORT), tmp_path / "steps", None)[part::PARTS]
     wrong = {str(fault): check_fault(tiny_run, undisturbed, fault) for fault in chosen}
     assert {fault: problem for fault, problem in wrong.items() if problem} == {}
 
