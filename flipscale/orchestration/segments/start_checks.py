@@ -100,7 +100,9 @@ def check_devices(world: World) -> None:
         RunError: On every process, if one of them has no GPU, though Slurm gave its node some or another
             process has one; the error names the nodes as suspects.
     """
-    given = any(os.environ.get(name, "0") not in ("", "0") for name in _GIVEN_BY_SLURM)
+    # Whoever hides all devices asks for the CPU.
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    given = not hidden and any(os.environ.get(name, "0") not in ("", "0") for name in _GIVEN_BY_SLURM)
     found = world.gather((world.place.node or "this machine", world.device.type, given))
     expected = any(device != "cpu" or given for _, device, given in found)
     nodes = tuple(dict.fromkeys(node for node, device, _ in found if device == "cpu"))

@@ -31,7 +31,7 @@ def world(device: str, *others: tuple[str, str, bool]) -> OfThree:
 
 @pytest.fixture(autouse=True)
 def _without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SLURM_GPUS_ON_NODE", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS"):
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_GPUS_ON_NODE", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -59,3 +59,10 @@ def test_a_job_that_was_given_gpus_does_not_train_on_cpus(
     with pytest.raises(RunError, match=r"on this machine, though Slurm gave GPUs .*torch 2") as caught:
         check_devices(World(0, 1, 0, 1, torch.device("cpu")))
     assert caught.value.kind == "bad_node"
+
+
+@pytest.mark.parametrize("none", ["", "-1"])
+def test_a_person_may_hide_the_gpus_of_a_job(none: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+    check_devices(World(0, 1, 0, 1, torch.device("cpu")))
