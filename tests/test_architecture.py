@@ -38,6 +38,7 @@ FLOORS = (
     ("transfer",),
     ("orchestration",),
     ("training",),
+    ("rehearsal",),
     ("reporting",),
     ("cli",),
     ("__main__",),

@@ -33,6 +33,7 @@ COMMANDS = {
     "train": "train",
     "submit": "submit",
     "plan": "plan",
+    "rehearse": "rehearse",
     "schema": "schema",
     "status": "status",
     "stop": "stop",

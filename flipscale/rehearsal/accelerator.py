@@ -1,0 +1,93 @@
+"""Builds and loads the library that lets torch hold fake tensors of the device "cuda" without a GPU.
+
+The library is compiled for the torch that is installed, in a few seconds. A CPU build of torch has neither a
+device guard nor hooks for CUDA, and both must be there before torch is imported. A CUDA build has both, and
+only its guard is replaced, after the import. A rehearsal therefore runs in a process of its own, and this
+module does not import torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+_SOURCE = Path(__file__).with_name("fake_accelerator.cpp")
+_STANDARDS = (
+    "-std=c++20",
+    "-std=c++17",
+)  # torch 2.13's headers need 20; the compilers of older systems lack it
+
+
+class NoAccelerator(Exception):
+    """The library cannot be built here; the message says why."""
+
+
+def build_accelerator(directory: Path) -> Path:
+    """Compile the library into a directory, and return its path.
+
+    Args:
+        directory: An existing directory that only this user can write to.
+
+    Raises:
+        NoAccelerator: If there is no C++ compiler, or it cannot compile against torch's headers.
+    """
+    compiler = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+    if compiler is None:
+        raise NoAccelerator("no C++ compiler is installed (g++ or clang++, or the one that CXX names)")
+
+    torch = _torch_directory()
+    library = directory / "fake_accelerator.so"
+    command = [compiler, "-O0", "-fPIC", "-shared", f"-I{torch / 'include'}", str(_SOURCE)]
+    command += ["-o", str(library), f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu"]
+    if _knows_cuda(torch):
+        command.append("-DONLY_THE_GUARD")
+
+    output = ""
+    for standard in _STANDARDS:
+        done = subprocess.run([*command, standard], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return library
+        output = output or done.stderr
+    raise NoAccelerator(f"{compiler} cannot compile against torch's headers: {_first_error(output)}")
+
+
+def load_accelerator(library: Path) -> None:
+    """Load the library that `build_accelerator` made, and import torch.
+
+    Args:
+        library: The library.
+
+    Raises:
+        RuntimeError: If torch was imported before.
+    """
+    if "torch" in sys.modules:
+        raise RuntimeError("the fake accelerator must be loaded before torch is imported")
+
+    torch = _torch_directory()
+    if _knows_cuda(torch):
+        pass  # its own guard registers itself here, and is replaced below
+
+    # torch's symbols first, and visible to all: the library registers itself in torch's tables.
+    ctypes.CDLL(str(torch / "lib" / "libtorch_cpu.so"), ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+
+
+def _knows_cuda(torch: Path) -> bool:
+    return (torch / "lib" / "libtorch_cuda.so").exists()
+
+
+def _torch_directory() -> Path:
+    found = importlib.util.find_spec("torch")
+    assert found is not None
+    assert found.submodule_search_locations
+    return Path(found.submodule_search_locations[0])
+
+
+def _first_error(output: str) -> str:
+    lines = [line for line in output.splitlines() if "error" in line]
+    return (lines or output.splitlines() or ["it said nothing"])[0][:200]

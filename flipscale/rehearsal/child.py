@@ -1,0 +1,63 @@
+"""The process of one rehearsal: reads a request from stdin, and writes what a step does to a file.
+
+It is a process of its own because the fake accelerator must be there before torch is imported, and because a
+rehearsal replaces parts of torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flipscale.rehearsal.accelerator import load_accelerator
+
+
+def main() -> None:
+    """Answer one request."""
+    request: dict[str, Any] = json.loads(sys.stdin.read())
+    if request["library"]:
+        load_accelerator(Path(request["library"]))
+    answer = _compiled(request) if request["phase"] is None else _phase(request)
+    Path(request["answer"]).write_text(json.dumps(answer))
+
+
+def _phase(request: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    from flipscale.config import Job
+    from flipscale.models.of_job import phase_specs
+    from flipscale.planning.plan import model_shape
+    from flipscale.rehearsal.device_time import DeviceTime
+    from flipscale.rehearsal.fake_device import fake_device
+    from flipscale.rehearsal.fake_world import fake_world
+    from flipscale.rehearsal.live_memory import LiveMemory
+    from flipscale.rehearsal.one_phase import OnePhase
+
+    job = Job.model_validate_json(request["job"])
+    phase, strategy = request["phase"], job.sharding.strategy
+    spec = phase_specs(model_shape(job), job)[phase]
+    device = torch.device("cuda", 0) if request["library"] else torch.device("cpu")
+
+    waits: list[str] = []
+    memory = LiveMemory()
+    place = (request["rank"], request["gpus"], request["ranks_per_node"])
+    with fake_world(*place, device, strategy) as world, fake_device(device, waits):
+        rehearsed = OnePhase(job, phase, spec, world, DeviceTime(**request["time"]), memory)
+        record = rehearsed.run(waits)
+
+    collectives = [{**asdict(collective), "count": count} for collective, count in record.collectives]
+    return {**asdict(record), "collectives": collectives}
+
+
+def _compiled(request: dict[str, Any]) -> dict[str, Any]:
+    from flipscale.config import Job
+    from flipscale.rehearsal.graphs import count_graphs
+
+    return asdict(count_graphs(Job.model_validate_json(request["job"])))
+
+
+if __name__ == "__main__":
+    main()

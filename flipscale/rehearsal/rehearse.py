@@ -1,0 +1,97 @@
+"""Rehearses a job: each phase in a process of its own, without a GPU and without memory of its size."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from flipscale.models.of_job import phase_specs
+from flipscale.planning.fit import fits
+from flipscale.planning.flops import training_flops
+from flipscale.planning.memory import PhaseMemory, estimate_memory
+from flipscale.planning.network import find_network
+from flipscale.planning.plan import model_shape
+from flipscale.rehearsal.rehearsing_process import RehearsingProcesses
+from flipscale.rehearsal.request import Request
+from flipscale.rehearsal.results import CompileResult, PhaseResult, Rehearsal
+from flipscale.rehearsal.step_time import bound_step, time_of_collectives
+
+_OWN_REDUCER = (
+    "the reducer of DistributedDataParallel; one with the same buckets, filled in the order of the "
+    "parameters, took its place"
+)
+
+
+def rehearse(request: Request, report: Callable[[str], None] = lambda phase: None) -> Rehearsal:
+    """Run a whole step of every phase on fake tensors, as one rank of the job.
+
+    Args:
+        request: What to rehearse.
+        report: Called with the name of each phase that is done.
+
+    Raises:
+        UserError: If the strategy cannot be rehearsed.
+    """
+    phases = request.job.phases
+    with tempfile.TemporaryDirectory(prefix="flipscale_rehearsal_") as directory:
+        processes = RehearsingProcesses(request, Path(directory))
+
+        def one(number: int) -> PhaseResult:
+            result = _phase_result(request, number, processes.rehearse_phase(number))
+            report(phases[number].name)
+            return result
+
+        with ThreadPoolExecutor(min(len(phases), len(os.sched_getaffinity(0)))) as threads:
+            results = tuple(threads.map(one, range(len(phases))))
+        compiled = None
+        if request.job.sharding.compile:
+            compiled = CompileResult(**processes.count_graphs())
+
+    limits = processes.limits
+    if request.job.sharding.strategy == "ddp" and request.gpus > 1:
+        limits = (*limits, _OWN_REDUCER)
+    return Rehearsal(
+        request.job.name, request.gpu.name, request.gpus, request.rank, limits, results, compiled
+    )
+
+
+def _phase_result(request: Request, number: int, answer: dict[str, Any]) -> PhaseResult:
+    job, gpu = request.job, request.gpu
+    phase = job.phases[number]
+    shape = model_shape(job)
+    spec = phase_specs(shape, job)[number]
+    pairs = phase.batch_size // request.gpus
+
+    planned = _parts(estimate_memory(job, shape, request.gpus)[number])
+    peak = sum(answer["peak"].values())
+    model_flops = training_flops(spec, pairs, phase.mask_ratio, phase.text_mask_ratio)
+    network = find_network(gpu.name)
+    collectives = time_of_collectives(answer["collectives"], request.ranks_per_node, network)
+
+    return PhaseResult(
+        name=phase.name,
+        pairs=pairs,
+        memory=answer["peak"],
+        peak=peak,
+        planned=planned,
+        planned_peak=sum(planned.values()),
+        fits=fits(peak, gpu.memory),
+        problems=answer["problems"],
+        launches=answer["launches"],
+        flops=answer["flops"],
+        model_flops=model_flops,
+        moved_bytes=answer["bytes"],
+        device_seconds=answer["seconds"],
+        collectives=collectives,
+        time=bound_step(answer["seconds"], collectives, answer["launches"], model_flops, gpu.peak_flops),
+    )
+
+
+def _parts(memory: PhaseMemory) -> dict[str, int]:
+    """Return the parts of an estimate that are in device memory."""
+    return {field.name: getattr(memory, field.name) for field in fields(memory) if field.name != "host"}

@@ -1,0 +1,102 @@
+"""Starts the processes of a rehearsal, and returns what they answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from flipscale.errors import UserError
+from flipscale.rehearsal.accelerator import NoAccelerator, build_accelerator
+from flipscale.rehearsal.request import Request
+
+# From NVIDIA's data sheets: bytes/s of device memory, and FLOP/s in fp32 outside of the tensor cores.
+_DEVICE = {
+    "a100-40gb": (1.555e12, 19.5e12),
+    "a100-80gb": (2.039e12, 19.5e12),
+    "h100-80gb": (3.35e12, 67e12),
+    "h200-141gb": (4.8e12, 67e12),
+}
+
+
+class RehearsingProcesses:
+    """The processes of one rehearsal, with the fake GPU that they share.
+
+    Args:
+        request: What to rehearse.
+        directory: An empty directory for the fake GPU's library and the answers.
+
+    Attributes:
+        limits: What the processes cannot look at on this machine.
+    """
+
+    def __init__(self, request: Request, directory: Path) -> None:
+        self._request = request
+        self._directory = directory
+        self._library = ""
+        self.limits: tuple[str, ...] = ()
+        try:
+            self._library = str(build_accelerator(directory))
+        except NoAccelerator as error:
+            self.limits = (
+                f"{error}, so that the step ran on fake CPU tensors: waits of the host cannot be seen, and "
+                "attention is that of a CPU",
+            )
+
+    def rehearse_phase(self, phase: int) -> dict[str, Any]:
+        """Return the fields of a `StepRecord` of one phase.
+
+        Args:
+            phase: The number of the phase.
+
+        Raises:
+            UserError: If the step cannot be run on fake tensors.
+        """
+        return self._ask({"phase": phase, "library": self._library})
+
+    def count_graphs(self) -> dict[str, Any]:
+        """Return the fields of a `CompileResult`.
+
+        Raises:
+            UserError: If the blocks cannot be compiled.
+        """
+        return self._ask({"phase": None, "library": ""})
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        request = self._request
+        bandwidth, exact = _DEVICE[request.gpu.name]
+        answer = self._directory / f"{question['phase']}.json"
+        question |= {
+            "job": request.job.model_dump_json(),
+            "rank": request.rank,
+            "gpus": request.gpus,
+            "ranks_per_node": request.ranks_per_node,
+            "time": {"peak_flops": request.gpu.peak_flops, "exact_flops": exact, "bandwidth": bandwidth},
+            "answer": str(answer),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "flipscale.rehearsal.child"],
+            input=json.dumps(question),
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode or not answer.exists():
+            strategy = request.job.sharding.strategy
+            raise UserError(
+                f"strategy {strategy} cannot be rehearsed with this job: {_reason(done.stderr)}; "
+                "`flipscale plan` estimates its memory and time"
+            )
+        return json.loads(answer.read_text())
+
+
+def _reason(output: str) -> str:
+    """Return the line of a traceback that names its error."""
+    lines = [line.removeprefix("[rank0]: ").strip() for line in output.splitlines()]
+    lines = [line for line in lines if line]
+    errors = [line for line in lines if line.split(":")[0].endswith(("Error", "Exception"))]
+    return (errors or lines or ["its process ended without a word"])[-1][:300]

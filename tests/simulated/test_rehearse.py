@@ -1,0 +1,118 @@
+"""`flipscale rehearse`: what it finds in a job, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
+COMMAND = Path(sys.executable).with_name("flipscale")
+LAYERS = 12  # of each tower of vit_b16
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="the fake GPU needs a C++ compiler")
+
+
+def flipscale(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `flipscale rehearse`."""
+    command = [str(COMMAND), "rehearse", *map(str, arguments)]
+    return subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def base() -> dict[str, Any]:
+    """The first phase of ViT-B/16 with fsdp on 64 GPUs, and its batch of 8,192."""
+    done = flipscale(
+        JOBS / "vitl16_baseline.yaml",
+        *("model.preset=vit_b16", "sharding.activation_checkpointing=none", "cluster.nodes=8"),
+        *("phases.0.batch_size=8192", "phases.1.batch_size=8192", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def calls(found: dict[str, Any], phase: int, kind: str, dtype: str) -> int:
+    """Return how often a phase calls a kind of collective."""
+    collectives = found["phases"][phase]["collectives"]
+    return sum(each["count"] for each in collectives if (each["kind"], each["dtype"]) == (kind, dtype))
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_collectives_of_a_step(base: dict[str, Any]):
+    """A change of these numbers is a change of what crosses the network."""
+    for phase in (0, 1):
+        # Each block is gathered for the forward and again for the backward; the rest of the model once.
+        assert calls(base, phase, "all_gather", "bfloat16") == 2 * 2 * LAYERS
+        assert calls(base, phase, "all_gather", "float32") == 1 + 1  # the outer unit, the loss's texts
+        # One column block of the loss, the outer unit, and the blocks.
+        assert calls(base, phase, "reduce_scatter", "float32") == 2 * LAYERS + 1 + 1
+        assert calls(base, phase, "all_reduce", "float64") == 1  # the norm
+        assert calls(base, phase, "all_reduce", "float32") == 3  # the loss and its statistics
+
+    ranks = {(each["ranks"], each["ranks_per_node"]) for each in base["phases"][0]["collectives"]}
+    assert ranks == {(64, 8)}
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_peak_agrees_with_the_plan(base: dict[str, Any]):
+    for phase in base["phases"]:
+        assert 0.95 * phase["planned_peak"] <= phase["peak"] <= 1.05 * phase["planned_peak"]
+        # Shares are padded to equal sizes, and the allocator rounds each of them up.
+        for part in ("weights", "moments"):
+            assert phase["planned"][part] <= phase["memory"][part] <= 1.1 * phase["planned"][part]
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_executed_operations_are_those_of_the_model_and_the_loss(base: dict[str, Any]):
+    for phase in base["phases"]:
+        assert phase["model_flops"] < phase["flops"] < 1.05 * phase["model_flops"]
+        assert phase["problems"] == {}
+        assert phase["time"]["total"] >= phase["time"]["device"] > 0
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_strategies_of_other_libraries_and_recomputation():
+    """DeepSpeed's third stage waits for the device; the rehearsal says where."""
+    job = (JOBS / "dev/tiny.yaml", "sharding.precision=bf16", "--json")
+    zero = flipscale(*job, "sharding.strategy=zero3")
+    assert zero.returncode == 0, zero.stderr
+    problems = json.loads(zero.stdout)["phases"][0]["problems"]
+    assert any("item waits for the device (deepspeed/" in problem for problem in problems)
+
+
+@pytest.mark.slow
+def test_machine_without_a_compiler_says_what_it_cannot_see(tmp_path: Path):
+    done = flipscale(JOBS / "dev/tiny.yaml", PATH=str(tmp_path), CXX="")
+    assert done.returncode == 0, done.stderr
+    assert "not looked at: no C++ compiler is installed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpu", "h100"], "there is no GPU 'h100' in the table; did you mean"),
+        (["--gpus", "0"], "--gpus 0 is not a number of GPUs"),
+        (["--gpus", "3"], "3 processes"),
+        (["--rank", "2"], "--rank 2 does not exist; the ranks of 2 GPUs are 0 to 1"),
+        (["sharding.strategy=hsdp", "sharding.shard_size=4"], "shard_size"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_sentence(arguments: list[str], message: str):
+    done = flipscale(JOBS / "dev/tiny.yaml", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
