@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, empty, nn
@@ -74,7 +76,18 @@ class MLP(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A block of the transformer: x + attention(norm(x)), then x + MLP(norm(x)), over (B, T, width)."""
+    """A block of the transformer: x + attention(norm(x)), then x + MLP(norm(x)), over (B, T, width).
+
+    Args:
+        spec: The shape of the transformer.
+        causal: Whether a token attends only to itself and the tokens before it.
+
+    Attributes:
+        recompute: Calls a function so that the backward computes its activations again, as torch's
+            `checkpoint` does. None to keep them.
+    """
+
+    recompute: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] | None
 
     def __init__(self, spec: TowerSpec, causal: bool) -> None:
         super().__init__()
@@ -82,9 +95,14 @@ class ResidualBlock(nn.Module):
         self.attn = Attention(spec, causal)
         self.ln_2 = LayerNorm(spec.width, eps=spec.norm_eps)
         self.mlp = MLP(spec)
+        self.recompute = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the residual stream after the block."""
+        # Inside of forward: torch.compile does not enter a checkpoint() that is around it.
+        return self._residual(x) if self.recompute is None else self.recompute(self._residual, x)
+
+    def _residual(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 

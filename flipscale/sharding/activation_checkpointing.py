@@ -50,7 +50,7 @@ def apply_activation_checkpointing(model: FLIP, mode: str) -> None:
     for tower in model.transformers:
         for block in tower.resblocks[::every]:
             # Not a wrapping module: its name would become part of the parameters' names.
-            block.forward = partial(recompute, block.forward)
+            block.recompute = recompute
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -6,6 +6,7 @@ from flipscale.config import Optimizer, Sharding
 from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP
 from flipscale.sharding.activation_checkpointing import apply_activation_checkpointing
+from flipscale.sharding.compilation import compile_blocks
 from flipscale.sharding.strategy import ShardedModel
 
 
@@ -23,9 +24,7 @@ def shard(model: FLIP, sharding: Sharding, optimizer: Optimizer, seed: int, worl
     # Recomputation first, then compilation, then sharding: each wraps what the one before made.
     apply_activation_checkpointing(model, sharding.activation_checkpointing)
     if sharding.compile:
-        for transformer in model.transformers:
-            for block in transformer.resblocks:
-                block.compile()  # pyright: ignore[reportUnknownMemberType]: torch types it loosely
+        compile_blocks(model)
 
     strategy = sharding.strategy
     if strategy in ("fsdp", "hsdp"):

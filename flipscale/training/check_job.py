@@ -7,6 +7,7 @@ import torch
 from flipscale.budget import Budget, check_world_size
 from flipscale.config import Job
 from flipscale.models.of_job import phase_specs, preset_spec
+from flipscale.sharding.compilation import check_compiler
 from flipscale.sharding.limits import check_sharding
 from flipscale.sharding.optimizer import check_optimizer
 
@@ -20,12 +21,15 @@ def check_job(job: Job, world_size: int) -> Budget:
 
     Raises:
         UserError: If the preset or the optimizer does not exist, if a size of an image, a patch or the
-            decoder does not fit, or if the job cannot be trained by this number of processes on this kind of
-            device.
+            decoder does not fit, if the job cannot be trained by this number of processes on this kind of
+            device, or if it needs a compiler and there is none.
     """
     phase_specs(preset_spec(job), job)
     check_world_size(world_size, job.data.lanes)
-    check_sharding(job.sharding, world_size, "cuda" if torch.cuda.is_available() else "cpu")
+    device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    check_sharding(job.sharding, world_size, device_type)
+    if job.sharding.compile:
+        check_compiler(device_type)
     check_optimizer(job.optimizer, job.sharding)
 
     return Budget.of(job.phases, job.data.lanes)

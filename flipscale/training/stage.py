@@ -123,6 +123,6 @@ class Stage:
         gc.freeze()
 
         if self._job.sharding.compile:
-            torch.compiler.reset()  # else torch compiles the new shape as one that varies
+            torch.compiler.reset()  # forget the graphs of the old shape
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

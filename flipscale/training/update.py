@@ -14,6 +14,7 @@ from flipscale.distributed.world import World
 from flipscale.errors import RunError
 from flipscale.models.inputs import Inputs
 from flipscale.progress import Progress
+from flipscale.sharding.compilation import CompilationCheck
 from flipscale.sharding.strategy import ShardedModel
 from flipscale.training.gradients import accumulate_gradients
 from flipscale.training.stage import Stage
@@ -42,6 +43,7 @@ class Updater:
         self._device = world.device
         # Skipped steps, and those skipped in a row.
         self._skips = torch.tensor([progress.skipped_steps, 0], device=world.device)
+        self._compilation = CompilationCheck(wanted=job.sharding.compile and world.leads)
 
     def update(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
         """Run one optimizer step; all processes call it together.
@@ -68,6 +70,7 @@ class Updater:
         )
         scalars = accumulate_gradients(model, inputs, self._job.loss, self._job.sharding.micro_batch)
         norm = model.gradient_norm(self._job.optimizer.clip_grad_norm)
+        self._compilation.after_step()
 
         finite = torch.isfinite(scalars["loss"]) & torch.isfinite(norm)
         model.update(step.lr, finite)

@@ -25,12 +25,8 @@ PHASES = [
 CASES = [
     ("ddp", "full"),
     ("fsdp", "none"),
-    ("fsdp", "full"),
     ("fsdp", "selective"),
-    ("zero1", "full"),
     ("zero2", "selective"),
-    ("zero3", "none"),
-    ("zero3", "full"),
     ("zero3", "selective"),
     ("fairscale_oss", "selective"),
 ]
@@ -47,6 +43,7 @@ def test_compiled_it_trains_as_one_eager_process(
     for each, processes in ((eager, 1), (run, 2)):
         done = each.train(processes=processes)
         assert done.returncode == 0, done.stderr
+    assert "compiled no block" not in done.stderr
     for mine, theirs in zip(run.metrics(), eager.metrics(), strict=True):
         assert mine["digest"] == theirs["digest"]
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-4)

@@ -58,11 +58,13 @@ class OneProcess:
             world.device,
         )
 
-    def step(self, number: int, *, clip: float | None = None, finite: bool = True) -> tuple[float, float]:
+    def step(
+        self, number: int, *, clip: float | None = None, finite: bool = True, pairs: Inputs | None = None
+    ) -> tuple[float, float]:
         """Run one update, and return its loss and gradient norm."""
-        on_host = make_pairs(number)
-        pairs = Inputs(*(None if part is None else part.to(self.device) for part in on_host))
-        loss = accumulate_gradients(self.model, pairs, self.job.loss, self.job.sharding.micro_batch)["loss"]
+        on_host = make_pairs(number) if pairs is None else pairs
+        moved = Inputs(*(None if part is None else part.to(self.device) for part in on_host))
+        loss = accumulate_gradients(self.model, moved, self.job.loss, self.job.sharding.micro_batch)["loss"]
         norm = self.model.gradient_norm(clip)
         self.model.update(1e-3, torch.tensor(finite, device=self.device))
         return float(loss), float(norm)

@@ -18,6 +18,7 @@ from torch.cuda import nccl
 from flipscale.errors import UserError
 from flipscale.formatting import format_gib
 from flipscale.orchestration.checks.finding import Finding
+from flipscale.sharding.compilation import check_compiler
 from flipscale.slurm import SlurmError, read_configuration, sends_user_signal
 
 
@@ -72,6 +73,7 @@ def check_environment(directory: Path) -> list[Finding]:
         _torch(),
         *_gpus(),
         *libraries,
+        _compiler(),
         *_slurm(),
         _cores(),
         _memory(),
@@ -148,6 +150,14 @@ def _library(name: str) -> Finding:
         fix = f"`pip install --force-reinstall {distribution}`; {use} needs it"
         return Finding(name, "error", f"{version} cannot be imported: {last}", fix)
     return Finding(name, "ok", version)
+
+
+def _compiler() -> Finding:
+    try:
+        check_compiler("cuda" if torch.version.cuda else "cpu")
+    except UserError as error:
+        return Finding("compiler", "warning", "none", str(error))
+    return Finding("compiler", "ok", "sharding.compile can be used")
 
 
 def _slurm() -> list[Finding]:

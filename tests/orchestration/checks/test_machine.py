@@ -71,6 +71,17 @@ def test_a_library_that_cannot_be_imported(monkeypatch):
     assert absent.fix == "`pip install no-such-distribution` (nothing needs it)"
 
 
+def test_a_machine_that_cannot_compile(no_slurm, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    missing = machine._compiler()
+    install(no_slurm, "g++")
+
+    assert (missing.level, missing.text) == ("warning", "none")
+    assert "this machine has no g++" in missing.fix
+    assert machine._compiler().level == "ok"
+
+
 def test_slurm_is_described(no_slurm):
     install(no_slurm, "sbatch", "srun", "squeue", "scancel", "scontrol", prints=CONFIGURATION)
     checks = by_name(machine._slurm())
