@@ -103,7 +103,7 @@ class Data(Strict):
     """Consecutive samples of a lane that are shuffled together."""
     index: Annotated[Line | None, Default("built in the run directory")] = None
     """A directory made by `flipscale data index`."""
-    workers: Annotated[Count | None, Default("its share of this machine's cores")] = None
+    workers: Annotated[Count | None, Default("its share of the node's cores, less one")] = None
     """Loader processes per training process."""
     augmentation: Augmentation = Augmentation()
     """How training images are cropped, flipped and resized."""

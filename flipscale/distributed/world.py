@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from flipscale.child_process import keep_connections_from_children
+from flipscale.distributed.cores import share_of_cores, usable_cores
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.quiet_start import native_output_to_stderr
 from flipscale.errors import RunError, StoppedEarly, UserError
@@ -51,6 +52,8 @@ class World:
     """The placement of this process, as its launcher gave it."""
     timeout: timedelta = _SHORTEST_WAIT
     """How long a process waits for the others in the collectives of its World."""
+    cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """The cores for this process and its loader workers: its share of those that it may use."""
 
     @property
     def leads(self) -> bool:
@@ -176,8 +179,9 @@ def join_world(place: Placement, timeout: timedelta = timedelta(minutes=10)) -> 
             dist.init_process_group(backend, **options)
 
     world = World(place.rank, place.size, place.local_rank, place.local_size, device, place, timeout)
-    world.sum([0])  # the control group connects here, so that a start is complete or fails at one place
-    return world
+    # The control group connects here, so that a start is complete or fails at one place.
+    cores = world.gather(usable_cores(place))
+    return replace(world, cores=share_of_cores(world.rank, cores))
 
 
 def leave_world() -> None:

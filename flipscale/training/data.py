@@ -58,7 +58,7 @@ def open_data(job: Job, run: Path, budget: Budget, world: World) -> TrainingData
 
     reader = open_reader(data, job.seed, shards.source, shards.counts, tokenizer, spec.vision.image_size)
     reader.leave_out(read_quarantine(RunDirectory(run).quarantine))
-    workers = default_workers(world.local_size) if data.workers is None else data.workers
+    workers = default_workers(world.cores) if data.workers is None else data.workers
     sizes = [shape.vision.image_size for shape in phase_specs(spec, job)]
     share = LaneShare(data.lanes, world.rank, world.size)
     stream = Stream(reader, budget, share, workers, world.device, sizes)

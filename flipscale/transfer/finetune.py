@@ -99,6 +99,6 @@ def _training_batches(
         recipe.passes,
         trained.model.spec.vision.image_size,
         world,
-        default_workers(world.local_size),
+        default_workers(world.cores),
         rand_augment(recipe.rand_augment, trained.model),
     )

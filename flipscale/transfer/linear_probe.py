@@ -112,7 +112,7 @@ class _Probe:
         """Train on random views on all processes, and score the centre crops of the test set."""
         train, test = self.sets
         recipe.passes.check(len(train.samples), self.world.size)
-        workers = default_workers(self.world.local_size)
+        workers = default_workers(self.world.cores)
         batches = AugmentedBatches(train, recipe.passes, self.decoding.image_size, self.world, workers)
         head = train_lars_head(self.network, batches, train.classes, recipe, self.world, self.progress)
 

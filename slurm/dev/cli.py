@@ -88,6 +88,7 @@ def up(cluster: DevelopmentCluster, options: argparse.Namespace) -> None:
         grace=options.grace,
         kill_wait=options.kill_wait,
         slurmd_timeout=options.slurmd_timeout,
+        bind_cores=options.bind_cores,
         conf=tuple(options.conf),
     )
 
@@ -165,6 +166,9 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
     default = Settings()
     parser.add_argument("--nodes", type=int, choices=range(2, 5), default=default.nodes, help="(%(default)s)")
     parser.add_argument("--accounting", action="store_true", help="slurmdbd and MariaDB, so that sacct works")
+    parser.add_argument(
+        "--bind-cores", action="store_true", help="srun binds processes to cores, as on most clusters"
+    )
     for name, meaning in (
         ("grace", "from the TERM of a preemption to its KILL"),
         ("kill_wait", "from any other TERM to its KILL"),

@@ -27,6 +27,7 @@ class Settings:
         grace: Seconds from the TERM of a preemption to its KILL.
         kill_wait: Seconds from any other TERM to its KILL.
         slurmd_timeout: Seconds of silence until a node is down.
+        bind_cores: Whether srun binds each process to its cores.
         conf: Further lines for slurm.conf.
     """
 
@@ -35,6 +36,7 @@ class Settings:
     grace: int = 15
     kill_wait: int = 10
     slurmd_timeout: int = 20
+    bind_cores: bool = False
     conf: tuple[str, ...] = ()
 
     @property
@@ -75,6 +77,9 @@ def slurm_conf(directory: Path, name: str, settings: Settings, ports: Ports, har
     keys = ("CPUs=", "Boards=", "SocketsPerBoard=", "CoresPerSocket=", "ThreadsPerCore=", "RealMemory=")
     host = " ".join(field for field in hardware.split() if field.startswith(keys))
     user = user_name()
+    # With task/affinity the processes of a job get the first cores of each node: all nodes are this host, so
+    # that a job on two nodes would compute on half of its cores.
+    binding = "affinity" if settings.bind_cores else "none"
 
     nodes = "".join(
         f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} {host} State=UNKNOWN\n"
@@ -103,7 +108,7 @@ SlurmctldLogFile={directory}/log/slurmctld.log
 SlurmdLogFile={directory}/log/%n.log
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/{binding}
 MailProg=/bin/true
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core

@@ -29,7 +29,7 @@ def test_every_key_has_a_meaning():
         ("data.max_image_pixels", "count > 0", "`100M`"),
         ("data.augmentation.crop_area", "[0 to 1, 0 to 1]", "`[0.5, 1]`"),
         ("data.cache.size", "size", "required"),
-        ("data.workers", "count", "its share of this machine's cores"),
+        ("data.workers", "count", "its share of the node's cores, less one"),
         ("phases", "list of blocks", "required"),
         ("phases.N.text_mask", "`prioritised`, `random`", "`prioritised`"),
         ("optimizer.eps", "number > 0", "`1e-8`"),

@@ -258,14 +258,13 @@ class _ChunkSampler(Sampler[ChunkRequest]):
         return self._stream.requests(self._samples_seen)
 
 
-def default_workers(local_world_size: int) -> int:
-    """Return the number of loader workers per process: an even share of the cores, 1 to 16.
+def default_workers(cores: int) -> int:
+    """Return the number of loader workers of a process: one core is for the process itself, 1 to 16 workers.
 
     Args:
-        local_world_size: Number of training processes on this node.
+        cores: The cores for the process and its workers.
     """
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(16, cores // local_world_size - 1))
+    return max(1, min(16, cores - 1))
 
 
 def _start_worker(parent: int, _: int) -> None:
