@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -163,6 +164,7 @@ def join_world(place: Placement, timeout: timedelta = timedelta(minutes=10)) -> 
         UserError: If more processes than GPUs were started on this machine.
     """
     device = _own_device(place)
+    _allow_many_open_files()
 
     if place.size > 1:
         # The others notice the end of this process by its connections, so loader workers must not hold them.
@@ -190,6 +192,16 @@ def leave_world() -> None:
         _groups.clear()
         dist.destroy_process_group()
         keep_connections_from_children(keep=False)
+
+
+def _allow_many_open_files() -> None:
+    """Raise the soft limit of open files to the hard one.
+
+    The soft one is usually 1,024. Each gloo group has a connection to every process of the run, and there are
+    three groups: 771 connections with 256 processes.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _own_device(place: Placement) -> torch.device:

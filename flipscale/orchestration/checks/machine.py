@@ -54,7 +54,7 @@ _LIBRARIES = {
 _SLURM_COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 _IMPORT_SECONDS = 300
 _OLDEST_TORCH = (2, 8)
-_OPEN_FILES = 4096  # that a process should be able to have
+_OPEN_FILES = 4096  # that a process should be able to have; three per process of the run are connections
 _GIB = 2**30
 
 
@@ -247,12 +247,14 @@ def _shared_memory() -> Finding:
 
 
 def _open_files() -> Finding:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < _OPEN_FILES:
-        most = hard if hard != resource.RLIM_INFINITY else _OPEN_FILES
-        fix = f"`ulimit -n {min(most, _OPEN_FILES)}` in the site's set-up lines"
-        return Finding("open files", "warning", str(soft), fix)
-    return Finding("open files", "ok", str(soft))
+    # Each process of a run raises its soft limit to the hard one.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return Finding("open files", "ok", "no limit")
+    if hard < _OPEN_FILES:
+        fix = f"have the administrator raise the hard limit (`ulimit -Hn`) to {_OPEN_FILES}"
+        return Finding("open files", "warning", f"at most {hard}", fix)
+    return Finding("open files", "ok", f"at most {hard}")
 
 
 def _disk(directory: Path) -> Finding:

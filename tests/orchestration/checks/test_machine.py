@@ -99,14 +99,20 @@ def test_half_of_slurm_is_a_problem(no_slurm):
     assert check.text == "srun, scancel, scontrol not on PATH"
 
 
-def test_few_open_files(monkeypatch):
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
-    try:
-        check = machine._open_files()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert (check.level, check.text) == ("warning", "512")
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [
+        (512, 1024, ("warning", "at most 1024")),
+        (1024, 4096, ("ok", "at most 4096")),  # training raises its soft limit
+        (1024, resource.RLIM_INFINITY, ("ok", "no limit")),
+    ],
+)
+def test_hard_limit_of_open_files_is_judged(soft, hard, expected, monkeypatch):
+    # A process cannot take back a lower hard limit.
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft, hard))
+    check = machine._open_files()
+    assert (check.level, check.text) == expected
+    assert ("`ulimit -Hn`) to 4096" in check.fix) == (check.level == "warning")
 
 
 def test_a_problem_ends_the_command_with_1(no_slurm, tmp_path, monkeypatch):
