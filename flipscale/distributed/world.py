@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from flipscale.child_process import keep_connections_from_children
 from flipscale.distributed.cores import share_of_cores, usable_cores
+from flipscale.distributed.devices import check_gpus, gpu_id, own_device
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.quiet_start import native_output_to_stderr
 from flipscale.errors import RunError, StoppedEarly, UserError
@@ -161,9 +162,9 @@ def join_world(place: Placement, timeout: timedelta = timedelta(minutes=10)) -> 
         timeout: How long processes wait for each other. The collectives of World wait 30 minutes or more.
 
     Raises:
-        UserError: If more processes than GPUs were started on this machine.
+        UserError: If a process does not see its GPU, or has that of another one.
     """
-    device = _own_device(place)
+    device = own_device(place)
     _allow_many_open_files()
 
     if place.size > 1:
@@ -182,8 +183,9 @@ def join_world(place: Placement, timeout: timedelta = timedelta(minutes=10)) -> 
 
     world = World(place.rank, place.size, place.local_rank, place.local_size, device, place, timeout)
     # The control group connects here, so that a start is complete or fails at one place.
-    cores = world.gather(usable_cores(place))
-    return replace(world, cores=share_of_cores(world.rank, cores))
+    resources = world.gather((usable_cores(place), gpu_id(device)))
+    check_gpus([gpu for _, gpu in resources])
+    return replace(world, cores=share_of_cores(world.rank, [cores for cores, _ in resources]))
 
 
 def leave_world() -> None:
@@ -202,20 +204,6 @@ def _allow_many_open_files() -> None:
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _own_device(place: Placement) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-
-    if place.local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"{place.local_size} processes were started on a machine with {torch.cuda.device_count()} "
-            "GPUs; start one process per GPU"
-        )
-    device = torch.device("cuda", place.local_rank)
-    torch.cuda.set_device(device)
-    return device
 
 
 def _attempt_store(place: Placement, timeout: timedelta) -> Any:

@@ -205,9 +205,12 @@ class ZeroModel:
 
 def _quiet_deepspeed(world: World) -> Any:
     """Import the library, and keep it from compiling anything and from messages on the terminal."""
-    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))  # required even in a single process
+    # DeepSpeed requires the variable, and takes it for the number of the process's GPU.
     if world.device.type == "cpu":
+        os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    else:
+        os.environ["LOCAL_RANK"] = str(world.device.index)
     ignore_old_names()
     import deepspeed
 

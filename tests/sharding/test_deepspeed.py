@@ -12,7 +12,8 @@ from support.one_process import OneProcess, assert_same
 from support.tiny_run import TinyRun
 from torch import Tensor
 
-from flipscale.distributed.world import leave_world
+from flipscale.distributed.world import World, leave_world
+from flipscale.sharding import deepspeed
 
 MakeRun = Callable[..., TinyRun]
 STAGES = ["zero1", "zero2", "zero3"]
@@ -170,3 +171,10 @@ def test_on_a_gpu_it_trains_as_ddp(strategy: str, offload: bool, precision: str)
     for number in range(6):
         expected, got = plain.step(number, clip=0.5), zero.step(number, clip=0.5)
         assert got == pytest.approx(expected, rel=tolerance)
+
+
+def test_library_takes_the_gpu_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --gpus-per-task the process of local rank 5 sees one GPU, whose number is 0."""
+    monkeypatch.setenv("LOCAL_RANK", "5")
+    deepspeed._quiet_deepspeed(World(5, 8, 5, 8, torch.device("cuda", 0)))
+    assert os.environ["LOCAL_RANK"] == "0"

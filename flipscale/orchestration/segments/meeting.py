@@ -45,7 +45,7 @@ def meet(place: Placement, stop: StopRequests, managed: ManagedJob | None) -> Wo
         managed: The Slurm job that starts itself again, if there is one.
 
     Raises:
-        UserError: If more processes than GPUs were started on this machine.
+        UserError: If a process does not see its GPU, or has that of another one.
         RuntimeError: If the processes do not meet, and the job is not started again.
         OSError: As `RuntimeError`.
     """
