@@ -105,7 +105,7 @@ class Site(Strict):
     setup: Lines = ()
     """Lines of shell to run before the processes start, such as `module load cuda`; written as they are."""
     environment: dict[Variable, VariableValue] = Field(default={})
-    """Variables exported to all processes after setup, such as NCCL_SOCKET_IFNAME."""
+    """Variables exported to all processes after setup, such as NCCL_SOCKET_IFNAME (gloo uses it, too)."""
     sbatch: dict[Option, FilledLine | int | bool] = Field(default={})
     """Further sbatch options by their long names, such as {reservation: flip, exclusive: true}."""
 

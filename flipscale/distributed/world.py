@@ -15,6 +15,7 @@ import torch.distributed as dist
 from flipscale.child_process import keep_connections_from_children
 from flipscale.distributed.cores import share_of_cores, usable_cores
 from flipscale.distributed.devices import check_gpus, gpu_id, own_device
+from flipscale.distributed.interfaces import default_gloo_interface
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.quiet_start import native_output_to_stderr
 from flipscale.errors import RunError, StoppedEarly, UserError
@@ -170,6 +171,7 @@ def join_world(place: Placement, timeout: timedelta = timedelta(minutes=10)) -> 
     if place.size > 1:
         # The others notice the end of this process by its connections, so loader workers must not hold them.
         keep_connections_from_children()
+        default_gloo_interface()
         backend = "gloo"
         if device.type == "cuda":
             backend = "cpu:gloo,cuda:nccl"
