@@ -98,7 +98,7 @@ def _print_problems(found: Rehearsal) -> None:
         say(
             f"compiled: {format_quantity(compiled.graphs, 'graph')}, "
             f"{format_quantity(compiled.breaks, 'graph break')}, "
-            f"{format_quantity(compiled.recompilations, 'recompilation')}"
+            f"{format_quantity(compiled.uncompiled, 'call')} that torch could not compile"
         )
     for limit in found.limits:
         say(f"not looked at: {limit}")

@@ -25,6 +25,10 @@ _OWN_REDUCER = (
     "the reducer of DistributedDataParallel; one with the same buckets, filled in the order of the "
     "parameters, took its place"
 )
+_NOT_FUSED = (
+    "compiled kernels; the step ran uncompiled, so that norms, casts, sums and copies take longer here than "
+    "in the job, and more kernels are started"
+)
 
 
 def rehearse(request: Request, report: Callable[[str], None] = lambda phase: None) -> Rehearsal:
@@ -55,6 +59,8 @@ def rehearse(request: Request, report: Callable[[str], None] = lambda phase: Non
     limits = processes.limits
     if request.job.sharding.strategy == "ddp" and request.gpus > 1:
         limits = (*limits, _OWN_REDUCER)
+    if compiled is not None:
+        limits = (*limits, _NOT_FUSED)
     return Rehearsal(
         request.job.name, request.gpu.name, request.gpus, request.rank, limits, results, compiled
     )

@@ -87,8 +87,8 @@ class CompileResult:
     graphs: int
     breaks: int
     """Places at which a graph had to end early."""
-    recompilations: int
-    """Graphs beyond one per tower and shape."""
+    uncompiled: int
+    """Calls for which torch gave up compiling, so that they run in eager mode."""
 
 
 @dataclass(frozen=True)

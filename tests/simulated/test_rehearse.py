@@ -93,6 +93,17 @@ def test_strategies_of_other_libraries_and_recomputation():
 
 
 @pytest.mark.slow
+def test_graphs_of_a_job_that_compiles(tmp_path: Path):
+    """Two towers, two phases, micro-batches of two sizes, each with and without a gradient."""
+    job = (JOBS / "dev/tiny.yaml", "sharding.compile=true", "sharding.micro_batch=4", "--json")
+    done = flipscale(*job, "sharding.activation_checkpointing=selective", PATH=str(tmp_path), CXX="")
+    assert done.returncode == 0, done.stderr
+    compiled = json.loads(done.stdout)["compiled"]
+    assert compiled["graphs"] >= 2 * 2 * 2
+    assert (compiled["breaks"], compiled["uncompiled"]) == (0, 0)
+
+
+@pytest.mark.slow
 def test_machine_without_a_compiler_says_what_it_cannot_see(tmp_path: Path):
     done = flipscale(JOBS / "dev/tiny.yaml", PATH=str(tmp_path), CXX="")
     assert done.returncode == 0, done.stderr
