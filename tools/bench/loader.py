@@ -94,7 +94,7 @@ def crops_psnr(index: Index, vocab: Path, count: int) -> tuple[list[float], floa
     quality: list[float] = []
     for image, view, shard, ordinal in zip(images, views, *order.locate(positions), strict=True):
         member = index.members[index.first_rows[shard] + ordinal]
-        data = source.bytes(int(shard), int(member["image"]), int(member["image_bytes"]))
+        data = source.read(int(shard), int(member["image"]), int(member["image_bytes"]))
         expected = whole_by_pillow(data, view)
         quality.append(psnr(image.transpose(1, 2, 0), expected[:, ::-1] if view.flip else expected))
 

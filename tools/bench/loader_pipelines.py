@@ -59,10 +59,10 @@ class CountingSource(ShardSource):
         super().__init__(index)
         self.sizes: list[int] = []
 
-    def bytes(self, shard: int, offset: int, size: int) -> bytes:
+    def read(self, shard: int, offset: int, size: int) -> bytes:
         """Read bytes of a shard."""
         self.sizes.append(size)
-        return super().bytes(shard, offset, size)
+        return super().read(shard, offset, size)
 
 
 def open_reader(source: ShardSource, vocab: Path) -> SampleReader:

@@ -101,7 +101,7 @@ class ShardSource:
         row = self.member(shard, ordinal)
         size = int(row[f"{column}_bytes"])
         check_size(_KINDS[column], size)
-        data = self.bytes(shard, int(row[column]), size)
+        data = self.read(shard, int(row[column]), size)
 
         checksum = zlib.crc32(data)
         known = None if column == "cls" else self.index.checksums
@@ -112,7 +112,7 @@ class ShardSource:
             )
         return data, checksum
 
-    def bytes(self, shard: int, offset: int, size: int) -> bytes:
+    def read(self, shard: int, offset: int, size: int) -> bytes:
         """Return part of a shard.
 
         Raises:
@@ -136,14 +136,14 @@ class ShardSource:
                 behind = self.member(shard, ordinal + 1)
 
         row = self.member(shard, ordinal)
-        return members_of_sample(partial(self.bytes, shard), row, before, behind, entry.bytes)
+        return members_of_sample(partial(self.read, shard), row, before, behind, entry.bytes)
 
     def key(self, shard: int, ordinal: int) -> str:
         """Return the key of a sample, from the header of its member; "?" if it cannot be read."""
         with suppress(BadSample, UserError):
             row = self.member(shard, ordinal)
             offset = int(row["image"] or row["text"]) - BLOCK
-            key = key_in_header(self.bytes(shard, offset, BLOCK))
+            key = key_in_header(self.read(shard, offset, BLOCK))
             if key is not None:
                 return key
 

@@ -196,9 +196,9 @@ class CountingSource(ShardSource):
         super().__init__(*parts)
         self.sizes: list[int] = []
 
-    def bytes(self, shard: int, offset: int, size: int) -> bytes:
+    def read(self, shard: int, offset: int, size: int) -> bytes:
         self.sizes.append(size)
-        return super().bytes(shard, offset, size)
+        return super().read(shard, offset, size)
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ def test_shards_from_commands_are_read_through_the_cache(tmp_path):
 
 def bytes_of(source: ShardSource, shard: int, ordinal: int) -> bytes:
     row = source.member(shard, ordinal)
-    return source.bytes(shard, int(row["image"]), int(row["image_bytes"]))
+    return source.read(shard, int(row["image"]), int(row["image_bytes"]))
 
 
 def test_a_changed_remote_shard_is_refused_before_a_start(server, tmp_path):
