@@ -123,7 +123,8 @@ def _words(command: str) -> list[str]:
 
 def _password(address: str) -> bool:
     """Return whether an address has a literal password, or a token as the user of a web server."""
-    user, colon, password = "".join(_USER.findall(address)).partition(":")
+    users: list[str] = _USER.findall(address)
+    user, colon, password = "".join(users).partition(":")
     return _is_literal(password) if colon else _has_login(address) and _is_literal(user)
 
 

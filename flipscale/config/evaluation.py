@@ -37,9 +37,9 @@ class Evaluation(Strict):
     every: Annotated[Every | None, Default("only `flipscale eval`")] = None
     """Also evaluate while training: after so many samples or steps, and at the end of every phase. Without
     it, only `flipscale eval` evaluates. See docs/evaluation_and_export.md."""
-    zero_shot: dict[Line, ZeroShot] = Field(default={})
+    zero_shot: dict[Line, ZeroShot] = Field(default_factory=dict)
     """Classification sets by name; see docs/evaluation_and_export.md#sets."""
-    retrieval: dict[Line, Line] = Field(default={})
+    retrieval: dict[Line, Line] = Field(default_factory=dict)
     """Image-caption sets by name: webdataset shards, a directory of CLIP_benchmark's converter, or COCO's,
     Karpathy's or Flickr30k's file of captions."""
     root: Annotated[Line | None, Default("the working directory")] = None

@@ -104,9 +104,9 @@ class Site(Strict):
     """The command that is Python on the nodes, written into the script as it is; default: this Python."""
     setup: Lines = ()
     """Lines of shell to run before the processes start, such as `module load cuda`; written as they are."""
-    environment: dict[Variable, VariableValue] = Field(default={})
+    environment: dict[Variable, VariableValue] = Field(default_factory=dict)
     """Variables exported to all processes after setup, such as NCCL_SOCKET_IFNAME (gloo uses it, too)."""
-    sbatch: dict[Option, FilledLine | int | bool] = Field(default={})
+    sbatch: dict[Option, FilledLine | int | bool] = Field(default_factory=dict)
     """Further sbatch options by their long names, such as {reservation: flip, exclusive: true}."""
 
     @field_validator("sbatch")

@@ -23,12 +23,12 @@ _SPLIT = re.compile(r"captions_(\w+)")  # COCO names the folder of the images by
 
 class _CocoImage(TypedDict):
     id: int
-    file_name: str
+    file_name: object
 
 
 class _CocoAnnotation(TypedDict):
     image_id: int
-    caption: str
+    caption: object
 
 
 class _Coco(TypedDict):
@@ -37,7 +37,7 @@ class _Coco(TypedDict):
 
 
 class _KarpathySentence(TypedDict):
-    raw: str
+    raw: object
 
 
 class _KarpathyImage(TypedDict):

@@ -197,7 +197,8 @@ def _check_features(
         ),
     ):
         if value % divisor:
-            raise UserError(key.format(value, divisor) + "; correct one of them")
+            reason: str = key.format(value, divisor)
+            raise UserError(f"{reason}; correct one of them")
 
 
 def _with_fixed_positions(

@@ -72,4 +72,4 @@ def _word(block: Mapping[str, Any], key: str, known: tuple[str, ...], default: s
         return default
     if value not in known:
         raise UserError(f"preprocess_cfg.{key} is {str(value)[:80]!r}; OpenCLIP knows {', '.join(known)}")
-    return str(value)
+    return value

@@ -61,7 +61,8 @@ def _changes(sharding: Sharding, local_batch: int) -> Iterator[Changes]:
     full: Changes = {"activation_checkpointing": "full"} if mode != "full" else {}
 
     # The job as it is does not fit, so a combination that changes nothing is not tried.
-    tried: list[Changes] = [{}]
+    nothing: Changes = {}
+    tried = [nothing]
     for changes in (selective, fsdp, {**fsdp, **selective}, full, {**fsdp, **full}):
         if changes not in tried:
             tried.append(changes)
@@ -70,5 +71,5 @@ def _changes(sharding: Sharding, local_batch: int) -> Iterator[Changes]:
     micro = min(local_batch, sharding.micro_batch or local_batch)
     while micro > 1:
         micro //= 2
-        for changes in ({}, selective, {**fsdp, **selective}, {**fsdp, **full}):
+        for changes in (nothing, selective, {**fsdp, **selective}, {**fsdp, **full}):
             yield {**changes, "micro_batch": micro}

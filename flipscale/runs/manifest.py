@@ -276,4 +276,4 @@ def _typed(value: object, kind: type[T], key: str) -> T:
     # bool is a kind of int, but no number of samples.
     if type(value) is not kind:
         raise ValueError(f"{key} is not of the type {kind.__name__}")
-    return cast("T", value)
+    return value

@@ -40,7 +40,7 @@ class TrainingDisplay:
                 TimeRemainingColumn(),
                 console=console,
             )
-            self._task = self._progress.add_task(
+            self._progress.add_task(
                 "training", total=total, completed=samples_seen, samples="", speed="", loss=""
             )
 
@@ -58,7 +58,7 @@ class TrainingDisplay:
 
         if self._progress is not None:
             self._progress.update(
-                self._task,
+                self._progress.task_ids[0],
                 completed=samples_seen,
                 description=phase,
                 samples=samples,

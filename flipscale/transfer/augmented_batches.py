@@ -122,9 +122,9 @@ class _Views(Dataset[Piece | UserError]):
         self._seed = seed
         self._transform = transform
 
-    def __getitem__(self, keys: ViewKeys) -> Piece | UserError:
+    def __getitem__(self, index: ViewKeys) -> Piece | UserError:
         try:
-            views = [self._usable(epoch, place) for epoch, place in keys]
+            views = [self._usable(epoch, place) for epoch, place in index]
         except UserError as error:
             return error
 

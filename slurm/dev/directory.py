@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -66,7 +66,7 @@ class ClusterDirectory:
             ) from error
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Generator[None]:
         """Let one `up` or `down` at a time work on the directory."""
         with (self.path / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -98,12 +98,12 @@ class ClusterDirectory:
     def settings(self) -> Settings:
         """Return the options of the latest `up`."""
         saved = self.plan()["settings"]
-        return Settings(**{**saved, "conf": tuple(saved["conf"])})
+        return Settings(**saved | {"conf": tuple(saved["conf"])})
 
     def ports(self) -> Ports:
         """Return the ports of the latest `up`."""
         saved = self.plan()["ports"]
-        return Ports(**{**saved, "nodes": tuple(saved["nodes"])})
+        return Ports(**saved | {"nodes": tuple(saved["nodes"])})
 
     def cluster_name(self) -> str:
         """Return the ClusterName, by which tasks are known; the controller's port makes it unique here."""

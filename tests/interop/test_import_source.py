@@ -222,7 +222,7 @@ def test_refusal_names_what_exists(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-    arguments = {"weights": None, "pretrained": None, "random": False, **options}
+    arguments: dict[str, Any] = {"weights": None, "pretrained": None, "random": False, **options}
     with pytest.raises(UserError, match=message):
         import_model(source, tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()

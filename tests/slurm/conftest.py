@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def undisturbed(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Tin
 
 
 @contextmanager
-def _cluster(*options: str) -> Iterator[Cluster]:
+def _cluster(*options: str) -> Generator[Cluster]:
     # Sockets have short names only, which pytest's own directories exceed.
     with tempfile.TemporaryDirectory(prefix="flipscale-slurm-") as directory:
         running = Cluster.up(Path(directory), *options)

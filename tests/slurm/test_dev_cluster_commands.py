@@ -93,6 +93,8 @@ def test_an_ordinary_user_can_have_one(slurm_installed: None) -> None:
         )
         os.chown(home, nobody.pw_uid, nobody.pw_gid)
 
+        script = (python, str(scripts / SCRIPT.name))
+
         def run(*argv: str) -> str:
             done = subprocess.run(
                 argv,
@@ -110,7 +112,7 @@ def test_an_ordinary_user_can_have_one(slurm_installed: None) -> None:
             return done.stdout
 
         def command(name: str, *arguments: str) -> str:
-            return run(python, str(scripts / SCRIPT.name), name, "--directory", f"{home}/c", *arguments)
+            return run(*script, name, "--directory", f"{home}/c", *arguments)
 
         command("up", *OWN)
         try:

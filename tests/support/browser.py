@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +70,7 @@ def _install() -> None:
 
 
 @contextmanager
-def launched() -> Iterator[Browser]:
+def launched() -> Generator[Browser]:
     """Return a running browser."""
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
@@ -80,7 +80,7 @@ def launched() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, path: Path, width: int, *, dark: bool = False) -> Iterator[Opened]:
+def opened(browser: Browser, path: Path, width: int, *, dark: bool = False) -> Generator[Opened]:
     """Open a page, and wait until every plot is drawn.
 
     Args:

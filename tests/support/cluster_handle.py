@@ -43,13 +43,14 @@ class Cluster:
 
     def run(self, *argv: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a program in the cluster's environment; an AssertionError has the output of a failure."""
+        limited: dict[str, Any] = {"timeout": COMMAND_SECONDS, **options}
         done = subprocess.run(
             [str(word) for word in argv],
             env=dict(self.environment),
             capture_output=True,
             text=True,
             check=False,
-            **{"timeout": COMMAND_SECONDS, **options},
+            **limited,
         )
         assert not check or done.returncode == 0, (
             f"{done.args}: {done.returncode}\n{done.stdout}{done.stderr}"

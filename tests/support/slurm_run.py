@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,7 +210,7 @@ class SlurmRun:
         return record
 
     @contextmanager
-    def _logs_on_failure(self) -> Iterator[None]:
+    def _logs_on_failure(self) -> Generator[None]:
         """Add to an AssertionError what the run, every process and the controller wrote last."""
         try:
             yield

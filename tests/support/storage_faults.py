@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ class Fault:
 
 
 @contextmanager
-def faulty_storage(directory: Path) -> Iterator[None]:
+def faulty_storage(directory: Path) -> Generator[None]:
     """Preload the library into all commands that are started inside; skips the test without a C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def verdict(data: bytes, size: int) -> str:
 
 
 @contextmanager
-def without(library: str) -> Iterator[None]:
+def without(library: str) -> Generator[None]:
     """Hide a library from the decoder."""
     hidden = getattr(decode, library)
     setattr(decode, library, None)

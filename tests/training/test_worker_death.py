@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SECONDS = 120.0
 
 
 @contextmanager
-def training(run: TinyRun, processes: int = 1, segments: int = 0) -> Iterator[subprocess.Popen[str]]:
+def training(run: TinyRun, processes: int = 1, segments: int = 0) -> Generator[subprocess.Popen[str]]:
     """Start a run and wait for its first metrics; kill what is left of it in the end.
 
     Args:

@@ -67,7 +67,7 @@ def test_neither_processes_nor_workers_nor_an_interruption_change_a_view(images)
 
 def test_transform_draws_do_not_depend_on_earlier_draws(images):
     def brighter(image):
-        return image.point(lambda value: min(255, value + int(np.random.randint(1, 100))))
+        return image.point(lambda value: min(255, value + np.random.randint(1, 100)))
 
     first = list(batches(images, change=brighter))
     np.random.seed(3)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def sets(model) -> tuple[str, str]:
 
 def probed(model: Path, sets: tuple[str, str], out: Path, **changes) -> dict:
     train, test = sets
-    settings = {"micro_batch": 16, "as_json": True, **changes}
+    settings: dict[str, Any] = {"micro_batch": 16, "as_json": True, **changes}
     probe(ProbeOptions(checkpoint=model, train=train, test=test, out=out, **settings))
     return json.loads(out.read_text())
 

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def loss_named(name: str) -> Callable[..., Tensor]:
         return contrastive_loss
     if name == "flipscale_sigmoid":
         bias = torch.tensor(-10.0, requires_grad=True)
-        return lambda images, texts, scale: sigmoid_loss(images, texts, scale, bias)
+        return partial(sigmoid_loss, logit_bias=bias)
     return import_open_clip().loss.ClipLoss()
 
 

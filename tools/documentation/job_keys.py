@@ -119,13 +119,14 @@ def _default(field: FieldInfo) -> str:
         return texts[0]
     if field.is_required():
         return "required"
-    if isinstance(field.default, BaseModel):
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
         return "see its keys"
 
     durations = any(isinstance(entry, Kind) and entry.text == "duration" for entry in field.metadata)
     if durations:
-        return _duration(field.default)
-    return "none" if field.default in (None, (), {}) else f"`{_value(field.default)}`"
+        return _duration(value)
+    return "none" if value in (None, (), {}) else f"`{_value(value)}`"
 
 
 def _duration(seconds: int) -> str:

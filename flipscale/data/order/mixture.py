@@ -222,7 +222,7 @@ def job_sources(data: Data, shards: Sequence[int] | None) -> list[Source]:
     """
     if shards is None or data.weights is None:
         return []
-    return [Source(int(count), weight) for count, weight in zip(shards, data.weights, strict=True)]
+    return [Source(count, weight) for count, weight in zip(shards, data.weights, strict=True)]
 
 
 def integer_weights(weights: Sequence[Fraction]) -> list[int]:

@@ -229,13 +229,13 @@ class _Chunks(Dataset[Chunk | Exception]):
         self._reader = reader
         self._in_progress = in_progress
 
-    def __getitem__(self, request: ChunkRequest) -> Chunk | Exception:
+    def __getitem__(self, index: ChunkRequest) -> Chunk | Exception:
         worker = get_worker_info()
         if worker is not None:
             self._reader.in_progress = self._in_progress[worker.id].numpy()
 
         try:
-            return self._reader.read(*request)
+            return self._reader.read(*index)
         except (UserError, StoppedEarly) as error:
             return error
 

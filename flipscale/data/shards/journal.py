@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,9 @@ class Journal:
         self._table = directory / TABLE
         self._has_rows = kind.members
 
-        try:
+        lines: list[dict[str, Any]] = []
+        with suppress(UserError):
             lines = jsonl.read(self._path)
-        except UserError:
-            lines = []
         kept = lines[1:] if lines and lines[0] == kind.as_record() else []
         try:
             self._entries = [typed(JournalEntry, line) for line in kept]

@@ -43,7 +43,8 @@ class DetachedExecutor(LocalExecutor):
         self._environment = environment(site, allocation)
 
     def _submit_command(self, command: str) -> LocalJob[Any]:
-        tasks = self.parameters["tasks_per_node"]
+        parameters: dict[str, Any] = self.parameters
+        tasks = parameters["tasks_per_node"]
         variables = {
             **os.environ,
             **self._environment,
@@ -52,8 +53,8 @@ class DetachedExecutor(LocalExecutor):
             "SUBMITIT_LOCAL_NTASKS": str(tasks),
             "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
             "SUBMITIT_LOCAL_NODEID": "0",
-            "SUBMITIT_LOCAL_TIMEOUT_S": str(60 * self.parameters["timeout_min"]),
-            "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(self.parameters["signal_delay_s"]),
+            "SUBMITIT_LOCAL_TIMEOUT_S": str(60 * parameters["timeout_min"]),
+            "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(parameters["signal_delay_s"]),
             "SUBMITIT_LOCAL_WITH_SHELL": "",
             "SUBMITIT_STDERR_TO_STDOUT": "",
         }

@@ -59,5 +59,5 @@ def _watch(stop: StopRequests, reader: int, met: threading.Event, leave: Callabl
 
 def _was_signalled(reader: int) -> bool:
     """Return whether a stop signal came within `_LOOK_SECONDS`."""
-    readable, _, _ = select.select([reader], [], [], _LOOK_SECONDS)
+    readable, _, _ = select.select((reader,), (), (), _LOOK_SECONDS)
     return bool(readable) and not STOP_SIGNALS.isdisjoint(os.read(reader, 4096))

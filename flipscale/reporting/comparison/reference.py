@@ -65,7 +65,7 @@ def paper_tables() -> tuple[PaperTable, ...]:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    text = files("flipscale.reporting").joinpath("reference", name).read_text(encoding="utf-8")
+    text = (files("flipscale.reporting") / "reference" / name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 

@@ -138,8 +138,8 @@ class Captions(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.captions)
 
-    def __getitem__(self, item):
-        return self.tokenizer([self.captions[item]])[0]
+    def __getitem__(self, index):
+        return self.tokenizer([self.captions[index]])[0]
 
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])

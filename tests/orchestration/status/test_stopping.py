@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -130,7 +130,7 @@ def test_slurm_that_does_not_answer(run, slurm):
 
 
 @contextmanager
-def listener(run: RunInFiles) -> Iterator[subprocess.Popen[str]]:
+def listener(run: RunInFiles) -> Generator[subprocess.Popen[str]]:
     """A process that an observer takes for rank 0 of the run's open segment."""
     run.open_segment(started=utc(ago(0)), attempt="here.1")
     command = [sys.executable, "-c", LISTENER, str(run.path)]
