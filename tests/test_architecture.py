@@ -6,6 +6,7 @@ docs/architecture.md describes the floors. Imports inside functions and under TY
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -153,6 +154,22 @@ def _folder(name: str) -> str:
     """Return the folder of a module; modules at the root stand for themselves."""
     path = modules()[name]
     return str(path.parent.relative_to(ROOT)) if path.parent != PACKAGE else name
+
+
+def test_private_names_are_used_in_their_module_and_nowhere_else():
+    stray: list[str] = []
+    for name, path in modules().items():
+        text = path.read_text()
+        tree = ast.parse(text)
+        for node in tree.body:
+            private = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name.startswith("_")
+            if private and len(re.findall(rf"\b{node.name}\b", text)) == 1:
+                stray.append(f"{name} defines {node.name} and does not use it")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE.name):
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                stray += [f"{name} imports {node.module}.{other}" for other in private]
+    assert stray == []
 
 
 def test_no_module_is_a_crossroads():
