@@ -63,7 +63,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/lint/prose.py
-	$(BIN)/pyright --threads 2
+	$(BIN)/pyrefly check --summary=none
 
 check: lint
 	$(PYTEST) -m 'not slow and not long'

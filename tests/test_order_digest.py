@@ -62,4 +62,4 @@ def test_digest_is_a_value():
     assert pickle.loads(pickle.dumps(digest)) == digest
     assert len({digest, OrderDigest(7 + 2**64), OrderDigest(8)}) == 2
     with pytest.raises(AttributeError):
-        digest.value = 8  # pyright: ignore[reportAttributeAccessIssue]: the test shows that it is read-only
+        digest.value = 8  # pyrefly: ignore[read-only]: the test shows that it is

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.shards import tiny_tokenizer
@@ -33,14 +34,14 @@ def any_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WarmPopen, "only_commands", False)
 
 
-def run(kind: type[subprocess.Popen[str]], *arguments: str, **options: object) -> tuple[int, str, str]:
+def run(kind: type[subprocess.Popen[str]], *arguments: str, **options: Any) -> tuple[int, str, str]:
     process = kind(
         [sys.executable, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     out, errors = process.communicate("typed", timeout=60)
     return process.returncode, out, errors

@@ -50,7 +50,7 @@ def gpu_id(device: torch.device) -> str:
     if device.type != "cuda":
         return ""
 
-    properties = cast("_GpuProperties", torch.cuda.get_device_properties(device))  # pyright: ignore[reportUnknownMemberType]
+    properties = cast("_GpuProperties", torch.cuda.get_device_properties(device))
     return str(properties.uuid)
 
 

@@ -56,7 +56,7 @@ def contrastive_loss(
         ValueError: If the features differ in shape or dtype, or are empty.
     """
     tile = checked_tile(image_features, text_features, tile)
-    apply = cast("Callable[..., Tensor]", _ContrastiveLoss.apply)  # pyright: ignore[reportUnknownMemberType]: untyped
+    apply = cast("Callable[..., Tensor]", _ContrastiveLoss.apply)
     return apply(image_features, text_features, logit_scale, Ranks.of(group), tile)
 
 
@@ -64,7 +64,7 @@ class _ContrastiveLoss(torch.autograd.Function):
     """The loss as one operation; it saves its inputs, the gathered texts and 2 (n + N) softmax statistics."""
 
     @staticmethod
-    def forward(
+    def forward(  # pyrefly: ignore[bad-override]: torch's signature is open
         ctx: Any, images: Tensor, texts: Tensor, logit_scale: Tensor, ranks: Ranks, tile: int
     ) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
@@ -76,7 +76,7 @@ class _ContrastiveLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: torch's signature is open
+    def backward(  # pyrefly: ignore[bad-override]: torch's signature is open
         ctx: Any, loss_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
         images, texts, logit_scale, *statistics = ctx.saved_tensors

@@ -53,7 +53,7 @@ def sigmoid_loss(
     tile = checked_tile(image_features, text_features, tile)
     inputs = (image_features, text_features, logit_scale, logit_bias)
     differentiate = torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
-    apply = cast("Callable[..., Tensor]", _SigmoidLoss.apply)  # pyright: ignore[reportUnknownMemberType]: untyped
+    apply = cast("Callable[..., Tensor]", _SigmoidLoss.apply)
     return apply(*inputs, Ranks.of(group), tile, differentiate)
 
 
@@ -61,7 +61,7 @@ class _SigmoidLoss(torch.autograd.Function):
     """The loss as one operation; it saves only the four finished gradients for the backward pass."""
 
     @staticmethod
-    def forward(
+    def forward(  # pyrefly: ignore[bad-override]: torch's signature is open
         ctx: Any,
         images: Tensor,
         texts: Tensor,
@@ -84,7 +84,7 @@ class _SigmoidLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: torch's signature is open
+    def backward(  # pyrefly: ignore[bad-override]: torch's signature is open
         ctx: Any, loss_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
         return (*(gradient * loss_grad for gradient in ctx.saved_tensors), None, None, None)

@@ -91,7 +91,7 @@ class LogitTiles:
 
 def by_rank(values: Tensor, dim: int, ranks: int) -> Tensor:
     """Return a view whose dimension `dim`, rank after rank, is split into (ranks, the rest)."""
-    unflatten = cast("Callable[..., Tensor]", values.unflatten)  # pyright: ignore[reportUnknownMemberType]: untyped
+    unflatten = cast("Callable[..., Tensor]", values.unflatten)
     return unflatten(dim, (ranks, -1))
 
 

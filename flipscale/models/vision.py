@@ -49,7 +49,7 @@ class WithConstants(nn.Module):
             self.register_buffer(name, value.to(torch.get_default_device()), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]: torch types it loosely
+        super()._apply(fn, recurse)
         for name, value in self.constants().items():
             setattr(self, name, value.to(self.get_buffer(name).device))
         return self

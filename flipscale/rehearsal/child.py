@@ -39,7 +39,8 @@ def _phase(request: dict[str, Any]) -> dict[str, Any]:
     job = Job.model_validate_json(request["job"])
     # Fake tensors cannot run generated code; `_compiled` looks at the graphs.
     job = job.model_copy(update={"sharding": job.sharding.model_copy(update={"compile": False})})
-    phase, strategy = request["phase"], job.sharding.strategy
+    phase: int = request["phase"]
+    strategy = job.sharding.strategy
     spec = phase_specs(model_shape(job), job)[phase]
     device = torch.device("cuda", 0) if request["library"] else torch.device("cpu")
 

@@ -152,13 +152,13 @@ def _of_torch_cuda(streams: _Streams, waits: list[str]) -> dict[str, Any]:
         "device_count": lambda: 8,
         "set_device": _nothing,
         "is_initialized": lambda: True,
-        "is_bf16_supported": lambda *args, **settings: True,  # pyright: ignore
+        "is_bf16_supported": lambda *args, **settings: True,
         "is_current_stream_capturing": lambda: False,
-        "get_device_capability": lambda *args: (9, 0),  # pyright: ignore
-        "get_device_properties": lambda *args: properties,  # pyright: ignore
-        "memory_allocated": lambda *args: 0,  # pyright: ignore
-        "max_memory_allocated": lambda *args: 0,  # pyright: ignore
-        "memory_reserved": lambda *args: 0,  # pyright: ignore
+        "get_device_capability": lambda *args: (9, 0),
+        "get_device_properties": lambda *args: properties,
+        "memory_allocated": lambda *args: 0,
+        "max_memory_allocated": lambda *args: 0,
+        "memory_reserved": lambda *args: 0,
         "reset_peak_memory_stats": _nothing,
         "empty_cache": _nothing,
     }
@@ -205,17 +205,19 @@ def _apply(module: nn.Module, function: Callable[[Tensor], Tensor], recurse: boo
         for child in module.children():
             _apply(child, function)
 
-    for name, parameter in module._parameters.items():
+    parameters = module._parameters  # pyrefly: ignore[protected-access]: torch has no public way
+    for name, parameter in parameters.items():
         if parameter is None:
             continue
         with torch.no_grad():
             new = function(parameter)
         if new is not parameter:
-            module._parameters[name] = nn.Parameter(new, parameter.requires_grad)
+            parameters[name] = nn.Parameter(new, parameter.requires_grad)
 
-    for name, buffer in module._buffers.items():
+    buffers = module._buffers  # pyrefly: ignore[protected-access]: torch has no public way
+    for name, buffer in buffers.items():
         if buffer is not None:
-            module._buffers[name] = function(buffer)
+            buffers[name] = function(buffer)
     return module
 
 

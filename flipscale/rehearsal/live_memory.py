@@ -64,7 +64,7 @@ class LiveMemory:
     def add(self, tensor: Tensor) -> None:
         """Follow the storage of a tensor on the device, if it is new."""
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = _key(storage)
         if key in self._alive:
             return
         self._alive[key] = _Allocation(self._label or self._owner())
@@ -74,7 +74,7 @@ class LiveMemory:
     def relabel(self, tensors: Iterable[Tensor], label: str) -> None:
         """Say what the memory of tensors is for."""
         for tensor in tensors:
-            allocation = self._alive.get(tensor.untyped_storage()._cdata)
+            allocation = self._alive.get(_key(tensor.untyped_storage()))
             if allocation is not None:
                 allocation.label = label
 
@@ -92,10 +92,10 @@ class LiveMemory:
         """Notice that FSDP frees and fills storages in place."""
         resize: Any = torch.UntypedStorage.resize_
 
-        def followed(storage: Any, size: int) -> Any:
+        def followed(storage: torch.UntypedStorage, size: int) -> Any:
             result = resize(storage, size)
-            if storage._cdata in self._alive:
-                self._resize(storage._cdata, size)
+            if _key(storage) in self._alive:
+                self._resize(_key(storage), size)
             return result
 
         with mock.patch.object(torch.UntypedStorage, "resize_", followed):
@@ -149,3 +149,7 @@ class LiveMemory:
                 return "moments"
             frame = frame.f_back
         return self._otherwise
+
+
+def _key(storage: torch.UntypedStorage) -> int:
+    return storage._cdata  # pyrefly: ignore[protected-access]: torch has no public way

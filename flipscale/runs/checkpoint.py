@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import (
-    load as load_distributed,  # pyright: ignore[reportUnknownVariableType] - torch types PathLike without its item
+    load as load_distributed,
 )
 
 from flipscale.config import Job

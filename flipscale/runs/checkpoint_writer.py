@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import (
-    save as save_distributed,  # pyright: ignore[reportUnknownVariableType] - torch types PathLike without its item
+    save as save_distributed,
 )
 
 from flipscale.distributed.world import World

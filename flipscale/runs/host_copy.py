@@ -6,9 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.distributed._state_dict_utils import (
-    _create_cpu_state_dict,  # pyright: ignore[reportPrivateUsage] - torch has no public way; see _host_tensor_like
-)
+from torch.distributed._state_dict_utils import _create_cpu_state_dict  # see _host_tensor_like
 from torch.distributed.tensor import DTensor
 
 

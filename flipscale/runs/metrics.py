@@ -173,13 +173,13 @@ def _keep_until(path: Path, key: str, samples_seen: int) -> None:
 
 def _add_scalar(board: SummaryWriter, name: str, value: float, samples: int) -> None:
     """Add one value to TensorBoard's files, at `samples` on its axis."""
-    board.add_scalar(name, value, samples)  # pyright: ignore[reportUnknownMemberType] - torch leaves it untyped
+    board.add_scalar(name, value, samples)
 
 
 def _scores(document: Mapping[str, object], prefix: str) -> Iterator[tuple[str, float]]:
     """Yield the numbers of a document by their path in it, such as eval/zero_shot/imagenet/top1."""
     for name, value in document.items():
         if isinstance(value, Mapping):
-            yield from _scores(value, f"{prefix}/{name}")  # pyright: ignore[reportUnknownArgumentType]
+            yield from _scores(value, f"{prefix}/{name}")
         elif isinstance(value, (int, float)) and name not in ("format", "samples_seen", "time"):
             yield f"{prefix}/{name}", value

@@ -1,8 +1,5 @@
 """The compilation of the transformer blocks by torch.compile."""
 
-# torch types its compiler loosely.
-# pyright: reportUnknownMemberType=false
-
 from __future__ import annotations
 
 import logging
@@ -48,7 +45,7 @@ def compile_blocks(model: FLIP) -> None:
     Args:
         model: The model; its blocks are changed in place.
     """
-    config = torch._dynamo.config  # pyright: ignore[reportPrivateUsage]: its settings have no public name
+    config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, _MOST_GRAPHS)
     # DDP would have the graph of a block cut where its buckets of gradients end.
     config.optimize_ddp = False

@@ -4,16 +4,13 @@ Tested with DeepSpeed 0.19. Its public calls neither return the gradient's norm 
 moments ahead of it. This file therefore uses private parts of its optimizer; comments say which.
 """
 
-# DeepSpeed has no types, and torch.distributed types its collectives loosely.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -160,7 +157,7 @@ class ZeroModel:
             from deepspeed.runtime.zero import parameter_offload
 
             # Its stack of the modules in a forward keeps the model of every engine permanently.
-            stack = parameter_offload.FWD_MODULE_STACK
+            stack: list[nn.Module] = parameter_offload.FWD_MODULE_STACK
             stack[:] = [module for module in stack if module is not self._engine.module]
 
     def _write_moment(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
@@ -169,8 +166,8 @@ class ZeroModel:
             return
 
         # safe_set_full_optimizer_state fails if the processes do not divide the parameter's size.
-        numel: int = parameter.ds_tensor.numel()  # pyright: ignore[reportAttributeAccessIssue]
-        own = own_share(value, numel, self._world)
+        share: Tensor = cast("Any", parameter).ds_tensor
+        own = own_share(value, share.numel(), self._world)
         self._deepspeed.utils.safe_set_local_optimizer_state(parameter, own, kind)
 
     def _flat_shares(self) -> list[Tensor]:

@@ -1,8 +1,5 @@
 """fairscale's FullyShardedDataParallel: weights, gradients and moments in one share per process."""
 
-# fairscale has no types, and torch types splits and collectives loosely.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import warnings

@@ -1,8 +1,5 @@
 """fairscale's OSS: the moments of the optimizer in one share per process."""
 
-# fairscale has no types, and torch.distributed types its collectives loosely.
-# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import logging

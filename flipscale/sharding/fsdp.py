@@ -1,8 +1,5 @@
 """FSDP2: every process keeps one share of the weights, gradients and moments."""
 
-# torch.distributed types its collectives loosely, and _foreach_mul_ is not a public name.
-# pyright: reportUnknownMemberType=false, reportPrivateUsage=false, reportPrivateImportUsage=false
-
 from __future__ import annotations
 
 from collections.abc import Generator

@@ -48,7 +48,7 @@ def ensure_process_group(world: World) -> None:
     if not dist.is_initialized():
         assert world.size == 1
         backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
-        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]: public in torch's documentation
+        store = dist.HashStore()
         with native_output_to_stderr():
             dist.init_process_group(backend, store=store, rank=0, world_size=1)
 

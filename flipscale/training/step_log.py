@@ -71,7 +71,7 @@ class StepLog:
             scalars: 0-d tensors on the device by name; `loss` is among them.
         """
         stacked = torch.stack([scalar.double() for scalar in scalars.values()])
-        values = cast("list[float]", stacked.tolist())  # pyright: ignore[reportUnknownMemberType]: untyped
+        values = cast("list[float]", stacked.tolist())
         named = {n: int(v) if n in _COUNTS else v for n, v in zip(scalars, values, strict=True)}
         phase = self._budget.spans[step.phase].phase.name
         images_per_second, waited = self._interval.restart(step.stop)

@@ -77,11 +77,11 @@ def train_tower(
     network.train()
     for step, batch in enumerate(batches.pieces(first_epoch), first_epoch * steps):
         # The seed decides which branches are dropped.
-        torch.manual_seed(combined_seed(passes.seed, step, world.rank))  # pyright: ignore[reportUnknownMemberType] # untyped
+        torch.manual_seed(combined_seed(passes.seed, step, world.rank))
         schedule.set_step(step)
         learner.optimizer.zero_grad()
         loss = _accumulate(network, batch, mixing, step, passes.batch_size // world.size)
-        learner.optimizer.step()  # pyright: ignore[reportUnknownMemberType] # untyped in torch
+        learner.optimizer.step()
 
         progress("fine-tuning", step + 1, total)
         log.add(step, loss)
@@ -105,6 +105,6 @@ def _accumulate(network: nn.Module, batch: Iterator[Piece], mixing: Mixing, step
 
         with cast("DistributedDataParallel", network).no_sync() if waits else nullcontext():
             piece_loss = mixing.loss(network(inputs), targets) * (len(labels) / share)
-            piece_loss.backward()  # pyright: ignore[reportUnknownMemberType] # untyped in torch
+            piece_loss.backward()
         loss = loss.to(piece_loss.device) + piece_loss.detach()
     return loss

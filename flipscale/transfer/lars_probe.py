@@ -90,7 +90,7 @@ def train_lars_head(
         loss = F.cross_entropy(head(inputs), labels)
 
         optimizer.zero_grad()
-        loss.backward()  # pyright: ignore[reportUnknownMemberType] # untyped in torch
+        loss.backward()
         optimizer.step()
 
         progress("training the probe", step + 1, total)

@@ -80,7 +80,7 @@ def test_single_cadence_stands_for_a_list(write):
 def test_job_is_frozen(write):
     job = load_job(write(BASE))
     with pytest.raises(ValueError, match="frozen"):
-        job.seed = 1
+        job.seed = 1  # pyrefly: ignore[read-only]: the test shows that it is
 
 
 # Every wrong value: the override that makes it, and what the sentence must name.

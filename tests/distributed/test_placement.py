@@ -113,7 +113,7 @@ def test_collectives_have_the_given_timeout(
         for group in (control, own):
             assert group is not None
             # Torch offers no other way to read the timeout.
-            options = group._get_backend(torch.device("cpu")).options  # pyright: ignore[reportAttributeAccessIssue]
+            options = group._get_backend(torch.device("cpu")).options
             assert options._timeout / timedelta(hours=1) == expected
     finally:
         leave_world()

@@ -28,7 +28,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 def stock_pixels(image: Image.Image, size: int) -> torch.Tensor:
     transform = import_open_clip().image_transform(size, is_train=False, mean=MEAN, std=STD)
-    return transform(image)  # type: ignore[operator]
+    return transform(image)
 
 
 # --- pixels

@@ -171,8 +171,10 @@ def test_intervals_equal_a_loop_over_drawn_sets(metric, monkeypatch):
 def test_differences_are_drawn_in_pairs(metric):
     if metric == "map_11_point":
         ours = outcome_for(metric, 3)
+        other = outcome_for(metric, 4)
         assert isinstance(ours, Labelled)
-        theirs: Outcome = Labelled(ours.samples, ours.labels, outcome_for(metric, 4).scores)  # type: ignore
+        assert isinstance(other, Labelled)
+        theirs: Outcome = Labelled(ours.samples, ours.labels, other.scores)
     elif "R@" in metric:
         ours, other = ranked(3), ranked(4)
         theirs = Ranked(

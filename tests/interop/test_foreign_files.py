@@ -119,7 +119,7 @@ class Wrapper(torch.Tensor):
         return torch.Tensor._make_wrapper_subclass(cls, (2,))
 
     @classmethod
-    def __torch_dispatch__(cls, *_: Any) -> Any:
+    def __torch_dispatch__(cls, *_: Any) -> Any:  # pyrefly: ignore[bad-override]: it is never called
         raise NotImplementedError
 
 

@@ -75,7 +75,7 @@ def test_stock_open_clip_computes_the_logits_of_a_sigmoid_model(tmp_path: Path) 
     floats = normalized(images, visual.preprocess_cfg["mean"], visual.preprocess_cfg["std"])
 
     with torch.no_grad():
-        theirs, _ = stock.get_logits(floats, texts)  # type: ignore[operator]
+        theirs, _ = stock.get_logits(floats, texts)
         image_features, text_features, scale, bias, _ = model(Inputs(images, texts))
     ours = scale * image_features @ text_features.T + bias
 

@@ -94,7 +94,7 @@ def _start(rank: int, worker: Callable[..., None], world_size: int, rendezvous: 
 
 def check_full_batch_gradients(rank: int, world_size: int) -> None:
     for columns in (2048, 5):  # one block of columns, and several that do not divide
-        tiles._COLUMNS_ELSEWHERE = columns
+        tiles._COLUMNS_ELSEWHERE = columns  # pyrefly: ignore[bad-assignment]: the constant of this process
         for local in (1, 2, 7):
             images, texts = batch_of(local * world_size)
             mine = slice(rank * local, (rank + 1) * local)

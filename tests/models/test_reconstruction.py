@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import numpy as np
 import pytest
 import torch
@@ -110,8 +108,7 @@ def test_the_loss_is_that_of_a_loop_over_patches(name: str, ratio: float) -> Non
 def test_the_decoder_is_that_of_another_library() -> None:
     """Hugging Face's ViTMAE decoder with our weights paints the same; it also makes its own positions."""
     import_open_clip()  # fixes torchvision if its version needs it
-    # By name: pyright would read all of transformers, for half a minute.
-    published = import_module("transformers.models.vit_mae")
+    from transformers.models import vit_mae as published
 
     model = model_of()
     ours, (width, layers, heads) = decoder_of(model), DECODER

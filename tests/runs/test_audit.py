@@ -461,7 +461,8 @@ def test_the_content_digest_is_the_sum_over_what_the_tars_hold(recorded, run):
     rows: dict[tuple[int, int], tuple[int, int]] = {}
     for shard, path in enumerate(sorted(recorded.index.parent.glob("*.tar"))):
         with tarfile.open(path) as tar:
-            members = {member.name: tar.extractfile(member).read() for member in tar}  # pyright: ignore
+            # pyrefly: ignore[missing-attribute]: all are files
+            members = {member.name: tar.extractfile(member).read() for member in tar}
         for ordinal, key in enumerate(dict.fromkeys(name.split(".")[0] for name in members)):
             images = (data for name, data in members.items() if name in (f"{key}.jpg", f"{key}.png"))
             rows[shard, ordinal] = zlib.crc32(next(images, b"")), zlib.crc32(members.get(f"{key}.txt", b""))

@@ -6,18 +6,25 @@ import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from flipscale.data.shards.storage import DataReadError
-from flipscale.errors import RunError, StoppedEarly, UserError
+from flipscale.errors import Reason, RunError, StoppedEarly, UserError
 from flipscale.runs.failures import TRANSIENT, Failure, failure_of, slurm_verdict, verdict
-from flipscale.runs.heartbeat import Heartbeat
+from flipscale.runs.heartbeat import Heartbeat, ProcessState
 
 
-def beat(rank: int, state: str = "training", kind: str = "", message: str = "", at: float = 0.0) -> Heartbeat:
-    return Heartbeat("5.0", rank, 4, f"n{rank}", 1, state, 64, 0.1, at or time.time(), kind, message)  # pyright: ignore[reportArgumentType]
+def beat(
+    rank: int,
+    state: ProcessState = "training",
+    kind: Reason | Literal[""] = "",
+    message: str = "",
+    at: float = 0.0,
+) -> Heartbeat:
+    return Heartbeat("5.0", rank, 4, f"n{rank}", 1, state, 64, 0.1, at or time.time(), kind, message)
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,10 @@ def test_gradients_are_the_same_to_the_bit(mode: str) -> None:
     assert torch.equal(*losses)
     expected = dict(plain.named_parameters())
     for name, parameter in recomputing.named_parameters():
+        gradient = expected[name].grad
         assert parameter.grad is not None
-        assert torch.equal(parameter.grad, expected[name].grad), name  # type: ignore[arg-type]
+        assert gradient is not None
+        assert torch.equal(parameter.grad, gradient), name
 
 
 @pytest.mark.parametrize("mode", MODES)

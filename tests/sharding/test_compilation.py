@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from flipscale.models.flip import build_model
 from flipscale.sharding.compilation import CompilationCheck, check_compiler, compile_blocks
 from flipscale.sharding.wrapping import ensure_process_group
 
-STRATEGIES = {"ddp": {}, "fsdp": {}, "hsdp": {"shard_size": 1}}
+STRATEGIES: dict[str, dict[str, Any]] = {"ddp": {}, "fsdp": {}, "hsdp": {"shard_size": 1}}
 
 
 @pytest.fixture(autouse=True)

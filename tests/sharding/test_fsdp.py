@@ -66,7 +66,7 @@ def train_steps(model: ShardedModel, job: Job, world: World, steps: int) -> list
 
 
 def whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[attr-defined]
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def test_weights_begin_as_those_of_ddp_under_the_same_names(alone: World) -> None:
@@ -125,7 +125,7 @@ def test_bf16_differs_from_ddp_only_by_the_rounding_of_the_norms(alone: World) -
         for mine, yours in zip(*(found[:3] for found in features), strict=True):
             assert mine is not None
             assert mine.dtype is torch.float32
-            assert torch.equal(mine, yours)  # type: ignore[arg-type]
+            assert torch.equal(mine, yours)
     expected = train_steps(exact, job_of(alone), alone, 20)
     rounding = [abs(a - b) for a, b in zip(train_steps(theirs, job, alone, 20), expected, strict=True)]
     ours_off = [abs(a - b) for a, b in zip(train_steps(ours, job, alone, 20), expected, strict=True)]

@@ -87,7 +87,7 @@ def in_segments(tiny_run: MakeRun, name: str, segments: list[tuple[int, dict[str
         run = tiny_run(name, phases=parts(number), sharding=sharding, logging=EVERY_STEP)
         trained(run, processes)
         assert run.last_manifest()["progress"]["samples_seen"] == 160 * number
-    return run
+    return run  # pyrefly: ignore[unbound-name]: there are segments
 
 
 @pytest.mark.slow

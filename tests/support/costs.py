@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from support.time_limits import PatientPopen
@@ -61,15 +61,17 @@ class CostMeter:
         self._costs: dict[str, Cost] = {}
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[Any]:
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Note what has been spent before the test."""
         item.stash[_BEFORE] = _spent()
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Hand the cost to the process that prints, with the report of the test's last act."""
-        report: pytest.TestReport = yield
+        report = yield
         if call.when == "teardown":
             now, before = _spent(), item.stash[_BEFORE]
             cost = Cost(
@@ -87,7 +89,7 @@ class CostMeter:
         """Collect the costs from all processes."""
         for name, value in report.user_properties:
             if name == _PROPERTY and report.when == "teardown":
-                self._costs[report.nodeid] = Cost(**value)  # type: ignore[arg-type]
+                self._costs[report.nodeid] = Cost(**cast("dict[str, Any]", value))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table."""

@@ -52,11 +52,11 @@ class Collectives(TorchDispatchMode):
         super().__init__()
         self.counts: dict[str, list[int]] = {}
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function of torch, and count it if it communicates."""
-        result = function(*args, **(kwargs or {}))
-        if function.namespace == "c10d":
-            kind = KINDS[function.overloadpacket.__name__]
+        result = func(*args, **(kwargs or {}))
+        if func.namespace == "c10d":
+            kind = KINDS[func.overloadpacket.__name__]
             tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
             count, size = self.counts.get(kind, (0, 0))
             whole = max(tensor.numel() * tensor.element_size() for tensor in tensors)

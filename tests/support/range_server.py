@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -58,7 +58,7 @@ class RangeServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # headers and content are two writes
-    server: RangeServer
+    server: RangeServer  # pyrefly: ignore[bad-override-mutable-attribute]: it serves no other
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[RangeServer]:
+def serving(root: Path) -> Generator[RangeServer]:
     server = RangeServer(root)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -13,7 +13,7 @@ import yaml
 
 from flipscale.config import load_job
 from flipscale.runs.directory import RunDirectory, prepare
-from flipscale.runs.heartbeat import Heartbeat, write_heartbeat
+from flipscale.runs.heartbeat import Heartbeat, ProcessState, write_heartbeat
 
 DOCUMENT: dict[str, Any] = {
     "name": "first",
@@ -65,9 +65,17 @@ class RunInFiles:
         (directory / "manifest.json").write_text("{}")
         return self
 
-    def beat(self, rank: int, state: str, *, at: float, attempt: str = "7.0", **fields: Any) -> RunInFiles:
-        known = {"node": f"n{rank + 1}", "pid": 1, "samples_seen": 0, "step_seconds": 0.5, **fields}
-        beat = Heartbeat(attempt=attempt, rank=rank, world_size=2, state=state, time=at, **known)  # type: ignore[arg-type]
+    def beat(
+        self, rank: int, state: ProcessState, *, at: float, attempt: str = "7.0", **fields: Any
+    ) -> RunInFiles:
+        known: dict[str, Any] = {
+            "node": f"n{rank + 1}",
+            "pid": 1,
+            "samples_seen": 0,
+            "step_seconds": 0.5,
+            **fields,
+        }
+        beat = Heartbeat(attempt=attempt, rank=rank, world_size=2, state=state, time=at, **known)
         write_heartbeat(self.path, beat)
         return self
 

@@ -48,7 +48,7 @@ class PatientPopen(subprocess.Popen[Any]):
 
     def _execute_child(self, *arguments: Any) -> None:
         PatientPopen.executed += 1
-        super()._execute_child(*arguments)  # type: ignore[misc]
+        super()._execute_child(*arguments)  # pyrefly: ignore[missing-attribute]: private to subprocess
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of the process; see `subprocess.Popen.wait`."""

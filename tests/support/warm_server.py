@@ -65,7 +65,7 @@ def _become(request: Mapping[str, Any], streams: list[int], parent: int, writer:
     signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
 
     for option in filter(None, request["environment"].get("PYTHONWARNINGS", "").split(",")):
-        warnings._setoption(option)  # type: ignore[attr-defined]
+        warnings._setoption(option)  # pyrefly: ignore[missing-attribute]: private to warnings
 
     # A new interpreter would have seeded these from the operating system.
     random.seed()
@@ -127,7 +127,7 @@ def _warm_workers() -> None:
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
     WarmPopen.only_commands = False
-    subprocess_handler.Popen = WarmPopen  # type: ignore[misc]
+    subprocess_handler.Popen = WarmPopen
 
 
 _LIBRARIES = (

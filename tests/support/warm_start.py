@@ -30,7 +30,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from support.time_limits import PatientPopen
 
@@ -105,24 +105,26 @@ class WarmServer:
 class WarmPopen(PatientPopen):
     """A `subprocess.Popen` that forks Python programs from the server of this process."""
 
-    server: WarmServer | None = None
+    server: ClassVar[WarmServer | None] = None
     only_commands = True  # in a launcher, whatever it starts
     with_server = False  # whether the process gets a server of its own, which was forked with it
     forked = 0  # how many programs this process has forked
 
     def _execute_child(self, *arguments: Any) -> None:
-        names = list(inspect.signature(EXECUTING_POPEN._execute_child).parameters)[1:]  # type: ignore[attr-defined]
+        # pyrefly: ignore[missing-attribute]: private to subprocess
+        execute_child = EXECUTING_POPEN._execute_child
+        names = list(inspect.signature(execute_child).parameters)[1:]
         options = dict(zip(names, arguments, strict=True))
         environment = dict(os.environ if options["env"] is None else options["env"])
         program = _program(options["args"])
         if program is None or (self.only_commands and not _is_command(program)) or not _supported(options):
-            super()._execute_child(*arguments)  # type: ignore[misc]
+            super()._execute_child(*arguments)
             return
 
         if WarmPopen.server is None or WarmPopen.server._owner != os.getpid():
             WarmPopen.server = WarmServer.start()
         if not WarmPopen.server.serves(environment):
-            super()._execute_child(*arguments)  # type: ignore[misc]
+            super()._execute_child(*arguments)
             return
 
         umask = os.umask(0)
@@ -147,7 +149,8 @@ class WarmPopen(PatientPopen):
         WarmPopen.forked += 1
         self._child_created = True
         pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
-        self._close_pipe_fds(*(options[name] for name in pipes))  # type: ignore[attr-defined]
+        # pyrefly: ignore[missing-attribute]: private to subprocess
+        self._close_pipe_fds(*(options[name] for name in pipes))
 
 
 class WarmWorkerPopen(WarmPopen):

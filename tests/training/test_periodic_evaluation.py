@@ -89,7 +89,8 @@ def test_it_is_due_at_its_cadence_and_at_the_end_of_each_phase(
         16,
     )
     settings = Evaluation.model_construct(every=Evaluation.model_validate(SOME | {"every": every}).every)
-    evaluation = PeriodicEvaluation(settings, budget, None, None, 32, ALONE)  # type: ignore[arg-type]
+    unused: Any = None
+    evaluation = PeriodicEvaluation(settings, budget, unused, unused, 32, ALONE)
     assert [seen for seen in range(0, 129, 16) if evaluation.due(seen)] == expected
 
 

@@ -131,7 +131,7 @@ def five_eighths_and_cykooz(data: bytes, view: View) -> Pixels:
 
 def opencv(data: bytes, view: View) -> Pixels:
     """Decode at a smaller scale and resize with OpenCV."""
-    import cv2  # pyright: ignore[reportMissingImports]
+    import cv2
 
     scale = scale_of(view)
     flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2}

@@ -110,7 +110,8 @@ def profile(batches: Iterator[Any], count: int) -> list[tuple[str, float]]:
     profiler.disable()
 
     rows: list[tuple[str, float]] = []
-    for (file, _, function), (_, _, own, _, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
+    statistics: Any = pstats.Stats(profiler)
+    for (file, _, function), (_, _, own, _, _) in statistics.stats.items():
         place = "" if file == "~" else f" ({Path(file).parent.name}/{Path(file).name})"
         rows.append((f"{function}{place}".replace("|", ""), 1000 * own / (count * BATCH)))
 

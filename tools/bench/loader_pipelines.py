@@ -33,6 +33,7 @@ def openclip_batches(pattern: str, packages: Path) -> Iterator[Any]:
     open_clip = import_open_clip()
     from open_clip_train import data
 
+    # pyrefly: ignore[bad-assignment]: the constants of this process
     data._SAMPLE_SHUFFLE_SIZE = data._SAMPLE_SHUFFLE_INITIAL = BUFFER
     transform = open_clip.transform.image_transform(
         OUTPUT, is_train=True, aug_cfg=open_clip.transform.AugmentationCfg(scale=VIEWS.crop_area)

@@ -17,11 +17,11 @@ from flipscale.data.samples.augment import View
 
 # Pillow replaces either package if it has no wheel for the platform: same views, two to three times slower.
 try:
-    import simplejpeg  # pyright: ignore[reportMissingTypeStubs]
+    import simplejpeg
 except ImportError:
     simplejpeg = None
 try:
-    import cykooz_resizer  # pyright: ignore[reportMissingTypeStubs]
+    import cykooz_resizer
 except ImportError:
     cykooz_resizer = None
 

@@ -6,6 +6,8 @@ import io
 import os
 from collections.abc import Callable
 
+from typing_extensions import Buffer
+
 
 class RangeFile(io.RawIOBase):
     """Bytes that are read by ranges, such as a shard in remote storage, as a file with random access.
@@ -38,13 +40,14 @@ class RangeFile(io.RawIOBase):
         """Return the offset of the next byte."""
         return self._at
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def readinto(self, buffer: Buffer, /) -> int:
         """Read into a buffer, and return the number of bytes; 0 at the end."""
-        wanted = min(len(buffer), self._size - self._at)
+        view = memoryview(buffer).cast("B")
+        wanted = min(len(view), self._size - self._at)
         if wanted <= 0:
             return 0
 
         data = self._read(self._at, wanted)
-        buffer[: len(data)] = data
+        view[: len(data)] = data
         self._at += len(data)
         return len(data)

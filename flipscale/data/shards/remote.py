@@ -113,12 +113,12 @@ def _filesystem(path: str) -> tuple[Any, str]:
 
     fsspec keeps one filesystem per process, and makes another one after a fork.
     """
-    import fsspec  # pyright: ignore[reportMissingTypeStubs]
+    import fsspec
 
     try:
         open_url = cast(
             "Callable[..., tuple[Any, str]]",
-            fsspec.core.url_to_fs,  # pyright: ignore[reportUnknownMemberType]
+            fsspec.core.url_to_fs,
         )
         return open_url(resolve(path), use_listings_cache=False)
     except ImportError:

@@ -84,17 +84,15 @@ class WordPieceTokenizer:
 
         self._special = [token for token in SPECIAL_TOKENS if token in pieces]
         self._backend = wordpiece_backend(pieces)
-        self._backend.add_special_tokens(list[Any](self._special))  # pyright: ignore[reportUnknownMemberType]
+        self._backend.add_special_tokens(list[Any](self._special))
         self._backend.post_processor = processors.TemplateProcessing(
             single=f"{CLS} $A", special_tokens=[(CLS, pieces.index(CLS))]
         )
 
         self._serialised = self._backend.to_str(pretty=True)
         # The serialised tokenizer has neither truncation nor padding, as the hub's files.
-        self._backend.enable_truncation(context_length)  # pyright: ignore[reportUnknownMemberType]
-        self._backend.enable_padding(  # pyright: ignore[reportUnknownMemberType]
-            length=context_length, pad_id=self.padding_id, pad_token=PAD
-        )
+        self._backend.enable_truncation(context_length)
+        self._backend.enable_padding(length=context_length, pad_id=self.padding_id, pad_token=PAD)
 
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
         """Return token ids, int64 (len(captions), context_length)."""

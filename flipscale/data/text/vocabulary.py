@@ -189,8 +189,8 @@ def _fetch(name: str) -> Path:
     """Return the hub's file of a model, from the local cache or by download."""
     # Imported here since it costs 0.3 s, and only hub names need it.
     from huggingface_hub import (
-        get_hf_file_metadata,  # pyright: ignore[reportUnknownVariableType]
-        hf_hub_download,  # pyright: ignore[reportUnknownVariableType]
+        get_hf_file_metadata,
+        hf_hub_download,
         hf_hub_url,
     )
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError

@@ -110,7 +110,7 @@ def _gpus() -> list[Finding]:
 
 def _gpu(number: int) -> Finding:
     # torch does not type the properties.
-    properties = cast("_GpuProperties", torch.cuda.get_device_properties(number))  # pyright: ignore[reportUnknownMemberType]
+    properties = cast("_GpuProperties", torch.cuda.get_device_properties(number))
 
     text = f"{properties.name}, {format_gib(properties.total_memory, 0)}"
     if properties.major < 8:

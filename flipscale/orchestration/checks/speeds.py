@@ -46,7 +46,7 @@ def all_reduce(world: World) -> float:
     numbers = torch.ones(2**26 if on_gpu else 2**20, device=world.device)
 
     def work() -> None:
-        dist.all_reduce(numbers, op=dist.ReduceOp.MAX)  # pyright: ignore[reportUnknownMemberType] # untyped
+        dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
         if on_gpu:
             torch.cuda.synchronize(world.device)
 

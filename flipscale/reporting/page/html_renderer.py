@@ -54,13 +54,13 @@ def _inline_code(text: str) -> Markup:
 @cache
 def _plotly() -> str:
     """Return the text of plotly's JavaScript library."""
-    from plotly.offline import get_plotlyjs  # pyright: ignore[reportMissingTypeStubs]  # plotly has none
+    from plotly.offline import get_plotlyjs
 
     return get_plotlyjs()
 
 
 def _asset(name: str) -> str:
-    return files("flipscale.reporting").joinpath("templates", name).read_text(encoding="utf-8")
+    return (files("flipscale.reporting") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _digest(script: str) -> str:

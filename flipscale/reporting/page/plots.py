@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-import plotly.graph_objects as go  # pyright: ignore[reportMissingTypeStubs]  # plotly has none
+import plotly.graph_objects as go
 
 from flipscale.formatting import format_interval
 

@@ -145,7 +145,8 @@ def test_clean_shards_hold_the_good_samples_with_all_their_members(tmp_path):
     clean = tmp_path / "clean" / "000000.tar"
     assert loaded(clean) == [*(f"{number:09d}" for number in range(len(kinds))), "x"]
     with tarfile.open(clean) as tar:
-        contents = {member.name: tar.extractfile(member).read() for member in tar}  # pyright: ignore
+        # pyrefly: ignore[missing-attribute]: all are files
+        contents = {member.name: tar.extractfile(member).read() for member in tar}
     assert contents["000000003.json"] == b'{"n": 3}'
     assert contents["x.jpg"] == JPEG
     assert (contents["x.json"], contents["x.cls"]) == (b"7", b"3")

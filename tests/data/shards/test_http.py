@@ -47,7 +47,7 @@ class Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Server
+    server: Server  # pyrefly: ignore[bad-override-mutable-attribute]: it serves no other
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -284,8 +284,8 @@ def test_commands_on_remote_shards_show_no_secret(server, tmp_path, monkeypatch,
             check=False,
         )
         assert missing.returncode != 0
-    for secret in ("hunter2", "lovelace", "sesame"):
-        assert secret not in finished.stdout + finished.stderr + missing.stdout + missing.stderr  # pyright: ignore
+        for secret in ("hunter2", "lovelace", "sesame"):
+            assert secret not in finished.stdout + finished.stderr + missing.stdout + missing.stderr
 
 
 @pytest.mark.slow

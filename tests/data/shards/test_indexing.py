@@ -24,7 +24,7 @@ from flipscale.errors import UserError
 
 
 def _build_until_killed(pattern: str, directory: Path, shards: int, members: bool) -> None:
-    indexing._RECORDED_AT_ONCE = 4
+    indexing._RECORDED_AT_ONCE = 4  # pyrefly: ignore[bad-assignment]: the constant of this process
 
     def progress(done: int, total: int) -> None:
         if done == shards:

@@ -14,10 +14,11 @@ from support.shards import good, write_tar
 from flipscale.data.checks.scan import Checking, check_shards
 from flipscale.data.quarantine import BadSample
 from flipscale.data.shards.indexing import build_index
-from flipscale.data.shards.source import ShardSource
+from flipscale.data.shards.source import Column, ShardSource
 from flipscale.data.shards.tar import NotATar, scan
 from flipscale.data.shards.tar_members import MAX_HEADER_BYTES, MAX_HEADERS, TarDamage, read_members
 from flipscale.errors import UserError
+from flipscale.evaluation.samples import ShardMember
 from flipscale.evaluation.shards import read_shards
 
 MIB = 1 << 20
@@ -210,16 +211,18 @@ def test_members_of_gigabytes_are_not_read(tmp_path, extension, kind, limit):
     with pytest.raises(BadSample, match=reason):
         source.members(0, 0)[extension]
     if kind != "json":
-        column = {"image": "image", "caption": "text", "label": "cls"}[kind]
+        columns: dict[str, Column] = {"image": "image", "caption": "text", "label": "cls"}
         with pytest.raises(BadSample, match=reason):
-            source.content(0, 0, column)  # pyright: ignore[reportArgumentType]
+            source.content(0, 0, columns[kind])
         bad = [reason] if kind != "label" else []
         (report,) = check_shards([str(path)], Checking(10**6), 1)
         assert [record.reason for record in report.bad] == bad
     samples = read_shards(str(path))
     if kind == "image":
+        image = next(samples).image
+        assert isinstance(image, ShardMember)
         with pytest.raises(BadSample, match=reason):
-            next(samples).image.read_bytes()  # pyright: ignore
+            image.read_bytes()
     elif kind != "json":
         with pytest.raises(UserError, match=reason):
             next(samples)
@@ -244,6 +247,8 @@ def mutated(draw: random.Random, whole: bytes, headers: list[int]) -> bytes:
 def mutate_tars(folder: Path, count: int, seed: int) -> None:
     """Read mutations of tars as index, training and evaluation do, and check that their answers agree."""
     draw = random.Random(seed)
+    whole: bytes = b""
+    headers: list[int] = []
     for number in range(count):
         if number % 100 == 0:
             layout = draw.choice(FORMATS)
@@ -254,7 +259,7 @@ def mutate_tars(folder: Path, count: int, seed: int) -> None:
             whole = write_tar(folder / "whole.tar", members, layout).read_bytes()
             with tarfile.open(folder / "whole.tar") as tar:
                 headers = [member.offset for member in tar]
-        content = mutated(draw, whole, headers)  # pyright: ignore[reportPossiblyUnboundVariable]
+        content = mutated(draw, whole, headers)
 
         stream = CountingFile(content)
         try:

@@ -105,7 +105,7 @@ def write(path: Path, document: Any) -> None:
     if path.suffix == ".yaml":
         path.write_text(yaml.safe_dump(document))
     elif path.suffix == ".jsonl" and isinstance(document, list):
-        path.write_text("".join(json.dumps(line) + "\n" for line in document))  # type: ignore[reportUnknownVariableType]
+        path.write_text("".join(json.dumps(line) + "\n" for line in document))
     else:
         path.write_text(json.dumps(document))
 
@@ -114,10 +114,10 @@ def places(document: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
     """Yield the way to every field of a document; of a list only the first two items."""
     yield at
     if isinstance(document, dict):
-        for key, value in document.items():  # type: ignore[reportUnknownVariableType]
+        for key, value in document.items():
             yield from places(value, (*at, key))
     elif isinstance(document, list):
-        for number, value in enumerate(document[:2]):  # type: ignore[reportUnknownArgumentType]
+        for number, value in enumerate(document[:2]):
             yield from places(value, (*at, number))
 
 

@@ -61,8 +61,8 @@ class _Harmful:
     def __init__(self, proof: Path) -> None:
         self.proof = proof
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return Path.touch, (self.proof,)  # type: ignore[return-value]
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.proof,)
 
 
 def test_weights_that_could_run_code_are_refused_unread(models: Models, tmp_path: Path) -> None:
