@@ -75,6 +75,7 @@ format: $(VENV)/.dev
 # Make the tables of pages that come from the code again; tests fail if a page differs.
 docs-tables: $(VENV)/.dev
 	$(BIN)/python tools/documentation/job_keys.py --write
+	$(BIN)/python tools/documentation/scaling_anchors.py --write
 
 clean:
 	rm -rf demo runs

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flipscale.cli.options import AsJson, JobFile, Overrides
+from flipscale.errors import UserError
 from flipscale.terminal import print_json
 
 
@@ -17,12 +19,22 @@ class PlanOptions:
 
     job: JobFile
     overrides: Overrides = None
-    gpu: Annotated[str, typer.Option(help="GPU to plan for, such as a100-80gb.")] = "h100-80gb"
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="GPU to plan for, such as a100-80gb; default: the site's, or h100-80gb.", show_default=False
+        ),
+    ] = None
     gpus: Annotated[
         int | None, typer.Option(help="Number of GPUs; default: the job's nodes x gpus_per_node.")
     ] = None
+    site: Annotated[
+        Path | None,
+        typer.Option(help="Site file, for the network and the cores; default: $FLIPSCALE_SITE."),
+    ] = None
     mfu: Annotated[
-        float | None, typer.Option(help="Share of the GPUs' peak to count with; default: 0.25.")
+        float | None,
+        typer.Option(help="Share of the GPUs' peak to count with; default: what is published for them."),
     ] = None
     images_per_second: Annotated[
         float | None, typer.Option(help="Measured speed of the whole job, instead of --mfu.")
@@ -30,22 +42,35 @@ class PlanOptions:
     images_per_core: Annotated[
         float | None, typer.Option(help="Images/s per core of the loader, from `bench loader`.")
     ] = None
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option(help="Price of a GPU for an hour: also show what the job costs.")
+    ] = None
     as_json: AsJson = False
 
 
 def plan(options: PlanOptions) -> None:
-    """Show a job's phases, learning rates and FLOPs, whether it fits, and how long it takes."""
+    """Show what a job does: phases, FLOPs, whether it fits, how long it takes, and what bounds it."""
     from flipscale.cli.plan_tables import print_plan
-    from flipscale.config import load_job
+    from flipscale.config import load_job, load_site
     from flipscale.planning.plan import plan_job
     from flipscale.planning.throughput import IMAGES_PER_CORE, make_speed
 
     job = load_job(options.job, options.overrides or [])
-    gpus = job.cluster.gpus if options.gpus is None else options.gpus
+    site = load_site(options.site)
+    speed = make_speed(
+        options.gpu,
+        job.cluster.gpus if options.gpus is None else options.gpus,
+        options.mfu,
+        options.images_per_second,
+        gpus_per_node=job.cluster.gpus_per_node,
+        site=site,
+    )
     per_core = IMAGES_PER_CORE if options.images_per_core is None else options.images_per_core
-    planned = plan_job(job, make_speed(options.gpu, gpus, options.mfu, options.images_per_second), per_core)
+    planned = plan_job(job, speed, per_core, options.price_per_gpu_hour)
 
     if options.as_json:
         print_json(asdict(planned))
     else:
         print_plan(planned, job)
+    if planned.remedy is not None:
+        raise UserError(planned.remedy)

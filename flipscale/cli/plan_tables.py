@@ -5,16 +5,18 @@ from __future__ import annotations
 from flipscale.cli.console import print_table
 from flipscale.config import Job
 from flipscale.formatting import format_count, format_gib, format_hours, format_millions, format_quantity
-from flipscale.planning.plan import PhasePlan, Plan
+from flipscale.planning.phase_plan import PhasePlan
+from flipscale.planning.plan import Plan
 from flipscale.terminal import say
 
 _PARTS = ("weights", "gradients", "moments", "gathered", "activations", "loss", "batch")
 
 
 def print_plan(plan: Plan, job: Job) -> None:
-    """Print the budget, the memory and the time of a job."""
+    """Print the budget, the memory, the steps and the time of a job."""
     print_budget(plan)
     _print_memory(plan)
+    _print_steps(plan)
     _print_time(plan, job)
 
 
@@ -84,11 +86,38 @@ def _print_memory(plan: Plan) -> None:
         f"host memory: {format_gib(host, 2)} per process for decoded batches, checkpoints and what is "
         "offloaded"
     )
-    if plan.advice is None:
-        say(f"no change of sharding makes it fit {plan.speed.gpus} x {gpu.name}; take more or larger GPUs")
-    elif plan.advice:
+    if plan.advice:
         say(f"it would fit with {' '.join(plan.advice)}")
     say()
+
+
+def _print_steps(plan: Plan) -> None:
+    """Print what the time of a step is spent on; nothing if the speed is measured."""
+    rows = [
+        (
+            phase.name,
+            *(_milliseconds(seconds) for seconds in (phase.step_seconds, step.computation, step.loss)),
+            *(_milliseconds(seconds) for seconds in (step.communication, step.exposed, step.input)),
+            phase.bound or "",
+        )
+        for phase in plan.phases
+        if (step := phase.step) is not None
+    ]
+    if not rows:
+        return
+
+    print_table(("phase, ms", "step", "towers", "loss", "network", "exposed", "input", "bound by"), rows)
+    network = plan.speed.network
+    say(
+        f"network: {network.node_bandwidth / 1e9:g} GB/s per GPU inside nodes of {plan.speed.gpus_per_node}, "
+        f"{network.fabric_bandwidth / 1e9:g} GB/s between them (network in the site file); exposed: "
+        "what does not run during the towers' computation"
+    )
+    say()
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1000 * seconds:,.1f}"
 
 
 def _print_time(plan: Plan, job: Job) -> None:
@@ -113,6 +142,8 @@ def _print_time(plan: Plan, job: Job) -> None:
         f"{plan.gpu_hours:,.0f} GPU-hours, in {format_quantity(plan.segments, 'segment')} "
         f"of at most {job.cluster.timeout / 3600:g} h"
     )
+    if plan.cost is not None:
+        say(f"cost: {plan.cost:,.0f} (--price-per-gpu-hour)")
     say(
         f"loader cores: to read as many images at {plan.images_per_core:,.0f} images/s per core "
         "(--images-per-core; measure it with `flipscale bench loader`)"

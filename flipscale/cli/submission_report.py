@@ -11,9 +11,9 @@ from flipscale.cli.plan_tables import print_budget, print_plan
 from flipscale.config import Job, Site
 from flipscale.formatting import format_hours, format_minutes
 from flipscale.orchestration.checks.finding import Finding
-from flipscale.orchestration.cluster.allocation import resolve_allocation
+from flipscale.orchestration.cluster.allocation import Allocation, resolve_allocation
 from flipscale.planning.plan import plan_job
-from flipscale.planning.throughput import DEFAULT_GPU, Speed, make_speed
+from flipscale.planning.throughput import Speed, make_speed
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.manifest import committed_samples
 from flipscale.runs.submissions import Submission
@@ -26,10 +26,14 @@ def print_plans(jobs: Sequence[Job], site: Site) -> None:
     """Print the plan of each job on the GPUs of a site; only its budget on a site without GPUs."""
     for job in jobs:
         asked = resolve_allocation(job, site)
+        speed = _speed_on(asked, site)
         if asked.gpus_per_node:
-            print_plan(plan_job(job, make_speed(site.gpu or DEFAULT_GPU, asked.world_size)), job)
+            plan = plan_job(job, speed)
+            print_plan(plan, job)
+            if plan.remedy is not None:
+                say(plan.remedy)
         else:
-            print_budget(plan_job(job, make_speed(DEFAULT_GPU, asked.world_size)))
+            print_budget(plan_job(job, speed))
 
 
 def print_dry_run(findings: Sequence[Finding], script: str | None, as_json: bool) -> None:
@@ -121,7 +125,11 @@ def _speed(job: Job, submission: Submission) -> Speed | None:
     """Return the speed of the job's GPUs, or None if the site does not name them."""
     asked = resolve_allocation(job, submission.site)
     gpu = submission.site.gpu
-    return None if gpu is None or not asked.gpus_per_node else make_speed(gpu, asked.world_size)
+    return None if gpu is None or not asked.gpus_per_node else _speed_on(asked, submission.site)
+
+
+def _speed_on(asked: Allocation, site: Site) -> Speed:
+    return make_speed(None, asked.world_size, gpus_per_node=asked.processes_per_node, site=site)
 
 
 def _status_command(run: RunDirectory) -> str:

@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, field_validator
 
-from flipscale.config.values import Bytes, Count, Duration, FilledLine, Name, PositiveCount, Strict
+from flipscale.config.values import (
+    Bytes,
+    Count,
+    Duration,
+    FilledLine,
+    Name,
+    PositiveCount,
+    PositiveFloat,
+    Strict,
+)
 from flipscale.formatting import control_character
 
 
@@ -59,6 +68,18 @@ _OWN_OPTIONS = {
 }
 
 
+class SiteNetwork(Strict):
+    """What connects the GPUs of a cluster, if it is not what the table of `flipscale plan` says."""
+
+    node_bandwidth: Bytes | None = None
+    """What each GPU sends per second to others of its node, such as 370GB."""
+    fabric_bandwidth: Bytes | None = None
+    """What each GPU sends per second to other nodes: the node's network cards divided by its GPUs, such as
+    12.5GB for one of 100 Gb/s per GPU."""
+    fabric_latency_us: PositiveFloat | None = None
+    """Microseconds that a message between nodes takes longer than over InfiniBand, such as 25 over TCP."""
+
+
 class Site(Strict):
     """A cluster, as batch scripts and estimates need to know it."""
 
@@ -83,6 +104,8 @@ class Site(Strict):
     from it."""
     gpu_memory: Bytes | None = None
     """Memory of one GPU, such as 96GB, if `gpu` does not say it. The memory estimate is compared with it."""
+    network: SiteNetwork | None = None
+    """The links between the GPUs; default: those that systems with this `gpu` usually have."""
     cores_per_node: PositiveCount | None = None
     """Cores that a node has; they are divided among its processes."""
     cpus_per_process: PositiveCount | None = None

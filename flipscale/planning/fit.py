@@ -7,12 +7,16 @@ from typing import Any
 
 from flipscale.config import Job, Sharding
 from flipscale.models.presets import ModelSpec
+from flipscale.planning.gpus import GPUS, Gpu
 from flipscale.planning.memory import estimate_memory
 
 MARGIN = 0.08
 """The share of a GPU's memory that is left for fragmentation of torch's allocator."""
 CONTEXT = 2 * 2**30
 """The bytes that are left for the CUDA context and the buffers of NCCL and cuBLAS."""
+
+_TIMES_MORE = (2, 4, 8, 16, 32, 64)
+"""How many times as many GPUs a remedy may ask for."""
 
 Changes = dict[str, Any]
 """Keys of the `sharding` block with their new values."""
@@ -47,6 +51,41 @@ def advise(job: Job, spec: ModelSpec, world_size: int, memory: int) -> tuple[str
             return tuple(f"sharding.{key}={value}" for key, value in changes.items())
 
     return None
+
+
+def remedy(job: Job, spec: ModelSpec, world_size: int, gpu: Gpu) -> str:
+    """Return one sentence on what would make a job fit that no change of its sharding makes fit.
+
+    Args:
+        job: The job.
+        spec: The job's model.
+        world_size: Processes of the job.
+        gpu: The GPU that it does not fit.
+    """
+    cures: list[str] = []
+    for larger in sorted(GPUS.values(), key=lambda other: other.memory):
+        if larger.memory > gpu.memory and (how := _how(job, spec, world_size, larger.memory)) is not None:
+            cures.append(f"it fits {world_size} x {larger.name}{how}")
+            break
+
+    for more in (world_size * factor for factor in _TIMES_MORE):
+        if job.data.lanes % more == 0 and (how := _how(job, spec, more, gpu.memory)) is not None:
+            cures.append(f"it fits {more} x {gpu.name}{how}")
+            break
+
+    cure = (
+        ", and ".join(cures)
+        or "no GPU of the table and no number of them holds it: take a smaller model or batch"
+    )
+    return f"no change of sharding makes {job.model.preset} fit {world_size} x {gpu.name}; {cure}"
+
+
+def _how(job: Job, spec: ModelSpec, world_size: int, memory: int) -> str | None:
+    """Return with what a job fits, as the end of a sentence; None if it does not."""
+    if all(fits(phase.total, memory) for phase in estimate_memory(job, spec, world_size)):
+        return ""
+    changes = advise(job, spec, world_size, memory)
+    return None if changes is None else f" with {' '.join(changes)}"
 
 
 def _changes(sharding: Sharding, local_batch: int) -> Iterator[Changes]:

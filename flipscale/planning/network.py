@@ -64,13 +64,15 @@ class Network:
 
 
 # NVLink: NCCL counts 20.0 GB/s per link of an A100 (12 links) and 20.6 per link of an H100 (18 links), of the
-# sheets' 25 (src/graph/topo.h). Its own limit for an A100 is 235 (tuning.cc). Network cards: one of 200 Gb/s
-# per A100 (DGX A100: 8 HDR), one of 400 Gb/s per H100 and H200 (DGX H100, DGX H200: 8 NDR), by their guides.
+# sheets' 25 (src/graph/topo.h). Its own limit for an A100 is 235 (tuning.cc). Network cards, by the guides of
+# the systems: one of 200 Gb/s per A100 (DGX A100: 8 HDR), one of 400 Gb/s per H100 and H200 (DGX H100, DGX
+# H200: 8 NDR), one of 200 Gb/s per GH200 (JUPITER: 4 NDR200 per node of 4).
 NETWORKS = {
     "a100-40gb": Network(235e9, 25e9),
     "a100-80gb": Network(235e9, 25e9),
     "h100-80gb": Network(370e9, 50e9),
     "h200-141gb": Network(370e9, 50e9),
+    "gh200-96gb": Network(370e9, 25e9),
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flipscale.budget import Budget, check_world_size
 from flipscale.config import Job
 from flipscale.errors import UserError
-from flipscale.planning.throughput import Gpu, find_gpu
+from flipscale.planning.gpus import Gpu, find_gpu
 from flipscale.sharding.limits import check_sharding
 
 

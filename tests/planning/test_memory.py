@@ -20,8 +20,8 @@ from flipscale.models.presets import ModelSpec, preset
 from flipscale.orchestration.checks.job import preflight
 from flipscale.planning.fit import CONTEXT, MARGIN, advise, fits
 from flipscale.planning.flops import parameter_count
+from flipscale.planning.gpus import GPUS
 from flipscale.planning.memory import PhaseMemory, estimate_memory
-from flipscale.planning.throughput import GPUS
 from flipscale.runs.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 
 from flipscale.errors import UserError
+from flipscale.planning.gpus import GPUS
 from flipscale.planning.network import (
     NETWORKS,
     PROTOCOLS,
@@ -16,7 +17,6 @@ from flipscale.planning.network import (
     collective_seconds,
     find_network,
 )
-from flipscale.planning.throughput import GPUS
 
 GB = 1e9
 H100 = NETWORKS["h100-80gb"]

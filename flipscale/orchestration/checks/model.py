@@ -9,9 +9,9 @@ from flipscale.formatting import format_gib
 from flipscale.orchestration.checks.candidate import Candidate
 from flipscale.orchestration.checks.finding import CheckWarning
 from flipscale.planning.fit import advise, fits
+from flipscale.planning.gpus import find_gpu
 from flipscale.planning.memory import estimate_memory
 from flipscale.planning.plan import model_shape
-from flipscale.planning.throughput import find_gpu
 from flipscale.runs.manifest import committed_samples
 
 

@@ -68,7 +68,7 @@ def test_the_expected_time_is_that_of_plan_for_what_is_left(
     (described,) = json.loads(capsys.readouterr().out)["jobs"]
 
     job = load_job(run.job)
-    whole = plan_job(job, make_speed("h200-141gb", 4)).seconds
+    whole = plan_job(job, make_speed(None, 4, gpus_per_node=2, site=load_site(gpus))).seconds
     assert described["expected_seconds"] == pytest.approx(whole)
 
     total = sum(phase.samples for phase in job.phases)
