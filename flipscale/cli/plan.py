@@ -45,14 +45,18 @@ class PlanOptions:
     price_per_gpu_hour: Annotated[
         float | None, typer.Option(help="Price of a GPU for an hour: also show what the job costs.")
     ] = None
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Try other numbers of GPUs, strategies and recomputation.")
+    ] = False
     as_json: AsJson = False
 
 
 def plan(options: PlanOptions) -> None:
     """Show what a job does: phases, FLOPs, whether it fits, how long it takes, and what bounds it."""
-    from flipscale.cli.plan_tables import print_plan
+    from flipscale.cli.plan_tables import print_plan, print_sweep
     from flipscale.config import load_job, load_site
     from flipscale.planning.plan import plan_job
+    from flipscale.planning.sweep import sweep_job
     from flipscale.planning.throughput import IMAGES_PER_CORE, make_speed
 
     job = load_job(options.job, options.overrides or [])
@@ -67,6 +71,14 @@ def plan(options: PlanOptions) -> None:
     )
     per_core = IMAGES_PER_CORE if options.images_per_core is None else options.images_per_core
     planned = plan_job(job, speed, per_core, options.price_per_gpu_hour)
+
+    if options.sweep:
+        candidates = sweep_job(job, speed, per_core, options.price_per_gpu_hour)
+        if options.as_json:
+            print_json({"candidates": [asdict(one) for one in candidates]})
+        else:
+            print_sweep(candidates, speed)
+        return
 
     if options.as_json:
         print_json(asdict(planned))

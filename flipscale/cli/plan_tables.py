@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flipscale.cli.console import print_table
 from flipscale.config import Job
 from flipscale.formatting import format_count, format_gib, format_hours, format_millions, format_quantity
 from flipscale.planning.phase_plan import PhasePlan
 from flipscale.planning.plan import Plan
+from flipscale.planning.sweep import Candidate
+from flipscale.planning.throughput import Speed
 from flipscale.terminal import say
 
 _PARTS = ("weights", "gradients", "moments", "gathered", "activations", "loss", "batch")
@@ -62,6 +66,38 @@ def print_budget(plan: Plan) -> None:
         f"a checkpoint of weights and AdamW moments takes {format_gib(plan.state_bytes, 2)}"
     )
     say(f"{format_count(plan.samples)} samples, {plan.steps:,} steps, {plan.flops:.3g} FLOPs in all\n")
+
+
+def print_sweep(candidates: Sequence[Candidate], speed: Speed) -> None:
+    """Print the best recomputation of each number of GPUs and strategy, the cheapest first."""
+    best: dict[tuple[int, str, bool], Candidate] = {}
+    for one in candidates:
+        best.setdefault((one.gpus, one.strategy, one.reshard_after_forward), one)
+
+    priced = candidates[0].cost is not None
+    headings = ("", "GPUs", "strategy", "recomputed", "micro-batch", "GiB per GPU", "bound by", "exposed")
+    rows = [
+        (
+            "cheapest" if one.cheapest else "" if one.fits else "does not fit",
+            f"{one.gpus:,}",
+            one.strategy if one.reshard_after_forward else f"{one.strategy}, no reshard",
+            one.activation_checkpointing,
+            "" if one.micro_batch is None else f"{one.micro_batch:,}",
+            f"{one.memory_bytes / 2**30:.1f}",
+            one.bound,
+            f"{one.exposed:.0%}",
+            format_hours(one.seconds),
+            f"{one.gpu_hours:,.0f}",
+            *((f"{one.cost:,.0f}",) if one.cost is not None else ()),
+        )
+        for one in best.values()
+    ]
+    print_table((*headings, "time", "GPU-hours", *(("cost",) if priced else ())), rows)
+    say(
+        f"on {speed.gpu.name} at {speed.mfu:.0%} of their peak (--mfu); micro-batch: only if the whole share "
+        "of a process does not fit; --json has every candidate"
+    )
+    say(f"the cheapest: {' '.join(candidates[0].overrides)}")
 
 
 def _shape(phase: PhasePlan) -> str:
