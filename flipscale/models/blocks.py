@@ -12,15 +12,30 @@ from flipscale.models.presets import TowerSpec
 
 
 class LayerNorm(nn.LayerNorm):
-    """A layer norm whose output has the dtype of its input, even if autocast computes it in fp32."""
+    """A layer norm whose output has the dtype of its input, and whose statistics are at least fp32."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize the last dimension."""
-        # FSDP gathers these in bf16, and torch's CPU kernel then refuses an fp32 input.
+        if input.dtype == self.weight.dtype == torch.bfloat16:
+            # FSDP gathers the weights of blocks in bf16. The kernel computes in fp32 whatever it reads and
+            # writes; autocast on CUDA would make fp32 copies of its input, weights and output.
+            with torch.autocast(input.device.type, enabled=False):
+                return super().forward(input)
+
         dtype = torch.promote_types(self.weight.dtype, input.dtype)
         weight = self.weight.to(dtype)
         bias = self.bias.to(dtype)
         return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps).to(input.dtype)
+
+
+def in_product_dtype(x: Tensor) -> Tensor:
+    """Return a tensor in the dtype that autocast gives to matrix products; unchanged without autocast.
+
+    A residual stream begins with this dtype. Autocast leaves embeddings and sums in fp32.
+    """
+    kind = x.device.type
+    mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.to(torch.get_autocast_dtype(kind)) if mixed else x
 
 
 class Attention(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flipscale.models.blocks import LayerNorm, Transformer
+from flipscale.models.blocks import LayerNorm, Transformer, in_product_dtype
 from flipscale.models.presets import ModelSpec
 
 
@@ -49,7 +49,7 @@ class TextTransformer(nn.Module):
             positions = F.embedding(keep_tokens, positions)
 
         tokens = self.token_embedding(texts)
-        x = self.transformer(tokens + positions.to(tokens.dtype))
+        x = self.transformer(in_product_dtype(tokens + positions.to(tokens.dtype)))
 
         if self.text_pool == "first":
             pooled = x[:, 0]

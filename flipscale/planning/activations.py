@@ -2,7 +2,7 @@
 
 The counts follow flipscale/models. tests/planning/test_activations.py compares them with what torch keeps: on
 a CPU they are right to 1 %. CUDA differs in two ways, by torch's rules for autocast: attention runs in bf16
-instead of fp32, and a norm keeps an fp32 copy of its bf16 input.
+instead of fp32, and a norm whose weights are fp32 keeps an fp32 copy of its bf16 input.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from flipscale.config import Sharding
 from flipscale.models.presets import ModelSpec, TowerSpec
 
 Device = Literal["cuda", "cpu"]
+_BF16_BLOCKS = ("fsdp", "hsdp")
+"""The strategies that gather the weights of blocks in bf16, if the precision is bf16."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,13 @@ class ElementSizes:
     """Bytes per element under a precision: of exact values, of matrix products, and of attention."""
 
     exact: int
-    """Weights, moments, features, loss, and the text tower's residual stream."""
+    """Weights, moments, features and loss."""
     product: int
-    """Matrix products, and the image tower's residual stream."""
+    """Matrix products, and the residual streams of the towers."""
     attention: int
     """Queries, keys, values and the result of attention."""
     norm_copies: bool
-    """Whether a norm keeps a copy of an input that is not exact."""
+    """Whether a norm with exact weights keeps a copy of an input that is not exact."""
 
     @classmethod
     def of(cls, precision: str, device: Device) -> ElementSizes:
@@ -65,14 +67,14 @@ def image_activations(
     vision = spec.vision
     tokens = pairs * (visible + 1)
 
-    norm = _norm(tokens, vision.width, sizes.product, sizes)
+    norm = _norm(tokens, vision.width, sizes, copies=sizes.norm_copies)
     pixels = pairs * visible * 3 * vision.patch_size**2 * sizes.product
     positions = pairs * visible * 8 if vision.positions == "learned" and visible < vision.patches else 0
     outside = pixels + positions + norm * (2 if vision.norm_before else 1)  # ln_post, and ln_pre
 
     # The class token's feature is a view, which keeps all tokens alive; the mean is a tensor of its own.
     pooled = (tokens if vision.pool == "class_token" else pairs) * vision.width * sizes.product
-    blocks = _blocks(vision, tokens, sizes.product, sharding, sizes)
+    blocks = _blocks(vision, tokens, sharding, sizes)
     return TowerActivations(blocks.kept + outside + pooled + _feature(spec, pairs, sizes), blocks.recomputed)
 
 
@@ -92,11 +94,14 @@ def text_activations(
     tokens = pairs * visible
     ids = tokens * 8 if visible < text.context_length else 0  # otherwise they are the batch's own
 
-    # The pooled position is a view, which keeps all positions alive; picking one by argmax makes a copy.
-    last = (tokens if text.pool == "first" else pairs) * text.width * sizes.exact
+    # The pooled position is a view, which keeps all positions alive, unless the last norm copies it or argmax
+    # picks it.
+    view = text.pool == "first" and not sizes.norm_copies
+    element = sizes.exact if sizes.norm_copies else sizes.product
+    last = (tokens if view else pairs) * text.width * element
     pooled = pairs * text.width * sizes.product
 
-    blocks = _blocks(text, tokens, sizes.exact, sharding, sizes)
+    blocks = _blocks(text, tokens, sharding, sizes)
     kept = blocks.kept + ids + last + pooled + _feature(spec, pairs, sizes)
     return TowerActivations(kept, blocks.recomputed)
 
@@ -128,7 +133,7 @@ def decoder_activations(
     last *= decoder.width
     normed = hidden * decoder.width * sizes.product + 2 * hidden * sizes.exact
     error = hidden * 3 * vision.patch_size**2 * sizes.exact
-    blocks = _blocks(decoder, tokens, sizes.product, sharding, sizes)
+    blocks = _blocks(decoder, tokens, sharding, sizes)
 
     # Next to the error, the pixels, the normalised patches and the painted patches are held once each.
     return TowerActivations(
@@ -161,7 +166,7 @@ def weight_copies(spec: ModelSpec, sharding: Sharding, sizes: ElementSizes) -> i
     if spec.decoder is not None:
         copied += spec.decoder.width * (spec.vision.width + 3 * spec.vision.patch_size**2)
 
-    if sharding.strategy not in ("fsdp", "hsdp"):
+    if sharding.strategy not in _BF16_BLOCKS:
         for tower in spec.towers:
             whole = tower.layers - recomputing_blocks(tower.layers, sharding.activation_checkpointing)
             copied += whole * block_matrices(tower)
@@ -174,16 +179,15 @@ def block_matrices(tower: TowerSpec) -> int:
     return 4 * tower.width**2 + 2 * tower.width * tower.mlp_width
 
 
-def _blocks(
-    tower: TowerSpec, tokens: int, residual: int, sharding: Sharding, sizes: ElementSizes
-) -> TowerActivations:
-    """Count the activations of a tower's blocks; `residual` is the element size of the residual stream."""
+def _blocks(tower: TowerSpec, tokens: int, sharding: Sharding, sizes: ElementSizes) -> TowerActivations:
+    """Count the activations of a tower's blocks."""
     elements = tokens * tower.width
     log_sums = tokens * tower.heads * max(4, sizes.exact)
     attended = elements * sizes.attention
     products = elements * sizes.product
+    copies = sizes.norm_copies and sharding.strategy not in _BF16_BLOCKS
     whole = (
-        2 * _norm(tokens, tower.width, residual, sizes)
+        2 * _norm(tokens, tower.width, sizes, copies=copies)
         + 2 * products  # the results of the norms, which are inputs of the two products after them
         + 3 * attended  # query, key, value
         + attended  # the result of attention
@@ -194,7 +198,7 @@ def _blocks(
     )
 
     # A recomputed block keeps its input; a selective one also keeps the results of products and of attention.
-    block_input = elements * residual
+    block_input = products
     results = (3 + 1 + 4 + 1) * products + attended + log_sums
     mode = sharding.activation_checkpointing
     recomputing = recomputing_blocks(tower.layers, mode)
@@ -213,9 +217,9 @@ def _blocks(
     return TowerActivations(kept, gradients + again)
 
 
-def _norm(tokens: int, width: int, residual: int, sizes: ElementSizes) -> int:
+def _norm(tokens: int, width: int, sizes: ElementSizes, *, copies: bool) -> int:
     """Count what a norm keeps: its input (the residual stream or a copy) and two statistics per token."""
-    element = max(residual, sizes.exact) if sizes.norm_copies else residual
+    element = sizes.exact if copies else sizes.product
     return tokens * width * element + 2 * tokens * sizes.exact
 
 

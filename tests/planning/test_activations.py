@@ -90,12 +90,16 @@ def test_preset_of_the_paper_is_counted(mode: str) -> None:
     assert counted(spec, sharding, 2, 0.5) == pytest.approx(kept(spec, sharding, 2, 0.5), rel=0.01)
 
 
-def test_cuda_keeps_bf16_attention_and_copies_for_its_norms() -> None:
-    """Per residual element of a bf16 block, CUDA keeps 14 values of 2 bytes and two fp32 norm inputs."""
+@pytest.mark.parametrize(("strategy", "norm_input"), [("ddp", 4), ("fsdp", 2)])
+def test_cuda_keeps_bf16_attention_and_the_inputs_of_norms(strategy: str, norm_input: int) -> None:
+    """Per residual element of a bf16 block, CUDA keeps 14 values of 2 bytes and the inputs of two norms.
+
+    A norm whose weights are fp32 keeps an fp32 copy of its input.
+    """
     spec = preset("vit_h14")
-    sharding = Sharding(precision="bf16")
+    sharding = Sharding.model_validate({"strategy": strategy, "precision": "bf16"})
     one, two = (
         image_activations(spec, n, 256, sharding, ElementSizes.of("bf16", "cuda")).kept for n in (1, 2)
     )
     block = (two - one) / spec.vision.layers / (257 * spec.vision.width)
-    assert block == pytest.approx(14 * 2 + 2 * 4, rel=0.02)
+    assert block == pytest.approx(14 * 2 + 2 * norm_input, rel=0.02)
