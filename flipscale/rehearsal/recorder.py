@@ -88,7 +88,13 @@ class Recorder(TorchDispatchMode):
         if func is _aten._pin_memory.default:
             return args[0]  # fake tensors have no memory to pin
 
+        # Note first what fake tensors cannot answer: the call below raises.
         settings = kwargs or {}
+        if func in _WAITING and self._device in {tensor.device.type for tensor in tensors_in(args)}:
+            self.waits(f"{name_of(func)} waits for the device")
+        elif func is _aten.index.Tensor and _by_mask(args[1]):
+            self.waits("an index by a mask waits for the device")
+
         result = func(*args, **settings)
         if is_view(func):
             return result
@@ -138,11 +144,7 @@ class Recorder(TorchDispatchMode):
         outputs: Sequence[Tensor],
     ) -> None:
         kinds = {tensor.device.type for tensor in inputs if tensor.dim() > 0}
-        if operator in _WAITING and self._device in {tensor.device.type for tensor in inputs}:
-            self.waits(f"{name_of(operator)} waits for the device")
-        elif operator is _aten.index.Tensor and _by_mask(args[1]):
-            self.waits("an index by a mask waits for the device")
-        elif operator is _aten._to_copy.default and args[0].device.type != outputs[0].device.type:
+        if operator is _aten._to_copy.default and args[0].device.type != outputs[0].device.type:
             if not settings.get("non_blocking"):
                 self.waits(f"a blocking copy from {args[0].device.type} to {outputs[0].device.type}")
         elif operator is _aten.copy_.default and args[0].device.type != args[1].device.type:

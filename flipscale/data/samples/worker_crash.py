@@ -49,9 +49,10 @@ class WorkerCrashes:
             RunError: If workers crash again and again on samples that can be decoded.
             RuntimeError: If no worker crashed: it was killed, for example.
         """
-        wait([worker.sentinel for worker in workers], _LONGEST_END)
+        ended = wait([worker.sentinel for worker in workers], _LONGEST_END)
         for number, worker in enumerate(workers):
-            worker.join(0)
+            # The kernel closes the sentinel a moment before the process has its exit code.
+            worker.join(_LONGEST_END if worker.sentinel in ended else 0)
             if worker.exitcode is None or worker.exitcode >= 0:
                 continue
             ended_by = signal.Signals(-worker.exitcode)
