@@ -38,6 +38,11 @@ def test_every_job_plans(name: str) -> None:
     assert job.data.lanes % (job.cluster.gpus) == 0
 
 
+def test_jobs_for_gpus_are_compiled_and_those_for_cpus_are_not() -> None:
+    on_cpus = {name for name in NAMES if not job_of(name).sharding.compile}
+    assert on_cpus == {"quickstart.yaml", "toy.yaml", "dev/tiny.yaml"}
+
+
 def test_no_two_jobs_share_a_run_directory() -> None:
     outputs = [job.output or job.name for job in map(job_of, NAMES)]
     assert len(set(outputs)) == len(outputs)
