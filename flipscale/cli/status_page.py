@@ -129,6 +129,9 @@ def _speed(status: RunStatus) -> str:
 
     if speed.images_per_second is not None:
         parts.append(f"{format_rate(speed.images_per_second)} images/s{_waiting(speed.data_wait_fraction)}")
+    if speed.tflops is not None:
+        share = "" if speed.mfu is None else f" ({format_percent(speed.mfu)} of its peak)"
+        parts.append(f"{speed.tflops:,.3g} TFLOP/s per process{share}")
     if speed.effective_images_per_second is not None:
         effective = format_rate(speed.effective_images_per_second)
         parts.append(f"{effective} with queues, start-ups and replays")

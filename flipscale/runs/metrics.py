@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 # Fields that depend on the machine and the time of day; all others repeat bit by bit when steps are replayed.
-TIMING_FIELDS = frozenset({"time", "seconds", "images_per_second", "data_wait_fraction", "peak_memory_gb"})
+TIMING_FIELDS = frozenset(
+    {"time", "seconds", "images_per_second", "tflops", "mfu", "data_wait_fraction", "peak_memory_gb"}
+)
 _log = logging.getLogger(__name__)
 _OWN_FIELDS = frozenset({"samples", "step", "phase", "digest", "content"})
 

@@ -83,7 +83,7 @@ class TrainingLoop:
     def _train_steps(self, log: MetricsLog | None, agreement: Agreement) -> None:
         start = self.progress.samples_seen
         batches = self._data.stream.batches(start)
-        steps = StepLog(self._job.logging, self._budget, start, log, leads=self._world.leads)
+        steps = StepLog(self._job.logging, self._budget, start, log, self._stage.specs, self._world)
 
         with steps, closing(self.saver), closing(batches):
             # A stop may have been requested during start-up: stop before the first step.

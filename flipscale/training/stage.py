@@ -37,6 +37,7 @@ class Stage:
             initial weights or those that the job starts from.
 
     Attributes:
+        specs: The shape of the model in each phase.
         spec: The shape of the model.
         model: The sharded model with its optimizer.
         evaluation: The periodic evaluation of the model.
@@ -62,8 +63,8 @@ class Stage:
 
         # Check first what a later phase or evaluation needs: a run should not fail hours after its start.
         whole = model_spec(job, tokenizer)
-        self._specs = phase_specs(whole, job)
-        if len(set(self._specs)) > 1:
+        self.specs = phase_specs(whole, job)
+        if len(set(self.specs)) > 1:
             check_resampling(world)
         PeriodicEvaluation.check(job.evaluation, world)
 
@@ -76,7 +77,7 @@ class Stage:
 
     def has_shape_of(self, phase: int) -> bool:
         """Return whether the model has the shape of this phase."""
-        return self._specs[phase] == self.spec
+        return self.specs[phase] == self.spec
 
     def begin_phase(self, phase: int, before: Checkpoint) -> None:
         """Rebuild the model in the shape of a phase; all processes call it together.
@@ -90,7 +91,7 @@ class Stage:
         """
         old = self.spec
         self._release()
-        self._build(self._specs[phase])
+        self._build(self.specs[phase])
 
         fp64 = self._job.sharding.precision == "fp64"
         fill = resampling_fill(before, old, self.spec, self._world, fp64=fp64)

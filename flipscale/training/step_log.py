@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import cast
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from flipscale.budget import Budget, Step, crosses_multiple
 from flipscale.config import Logging
+from flipscale.distributed.world import World
+from flipscale.models.presets import ModelSpec
 from flipscale.progress import Progress
 from flipscale.runs.metrics import MetricsLine, MetricsLog
 from flipscale.training.display import TrainingDisplay
 from flipscale.training.interval import Interval
+from flipscale.training.utilisation import Utilisation
 
 _COUNTS = frozenset({"skipped_steps"})
 
@@ -28,17 +32,25 @@ class StepLog:
         budget: The budget of the job.
         samples_seen: Samples seen at the start.
         metrics: The metrics of the run in the leading process; None in the others.
-        leads: Whether this is the leading process.
+        specs: The shape of the model in each phase.
+        world: The processes of the run.
     """
 
     def __init__(
-        self, settings: Logging, budget: Budget, samples_seen: int, metrics: MetricsLog | None, *, leads: bool
+        self,
+        settings: Logging,
+        budget: Budget,
+        samples_seen: int,
+        metrics: MetricsLog | None,
+        specs: Sequence[ModelSpec],
+        world: World,
     ) -> None:
         self._every = settings.every
         self._budget = budget
         self._metrics = metrics
+        self._utilisation = Utilisation.of([span.phase for span in budget.spans], specs, world)
         self._interval = Interval(samples_seen)
-        self._display = TrainingDisplay(budget.total, samples_seen, leads=leads)
+        self._display = TrainingDisplay(budget.total, samples_seen, leads=world.leads)
 
     def waiting_for_data(self) -> AbstractContextManager[None]:
         """Return a context for the wait for the next batch."""
@@ -87,6 +99,7 @@ class StepLog:
                     content=progress.content_hex,
                     timing={
                         "images_per_second": images_per_second,
+                        **self._utilisation.fields(step.phase, images_per_second),
                         "data_wait_fraction": waited,
                         "peak_memory_gb": _peak_memory_gb(),
                         "time": time.time(),

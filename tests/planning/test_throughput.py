@@ -183,6 +183,8 @@ def test_device_is_recognised_by_its_name(device: str, name: str | None) -> None
         (["--price-per-gpu-hour", "-1"], "--price-per-gpu-hour is -1; give 0 or more"),
         (["--price-per-gpu-hour", "nan"], "--price-per-gpu-hour is nan; give 0 or more"),
         (["--gpus", "12"], "12 GPUs do not fill nodes of 8; give 8 or 16 GPUs"),
+        (["--sweep", "--images-per-second", "9"], "leave out --images-per-second"),
+        (["--sweep", "phases.0.batch_size=67108864"], "no change of sharding makes vit_h14 fit"),
         (
             ["phases.0.batch_size=16777216"],
             "no change of sharding makes vit_h14 fit 256 x h100-80gb; it fits",

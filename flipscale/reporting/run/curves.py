@@ -39,6 +39,11 @@ _SPEED = (
     _Curve("images_per_second", "Throughput", "images/s", from_zero=True),
     _Curve("data_wait_fraction", "Waiting for data", "share of the time", percent=True, from_zero=True),
 )
+_OPERATIONS = (
+    _Curve("mfu", "Model operations", "share of the GPU's peak", percent=True, from_zero=True),
+    _Curve("tflops", "Model operations", "TFLOP/s of a process", from_zero=True),
+)
+"""The first that the run records is shown."""
 
 
 def training_section(facts: RunFacts, marks: Marks) -> Section:
@@ -65,7 +70,7 @@ def training_section(facts: RunFacts, marks: Marks) -> Section:
 
 
 def speed_section(facts: RunFacts, marks: Marks) -> Section:
-    """Show the throughput and the wait for data.
+    """Show the throughput, the wait for data, and the model operations.
 
     Args:
         facts: The run.
@@ -74,7 +79,8 @@ def speed_section(facts: RunFacts, marks: Marks) -> Section:
     if not len(facts.series):
         return Section("Speed", [_no_metrics(facts)])
 
-    plot_grid = PlotGrid([_plot(facts, curve, marks) for curve in _SPEED])
+    operations = [curve for curve in _OPERATIONS if np.isfinite(facts.series.values[curve.column]).any()]
+    plot_grid = PlotGrid([_plot(facts, curve, marks) for curve in (*_SPEED, *operations[:1])])
     summary = _speed_summary(facts)
     return Section("Speed", [Note(summary), plot_grid] if summary else [plot_grid])
 
@@ -96,9 +102,22 @@ def _speed_summary(facts: RunFacts) -> str:
     text = f"Medians of the log lines: {', '.join(medians)}."
     if np.isfinite(waits).any():
         text += f" Training waited for data {format_percent(float(np.nanmean(waits)))} of the time."
+    text += _operations_summary(facts)
     if np.isfinite(memory).any():
         text += f" Most device memory in use: {np.nanmax(memory):.1f} GB."
     return text
+
+
+def _operations_summary(facts: RunFacts) -> str:
+    """Return the median of the model operations; empty if no line has them."""
+    tflops, mfu = (facts.series.values[name] for name in ("tflops", "mfu"))
+    if not np.isfinite(tflops).any():
+        return ""
+
+    share = ""
+    if np.isfinite(mfu).any():
+        share = f", {format_percent(float(np.nanmedian(mfu)))} of the peak of its GPU"
+    return f" Each process computes {np.nanmedian(tflops):,.3g} TFLOP/s of the model{share}."
 
 
 def _plot(facts: RunFacts, curve: _Curve, marks: Marks) -> PlotBlock:

@@ -28,6 +28,8 @@ CURVES = (
     "logit_scale",
     "grad_norm",
     "images_per_second",
+    "tflops",
+    "mfu",
     "data_wait_fraction",
     "peak_memory_gb",
     "skipped_steps",

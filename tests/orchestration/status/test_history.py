@@ -27,6 +27,21 @@ def test_time_until_a_person_fixes_a_run_does_not_count_as_queue(run, slurm):
     assert status.lost.queue_seconds == pytest.approx(1400, abs=5)  # 400 before, 1000 since
 
 
+def test_operations_are_the_mean_over_time_and_missing_for_old_lines(run):
+    """5 samples at 10/s take four times as long as at 40/s: (4 x 20 + 80) / 5 TFLOP/s."""
+    for number, speed in enumerate((10.0, 40.0), start=1):
+        run.metrics(
+            samples=8 * number, time=ago(0), images_per_second=speed, tflops=2 * speed, mfu=speed / 500
+        )
+    run.open_segment(started=utc(ago(60)))
+    speed = status_of(run).speed
+    assert (speed.tflops, speed.mfu) == (pytest.approx(32.0), pytest.approx(0.032))
+
+    run.metrics(samples=24, time=ago(0), images_per_second=10.0)
+    speed = status_of(run).speed
+    assert (speed.tflops, speed.mfu) == (None, None)
+
+
 def test_without_history_the_recent_speed_gives_the_time_left(run):
     for number in range(1, 5):
         run.metrics(samples=8 * number, time=ago(0), images_per_second=[10.0, 40.0][number % 2])

@@ -67,7 +67,7 @@ def test_finished_run_is_shown_completely(
         page = shown.page
         assert page.locator(".missing").count() == 0
         canvases = page.locator(".canvas")
-        assert canvases.count() == 9
+        assert canvases.count() == 10
         for number in range(canvases.count()):
             assert canvases.nth(number).locator(".scatterlayer .trace").count() > 0
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -170,6 +170,19 @@ def test_ends_of_segments_are_named_and_marked(tmp_path: Path) -> None:
     for word in ("preempted", "hang", "segment 0: preempted"):
         assert word in text
     assert "#c29a1c" in text.partition('id="training"')[2].partition("</section>")[0]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_operations_are_shown_as_far_as_they_are_recorded(tmp_path: Path, known: bool) -> None:
+    run = RunInFiles.new(tmp_path / "run")
+    for step in range(1, 6):
+        share = {"mfu": 0.3} if known else {}
+        run.metrics(samples=8 * step, step=step, loss=3.0, images_per_second=10.0, tflops=93.6, **share)
+    section = to_html(page_of(run.path)).partition('id="speed"')[2].partition("</section>")[0]
+    assert "Each process computes 93.6 TFLOP/s of the model" in section
+    assert ("30.0% of the peak of its GPU" in section) == known
+    assert ("share of the GPU" in section) == known
+    assert ("TFLOP/s of a process" in section) != known
 
 
 def test_unusable_samples_are_counted_by_kind(tmp_path: Path) -> None:
