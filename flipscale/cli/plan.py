@@ -48,12 +48,17 @@ class PlanOptions:
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Try other numbers of GPUs, strategies and recomputation.")
     ] = False
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Also run a step of each phase, as `flipscale rehearse` does.")
+    ] = False
     as_json: AsJson = False
 
 
 def plan(options: PlanOptions) -> None:
     """Show what a job does: phases, FLOPs, whether it fits, how long it takes, and what bounds it."""
     from flipscale.cli.plan_tables import print_plan, print_sweep
+    from flipscale.cli.rehearsal_tables import print_rehearsal
+    from flipscale.cli.rehearse import rehearse_on
     from flipscale.config import load_job, load_site
     from flipscale.planning.plan import plan_job
     from flipscale.planning.sweep import sweep_job
@@ -80,9 +85,12 @@ def plan(options: PlanOptions) -> None:
             print_sweep(candidates, speed)
         return
 
+    rehearsed = rehearse_on(job, speed) if options.rehearse else None
     if options.as_json:
-        print_json(asdict(planned))
+        print_json(asdict(planned) | ({} if rehearsed is None else {"rehearsal": asdict(rehearsed)}))
     else:
         print_plan(planned, job)
+        if rehearsed is not None:
+            print_rehearsal(rehearsed)
     if planned.remedy is not None:
         raise UserError(planned.remedy)

@@ -44,6 +44,9 @@ class SubmitOptions:
     check_nodes: Annotated[
         bool, typer.Option("--check-nodes", help="First ask free nodes whether they see the run directory.")
     ] = False
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="First run a step of each phase on fake GPUs.")
+    ] = False
     from_zero: Annotated[
         bool, typer.Option("--from-zero", help="Begin again although a run's checkpoints are lost.")
     ] = False
@@ -55,6 +58,7 @@ class SubmitOptions:
 
 def submit(options: SubmitOptions) -> None:
     """Submit jobs that then need nobody until their budget is spent; several become one job array."""
+    from flipscale.cli.rehearse import keep_rehearsals, rehearse_submission
     from flipscale.cli.submission_checks import ask_nodes, check_submission
     from flipscale.cli.submission_report import print_dry_run, print_plans, print_submissions
     from flipscale.config import load_job
@@ -81,6 +85,8 @@ def submit(options: SubmitOptions) -> None:
     if options.dry_run:
         if not options.as_json:
             print_plans(jobs, site)
+        if options.rehearse:
+            rehearse_submission(runs, site, quiet=options.as_json)
         print_dry_run(findings, script, options.as_json)
         return
 
@@ -89,11 +95,14 @@ def submit(options: SubmitOptions) -> None:
     if options.check_nodes and options.cluster == "slurm":
         findings.append(ask_nodes(runs, site))
         refuse_errors(findings)
+    rehearsals = rehearse_submission(runs, site, quiet=options.as_json) if options.rehearse else []
     for finding in findings:
         if finding.level == "warning":
             say(f"warning: {finding.name}: {finding.text}", error=True)
 
     submissions = _submitted(runs, site, options)
+    if options.rehearse:
+        keep_rehearsals(runs, rehearsals)
     print_submissions(runs, submissions, findings, options.as_json)
 
 

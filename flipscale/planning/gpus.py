@@ -20,12 +20,14 @@ class Gpu:
     """FLOP/s of dense bf16 matrix products. (The larger figures of the sheets are for sparse ones.)"""
     fp32_flops: float
     """FLOP/s of fp32 outside of the tensor cores, in which the loss is computed."""
+    bandwidth: float
+    """Bytes/s of device memory."""
     mfu: float
     """The default for `--mfu`: the share of `peak_flops` that published CLIP training reaches on one node."""
 
 
-# Memory and peaks: NVIDIA's data sheets of the A100, the H100 (SXM5), the H200 (SXM) and the GH200. There is
-# no V100: it lacks bf16.
+# Memory, peaks and bandwidth: NVIDIA's data sheets of the A100, the H100 (SXM5), the H200 (SXM) and the
+# GH200. There is no V100: it lacks bf16.
 #
 # MFU: three forwards of the model per sample over the peak. a100-80gb and h100-80gb: NeMo's CLIP g/14 on one
 # node of 8, 559 and 935 samples/s (NVIDIA's NeMo Framework User Guide, CLIP, Performance). a100-40gb:
@@ -35,11 +37,11 @@ class Gpu:
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("a100-40gb", 39 * 2**30, 312e12, 19.5e12, 0.18),
-        Gpu("a100-80gb", 78 * 2**30, 312e12, 19.5e12, 0.39),
-        Gpu("h100-80gb", 78 * 2**30, 989.4e12, 67e12, 0.21),
-        Gpu("h200-141gb", 139 * 2**30, 989.4e12, 67e12, 0.21),
-        Gpu("gh200-96gb", 94 * 2**30, 989.4e12, 67e12, 0.21),
+        Gpu("a100-40gb", 39 * 2**30, 312e12, 19.5e12, 1.555e12, 0.18),
+        Gpu("a100-80gb", 78 * 2**30, 312e12, 19.5e12, 2.039e12, 0.39),
+        Gpu("h100-80gb", 78 * 2**30, 989.4e12, 67e12, 3.35e12, 0.21),
+        Gpu("h200-141gb", 139 * 2**30, 989.4e12, 67e12, 4.8e12, 0.21),
+        Gpu("gh200-96gb", 94 * 2**30, 989.4e12, 67e12, 4.0e12, 0.21),
     )
 }
 DEFAULT_GPU = "h100-80gb"

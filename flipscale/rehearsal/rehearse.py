@@ -14,7 +14,6 @@ from flipscale.models.of_job import phase_specs
 from flipscale.planning.fit import fits
 from flipscale.planning.flops import training_flops
 from flipscale.planning.memory import PhaseMemory, estimate_memory
-from flipscale.planning.network import find_network
 from flipscale.planning.plan import model_shape
 from flipscale.rehearsal.rehearsing_process import RehearsingProcesses
 from flipscale.rehearsal.request import Request
@@ -57,27 +56,26 @@ def rehearse(request: Request, report: Callable[[str], None] = lambda phase: Non
             compiled = CompileResult(**processes.count_graphs())
 
     limits = processes.limits
-    if request.job.sharding.strategy == "ddp" and request.gpus > 1:
+    if request.job.sharding.strategy == "ddp" and request.on.gpus > 1:
         limits = (*limits, _OWN_REDUCER)
     if compiled is not None:
         limits = (*limits, _NOT_FUSED)
     return Rehearsal(
-        request.job.name, request.gpu.name, request.gpus, request.rank, limits, results, compiled
+        request.job.name, request.on.gpu.name, request.on.gpus, request.rank, limits, results, compiled
     )
 
 
 def _phase_result(request: Request, number: int, answer: dict[str, Any]) -> PhaseResult:
-    job, gpu = request.job, request.gpu
+    job, gpu = request.job, request.on.gpu
     phase = job.phases[number]
     shape = model_shape(job)
     spec = phase_specs(shape, job)[number]
-    pairs = phase.batch_size // request.gpus
+    pairs = phase.batch_size // request.on.gpus
 
-    planned = _parts(estimate_memory(job, shape, request.gpus)[number])
+    planned = _parts(estimate_memory(job, shape, request.on.gpus)[number])
     peak = sum(answer["peak"].values())
     model_flops = training_flops(spec, pairs, phase.mask_ratio, phase.text_mask_ratio)
-    network = find_network(gpu.name)
-    collectives = time_of_collectives(answer["collectives"], request.ranks_per_node, network)
+    collectives = time_of_collectives(answer["collectives"], request.ranks_per_node, request.on.network)
 
     return PhaseResult(
         name=phase.name,

@@ -13,14 +13,6 @@ from flipscale.errors import UserError
 from flipscale.rehearsal.accelerator import NoAccelerator, build_accelerator
 from flipscale.rehearsal.request import Request
 
-# From NVIDIA's data sheets: bytes/s of device memory, and FLOP/s in fp32 outside of the tensor cores.
-_DEVICE = {
-    "a100-40gb": (1.555e12, 19.5e12),
-    "a100-80gb": (2.039e12, 19.5e12),
-    "h100-80gb": (3.35e12, 67e12),
-    "h200-141gb": (4.8e12, 67e12),
-}
-
 
 class RehearsingProcesses:
     """The processes of one rehearsal, with the fake GPU that they share.
@@ -67,14 +59,18 @@ class RehearsingProcesses:
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         request = self._request
-        bandwidth, exact = _DEVICE[request.gpu.name]
+        gpu = request.on.gpu
         answer = self._directory / f"{question['phase']}.json"
         question |= {
             "job": request.job.model_dump_json(),
             "rank": request.rank,
-            "gpus": request.gpus,
+            "gpus": request.on.gpus,
             "ranks_per_node": request.ranks_per_node,
-            "time": {"peak_flops": request.gpu.peak_flops, "exact_flops": exact, "bandwidth": bandwidth},
+            "time": {
+                "peak_flops": gpu.peak_flops,
+                "exact_flops": gpu.fp32_flops,
+                "bandwidth": gpu.bandwidth,
+            },
             "answer": str(answer),
         }
         done = subprocess.run(

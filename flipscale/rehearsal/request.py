@@ -1,4 +1,4 @@
-"""What to rehearse: a job, a kind and number of GPUs, and the rank to be."""
+"""What to rehearse: a job, its GPUs, and the rank to be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flipscale.budget import Budget, check_world_size
 from flipscale.config import Job
 from flipscale.errors import UserError
-from flipscale.planning.gpus import Gpu, find_gpu
+from flipscale.planning.throughput import Speed
 from flipscale.sharding.limits import check_sharding
 
 
@@ -16,35 +16,32 @@ class Request:
     """What to rehearse."""
 
     job: Job
-    gpu: Gpu
-    gpus: int
+    on: Speed
+    """The GPUs, their number, and the network."""
     rank: int
+    """The rank to be."""
 
     @property
     def ranks_per_node(self) -> int:
         """Processes of a node."""
-        return min(self.gpus, self.job.cluster.gpus_per_node)
+        return min(self.on.gpus, self.on.gpus_per_node)
 
 
-def make_request(job: Job, gpu: str, gpus: int | None = None, rank: int = 0) -> Request:
-    """Check the options of a rehearsal, and that the job can run on so many GPUs.
+def make_request(job: Job, on: Speed, rank: int = 0) -> Request:
+    """Check that a job can run on so many GPUs, and that there is the rank.
 
     Args:
         job: The job.
-        gpu: The name of the GPU.
-        gpus: The number of GPUs; None for the job's own.
+        on: The GPUs, their number, and the network.
         rank: The rank to be.
 
     Raises:
-        UserError: If the GPU is unknown, the job cannot run on so many GPUs, or there is no such rank.
+        UserError: If the job cannot run on so many GPUs, or there is no such rank.
     """
-    if gpus is not None and gpus < 1:
-        raise UserError(f"--gpus {gpus} is not a number of GPUs; give 1 or more")
-    size = job.cluster.gpus if gpus is None else gpus
-    if not 0 <= rank < size:
-        raise UserError(f"--rank {rank} does not exist; the ranks of {size} GPUs are 0 to {size - 1}")
+    if not 0 <= rank < on.gpus:
+        raise UserError(f"--rank {rank} does not exist; the ranks of {on.gpus} GPUs are 0 to {on.gpus - 1}")
 
     Budget.of(job.phases, job.data.lanes)
-    check_world_size(size, job.data.lanes)
-    check_sharding(job.sharding, size, "cuda")
-    return Request(job, find_gpu(gpu), size, rank)
+    check_world_size(on.gpus, job.data.lanes)
+    check_sharding(job.sharding, on.gpus, "cuda")
+    return Request(job, on, rank)

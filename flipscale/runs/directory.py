@@ -105,6 +105,11 @@ class RunDirectory:
         return self.path / "starts.jsonl"
 
     @property
+    def rehearsal(self) -> Path:
+        """What `flipscale submit --rehearse` found before the last submission (cli.rehearse)."""
+        return self.path / "rehearsal.json"
+
+    @property
     def stop_file(self) -> Path:
         """The file that requests a stop while it exists."""
         return self.path / "STOP"

@@ -19,11 +19,13 @@ LAYERS = 12  # of each tower of vit_b16
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="the fake GPU needs a C++ compiler")
 
 
-def flipscale(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `flipscale rehearse`."""
-    command = [str(COMMAND), "rehearse", *map(str, arguments)]
+def flipscale(
+    *arguments: object, command: str = "rehearse", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of flipscale."""
+    words = [str(COMMAND), command, *map(str, arguments)]
     return subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        words, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
 
 
@@ -110,12 +112,30 @@ def test_machine_without_a_compiler_says_what_it_cannot_see(tmp_path: Path):
     assert "not looked at: no C++ compiler is installed" in done.stdout
 
 
+@needs_compiler
+@pytest.mark.slow
+def test_submission_of_a_step_that_does_not_fit_is_refused(tmp_path: Path):
+    site = tmp_path / "site.yaml"
+    site.write_text("gpu: a100-40gb\n")
+    job = (JOBS / "dev/tiny.yaml", f"output={tmp_path / 'run'}", "--dry-run", "--rehearse")
+    large = ("model=vit_b16", "phases.0.batch_size=8192", "phases.0.samples=16384")
+
+    done = flipscale(*job, *large, "--site", site, command="submit")
+    assert done.returncode == 2
+    assert "tiny: the step of phase masked does not fit a a100-40gb" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+    unnamed = flipscale(*job, command="submit", FLIPSCALE_SITE="")
+    assert unnamed.returncode == 2
+    assert "name it as `gpu` in the site file" in unnamed.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--gpu", "h100"], "there is no GPU 'h100' in the table; did you mean"),
         (["--gpus", "0"], "--gpus 0 is not a number of GPUs"),
-        (["--gpus", "3"], "3 processes"),
+        (["--gpus", "3"], "3"),
         (["--rank", "2"], "--rank 2 does not exist; the ranks of 2 GPUs are 0 to 1"),
         (["sharding.strategy=hsdp", "sharding.shard_size=4"], "shard_size"),
     ],

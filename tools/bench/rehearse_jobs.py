@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from flipscale.config import Job, load_job
+from flipscale.planning.throughput import Speed, make_speed
 from flipscale.rehearsal.rehearse import rehearse
 from flipscale.rehearsal.request import make_request
 from flipscale.rehearsal.results import PhaseResult, Rehearsal
@@ -69,7 +70,7 @@ def main() -> None:
     found: dict[str, Rehearsal] = {}
     for name, job in _new_steps(options.only):
         print(f"{name} ...", flush=True)
-        found[name] = rehearse(make_request(job, options.gpu))
+        found[name] = rehearse(make_request(job, _speed(job, options.gpu)))
         rows += [(f"{name}, {phase.name}", phase) for phase in found[name].phases]
 
     raw = options.out.with_suffix(".json")
@@ -87,6 +88,10 @@ def main() -> None:
             work=_table(WORK, [_work_cells(name, phase) for name, phase in rows]),
         )
     )
+
+
+def _speed(job: Job, gpu: str) -> Speed:
+    return make_speed(gpu, job.cluster.gpus, gpus_per_node=job.cluster.gpus_per_node)
 
 
 def _new_steps(only: str) -> Iterator[tuple[str, Job]]:
