@@ -24,6 +24,9 @@ class Job(Strict):
     """The model; the bare name of a preset stands for `{preset: NAME}`."""
     seed: Count = 0
     """Seeds the initial weights, the sample order, the augmentations and the masks."""
+    deterministic: bool = False
+    """Use only algorithms that repeat to the bit on GPUs, too: a step that is repeated on as many GPUs of the
+    same kind gives the same numbers. It is slower."""
     data: Data
     """The training set."""
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)]

@@ -24,6 +24,7 @@ CHANGEABLE = (
     "data.max_bad_fraction",
     "data.workers",
     "data.tokenizer.vocab",  # the tokenizer's fingerprint shows whether it is the same
+    "deterministic",
     # All of sharding except the precision: what it distributes and recomputes changes no result.
     "sharding.strategy",
     "sharding.shard_size",

@@ -18,7 +18,8 @@ from flipscale.runs.records import Record, integer, text
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-# Fields that depend on the machine and the time of day; all others repeat bit by bit when steps are replayed.
+# Fields that depend on the machine and the time of day. When steps are replayed, all others are the same to
+# the bit on a CPU, and on GPUs if the job is deterministic; else GPUs repeat counts, rates and digests only.
 TIMING_FIELDS = frozenset(
     {"time", "seconds", "images_per_second", "tflops", "mfu", "data_wait_fraction", "peak_memory_gb"}
 )

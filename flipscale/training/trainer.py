@@ -13,7 +13,7 @@ from flipscale.runs.identity import check_identity
 from flipscale.runs.resume_point import find_resume_point
 from flipscale.training.data import open_data
 from flipscale.training.loop import TrainingLoop
-from flipscale.training.precision import slow_in_bf16
+from flipscale.training.precision import slow_precision
 from flipscale.training.stage import Stage
 
 _log = logging.getLogger(__name__)
@@ -47,10 +47,8 @@ def train(job: Job, budget: Budget, segment: Segment, *, from_zero: bool = False
     segment.begin(progress)
     if world.leads:
         run.forget_zero_request()  # the ledger says now that the run began at zero
-    if world.leads and job.sharding.precision == "bf16" and slow_in_bf16(world.device):
-        _log.warning(
-            "this CPU has no AVX-512, and bf16 is slow on it: set sharding.precision to fp32 in a new run"
-        )
+    if world.leads and (warning := slow_precision(job.sharding.precision, world.device)):
+        _log.warning("%s", warning)
 
     # Check the data before the model takes memory: other data would be another run.
     data = open_data(job, run.path, budget, world)
