@@ -7,12 +7,20 @@ would otherwise wait for its children.
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import socket
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+
+FORK = multiprocessing.get_context("fork")
+"""The start method of pools and loaders: their processes share this process's heap, and are its children.
+
+`die_with_parent` ends any other process. Python's default from 3.14 on is forkserver, whose processes are
+children of a server, and begin with an empty heap.
+"""
 
 _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 

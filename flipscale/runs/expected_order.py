@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flipscale.child_process import die_with_parent
+from flipscale.child_process import FORK, die_with_parent
 from flipscale.data.order.lanes import Int64s, Samples, content_hashes, hash64
 from flipscale.data.order.mixture import Mixture, Strand
 from flipscale.data.shards.checksums import SampleChecksums
@@ -91,7 +91,7 @@ def expected_orders(
                 np.add(column, own, out=column)
 
     if workers > 1:
-        with ProcessPoolExecutor(workers, None, die_with_parent, (os.getpid(),)) as pool:
+        with ProcessPoolExecutor(workers, FORK, die_with_parent, (os.getpid(),)) as pool:
             add(pool.map(one_lane, range(order.lanes), chunksize=-(-order.lanes // (4 * workers))))
     else:
         add(map(one_lane, range(order.lanes)))

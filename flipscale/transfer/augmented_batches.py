@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from flipscale.child_process import die_with_parent
+from flipscale.child_process import FORK, die_with_parent
 from flipscale.config import Augmentation
 from flipscale.data.quarantine import BadSample
 from flipscale.data.samples.augment import DRAWS, random_views
@@ -90,6 +90,7 @@ class AugmentedBatches:
             batch_size=None,
             sampler=keys,
             num_workers=self._workers,
+            multiprocessing_context=FORK if self._workers else None,
             pin_memory=self._world.device.type == "cuda",
             worker_init_fn=partial(_start_worker, os.getpid()) if self._workers else None,
         )

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from flipscale.addresses import without_secrets
-from flipscale.child_process import die_with_parent
+from flipscale.child_process import FORK, die_with_parent
 from flipscale.config import IMAGE_EXTENSIONS
 from flipscale.data.checks.caption_members import caption_members, member_content
 from flipscale.data.checks.cleaning import write_clean
@@ -78,7 +78,7 @@ def check_shards(paths: Sequence[str], checking: Checking, workers: int) -> Iter
         yield from map(check, range(len(paths)), paths)
         return
 
-    with ProcessPoolExecutor(workers, None, die_with_parent, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(workers, FORK, die_with_parent, (os.getpid(),)) as pool:
         yield from pool.map(check, range(len(paths)), paths)
 
 

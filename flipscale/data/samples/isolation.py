@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 
-from flipscale.child_process import die_with_parent
+from flipscale.child_process import FORK, die_with_parent
 from flipscale.data.quarantine import BadSample
 from flipscale.errors import RunError, UserError
 
@@ -88,8 +88,7 @@ class IsolatedDecoder:
 
     def _start(self) -> Connection:
         self._connection, other = multiprocessing.Pipe()
-        context = multiprocessing.get_context("fork")  # the function need not be importable
-        self._process = context.Process(
+        self._process = FORK.Process(  # the function need not be importable
             target=_serve, args=(self._decode, other, self._connection, os.getpid()), daemon=True
         )
         self._process.start()

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from flipscale.budget import Budget, Step
-from flipscale.child_process import die_with_parent
+from flipscale.child_process import FORK, die_with_parent
 from flipscale.data.order.lanes import Int64s, rank_positions
 from flipscale.data.quarantine import BadRecord
 from flipscale.data.samples.reader import Chunk, SampleReader
@@ -160,6 +160,7 @@ class Stream:
             batch_size=None,
             sampler=_ChunkSampler(self, samples_seen),
             num_workers=self._workers,
+            multiprocessing_context=FORK if self._workers else None,
             pin_memory=self._copies is not None,
             prefetch_factor=self._prefetch() if self._workers else None,
             worker_init_fn=partial(_start_worker, os.getpid()),

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from flipscale.addresses import without_secrets
-from flipscale.child_process import die_with_parent
+from flipscale.child_process import FORK, die_with_parent
 from flipscale.data.shards import index_directory
 from flipscale.data.shards.index import Damage, Index, Shard, expand_shards
 from flipscale.data.shards.index_document import write_index
@@ -187,7 +187,7 @@ def _map(one: Callable[[str], _ScannedShard], paths: list[str], workers: int) ->
             yield from _chunk(one, part)
         return
 
-    with ProcessPoolExecutor(workers, None, die_with_parent, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(workers, FORK, die_with_parent, (os.getpid(),)) as pool:
         for results in pool.map(partial(_chunk, one), chunks):
             yield from results
 
