@@ -6,9 +6,10 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from flipscale.documents import read_as
 from flipscale.errors import Reason, UserError
@@ -20,7 +21,12 @@ BEAT_SECONDS = 5.0
 DIRECTORY = "heartbeats"
 _KEPT_ATTEMPTS = 5  # including the current one
 
+ProcessEnd = Literal["stopped", "done", "failed"]
 ProcessState = Literal["starting", "training", "saving", "stopped", "done", "failed"]
+
+ENDED_STATES: tuple[ProcessEnd, ...] = get_args(ProcessEnd)
+"""The states of a process that has ended."""
+_ENDS = "ended"  # a folder with an empty file RANK.STATE for each process that has ended
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Heartbeat:
 
 
 def write_heartbeat(run: Path, beat: Heartbeat) -> None:
-    """Replace the file of a process; a reader sees either the old or the new one.
+    """Replace the file of a process; a reader sees either the old or the new one. The last one notes the end.
 
     The file is not synced to disk: a heartbeat matters only while its process is alive.
 
@@ -92,8 +98,9 @@ def write_heartbeat(run: Path, beat: Heartbeat) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    path = attempt_directory(run, beat.attempt) / f"rank_{beat.rank:05d}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _path(run, beat.attempt, beat.rank)
+    ends = path.parent / _ENDS
+    ends.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     text = json.dumps(asdict(beat))
     try:
@@ -103,6 +110,10 @@ def write_heartbeat(run: Path, beat: Heartbeat) -> None:
         # A full disk has no room for a second file, but the process still has to say how it ended.
         partial.unlink(missing_ok=True)
         overwrite(path, text)
+
+    # Who finds the note reads the heartbeat, so that the note comes last.
+    if beat.state in ENDED_STATES:
+        (ends / f"{beat.rank}.{beat.state}").touch()
 
 
 def read_heartbeats(run: Path, attempt: str | None = None) -> list[Heartbeat]:
@@ -121,13 +132,32 @@ def read_heartbeats(run: Path, attempt: str | None = None) -> list[Heartbeat]:
     if Path(attempt).name != attempt:  # from a damaged or foreign segment.json: it does not name a start
         return []
 
-    beats: list[Heartbeat] = []
-    for path in sorted(attempt_directory(run, attempt).glob("rank_*.json")):
-        try:
-            beats.append(read_as(Heartbeat, path))
-        except (OSError, UserError):
-            continue  # removed since the directory was read, or damaged
-    return beats
+    paths = sorted(attempt_directory(run, attempt).glob("rank_*.json"))
+    return [beat for beat in map(_read, paths) if beat is not None]
+
+
+def read_heartbeat(run: Path, attempt: str, rank: int) -> Heartbeat | None:
+    """Return the last heartbeat of one process of a start; None if it cannot be read."""
+    return _read(_path(run, attempt, rank))
+
+
+def read_ends(run: Path, attempt: str) -> dict[int, ProcessEnd]:
+    """Return how processes of a start have ended, by rank; those that have not are left out.
+
+    This lists one folder, which is empty while all of them run: each of a thousand processes may look every
+    few seconds. Reading all heartbeats, they would open 200,000 files per second.
+
+    Args:
+        run: The run directory.
+        attempt: Name of the start.
+    """
+    ends: dict[int, ProcessEnd] = {}
+    with suppress(OSError):
+        for name in os.listdir(attempt_directory(run, attempt) / _ENDS):
+            rank, _, state = name.partition(".")
+            if rank.isdecimal() and state in ENDED_STATES:
+                ends[int(rank)] = state
+    return ends
 
 
 def attempt_directory(run: Path, attempt: str) -> Path:
@@ -144,6 +174,17 @@ def forget_old_attempts(run: Path) -> None:
     """Remove the heartbeats of all but the newest starts; the ledger has what matters of the others."""
     for path in _attempts(run)[:-_KEPT_ATTEMPTS]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _path(run: Path, attempt: str, rank: int) -> Path:
+    return attempt_directory(run, attempt) / f"rank_{rank:05d}.json"
+
+
+def _read(path: Path) -> Heartbeat | None:
+    try:
+        return read_as(Heartbeat, path)
+    except (OSError, UserError):  # removed since the directory was read, or damaged
+        return None
 
 
 def _attempts(run: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from flipscale.order_digest import OrderDigest
 from flipscale.progress import Progress
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.failures import Failure
-from flipscale.runs.heartbeat import Heartbeat, read_heartbeats, write_heartbeat
+from flipscale.runs.heartbeat import Heartbeat, read_ends, read_heartbeats, write_heartbeat
 from flipscale.runs.ledger import read_ledger, read_open_segment
 from flipscale.runs.ledger_writer import LedgerWriter
 
@@ -55,6 +55,7 @@ def test_end_of_a_segment_is_kept_without_any_space(small_disk: Path) -> None:
     failed = Heartbeat("here.1", 0, 1, "n1", os.getpid(), "failed", 640, 0.1, 1e9, "disk", "no space " * 50)
     write_heartbeat(small_disk, failed)
     assert read_heartbeats(small_disk, "here.1") == [failed]
+    assert read_ends(small_disk, "here.1") == {0: "failed"}
 
     reached = Progress(640, OrderDigest(7))
     with pytest.raises(OSError, match="No space"):

@@ -10,7 +10,7 @@ from typing import NoReturn
 from flipscale.distributed.placement import Placement
 from flipscale.orchestration.segments.process_exit import exit_now
 from flipscale.processes import own_mark
-from flipscale.runs.heartbeat import Heartbeat, read_heartbeats
+from flipscale.runs.heartbeat import Heartbeat, read_ends, read_heartbeat, read_heartbeats
 
 SECONDS_TO_REPORT = 3.0
 """Seconds in which all processes of a start have said how they failed."""
@@ -29,9 +29,16 @@ def await_reports(run: Path, attempt: str, place: Placement) -> None:
         place: The placement of this process.
     """
     until = time.monotonic() + SECONDS_TO_REPORT
+    missing = set(range(place.size)) - {place.rank}
+    beats: dict[int, Heartbeat] = {}  # read once: they say which processes the missing ones are
     while time.monotonic() < until:
-        beats = read_heartbeats(run, attempt)
-        if len(beats) >= place.size and all(_is_over(beat, place) for beat in beats):
+        missing -= read_ends(run, attempt).keys()
+        for rank in missing - beats.keys():
+            beat = read_heartbeat(run, attempt, rank)
+            if beat is not None:
+                beats[rank] = beat
+
+        if all(rank in beats and _is_gone(beats[rank]) for rank in missing):
             return
         time.sleep(_LOOK_SECONDS)
 
@@ -60,10 +67,7 @@ def give_up(run: Path, place: Placement, start_again: Callable[[], bool]) -> NoR
     exit_now(1)
 
 
-def _is_over(beat: Heartbeat, place: Placement) -> bool:
-    """Return whether a process has reported its end, or is a process of this machine that is gone."""
-    if beat.state in ("failed", "stopped", "done") or beat.rank == place.rank:
-        return True
-
+def _is_gone(beat: Heartbeat) -> bool:
+    """Return whether the process of a heartbeat is one of this machine that is gone."""
     here = own_mark().boot
     return bool(here) and beat.boot == here and not beat.mark.lives

@@ -24,6 +24,8 @@ from flipscale.runs.heartbeat import (
     ProcessState,
     attempt_directory,
     forget_old_attempts,
+    read_ends,
+    read_heartbeat,
     read_heartbeats,
     write_heartbeat,
 )
@@ -178,9 +180,12 @@ class Watchdog:
 
     def _look_at_peers(self) -> None:
         """End this process if a peer has failed and training, in a GPU collective, does not notice."""
-        for beat in read_heartbeats(self._run, self._attempt):
-            if beat.state == "failed" and beat.rank != self._world.rank and beat.age > _GRACE_AFTER_PEER:
-                self._end(Failure(beat.kind or "code", f"rank {beat.rank} on {beat.node}: {beat.message}"))
+        for rank, state in read_ends(self._run, self._attempt).items():
+            if state != "failed" or rank == self._world.rank:
+                continue
+            beat = read_heartbeat(self._run, self._attempt, rank)
+            if beat is not None and beat.state == "failed" and beat.age > _GRACE_AFTER_PEER:
+                self._end(Failure(beat.kind or "code", f"rank {rank} on {beat.node}: {beat.message}"))
 
     def _hang(self, seconds: float) -> Failure:
         beats = read_heartbeats(self._run, self._attempt)

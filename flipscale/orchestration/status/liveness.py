@@ -12,7 +12,7 @@ import psutil
 
 from flipscale.distributed.placement import read_placement
 from flipscale.errors import UserError
-from flipscale.runs.heartbeat import BEAT_SECONDS, Heartbeat
+from flipscale.runs.heartbeat import BEAT_SECONDS, ENDED_STATES, Heartbeat
 from flipscale.runs.ledger import LedgerLine
 from flipscale.runs.submissions import RecordedJob
 from flipscale.slurm import JobState, SlurmError, query_accounting, query_queue
@@ -22,7 +22,6 @@ _SILENT_SECONDS = 12 * BEAT_SECONDS
 _SILENT_STEPS = 10
 UNKNOWN = "UNKNOWN"  # state of a job if Slurm could not be asked
 _CLOCK_SLACK = 2.0  # seconds; process times count from the boot, in ticks
-ENDED_STATES = ("stopped", "done", "failed")
 """States of a last heartbeat: the process says that it ends."""
 _JOBS_ASKED_FOR = 10  # the newest submissions: a running job and its successor are among them
 

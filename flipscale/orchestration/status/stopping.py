@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flipscale.errors import RunError, UserError
-from flipscale.orchestration.status.liveness import ENDED_STATES, UNKNOWN, JobStatus, SlurmView, here
+from flipscale.orchestration.status.liveness import UNKNOWN, JobStatus, SlurmView, here
 from flipscale.orchestration.status.outlook import continues_by_itself
 from flipscale.orchestration.status.run_status import RunStatus, read_status
 from flipscale.runs.directory import RunDirectory
-from flipscale.runs.heartbeat import Heartbeat, attempt_directory
+from flipscale.runs.heartbeat import ENDED_STATES, Heartbeat, attempt_directory
 from flipscale.runs.snapshot import read_files
 from flipscale.slurm import SlurmError, cancel_jobs
 
