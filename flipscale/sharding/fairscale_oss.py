@@ -45,6 +45,7 @@ class FairscaleOssModel:
         from fairscale.optim.oss import OSS
 
         self._leads = world.leads
+        self._device = world.device
         model = model.to(world.device)
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
@@ -86,7 +87,9 @@ class FairscaleOssModel:
     def gradient_norm(self, max_norm: float | None) -> Tensor:
         """Return the norm of the whole gradient, and clip it to `max_norm` if there is one."""
         # Not OSS.clip_grad_norm: it waits for the device, and it always clips.
-        squared = torch.nn.utils.get_total_norm(self._owned_gradients()).square()
+        norm = torch.nn.utils.get_total_norm(self._owned_gradients())
+        # A process that owns no parameter has a zero on the CPU, which would go to another backend.
+        squared = norm.to(self._device).square()
         dist.all_reduce(squared)
         norm = squared.sqrt()
         if max_norm is not None:

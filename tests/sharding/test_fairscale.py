@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from support.one_process import OneProcess, assert_same
+import torch.distributed as dist
+from support.one_process import SPEC, OneProcess, assert_same
 from support.tiny_run import TinyRun
 from torch import Tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from flipscale.distributed.world import leave_world
+from flipscale.config import Optimizer, Sharding
+from flipscale.distributed.world import World, leave_world
+from flipscale.models.flip import build_model
+from flipscale.sharding.fairscale_oss import FairscaleOssModel
 
 MakeRun = Callable[..., TinyRun]
 SHORT = [{"name": "p", "samples": 96, "mask_ratio": 0.5, "batch_size": 16, "base_lr": 0.02, "warmup": 64}]
@@ -76,6 +81,24 @@ def test_a_reset_optimizer_is_a_fresh_one(strategy: str, device: str) -> None:
         assert each.model.updates() == 0
     tolerance = 1e-6 if device == "cpu" else 1e-4
     assert run.steps(range(2, 5)) == [pytest.approx(step, rel=tolerance) for step in plain.steps(range(2, 5))]
+
+
+@pytest.fixture
+def last_of_512() -> Iterator[World]:
+    """Yield the last of 512 processes on torch's fake backend; no other process exists."""
+    leave_world()
+    dist.init_process_group("fake", store=FakeStore(), rank=511, world_size=512)
+    yield World(511, 512, 7, 8, torch.device("meta"))
+    leave_world()
+
+
+def test_owner_of_nothing_has_its_norm_on_the_device(last_of_512: World) -> None:
+    """A norm on the CPU would be summed by gloo, while the other processes wait in NCCL."""
+    model = build_model(SPEC, device="meta")
+    assert len(list(model.parameters())) < last_of_512.size
+    sharded = FairscaleOssModel(model, Sharding(strategy="fairscale_oss"), Optimizer(), last_of_512)
+    for max_norm in (None, 1.0):
+        assert sharded.gradient_norm(max_norm).device == last_of_512.device
 
 
 @pytest.mark.slow
