@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -77,7 +78,10 @@ class CheckpointWriter:
 
         # The background collectives need their own group: on a shared one they would meet those of training.
         self._group = world.new_group()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        # Without a device of its own the thread would take memory on GPU 0 of the node.
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="checkpoint", initializer=_use_device, initargs=(world.device,)
+        )
         self._copy = HostCopy()
         self._pending: Future[None] | None = None
         # Only the leading process deletes.
@@ -238,6 +242,12 @@ def file_numbers(sizes: dict[str, int]) -> dict[str, int]:
         total += size
         numbers[name] = 1 + total // FILE_BYTES
     return numbers
+
+
+def _use_device(device: torch.device) -> None:
+    """Make a GPU the current device of this thread: torch's writer synchronizes the current device."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _synced_files(path: Path, world: World) -> dict[str, StoredFile]:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from flipscale.errors import RunError, UserError
 from flipscale.files import too_many_files
 from flipscale.order_digest import OrderDigest
 from flipscale.progress import Progress
-from flipscale.runs import checkpoint
+from flipscale.runs import checkpoint, checkpoint_writer
 from flipscale.runs.checkpoint_writer import FILE_BYTES, CheckpointWriter, file_numbers
 from flipscale.runs.manifest import directory_name, read_manifest
 
@@ -36,6 +37,30 @@ def test_saved_state_is_loaded_bit_for_bit(tmp_path: Path) -> None:
     assert (tmp_path / "c" / "LATEST").read_text().strip() == newest.path.name
     for name, tensor in load(newest).items():
         assert torch.equal(tensor, state_at(16)[name])
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda:3", torch.device("cuda", 3)), ("cpu", None)])
+def test_background_thread_uses_the_device_of_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, expected: torch.device | None
+) -> None:
+    """A fake `set_device`: this machine may have no GPU. A new thread begins on device 0, as CUDA's do."""
+    current = threading.local()
+    seen: list[torch.device | None] = []
+    write = checkpoint_writer.save_distributed
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        assert threading.current_thread() is not threading.main_thread()
+        seen.append(getattr(current, "device", None))
+        return write(*args, **kwargs)
+
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(current, "device", device))
+    monkeypatch.setattr(checkpoint_writer, "save_distributed", watched)
+    world = World(0, 1, 3, 8, torch.device(device))
+    writer = CheckpointWriter(tmp_path, {}, 2, Progress(), world)
+    writer.save(state_at(8).items(), Progress(samples_seen=8), permanent=False)
+    writer.close()
+    assert seen == [expected]
+    assert not hasattr(current, "device")  # the thread of training keeps its own
 
 
 def truncate(path: Path) -> None:
