@@ -50,7 +50,7 @@ class FsdpModel(InPlaceOptimizer):
         self._bf16 = sharding.precision == "bf16"
         self._device = world.device
         mesh = _mesh(world, sharding.shard_size)
-        self._share_group = mesh.get_group(mesh.ndim - 1)
+        self._copies = world.size // mesh.size(mesh.ndim - 1)
 
         # Cast and shard before there is memory for the weights.
         if sharding.precision == "fp64":
@@ -79,8 +79,10 @@ class FsdpModel(InPlaceOptimizer):
         # On the shares, with one collective: on DTensors torch would start one for each parameter.
         gradients = [_share(p.grad) for p in self._parameters.values() if p.grad is not None]
         squared = torch.nn.utils.get_total_norm(gradients).double().square()
-        dist.all_reduce(squared, group=self._share_group)
-        norm = squared.sqrt().to(gradients[0].dtype)
+        # Over all copies: sums of their own could differ by a rounding, and copies that are clipped
+        # differently stay different.
+        dist.all_reduce(squared)
+        norm = (squared / self._copies).sqrt().to(gradients[0].dtype)
 
         if max_norm is not None:
             torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from support.spawned import spawn
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 from torch.nn.parallel import DistributedDataParallel
@@ -72,24 +71,6 @@ def batch_of(size: int) -> tuple[Tensor, Tensor]:
         torch.randn(size, 6, generator=generator, dtype=torch.float64),
         torch.randn(size, 4, generator=generator, dtype=torch.float64),
     )
-
-
-def spawn(worker: Callable[..., None], world_size: int, directory: Path) -> None:
-    # One clean interpreter imports torch for all of them.
-    mp.get_context("forkserver").set_forkserver_preload(["torch.distributed", "torch.nn.parallel"])
-    arguments = (worker, world_size, str(directory / "rendezvous"))
-    mp.start_processes(_start, arguments, nprocs=world_size, start_method="forkserver")
-
-
-def _start(rank: int, worker: Callable[..., None], world_size: int, rendezvous: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world_size)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)  # a renamed collective would warn at every step
-            worker(rank, world_size)
-    finally:
-        dist.destroy_process_group()
 
 
 def check_full_batch_gradients(rank: int, world_size: int) -> None:
