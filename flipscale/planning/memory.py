@@ -29,6 +29,8 @@ from flipscale.planning.flops import parameter_count
 
 # DeepSpeed's reduce_bucket_size: a buffer of this many elements, whatever the size of the model.
 _DEEPSPEED_BUCKET = 500_000_000
+# Under zero1 and zero2 on GPUs (sharding/deepspeed.py): one bucket is filled while another is reduced.
+_DEEPSPEED_SMALL_BUCKET = 100_000_000
 # DeepSpeed's stage3_max_live_parameters: weights that it leaves gathered because they are used again soon.
 _DEEPSPEED_LIVE = 1_000_000_000
 
@@ -217,12 +219,14 @@ def _state(setting: _Setting, spec: ModelSpec) -> _State:
             outer = _outer(spec) * sizes.exact
             return _State(share, share, 2 * share, 4 * largest + 2 * outer, 3 * share)
         case "zero1" | "zero2" | "zero3":
-            return _deepspeed(sharding.strategy, sharding.offload_optimizer, whole, share)
+            return _deepspeed(sharding.strategy, sharding.offload_optimizer, whole, share, setting.device)
 
 
-def _deepspeed(strategy: str, offload: bool, whole: int, share: int) -> _State:
+def _deepspeed(strategy: str, offload: bool, whole: int, share: int, device: Device) -> _State:
     """Count ZeRO, which also keeps an fp32 master copy of the share although the weights are fp32."""
     bucket = 4 * _DEEPSPEED_BUCKET
+    if device == "cuda" and strategy != "zero3":
+        bucket = 4 * _DEEPSPEED_SMALL_BUCKET * (1 if offload else 2)
     moments = 0 if offload else 2 * share
     master = 0 if offload else share
     host = 3 * share + (2 * share if offload else 0)

@@ -36,6 +36,10 @@ from flipscale.sharding.wrapping import (
     own_share,
 )
 
+_BUCKET = 100_000_000
+"""Elements that zero1 and zero2 reduce at once on GPUs. With DeepSpeed's 500,000,000, most models are one
+bucket, which is full only when the backward ends; two buffers of this size are also smaller."""
+
 
 class ZeroModel:
     """The strategies `zero1` to `zero3`, which shard the moments, then also gradients, then also weights.
@@ -66,7 +70,7 @@ class ZeroModel:
         self._engine: Any = self._deepspeed.initialize(
             model=Autocast(model, world.device, enabled=sharding.precision == "bf16"),
             optimizer=self._optimizer,
-            config=_engine_config(self._stage, sharding.offload_optimizer),
+            config=_engine_config(self._stage, sharding.offload_optimizer, world.device),
             dist_init_required=False,
         )[0]
         self._zero: Any = self._engine.optimizer
@@ -212,17 +216,22 @@ def _quiet_deepspeed(world: World) -> Any:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # Otherwise it runs a compiler at start-up, for a collective that only its inference uses.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if world.device.type == "cpu":
+        # Otherwise it runs a compiler at start-up, for a collective that only its inference uses. Newer
+        # versions make this table on its first use, by probes that run compilers as well.
+        vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     return deepspeed
 
 
-def _engine_config(stage: int, offload: bool) -> dict[str, Any]:
+def _engine_config(stage: int, offload: bool, device: torch.device) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": stage,
         # With the default (true), zero3 replaces torch.nn.functional.linear for the rest of the process.
         "memory_efficient_linear": False,
     }
+    if stage < 3 and device.type == "cuda":
+        zero["reduce_bucket_size"] = _BUCKET
+        zero["overlap_comm"] = not offload and _overlap_is_safe()
     if offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     elif stage < 3:
@@ -233,6 +242,19 @@ def _engine_config(stage: int, offload: bool) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0,  # default: 1.0; `gradient_norm` clips instead
         "zero_optimization": zero,
+        # The host would wait for the device in every forward, to measure a throughput that nobody reads.
+        "timers": {"throughput": {"enabled": False}},
         # torch's AdamW even if moments are offloaded: DeepSpeed would compile its own.
         "zero_force_ds_cpu_optimizer": False,
     }
+
+
+def _overlap_is_safe() -> bool:
+    """Return whether zero1 and zero2 may reduce gradients while the backward runs (private to DeepSpeed).
+
+    Before 0.19.4 the reduction waited for one stream only. It could read gradients that another stream still
+    wrote, as those of compiled blocks can (issue 8061 of DeepSpeed).
+    """
+    from deepspeed.runtime.zero.stage_1_and_2 import IPGBucket
+
+    return hasattr(IPGBucket(), "copy_streams")

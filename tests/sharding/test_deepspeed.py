@@ -95,6 +95,49 @@ def test_a_reset_optimizer_is_a_fresh_one(strategy: str) -> None:
     assert run.steps(range(2, 5)) == [pytest.approx(step, rel=1e-6) for step in plain.steps(range(2, 5))]
 
 
+@pytest.mark.parametrize("strategy", STAGES)
+def test_host_waits_for_the_device_in_no_micro_batch(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed's timer begins with the third step, and would wait in each of the eight forwards."""
+    from deepspeed.accelerator import get_accelerator
+
+    run = OneProcess.start(strategy, micro_batch=1)
+    waits: list[str] = []
+    monkeypatch.setattr(get_accelerator(), "synchronize", lambda *args: waits.append("synchronize"))
+    run.steps(range(5))
+    assert waits == []
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "zero2"])
+def test_reduction_during_the_backward_gives_the_same_numbers(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPUs reduce so; on a CPU there are no streams, but the same buckets, and micro-batches that add up."""
+    plain = OneProcess.start(strategy, micro_batch=2)
+    expected = plain.steps(range(3), clip=0.5)
+
+    config = deepspeed._engine_config
+    on_gpu = lambda stage, offload, device: config(stage, offload, torch.device("cuda"))  # noqa: E731
+    monkeypatch.setattr(deepspeed, "_engine_config", on_gpu)
+    monkeypatch.setattr(deepspeed, "_BUCKET", 20_000)
+    overlapped = OneProcess.start(strategy, micro_batch=2)
+    assert isinstance(overlapped.model, deepspeed.ZeroModel)
+    assert overlapped.model._zero.overlap_comm == deepspeed._overlap_is_safe()
+    assert overlapped.steps(range(3), clip=0.5) == expected
+    assert_same(overlapped.copied_state(), plain.copied_state())
+
+
+@pytest.mark.parametrize(("device", "table"), [("cuda", None), ("cpu", {"deepspeed_shm_comm": False})])
+def test_no_operation_is_probed(
+    device: str, table: dict[str, bool] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probes of newer versions run compilers, in every process, on the first use of the table."""
+    import deepspeed as library
+
+    monkeypatch.delitem(vars(library.ops), "__compatible_ops__", raising=False)
+    deepspeed._quiet_deepspeed(World(0, 1, 0, 1, torch.device(device)))
+    assert vars(library.ops).get("__compatible_ops__") == table
+
+
 def test_the_process_keeps_its_linear_function() -> None:
     linear = torch.nn.functional.linear
     OneProcess.start("zero3").steps(range(1))
