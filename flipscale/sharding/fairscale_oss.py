@@ -101,11 +101,25 @@ class FairscaleOssModel:
 
     def update(self, lr: float, finite: Tensor) -> None:
         """Apply the gradients unless `finite` (0-d bool) is false, and clear them."""
-        set_lr(self._optimizer, lr)
-        skip_unless(self._optimizer.optim, finite)
-        self._optimizer.step()
+        optimizer = self._optimizer.optim
+        set_lr(optimizer, lr)
+        skip_unless(optimizer, finite)
+        # Not OSS.step: it waits for the device before it sends the weights.
+        optimizer.step()
+        self._send_weights()
         # Not the optimizer's zero_grad: it would separate the gradients from the wrapper's reduction buffers.
         self._wrapped.zero_grad()
+
+    def _send_weights(self) -> None:
+        """Send the weights of every owner to all processes. On a GPU this follows the update in its queue."""
+        works = [
+            dist.broadcast(bucket.buffer, src=owner, async_op=True)
+            for buckets in self._optimizer.buckets.values()
+            for owner, bucket in buckets.items()
+        ]
+        for work in works:
+            assert work is not None
+            work.wait()
 
     def reset_optimizer(self) -> None:
         """Set the moments to zero and restart the bias correction."""

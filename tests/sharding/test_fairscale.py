@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import torch.distributed as dist
+from fairscale.optim.oss import OSS
 from support.one_process import SPEC, OneProcess, assert_same
 from support.tiny_run import TinyRun
 from torch import Tensor
@@ -81,6 +82,20 @@ def test_a_reset_optimizer_is_a_fresh_one(strategy: str, device: str) -> None:
         assert each.model.updates() == 0
     tolerance = 1e-6 if device == "cpu" else 1e-4
     assert run.steps(range(2, 5)) == [pytest.approx(step, rel=tolerance) for step in plain.steps(range(2, 5))]
+
+
+def test_update_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OSS is made to believe that it runs on a GPU, and torch.cuda counts how often it is waited for."""
+    waits: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *args, **settings: waits.append(args))
+    on_gpu = property(lambda self: torch.device("cuda"), lambda self, device: None)
+    monkeypatch.setattr(OSS, "_default_device", on_gpu, raising=False)
+
+    run = OneProcess.start("fairscale_oss")
+    before = run.copied_state()
+    run.steps(range(3))
+    assert waits == []
+    assert not torch.equal(run.copied_state()["model.logit_scale"], before["model.logit_scale"])
 
 
 @pytest.fixture
