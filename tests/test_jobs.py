@@ -32,6 +32,7 @@ def job_of(name: str) -> Job:
 def test_every_job_plans(name: str) -> None:
     job = job_of(name)
     plan = plan_job(job)
+    assert plan.fits
     assert plan.samples == sum(phase.samples for phase in job.phases)
     assert expand_shards(job.data.train)
     # The processes of its own cluster block share the lanes.
@@ -178,7 +179,7 @@ def test_jobs_of_table_1f_differ_from_1a_only_by_the_reconstruction(mask: int, b
     job = job_of(f"table1/f_mask{mask}_reconstruction.yaml")
     assert job.loss.reconstruction is not None
     assert job.loss.reconstruction.weight == 1.0  # "simply added"
-    same = {"name": plain.name, "loss": plain.loss}
+    same = {"name": plain.name, "loss": plain.loss, "sharding": plain.sharding}
     assert job.model_copy(update=same) == plain
     assert plan_job(job).decoder_parameters > 0
 

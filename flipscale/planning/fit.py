@@ -48,7 +48,7 @@ def advise(job: Job, spec: ModelSpec, world_size: int, memory: int) -> tuple[str
         sharding = Sharding.model_validate({**job.sharding.model_dump(), **changes})
         changed = job.model_copy(update={"sharding": sharding})
         if all(fits(phase.total, memory) for phase in estimate_memory(changed, spec, world_size)):
-            return tuple(f"sharding.{key}={value}" for key, value in changes.items())
+            return tuple(f"sharding.{key}={as_yaml(value)}" for key, value in changes.items())
 
     return None
 
@@ -88,6 +88,13 @@ def _how(job: Job, spec: ModelSpec, world_size: int, memory: int) -> str | None:
     return None if changes is None else f" with {' '.join(changes)}"
 
 
+def as_yaml(value: object) -> str:
+    """Return a value as a job file has it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _changes(sharding: Sharding, local_batch: int) -> Iterator[Changes]:
     """Yield changes to try, the cheapest first; `local_batch` is the largest batch of one process."""
     mode = sharding.activation_checkpointing
@@ -96,6 +103,10 @@ def _changes(sharding: Sharding, local_batch: int) -> Iterator[Changes]:
     fsdp: Changes = {}
     if strategy in ("ddp", "fairscale_oss", "zero1", "zero2") and not sharding.offload_optimizer:
         fsdp = {"strategy": "fsdp"}
+    elif strategy == "hsdp":
+        fsdp = {"strategy": "fsdp", "shard_size": None}
+    if strategy in ("fsdp", "hsdp") and not sharding.reshard_after_forward:
+        fsdp["reshard_after_forward"] = True
     selective: Changes = {"activation_checkpointing": "selective"} if mode == "none" else {}
     full: Changes = {"activation_checkpointing": "full"} if mode != "full" else {}
 

@@ -9,7 +9,7 @@ from typing import Any
 from flipscale.config import Job, Sharding
 from flipscale.errors import UserError
 from flipscale.models.of_job import phase_specs
-from flipscale.planning.fit import fits, remedy
+from flipscale.planning.fit import as_yaml, fits, remedy
 from flipscale.planning.memory import estimate_memory
 from flipscale.planning.phase_time import phase_step
 from flipscale.planning.plan import model_shape
@@ -167,19 +167,11 @@ def _longest(steps: Sequence[tuple[float, StepTime]]) -> StepTime:
 
 def _overrides(sharding: Sharding, on: Speed) -> tuple[str, ...]:
     """Return the changes to the job file that make a candidate of it."""
-    keys = ["strategy", "activation_checkpointing", "micro_batch"]
-    if sharding.strategy == "hsdp":
-        keys.append("shard_size")
+    # The size of shards also if there is none: the job may have one, which only hsdp takes.
+    keys = ["strategy", "shard_size", "activation_checkpointing", "micro_batch"]
     if sharding.strategy in ("fsdp", "hsdp", "fairscale_fsdp"):
         keys.append("reshard_after_forward")
 
     nodes = f"cluster.nodes={-(-on.gpus // on.gpus_per_node)}"
     per_node = f"cluster.gpus_per_node={min(on.gpus, on.gpus_per_node)}"
-    return nodes, per_node, *(f"sharding.{key}={_yaml(getattr(sharding, key))}" for key in keys)
-
-
-def _yaml(value: object) -> str:
-    """Return a value as a job file has it."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return nodes, per_node, *(f"sharding.{key}={as_yaml(getattr(sharding, key))}" for key in keys)

@@ -76,7 +76,8 @@ def test_table_and_json_of_the_command() -> None:
 
 
 def test_remedy_names_a_larger_gpu_or_more_of_them() -> None:
-    job = load_job(H14)
+    whole = ("sharding.strategy=fsdp", "sharding.shard_size=null", "sharding.reshard_after_forward=true")
+    job = load_job(H14, list(whole))
     tiny = Gpu("tiny", 9 * 2**30, 1e12, 1e12, 1e12, 0.2)
     sentence = remedy(job, model_shape(job), 1, tiny)
     assert sentence.startswith("no change of sharding makes vit_h14 fit 1 x tiny; it fits 1 x a100-40gb with")
