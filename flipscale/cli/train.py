@@ -71,15 +71,12 @@ def _train_segment(job: Job, run: RunDirectory, stop: StopRequests, *, from_zero
     from flipscale.orchestration.segments.meeting import failures_before_the_segment, find_managed_job, meet
     from flipscale.orchestration.segments.segment import Segment
     from flipscale.orchestration.segments.segment_exit import leave_segment
-    from flipscale.training.check_job import check_job
-    from flipscale.training.determinism import use_deterministic_algorithms
+    from flipscale.training.check_job import prepare_job
     from flipscale.training.trainer import train as train_steps
 
-    if job.deterministic:
-        use_deterministic_algorithms()  # before the checks, which may be the first to use CUDA
     place = read_placement()
     with failures_before_the_segment(run, place):
-        budget = check_job(job, place.size)
+        budget = prepare_job(job, place.size)
         managed = find_managed_job(run, place)
         world = meet(place, stop, managed)
 

@@ -10,6 +10,14 @@ from flipscale.models.of_job import phase_specs, preset_spec
 from flipscale.sharding.compilation import check_compiler
 from flipscale.sharding.limits import check_sharding
 from flipscale.sharding.optimizer import check_optimizer
+from flipscale.training.determinism import use_deterministic_algorithms
+
+
+def prepare_job(job: Job, world_size: int) -> Budget:
+    """Set this process to the arithmetic that a job asks for, and check the job; see `check_job`."""
+    if job.deterministic:
+        use_deterministic_algorithms()  # before the checks, which may be the first to use CUDA
+    return check_job(job, world_size)
 
 
 def check_job(job: Job, world_size: int) -> Budget:
