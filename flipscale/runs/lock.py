@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -124,8 +125,14 @@ def _acquire(run: RunDirectory, may_follow: Callable[[str], bool]) -> int:
 def _open(run: RunDirectory) -> int:
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        return os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(
             f"the run directory {run.path} cannot be written ({error.strerror}); set another `output`"
         ) from None
+
+    # A pipe can be opened and locked, but nobody's name can be written into it.
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{run.lock} is not a regular file; remove it, and run the same command again")
+    return descriptor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -195,6 +196,13 @@ def test_unwritable_directory_is_refused(tmp_path):
         assert "cannot be written" in refused(RunDirectory(path), job(tmp_path), 0)
         with pytest.raises(UserError, match="cannot be written"), lock_run(RunDirectory(path)):
             pass
+
+
+def test_pipe_in_the_place_of_the_lock_is_refused(tmp_path: Path):
+    run = RunDirectory(tmp_path)
+    os.mkfifo(run.lock)
+    with pytest.raises(UserError, match="lock is not a regular file; remove it"), lock_run(run):
+        pass
 
 
 @pytest.mark.parametrize("left", [[], ["lock"], ["lock", "job.yaml.partial"], ["lock", "heartbeats"]])
