@@ -14,9 +14,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from flipscale.errors import UserError
+
+NODE_VARIABLE: Final = "FLIPSCALE_NODE_BANDWIDTH"
+"""The environment variable by which processes know the `node_bandwidth` of their site, in bytes/s."""
+FABRIC_VARIABLE: Final = "FLIPSCALE_FABRIC_BANDWIDTH"
+"""The environment variable by which processes know the `fabric_bandwidth` of their site, in bytes/s."""
 
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce"]
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from flipscale.distributed.world import World
 from flipscale.orchestration.checks import speeds
 from flipscale.orchestration.checks.finding import Finding
+from flipscale.orchestration.checks.links import least_all_reduce
 
 _SLOWER_THAN_OTHERS = 0.5  # of the median node's value
 
@@ -46,7 +49,13 @@ class _Measure:
 _PRODUCT_GPU = _Measure("matrix product", "TFLOP/s in bf16", 20.0, "look at the GPU's clocks and temperature")
 _PRODUCT_CPU = _Measure("matrix product", "TFLOP/s in fp32", 0.001, "see what else uses the cores")
 _MEMORY = _Measure("host memory", "GB/s copied", 0.5, "see what else uses the memory")
-_REDUCE_GPU = _Measure("all-reduce", "GB/s", 1.0, "look at NCCL_IB_HCA, NCCL_SOCKET_IFNAME and the links")
+_REDUCE_GPU = _Measure(
+    "all-reduce",
+    "GB/s",
+    1.0,
+    "see with NCCL_DEBUG=INFO which links NCCL uses, and look at NCCL_IB_HCA and NCCL_SOCKET_IFNAME; if the "
+    "cluster has no faster ones, set `network` in the site file",
+)
 _REDUCE_CPU = _Measure("all-reduce", "GB/s", 0.005, "look at GLOO_SOCKET_IFNAME and the network")
 _FILE_WRITE = _Measure("file write", "MB/s with fsync", 5.0, "keep runs on a faster file system")
 _SYNC = _Measure("fsync", "s", 5.0, "keep runs on a faster file system", limit_is_most=True)
@@ -66,10 +75,13 @@ def measure_nodes(world: World, directory: Path) -> list[Finding]:
     Args:
         world: The processes of the run.
         directory: A directory to which the first process of each node writes 64 MiB, which it removes again.
+
+    Raises:
+        UserError: If a variable with a bandwidth of the site is not a positive number.
     """
     on_gpu = world.device.type == "cuda"
     product = _PRODUCT_GPU if on_gpu else _PRODUCT_CPU
-    reduce = _REDUCE_GPU if on_gpu else _REDUCE_CPU
+    reduce = _reduce_of(world)
 
     values: _Values = {}
     _measure(values, product, lambda: speeds.matrix_product(world.device))
@@ -93,6 +105,16 @@ def measure_nodes(world: World, directory: Path) -> list[Finding]:
     if world.size == 1:
         findings.append(Finding("all-reduce", "skipped", "one process", "start it with torchrun or srun"))
     return findings
+
+
+def _reduce_of(world: World) -> _Measure:
+    """Return the measure of the all-reduce. Its limit is that of the process whose links are the slowest."""
+    if world.device.type != "cuda":
+        return _REDUCE_CPU
+
+    gpu = torch.cuda.get_device_name(world.device)
+    least = least_all_reduce(gpu, speeds.REDUCED_BYTES, world.size, world.local_size)
+    return replace(_REDUCE_GPU, limit=round(min(world.gather(least)) / 1e9, 1))
 
 
 def _measure(values: _Values, measure: _Measure, take: Callable[[], float]) -> None:

@@ -13,6 +13,8 @@ import torch.distributed as dist
 
 from flipscale.distributed.world import World
 
+REDUCED_BYTES = 2**28
+"""Bytes of the tensor that GPUs all-reduce."""
 _REPEATS = 5  # the best of them counts: a busy moment does not make a node a broken one
 _HOST_BYTES = 2**27
 _FILE_BYTES = 2**26
@@ -43,7 +45,7 @@ def host_memory() -> float:
 def all_reduce(world: World) -> float:
     """Return the GB/s that each process sends and receives in a ring: bytes x 2 (n - 1) / n."""
     on_gpu = world.device.type == "cuda"
-    numbers = torch.ones(2**26 if on_gpu else 2**20, device=world.device)
+    numbers = torch.ones(REDUCED_BYTES // 4 if on_gpu else 2**20, device=world.device)
 
     def work() -> None:
         dist.all_reduce(numbers, op=dist.ReduceOp.MAX)

@@ -34,6 +34,7 @@ from flipscale.formatting import control_character
 from flipscale.orchestration.cluster.allocation import Allocation
 from flipscale.orchestration.cluster.script_end import last_lines
 from flipscale.orchestration.cluster.script_notes import note_lines
+from flipscale.planning.network import FABRIC_VARIABLE, NODE_VARIABLE
 from flipscale.runs.directory import RunDirectory
 
 PROCESSES_VARIABLE: Final = "FLIPSCALE_PROCESSES_PER_NODE"
@@ -241,6 +242,9 @@ def environment(site: Site, allocation: Allocation) -> dict[str, str]:
     own: dict[str, str] = {}
     if site.launcher == "torchrun":
         own[PROCESSES_VARIABLE] = str(allocation.processes_per_node)
+    if site.network is not None:
+        links = {NODE_VARIABLE: site.network.node_bandwidth, FABRIC_VARIABLE: site.network.fabric_bandwidth}
+        own |= {name: str(value) for name, value in links.items() if value is not None}
     return own | site.environment
 
 

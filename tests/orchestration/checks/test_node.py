@@ -16,7 +16,7 @@ from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.orchestration.checks.finding import Finding
-from flipscale.orchestration.checks.node import _FILE_WRITE, _judge, measure_nodes
+from flipscale.orchestration.checks.node import _FILE_WRITE, _judge, _reduce_of, measure_nodes
 
 
 @pytest.fixture
@@ -55,6 +55,15 @@ def test_the_node_that_is_slower_than_the_others_is_named():
     ]  # fmt: skip
     assert findings[1].text == "300 MB/s with fsync (at least 5); the median node has 800"
     assert [finding.level for finding in _judge(_FILE_WRITE, {"n1": [1.0]})] == ["error"]
+
+
+def test_all_processes_take_the_limit_of_the_slowest_links(monkeypatch: pytest.MonkeyPatch):
+    """With two kinds of GPU in a job; the machines of the tests have at most one."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(World, "gather", lambda world, value: [value, 19e9])
+    on_gpu = World(0, 16, 0, 8, torch.device("cuda", 0), Placement(node="n1"))
+    assert _reduce_of(on_gpu).describe(12.0) == "12 GB/s (at least 19)"
+    assert _reduce_of(on_gpu).fails(12.0)
 
 
 @pytest.mark.slow

@@ -94,6 +94,16 @@ def test_page_shows_a_golden_script():
     assert f"```sh\n{(GOLDEN / 'h100_preemptible.sh').read_text()}```\n" in page
 
 
+def test_links_of_a_site_reach_its_processes(
+    fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun], capsys: pytest.CaptureFixture[str]
+):
+    job = tiny_run(cluster={"gpus_per_node": 1}).job
+    written = site(network={"fabric_bandwidth": "12.5GB", "fabric_latency_us": 25})
+    script = dry_run(capsys, job, site=written)["script"]
+    assert "export FLIPSCALE_FABRIC_BANDWIDTH=12500000000\n" in script
+    assert "FLIPSCALE_NODE_BANDWIDTH" not in script
+
+
 def test_text_of_a_site_stays_text(
     fake: FakeSlurm, site: WriteSite, tiny_run: Callable[..., TinyRun], tmp_path: Path
 ):
