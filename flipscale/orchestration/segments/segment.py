@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 from flipscale.config import Hang
 from flipscale.distributed.world import World
 from flipscale.errors import Reason, StoppedEarly
-from flipscale.orchestration.segments.start_checks import check_devices, check_nodes, check_progress
+from flipscale.orchestration.segments.start_checks import (
+    check_devices,
+    check_nodes,
+    check_progress,
+    connect_devices,
+)
 from flipscale.orchestration.segments.stop_requests import StopRequests
 from flipscale.orchestration.segments.watchdog import Watchdog
 from flipscale.progress import Progress
@@ -103,6 +108,7 @@ class Segment:
         )
 
         check_devices(self.world)
+        connect_devices(self.world)
 
         # Learn the time limit before the measurements, which take a while and may fail.
         if self.managed is not None and self.world.leads:

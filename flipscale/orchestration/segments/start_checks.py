@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World
@@ -117,6 +118,25 @@ def check_devices(world: World) -> None:
         "bad_node",
         nodes,
     )
+
+
+def connect_devices(world: World) -> None:
+    """Connect the GPUs of all processes by a first collective. All processes call this function together.
+
+    NCCL connects only then: a broken link shows here and not in the first step. With `device_id` torch would
+    connect in `init_process_group`, where the others would wait for a process without a GPU.
+
+    Args:
+        world: The processes of the start; `check_devices` comes first.
+
+    Raises:
+        RuntimeError: If NCCL cannot connect them; the cause is a link, a GPU, or a process that is gone.
+    """
+    if world.size == 1 or world.device.type == "cpu":
+        return
+
+    dist.all_reduce(torch.zeros(1, device=world.device))
+    torch.cuda.synchronize(world.device)
 
 
 def check_nodes(run: Path, world: World) -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from flipscale.config import Hang
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World
 from flipscale.errors import RunError
-from flipscale.orchestration.segments.start_checks import check_devices
+from flipscale.orchestration.segments import segment, start_checks
+from flipscale.orchestration.segments.segment import Segment
+from flipscale.orchestration.segments.start_checks import check_devices, connect_devices
+from flipscale.orchestration.segments.stop_requests import StopRequests
+from flipscale.progress import Progress
+from flipscale.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -66,3 +74,37 @@ def test_a_person_may_hide_the_gpus_of_a_job(none: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
     check_devices(World(0, 1, 0, 1, torch.device("cpu")))
+
+
+def test_gpus_are_connected_by_a_first_collective(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device "meta" stands for a GPU: it is not the CPU, and every torch has it."""
+    done: list[object] = []
+
+    def all_reduce(values: Tensor) -> None:
+        done.append(values.device)
+
+    monkeypatch.setattr(start_checks.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(torch.cuda, "synchronize", done.append)
+
+    connect_devices(world("cpu"))
+    connect_devices(World(0, 1, 0, 1, torch.device("meta")))
+    assert done == []
+
+    connect_devices(world("meta"))
+    assert done == [torch.device("meta")] * 2
+
+
+def test_gpus_are_connected_after_each_process_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the others would wait for a process without a GPU, and no message would name its node."""
+    done: list[str] = []
+    monkeypatch.setattr(segment, "check_devices", lambda world: done.append("check"))
+    monkeypatch.setattr(segment, "connect_devices", lambda world: done.append("connect"))
+
+    run = RunDirectory(tmp_path)
+    start = Segment(run, World(0, 1, 0, 1, torch.device("cpu")), StopRequests(run.stop_file), hang=Hang())
+    start.begin(Progress())
+    start.end(Progress(), Progress())
+
+    assert done == ["check", "connect"]
