@@ -14,7 +14,7 @@ class HostCopy:
     """A copy of a state, which is allocated once and filled again by each call.
 
     Fresh memory is slow: the kernel maps its pages on first write, which takes many times as long as the copy
-    itself. On a machine with a GPU the memory is pinned.
+    itself. On a machine with a GPU the memory is pinned, and torch rounds each tensor up to a power of two.
     """
 
     def __init__(self) -> None:

@@ -36,6 +36,7 @@ source /project/4711/venv/bin/activate
 trap - ERR
 export SRUN_CPUS_PER_TASK=16
 export NCCL_SOCKET_IFNAME=hsn0
+export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 set +e
 env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 python -c 'import flipscale, submitit' || { echo 'flipscale: this command does not start flipscale here: env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 python' >&2; echo 'flipscale: correct python or setup in the site file, or install flipscale for it' >&2; exit 2; }
 

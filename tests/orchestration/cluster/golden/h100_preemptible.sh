@@ -36,6 +36,7 @@ trap - ERR
 export SRUN_CPUS_PER_TASK=12
 export NCCL_SOCKET_IFNAME=ib0
 export NCCL_IB_HCA=mlx5
+export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 set +e
 env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 /opt/flipscale/bin/python -c 'import flipscale, submitit' || { echo 'flipscale: this command does not start flipscale here: env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 /opt/flipscale/bin/python' >&2; echo 'flipscale: correct python or setup in the site file, or install flipscale for it' >&2; exit 2; }
 

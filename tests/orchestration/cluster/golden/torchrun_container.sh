@@ -30,6 +30,7 @@ export FLIPSCALE_PROCESSES_PER_NODE=8
 export NCCL_DEBUG=WARN
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=0
 export OMP_NUM_THREADS=8
+export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 set +e
 env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 apptainer exec --nv --bind /scratch,/datasets /images/flipscale.sif python -c 'import flipscale, submitit' || { echo 'flipscale: this command does not start flipscale here: env --block-signal=TERM --block-signal=USR1 --block-signal=USR2 apptainer exec --nv --bind /scratch,/datasets /images/flipscale.sif python' >&2; echo 'flipscale: correct python or setup in the site file, or install flipscale for it' >&2; exit 2; }
 
