@@ -13,10 +13,13 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+import torch
 from support.costs import CostMeter
+from support.hidden_gpus import hidden_gpus, show_gpus
 from support.made_once import made_once
 from support.shards import tiny_tokenizer
 from support.time_limits import PatientPopen, slowness, time_limit
@@ -50,16 +53,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 _EXECUTES_ALL = bool(os.environ.get("FLIPSCALE_TESTS_EXECUTE"))
+_HAS_GPUS = torch.cuda.is_available()
 _SEED = os.environ.get("FLIPSCALE_TESTS_SEED", "")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_sessionstart() -> Iterator[None]:
-    """Fork the processes of pytest-xdist, which start in this hook, from a warm server, too."""
+    """Fork the processes of pytest-xdist, which start in this hook, from a warm server, too.
+
+    On a machine with GPUs they are executed: they see the GPUs, and the warm server of each does not.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        if not _EXECUTES_ALL:
+        if not _EXECUTES_ALL and not _HAS_GPUS:
             patch.setattr(subprocess, "Popen", WarmWorkerPopen)
         yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop() -> Iterator[Any]:
+    """Hide the GPUs when all tests are collected: those that need GPUs have looked for them by then."""
+    with hidden_gpus(_HAS_GPUS):
+        return (yield)
 
 
 def pytest_report_header() -> list[str]:
@@ -106,8 +120,15 @@ def warm_start() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _executed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Execute every program of a test that is marked so, and none of a test that is marked `warm`."""
-    if request.node.get_closest_marker("executes"):
+    """Execute every program of a test that is marked so, and none of a test that is marked `warm`.
+
+    The programs of a test that is marked `gpu` see the GPUs, so that they are executed as well.
+    """
+    on_gpu = request.node.get_closest_marker("gpu")
+    if on_gpu:
+        show_gpus(monkeypatch)
+
+    if on_gpu or request.node.get_closest_marker("executes"):
         monkeypatch.setattr(subprocess, "Popen", PatientPopen)
     elif request.node.get_closest_marker("warm"):
         monkeypatch.setattr(subprocess, "Popen", WarmPopen)
