@@ -1,14 +1,15 @@
 """Builds and loads the library that lets torch hold fake tensors of the device "cuda" without a GPU.
 
-The library is compiled for the torch that is installed, in a few seconds. A CPU build of torch has neither a
-device guard nor hooks for CUDA, and both must be there before torch is imported. A CUDA build has both, and
-only its guard is replaced, after the import. A rehearsal therefore runs in a process of its own, and this
-module does not import torch.
+The library is compiled for the torch that is installed, in a few seconds. It has a device guard and hooks for
+CUDA. A CPU build of torch has neither; those of a CUDA build would ask the driver. The hooks must be there
+before torch is imported, and the guard is entered after it. A rehearsal therefore runs in a process of its
+own, and this module imports torch only then.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import os
 import shutil
@@ -44,8 +45,6 @@ def build_accelerator(directory: Path) -> Path:
     library = directory / "fake_accelerator.so"
     command = [compiler, "-O0", "-fPIC", "-shared", f"-I{torch / 'include'}", str(_SOURCE)]
     command += ["-o", str(library), f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu"]
-    if _knows_cuda(torch):
-        command.append("-DONLY_THE_GUARD")
 
     output = ""
     for standard in _STANDARDS:
@@ -68,17 +67,11 @@ def load_accelerator(library: Path) -> None:
     if "torch" in sys.modules:
         raise RuntimeError("the fake accelerator must be loaded before torch is imported")
 
-    torch = _torch_directory()
-    if _knows_cuda(torch):
-        pass  # its own guard registers itself here, and is replaced below
-
-    # torch's symbols first, and visible to all: the library registers itself in torch's tables.
-    ctypes.CDLL(str(torch / "lib" / "libtorch_cpu.so"), ctypes.RTLD_GLOBAL)
-    ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-
-
-def _knows_cuda(torch: Path) -> bool:
-    return (torch / "lib" / "libtorch_cuda.so").exists()
+    # torch's symbols first, and visible to all: the library enters its hooks into torch's table.
+    ctypes.CDLL(str(_torch_directory() / "lib" / "libtorch_cpu.so"), ctypes.RTLD_GLOBAL)
+    accelerator = ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    importlib.import_module("torch")
+    accelerator.take_the_guard()
 
 
 def _torch_directory() -> Path:

@@ -2,7 +2,7 @@
 //
 // torch asks two registries about a device: one for its guard (current device, streams, events), one for its hooks
 // (is it there, how many). Both entries below answer as one idle GPU would, and nothing is ever computed. The library
-// is loaded before torch is imported; see accelerator.py.
+// is loaded before torch is imported, and called after it; see accelerator.py.
 
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
@@ -11,29 +11,36 @@ namespace {
 
 const c10::Device kGpu(c10::DeviceType::CUDA, 0);
 
-struct IdleGuard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
-  c10::Device exchangeDevice(c10::Device) const override { return kGpu; }
+struct IdleGuard final : c10::impl::DeviceGuardImplInterface {
+  c10::DeviceType type() const override { return c10::DeviceType::CUDA; }
+  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
   c10::Device getDevice() const override { return kGpu; }
+  c10::Device exchangeDevice(c10::Device) const override { return kGpu; }
+  void setDevice(c10::Device) const override {}
+  void uncheckedSetDevice(c10::Device) const noexcept override {}
 
-  c10::Stream getStream(c10::Device) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, kGpu); }
-  c10::Stream getNewStream(c10::Device, int) const override { return c10::Stream(c10::Stream::DEFAULT, kGpu); }
-  c10::Stream exchangeStream(c10::Stream) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, kGpu); }
+  c10::Stream getStream(c10::Device) const noexcept override { return only(); }
+  c10::Stream getDefaultStream(c10::Device) const override { return only(); }
+  c10::Stream getNewStream(c10::Device, int) const override { return only(); }
+  c10::Stream exchangeStream(c10::Stream) const noexcept override { return only(); }
 
   // Every event has already happened.
   void record(void**, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
-};
+  void destroyEvent(void*, const c10::DeviceIndex) const noexcept override {}
 
-const bool registered = [] {
-  auto slot = static_cast<size_t>(c10::DeviceType::CUDA);
-  c10::impl::device_guard_impl_registry[slot].store(new IdleGuard());
-  return true;
-}();
+ private:
+  static c10::Stream only() { return c10::Stream(c10::Stream::DEFAULT, kGpu); }
+};
 
 }  // namespace
 
-#ifndef ONLY_THE_GUARD  // a CUDA build of torch has hooks of its own, and a second entry would end the process
+// Called after torch is imported: a CUDA build of torch enters its own guard while it is loaded.
+extern "C" void take_the_guard() {
+  static IdleGuard guard;
+  c10::impl::device_guard_impl_registry[static_cast<size_t>(c10::DeviceType::CUDA)].store(&guard);
+}
 
 namespace at {
 
@@ -52,8 +59,7 @@ struct CUDAHooks final : CUDAHooksInterface {
   bool isPinnedPtr(const void*) const override { return false; }
 };
 
-REGISTER_CUDA_HOOKS(CUDAHooks);
+// Preferred to the hooks of a CUDA build, which are entered later.
+C10_REGISTER_TYPED_CLASS_WITH_PRIORITY(CUDAHooksRegistry, "CUDAHooks", c10::REGISTRY_PREFERRED, CUDAHooks);
 
 }  // namespace at
-
-#endif
