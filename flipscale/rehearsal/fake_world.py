@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,11 +33,19 @@ def fake_world(
     if strategy.startswith("zero"):
         _prepare_deepspeed(world)
 
+    _let_fake_tensors_communicate()
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=size)
     try:
         yield world
     finally:
         dist.destroy_process_group()
+
+
+def _let_fake_tensors_communicate() -> None:
+    """Register what collectives return for fake tensors; torch 2.9 leaves that to a module of its tools."""
+    known: Any = torch._C._dispatch_has_kernel_for_dispatch_key
+    if not known("c10d::_allgather_base_", "Meta"):
+        importlib.import_module("torch.distributed._tools.fake_collectives")
 
 
 def _prepare_deepspeed(world: World) -> None:

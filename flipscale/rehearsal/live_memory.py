@@ -139,7 +139,7 @@ class LiveMemory:
 
     def _owner(self) -> str:
         """Return what memory is for that is allocated now, by the code that asks for it."""
-        frame = sys._getframe(3)
+        frame = sys._getframe()
         while frame is not None:
             path = frame.f_code.co_filename
             for part, label in self._owners:

@@ -234,7 +234,7 @@ def _engine_config(stage: int, offload: bool, device: torch.device) -> dict[str,
         zero["overlap_comm"] = not offload and _overlap_is_safe()
     if offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    elif stage < 3:
+    elif stage < 3 and _norm_is_optional():
         zero["compute_grad_norm"] = False  # `gradient_norm` does it without a host sync
     return {
         # Required but unused: the trainer makes the batches and scales the loss.
@@ -247,6 +247,13 @@ def _engine_config(stage: int, offload: bool, device: torch.device) -> dict[str,
         # torch's AdamW even if moments are offloaded: DeepSpeed would compile its own.
         "zero_force_ds_cpu_optimizer": False,
     }
+
+
+def _norm_is_optional() -> bool:
+    """Return whether this DeepSpeed can leave the norm to `gradient_norm`; 0.19.0 always computes it."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    return "compute_grad_norm" in DeepSpeedZeroConfig.model_fields
 
 
 def _overlap_is_safe() -> bool:
