@@ -53,7 +53,7 @@ _LIBRARIES = {
 }
 _SLURM_COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 _IMPORT_SECONDS = 300
-_OLDEST_TORCH = (2, 8)
+_OLDEST_TORCH = (2, 9)
 _OPEN_FILES = 4096  # that a process should be able to have; three per process of the run are connections
 _GIB = 2**30
 
@@ -90,7 +90,8 @@ def _python() -> Finding:
 def _torch() -> Finding:
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
     if (major, minor) < _OLDEST_TORCH:
-        return Finding("torch", "error", torch.__version__, "install torch 2.8 or newer")
+        oldest = ".".join(map(str, _OLDEST_TORCH))
+        return Finding("torch", "error", torch.__version__, f"install torch {oldest} or newer")
     return Finding("torch", "ok", f"{torch.__version__}, CUDA {torch.version.cuda or 'not built in'}")
 
 
