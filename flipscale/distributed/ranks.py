@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed
 from torch import Tensor
@@ -12,6 +12,23 @@ _dist: Any = torch.distributed  # the signatures of its collectives are partiall
 # torch 2.13 renamed both and warns at every call of the old name; torch 2.8 knows only the old one.
 _all_gather: Any = getattr(_dist, "all_gather_single", None) or _dist.all_gather_into_tensor
 _reduce_scatter: Any = getattr(_dist, "reduce_scatter_single", None) or _dist.reduce_scatter_tensor
+
+
+class Pending(NamedTuple):
+    """The result of a collective, which may still run."""
+
+    result: Tensor
+    work: torch.distributed.Work | None = None
+    """The collective; None if the result is complete."""
+
+    def wait(self) -> Tensor:
+        """Return the complete result.
+
+        On a GPU the host does not wait: what it queues on the current stream from now on does.
+        """
+        if self.work is not None:
+            self.work.wait()
+        return self.result
 
 
 @dataclass(frozen=True)
@@ -42,21 +59,27 @@ class Ranks:
 
     def gather(self, values: Tensor) -> Tensor:
         """Return `values` (...) of every rank, stacked to (size, ...); not differentiable."""
+        return self.start_gather(values).wait()
+
+    def start_gather(self, values: Tensor) -> Pending:
+        """Start to gather `values`, which must not change before the result is complete; see `gather`."""
         if self.size == 1:
-            return values.unsqueeze(0)
+            return Pending(values.unsqueeze(0))
 
         stacked = values.new_empty(self.size, *values.shape)
-        _all_gather(stacked.flatten(0, 1), values.contiguous(), group=self.group)
-        return stacked
+        work = _all_gather(stacked.flatten(0, 1), values.contiguous(), group=self.group, async_op=True)
+        return Pending(stacked, work)
 
-    def scatter_sum(self, values: Tensor) -> Tensor:
-        """Sum `values` (size, ...) over the ranks and return this rank's own part (...)."""
+    def start_scatter_sum(self, values: Tensor) -> Pending:
+        """Start to sum `values` (size, ...) over the ranks; the result is this rank's own part (...).
+
+        The values must not change before the result is complete.
+        """
         if self.size == 1:
-            return values[0]
+            return Pending(values[0])
 
         own = values.new_empty(values.shape[1:])
-        _reduce_scatter(own, values.flatten(0, 1), group=self.group)
-        return own
+        return Pending(own, _reduce_scatter(own, values.flatten(0, 1), group=self.group, async_op=True))
 
     def sum_(self, values: Tensor) -> Tensor:
         """Sum `values` over the ranks in place, and return them."""

@@ -9,8 +9,8 @@ column, and the backward pass computes the logits again.
 A rank has the rows of its own images and the gathered texts of all ranks. A tile of logits is computed once
 in the forward pass, for both directions, and once in the backward pass, for both gradients. These are four
 products of the size of the whole matrix, compared with six for two separate directions. Besides the gathered
-texts, only the partial column sums (N numbers) and the text gradients (reduce-scattered, block by block)
-cross ranks.
+texts, only the partial column sums (N numbers) and the text gradients cross ranks. These are reduce-scattered
+block by block, each while the next block is computed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from flipscale.distributed.ranks import Ranks
-from flipscale.losses.tiles import LogitTiles, by_rank, checked_tile
+from flipscale.losses.text_gradients import TextGradients
+from flipscale.losses.tiles import LogitTiles, checked_tile
 
 
 def contrastive_loss(
@@ -141,10 +142,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of this rank's images and texts (n, d), and its part of the scale's (0-d)."""
     row_peak, row_sum, column_peak, column_sum = statistics
-    ranks = tiles.ranks
     image_grads = torch.zeros_like(tiles.images, dtype=tiles.dtype)
-    text_grads = torch.empty_like(image_grads)
-    scale_grad = image_grads.new_zeros(())
+    sums = TextGradients(tiles)
 
     for block in tiles.blocks():
         peak = column_peak[:, block.columns].flatten()
@@ -157,9 +156,8 @@ def _backward(
             tiles.positives(weights, rows, block.columns).sub_(2)
             image_grads[rows].addmm_(weights, block.texts)
             block_grads.addmm_(weights.T, tile.images)
-        own_grads = ranks.scatter_sum(by_rank(block_grads, 0, ranks.size))
-        text_grads[block.columns] = own_grads
-        scale_grad += (own_grads * tiles.own_texts(block.columns)).sum()
+        sums.add(block.columns, block_grads)
+    text_grads, scale_grad = sums.result()
 
     # Each of the `size` ranks adds its part to the mean over ranks, hence size / 2N = 1 / 2n.
     factor = loss_grad / (2 * tiles.batch)

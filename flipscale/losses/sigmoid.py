@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
 from flipscale.distributed.ranks import Ranks
-from flipscale.losses.tiles import LogitTiles, by_rank, checked_tile
+from flipscale.losses.text_gradients import TextGradients
+from flipscale.losses.tiles import LogitTiles, checked_tile
 
 
 def sigmoid_loss(
@@ -97,8 +98,7 @@ def _loss_and_gradients(
     ranks = tiles.ranks
     loss = tiles.images.new_zeros((), dtype=torch.float64)  # N^2 / tile terms: fp32 would lose digits
     image_grads = torch.zeros_like(tiles.images, dtype=tiles.dtype)
-    text_grads = torch.empty_like(image_grads)
-    scale_grad = image_grads.new_zeros(())
+    sums = TextGradients(tiles)
     bias_grad = image_grads.new_zeros(())
 
     for block in tiles.blocks():
@@ -116,15 +116,14 @@ def _loss_and_gradients(
                 bias_grad += weights.sum()
 
         if differentiate:
-            own_grads = ranks.scatter_sum(by_rank(block_grads, 0, ranks.size))
-            text_grads[block.columns] = own_grads
-            scale_grad += (own_grads * tiles.own_texts(block.columns)).sum()
+            sums.add(block.columns, block_grads)
 
     loss = (ranks.sum_(loss) / tiles.global_batch).to(tiles.dtype)
     if not differentiate:
         return loss, None
 
     # Each of the `size` ranks adds its part to the mean over ranks, hence size / N = 1 / n.
+    text_grads, scale_grad = sums.result()
     text_grads.mul_(tiles.scale / tiles.batch)
     return loss, (
         image_grads.div_(tiles.batch),

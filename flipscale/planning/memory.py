@@ -192,7 +192,8 @@ def _loss(setting: _Setting, spec: ModelSpec, local: int, pairs: int) -> int:
     if pairs < local:
         features += 4 * local  # those of GradCache: of each micro-batch, and joined
 
-    blocks = 2 * columns * spec.embed_dim  # scaled texts and their gradients
+    # Scaled texts and their gradients; those of the block before are still summed over processes.
+    blocks = (3 if setting.world_size > 1 else 2) * columns * spec.embed_dim
     tile = 3 * rows * columns + rows * spec.embed_dim
     statistics = 2 * (local + everyone)
     return setting.sizes.exact * (features * spec.embed_dim + blocks + tile + statistics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 from torch.nn.parallel import DistributedDataParallel
 
+from flipscale.distributed.ranks import Pending, Ranks
 from flipscale.losses import tiles
 from flipscale.losses.contrastive import contrastive_loss
 from flipscale.losses.sigmoid import sigmoid_loss
@@ -136,14 +138,39 @@ def check_a_group_is_its_own_world(rank: int, world_size: int) -> None:
             assert (ours.grad / 2 - theirs.grad).abs().max() <= 1e-12
 
 
+def check_overlapped_sums_change_no_bit(rank: int, world_size: int) -> None:
+    """The losses start to sum the gradients of a block, and finish the block before; see TextGradients."""
+    images, texts = (value.float() for value in batch_of(7 * world_size))
+    mine = slice(rank * 7, rank * 7 + 7)
+    start = Ranks.start_scatter_sum
+
+    def blocking(own: Ranks, values: Tensor) -> Pending:
+        return Pending(start(own, values).wait())
+
+    def gradients(tiled: Callable[..., Tensor]) -> list[Tensor]:
+        model = Towers().float()
+        loss = tiled(*model(images[mine], texts[mine]))
+        return list(torch.autograd.grad(loss, list(model.parameters())))
+
+    for columns in (2048, 5):
+        with mock.patch.object(tiles, "_COLUMNS_ELSEWHERE", columns):
+            for tiled, _ in LOSSES:
+                overlapped = gradients(tiled)
+                with mock.patch.object(Ranks, "start_scatter_sum", blocking):
+                    expected = gradients(tiled)
+                assert all(torch.equal(a, b) for a, b in zip(overlapped, expected, strict=True))
+
+
 def check_two_processes(rank: int, world_size: int) -> None:
     check_full_batch_gradients(rank, world_size)
     check_half_precision(rank, world_size)
+    check_overlapped_sums_change_no_bit(rank, world_size)
 
 
 def check_four_processes(rank: int, world_size: int) -> None:
     check_full_batch_gradients(rank, world_size)
     check_a_group_is_its_own_world(rank, world_size)
+    check_overlapped_sums_change_no_bit(rank, world_size)
 
 
 def test_two_processes(tmp_path: Path):
