@@ -124,7 +124,8 @@ class Recorder(TorchDispatchMode):
             self._look_for_waits(operator, args, settings, inputs, outputs)
 
         if is_collective(operator):
-            self.collectives.add(operator, args, [*inputs, *outputs], blocking=_in_the_loss())
+            waited_for = _in_the_loss() and not any(value is True for value in args)  # asyncOp, the only flag
+            self.collectives.add(operator, args, [*inputs, *outputs], blocking=waited_for)
         elif on_device and launches_kernel(operator):
             if operator in _NORMS:
                 self._memory.relabel(inputs, "gradients")
