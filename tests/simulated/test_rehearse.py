@@ -34,7 +34,8 @@ def base() -> dict[str, Any]:
     """The first phase of ViT-B/16 with fsdp on 64 GPUs, and its batch of 8,192."""
     done = flipscale(
         JOBS / "vitl16_baseline.yaml",
-        *("model.preset=vit_b16", "sharding.activation_checkpointing=none", "cluster.nodes=8"),
+        *("model.preset=vit_b16", "cluster.nodes=8", "sharding.activation_checkpointing=none"),
+        *("sharding.strategy=fsdp", "sharding.shard_size=null", "sharding.reshard_after_forward=true"),
         *("phases.0.batch_size=8192", "phases.1.batch_size=8192", "--json"),
     )
     assert done.returncode == 0, done.stderr
