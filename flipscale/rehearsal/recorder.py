@@ -124,7 +124,8 @@ class Recorder(TorchDispatchMode):
             self._look_for_waits(operator, args, settings, inputs, outputs)
 
         if is_collective(operator):
-            waited_for = _in_the_loss() and not any(value is True for value in args)  # asyncOp, the only flag
+            # The only flag is asyncOp; its default, true, is left out of the arguments.
+            waited_for = _in_the_loss() and any(value is False for value in args)
             self.collectives.add(operator, args, [*inputs, *outputs], blocking=waited_for)
         elif on_device and launches_kernel(operator):
             if operator in _NORMS:
