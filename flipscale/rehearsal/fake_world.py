@@ -63,4 +63,4 @@ def _prepare_deepspeed(world: World) -> None:
 
 
 def _agrees(*args: object, **settings: object) -> None:
-    """Do nothing: there is no other rank."""
+    """Do nothing, since this process is the only rank that exists."""

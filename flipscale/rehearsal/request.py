@@ -36,7 +36,7 @@ def make_request(job: Job, on: Speed, rank: int = 0) -> Request:
         rank: The rank to be.
 
     Raises:
-        UserError: If the job cannot run on so many GPUs, or there is no such rank.
+        UserError: If the job cannot run on so many GPUs, or the rank does not exist.
     """
     if not 0 <= rank < on.gpus:
         raise UserError(f"--rank {rank} does not exist; the ranks of {on.gpus} GPUs are 0 to {on.gpus - 1}")

@@ -25,7 +25,7 @@ def check_compiler(device_type: str) -> None:
         device_type: "cuda" or "cpu". The kernels of GPUs need a C compiler, too, for what launches them.
 
     Raises:
-        UserError: If there is no compiler.
+        UserError: If this machine has no compiler.
     """
     variable, usual = ("CXX", ["g++"]) if device_type == "cpu" else ("CC", ["gcc", "clang"])
     names = os.environ.get(variable, "").split()[:1] or usual
