@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch.utils.data._utils import signal_handling
 
 from flipscale.data.quarantine import BadRecord
 from flipscale.data.samples.isolation import CRASHES, crash_reason, crashes
@@ -90,9 +91,11 @@ def _raise_killed(worker: BaseProcess, ended_by: signal.Signals) -> NoReturn:
 def noticed_when_read() -> Generator[None]:
     """Have a worker's end noticed where its chunk is awaited, and not in the middle of a training step.
 
-    torch installs a handler when the first loader starts, which raises wherever the process is.
+    torch installs a handler when the first loader of a process starts, which raises wherever the process is.
     """
     before = signal.getsignal(signal.SIGCHLD)
+    if getattr(before, "__module__", "") == signal_handling.__name__:
+        before = signal.SIG_DFL  # another loader had torch install it
     yield
     if signal.getsignal(signal.SIGCHLD) is not before and before is not None:
         signal.signal(signal.SIGCHLD, before)

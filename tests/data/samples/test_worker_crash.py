@@ -9,12 +9,15 @@ import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.readers import open_reader
 from support.shards import encoded, good, picture, write_tar
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from flipscale.budget import Budget
 from flipscale.config import Phase
@@ -138,6 +141,25 @@ def test_a_killed_worker_is_not_a_crash(tmp_path):
     worker.join()
     with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid \d+\) is killed by signal: Killed"):
         list(stream)
+
+
+def test_a_workers_end_is_noticed_where_its_chunk_is_read(tmp_path, monkeypatch):
+    """Else it would end a training step, and a sample's crash would count as a fault of the program."""
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    numbers: Any = range(2)  # a dataset by what it can do
+    other = DataLoader(numbers, num_workers=1, multiprocessing_context="fork")
+    assert len(list(other)) == 2  # torch's handler is installed now, and raises wherever the process is
+
+    reader, _ = open_reader(shards(tmp_path / "whole", CRASHING), LANES, window=5, size=8)
+    stream = Stream(reader, BUDGET, LaneShare(LANES), 1).batches(0)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    wait([worker.sentinel])
+    while Path(f"/proc/{worker.pid}/stat").read_text().split()[2] != "Z":
+        time.sleep(0.01)  # the signal arrives with the process's end
+    with pytest.raises(RuntimeError, match="killed by signal"):
+        next(stream)
 
 
 def test_only_a_signal_is_a_crash():
