@@ -20,16 +20,26 @@ def main() -> None:
     request: dict[str, Any] = json.loads(sys.stdin.read())
     if request["library"]:
         load_accelerator(Path(request["library"]))
-    answer = _compiled(request) if request["phase"] is None else _phase(request)
+    answer = _compiled(request) if request["phase"] is None else rehearse_phase(request)
     Path(request["answer"]).write_text(json.dumps(answer))
 
 
-def _phase(request: dict[str, Any]) -> dict[str, Any]:
+def rehearse_phase(request: dict[str, Any]) -> dict[str, Any]:
+    """Run a step of a phase; the fake accelerator is loaded unless `request["library"]` is empty.
+
+    Args:
+        request: A question of `RehearsingProcesses`.
+
+    Returns:
+        The fields of `StepRecord`, and `not_fused` of `PhaseResult`.
+    """
     import torch
 
     from flipscale.config import Job
     from flipscale.models.of_job import phase_specs
     from flipscale.planning.plan import model_shape
+    from flipscale.rehearsal.block_calls import counted_block_calls
+    from flipscale.rehearsal.compiled_step import NotFused, cost_uncompiled, fuse_kernels
     from flipscale.rehearsal.device_time import DeviceTime
     from flipscale.rehearsal.fake_device import fake_device
     from flipscale.rehearsal.fake_world import fake_world
@@ -37,6 +47,7 @@ def _phase(request: dict[str, Any]) -> dict[str, Any]:
     from flipscale.rehearsal.one_phase import OnePhase
 
     job = Job.model_validate_json(request["job"])
+    fuses = job.sharding.compile and bool(request["library"])
     # Fake tensors cannot run generated code; `_compiled` looks at the graphs.
     job = job.model_copy(update={"sharding": job.sharding.model_copy(update={"compile": False})})
     phase: int = request["phase"]
@@ -45,14 +56,23 @@ def _phase(request: dict[str, Any]) -> dict[str, Any]:
     device = torch.device("cuda", 0) if request["library"] else torch.device("cpu")
 
     waits: list[str] = []
-    memory = LiveMemory()
+    time = DeviceTime(**request["time"])
     place = (request["rank"], request["gpus"], request["ranks_per_node"])
     with fake_world(*place, device, strategy) as world, fake_device(device, waits):
-        rehearsed = OnePhase(job, phase, spec, world, DeviceTime(**request["time"]), memory)
-        record = rehearsed.run(waits)
+        rehearsed = OnePhase(job, phase, spec, world, time, LiveMemory())
+        rehearsed.warm_up()
+        with counted_block_calls() as calls:
+            record = rehearsed.run(waits)
+        uncompiled = {call: cost_uncompiled(call, device, time) for call in calls} if fuses else {}
 
+    not_fused = None if fuses else ""
+    if fuses:
+        try:
+            record = fuse_kernels(record, calls, uncompiled, device, time)
+        except NotFused as error:
+            not_fused = str(error)
     collectives = [{**asdict(collective), "count": count} for collective, count in record.collectives]
-    return {**asdict(record), "collectives": collectives}
+    return {**asdict(record), "collectives": collectives, "not_fused": not_fused}
 
 
 def _compiled(request: dict[str, Any]) -> dict[str, Any]:

@@ -80,14 +80,16 @@ class OnePhase:
             self._updater = Updater(job, budget, _PADDING_ID, world, Progress.of_new_run())
         memory.begin_steps()
 
+    def warm_up(self) -> None:
+        """Run a step that also allocates lasting buffers."""
+        self._update()
+
     def run(self, waits: list[str]) -> StepRecord:
-        """Run two steps, and return the record of the second: the first one also allocates lasting buffers.
+        """Run a step after the first one, and return its record.
 
         Args:
             waits: The list to which the fake device adds where the host waits for it.
         """
-        self._update()
-
         waits.clear()
         self._memory.restart()
         recorder = self._update()
@@ -95,9 +97,9 @@ class OnePhase:
         return StepRecord(
             self._memory.at_peak(),
             dict(recorder.problems),
-            recorder.launches,
+            recorder.launches.total(),
             recorder.flops,
-            recorder.bytes,
+            recorder.bytes.total(),
             dict(recorder.seconds),
             tuple(recorder.collectives.counts.items()),
         )

@@ -56,9 +56,9 @@ class Recorder(TorchDispatchMode):
 
     Attributes:
         problems: What makes the host wait or mixes devices, with file and line, and how often.
-        launches: Kernels that were started.
+        launches: Kernels that were started, by kind of work.
         flops: Floating-point operations of products and attention.
-        bytes: Bytes of device memory that kernels read or write.
+        bytes: Bytes of device memory that kernels read or write, by kind of work.
         seconds: The device's time by kind of work.
         collectives: The collectives.
     """
@@ -69,9 +69,9 @@ class Recorder(TorchDispatchMode):
         self._time = time
         self._memory = memory
         self.problems: Counter[str] = Counter()
-        self.launches = 0
+        self.launches: Counter[str] = Counter()
         self.flops = 0
-        self.bytes = 0
+        self.bytes: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.collectives = CollectiveCounts()
 
@@ -131,10 +131,10 @@ class Recorder(TorchDispatchMode):
             if operator in _NORMS:
                 self._memory.relabel(inputs, "gradients")
             cost = cost_of(operator, args, settings, result, on_device)
-            self.launches += 1
-            self.flops += cost.flops
-            self.bytes += cost.bytes
             group = "loss" if _in_the_loss() else cost.group
+            self.launches[group] += 1
+            self.flops += cost.flops
+            self.bytes[group] += cost.bytes
             self.seconds[group] += self._time.seconds(cost, inputs)
 
     def _look_for_waits(

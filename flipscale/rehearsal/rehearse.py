@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -28,6 +28,7 @@ _NOT_FUSED = (
     "compiled kernels; the step ran uncompiled, so that norms, casts, sums and copies take longer here than "
     "in the job, and more kernels are started"
 )
+_UNCOMPILED_MEMORY = "the memory that compiled blocks save; the peak is that of the uncompiled step"
 
 
 def rehearse(request: Request, report: Callable[[str], None] = lambda phase: None) -> Rehearsal:
@@ -59,7 +60,7 @@ def rehearse(request: Request, report: Callable[[str], None] = lambda phase: Non
     if request.job.sharding.strategy == "ddp" and request.on.gpus > 1:
         limits = (*limits, _OWN_REDUCER)
     if compiled is not None:
-        limits = (*limits, _NOT_FUSED)
+        limits = (*limits, _limit_of_compiling(results))
     return Rehearsal(
         request.job.name, request.on.gpu.name, request.on.gpus, request.rank, limits, results, compiled
     )
@@ -91,9 +92,18 @@ def _phase_result(request: Request, number: int, answer: dict[str, Any]) -> Phas
         model_flops=model_flops,
         moved_bytes=answer["bytes"],
         device_seconds=answer["seconds"],
+        not_fused=answer["not_fused"],
         collectives=collectives,
         time=bound_step(answer["seconds"], collectives, answer["launches"], model_flops, gpu.peak_flops),
     )
+
+
+def _limit_of_compiling(phases: Iterable[PhaseResult]) -> str:
+    reasons = {phase.not_fused for phase in phases if phase.not_fused is not None}
+    if not reasons:
+        return _UNCOMPILED_MEMORY
+    known = "; ".join(sorted(reason for reason in reasons if reason))
+    return f"{_NOT_FUSED} ({known})" if known else _NOT_FUSED
 
 
 def _parts(memory: PhaseMemory) -> dict[str, int]:

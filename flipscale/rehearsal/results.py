@@ -76,6 +76,8 @@ class PhaseResult:
     """Bytes of device memory that kernels read or write."""
     device_seconds: dict[str, float]
     """Modelled seconds of the device by kind of work."""
+    not_fused: str | None
+    """None if kernels, bytes and seconds are those of compiled blocks; else why not, if there is a reason."""
     collectives: tuple[CollectiveResult, ...]
     time: StepTime
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import tarfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 from support.broken_files import FILES, SHAPES, Outcome, break_file, flipscale
 from support.fake_slurm import FakeSlurm
+from support.rehearsals import made_up_rehearsal
 from support.tiny_run import TinyRun
 
 PHASE = {"name": "all", "samples": 320, "mask_ratio": 0.5, "batch_size": 16, "base_lr": 0.02}
@@ -81,6 +83,7 @@ def killed(tiny_run: Callable[..., TinyRun], data_set: Path, tmp_path: Path) -> 
     assert stopped.code == 75, stopped.errors
     submitted = flipscale("submit", run.job, environment=environment)
     assert submitted.code == 0, submitted.errors
+    (run.output / "rehearsal.json").write_text(json.dumps(asdict(made_up_rehearsal())))
     process = run.start()
     second = run.output / "checkpoints" / "samples_000000000128" / "manifest.json"
     while not second.exists():

@@ -15,6 +15,7 @@ SECONDS_PER_COMMAND = 600.0
 FILES = (
     *("job.yaml", "index.json", "ledger.jsonl", "segment.json", "metrics.jsonl", "evaluations.jsonl"),
     *("quarantine.jsonl", "submissions.jsonl", "lock", "submit.lock", "token", "STOP", "starts.jsonl"),
+    "rehearsal.json",
     *("checkpoints/LATEST", "checkpoints/NEWEST/manifest.json"),
     *("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"),
     *("heartbeats/ATTEMPT/rank_00000.json", "index/index.json"),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flipscale.rehearsal.accelerator import build_accelerator, load_accelerator
+from flipscale.rehearsal.child import rehearse_phase
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,9 +67,9 @@ def run_simulated(steps: Sequence[SimulatedStep]) -> list[dict[str, Any]]:
     """Run steps on fake GPUs in one process.
 
     Returns:
-        For each step the fields of `flipscale.rehearsal.one_phase.StepRecord`.
+        For each step what `rehearse_phase` returns.
     """
-    questions = [{"job": step.job, "rank": step.rank, "world": step.world} for step in steps]
+    questions = [_request(step) for step in steps]
     with tempfile.TemporaryDirectory() as directory:
         answer = Path(directory) / "answer.json"
         done = subprocess.run(
@@ -88,35 +89,20 @@ def main() -> None:
     questions = json.loads(sys.stdin.read())
     with tempfile.TemporaryDirectory() as directory:
         load_accelerator(build_accelerator(Path(directory)))
-    answers = [_answer(question) for question in questions]
+    answers = [rehearse_phase(question) for question in questions]
     Path(sys.argv[1]).write_text(json.dumps(answers))
 
 
-def _answer(question: dict[str, Any]) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    import torch
-
-    from flipscale.config import Job
-    from flipscale.models.of_job import phase_specs
-    from flipscale.planning.plan import model_shape
-    from flipscale.rehearsal.device_time import DeviceTime
-    from flipscale.rehearsal.fake_device import fake_device
-    from flipscale.rehearsal.fake_world import fake_world
-    from flipscale.rehearsal.live_memory import LiveMemory
-    from flipscale.rehearsal.one_phase import OnePhase
-
-    job = Job.model_validate(question["job"])
-    (spec,) = phase_specs(model_shape(job), job)
-    device = torch.device("cuda", 0)
-    waits: list[str] = []
-    place = (question["rank"], question["world"], 8, device, job.sharding.strategy)
-    with fake_world(*place) as world, fake_device(device, waits):
-        step = OnePhase(job, 0, spec, world, DeviceTime(989e12, 67e12, 3.35e12), LiveMemory())
-        record = step.run(waits)
-
-    collectives = [{**asdict(collective), "count": count} for collective, count in record.collectives]
-    return {**asdict(record), "collectives": collectives}
+def _request(step: SimulatedStep) -> dict[str, Any]:
+    return {
+        "job": json.dumps(step.job),
+        "phase": 0,
+        "rank": step.rank,
+        "gpus": step.world,
+        "ranks_per_node": 8,
+        "library": "loaded",
+        "time": {"peak_flops": 989e12, "exact_flops": 67e12, "bandwidth": 3.35e12},
+    }
 
 
 if __name__ == "__main__":

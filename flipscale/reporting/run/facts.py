@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from flipscale.config import Job
+from flipscale.documents import read_as
 from flipscale.errors import StoppedEarly, UserError
 from flipscale.orchestration.status.liveness import SlurmView
 from flipscale.orchestration.status.run_status import RunStatus, read_status
+from flipscale.rehearsal.results import Rehearsal
 from flipscale.reporting.run.retrieval_examples import RetrievalExample, read_retrieval_examples
 from flipscale.reporting.run.seen_samples import SeenSample, read_seen_samples
 from flipscale.reporting.run.series import Series, read_series
@@ -59,6 +61,8 @@ class RunFacts:
     """Training samples as the model saw them, or the reason why they cannot be shown."""
     retrieval_examples: list[RetrievalExample] | str
     """Validation images with their nearest captions, or the reason why they cannot be shown."""
+    rehearsal: Rehearsal | str | None
+    """The rehearsal before the submission, or the reason why it cannot be shown; None without one."""
 
 
 def gather_facts(run: RunDirectory, report: Callable[[str], None]) -> RunFacts:
@@ -97,7 +101,15 @@ def gather_facts(run: RunDirectory, report: Callable[[str], None]) -> RunFacts:
                 run, job, has_checkpoint=status.checkpoint is not None, report=report
             )
         ),
+        rehearsal=_or_reason(lambda: _read_rehearsal(run)),
     )
+
+
+def _read_rehearsal(run: RunDirectory) -> Rehearsal | None:
+    try:
+        return read_as(Rehearsal, run.rehearsal, "delete it")
+    except FileNotFoundError:
+        return None
 
 
 def _or_reason(work: Callable[[], T]) -> T | str:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import flipscale
 from flipscale.evaluation.scores import scores_of
 from flipscale.formatting import format_count, format_duration, format_percent, format_quantity
+from flipscale.rehearsal.results import Rehearsal
 from flipscale.reporting.page.blocks import Code, Headline, Page, Section
 from flipscale.reporting.page.cells import time_cell
 from flipscale.reporting.run.curves import speed_section, training_section
@@ -14,6 +15,7 @@ from flipscale.reporting.run.evaluations import evaluation_section
 from flipscale.reporting.run.examples import retrieval_section, seen_section
 from flipscale.reporting.run.facts import RunFacts
 from flipscale.reporting.run.files import checkpoint_section, quarantine_section
+from flipscale.reporting.run.rehearsal import rehearsal_sections
 from flipscale.reporting.run.segments import segment_marks, segment_section
 
 _MOST_SCORES = 2  # zero-shot scores among the headlines
@@ -40,6 +42,7 @@ def run_page(facts: RunFacts) -> Page:
             evaluation_section(facts),
             speed_section(facts, marks),
             segment_section(facts),
+            *rehearsal_sections(facts),
             checkpoint_section(facts),
             quarantine_section(facts),
             seen_section(facts),
@@ -61,6 +64,7 @@ def run_document(facts: RunFacts) -> dict[str, object]:
         "failed_evaluations": [evaluation.document for evaluation in facts.failed_evaluations],
         "checkpoints": [asdict(checkpoint) for checkpoint in facts.checkpoints],
         "quarantine": asdict(facts.quarantine),
+        "rehearsal": asdict(facts.rehearsal) if isinstance(facts.rehearsal, Rehearsal) else facts.rehearsal,
         "retrieval_examples": (
             examples if isinstance(examples, str) else [asdict(retrieved.nearest) for retrieved in examples]
         ),

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from playwright.sync_api import Browser
 from support.browser import opened
+from support.rehearsals import made_up_rehearsal
 from support.reported_models import ALONE, Models
 from support.run_in_files import RunInFiles
 
@@ -221,3 +223,22 @@ def test_page_is_written_neither_into_run_nor_below_file(tmp_path: Path) -> None
         report(run.path, run.path / "report")
     with pytest.raises(UserError, match="is not a run directory"):
         report(tmp_path, None)
+
+
+def test_rehearsal_is_shown_next_to_what_the_run_measured(tmp_path: Path):
+    run = RunInFiles.new(tmp_path / "run")
+    assert all(section.title != "Rehearsal" for section in page_of(run.path).sections)
+    assert run_document(gather_facts(RunDirectory(run.path), lambda what: None))["rehearsal"] is None
+
+    run.metrics(samples=8, images_per_second=10.0, mfu=0.31, peak_memory_gb=42.95)
+    found = made_up_rehearsal()
+    RunDirectory(run.path).rehearsal.write_text(json.dumps(asdict(found)))
+    text = to_markdown(page_of(run.path))
+    assert "masked | 256 | 42.9 GB | 44 GB | 3,385 | 312.0 ms | operations | 45.9% | 1" in text
+    assert "The run itself, in its last log line: peak memory 43 GB, MFU 31.0%." in text
+    assert "Compiled: 3 graphs, 0 graph breaks, 1 call that torch could not compile." in text
+    assert "Not looked at: the rest." in text
+    assert run_document(gather_facts(RunDirectory(run.path), lambda what: None))["rehearsal"] == asdict(found)
+
+    RunDirectory(run.path).rehearsal.write_text("{}")
+    assert "rehearsal.json is damaged" in missing(page_of(run.path))["Rehearsal"]
