@@ -83,6 +83,10 @@ def test_executed_operations_are_those_of_the_model_and_the_loss(base: dict[str,
         assert phase["problems"] == {}
         assert phase["time"]["total"] >= phase["time"]["device"] > 0
 
+    # The second phase masks nothing. Its first step clears the moments, which is not what its steps cost.
+    masked, unmasked = base["phases"]
+    assert unmasked["launches"] < masked["launches"]
+
 
 @needs_compiler
 @pytest.mark.slow
