@@ -15,7 +15,7 @@ def stop(
     run: Run,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the run has saved and ended.")] = False,
 ) -> None:
-    """Stop a run after its current step, with a checkpoint, and do not restart it. Removes queued jobs."""
+    """Stop a run within two steps, with a checkpoint, and do not restart it. Removes queued jobs."""
     from flipscale.orchestration.status.stopping import (
         cancel_queued,
         job_ids,
@@ -35,7 +35,7 @@ def stop(
     if waiting:
         say(f"Slurm job {job_ids(waiting)} is taken from the queue")
     if len(waiting) < len(status.jobs) or any(process.alive for process in status.processes):
-        say(f"{directory.path} saves and ends after its current step, and is not started again")
+        say(f"{directory.path} saves and ends within two steps, and is not started again")
 
     if wait:
         say("waiting until it has ended; Ctrl-C leaves the request in place")

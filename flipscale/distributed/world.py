@@ -16,6 +16,7 @@ from flipscale.child_process import keep_connections_from_children
 from flipscale.distributed.cores import share_of_cores, usable_cores
 from flipscale.distributed.devices import check_gpus, gpu_id, own_device
 from flipscale.distributed.interfaces import default_gloo_interface
+from flipscale.distributed.pending_sum import PendingSum
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.quiet_start import native_output_to_stderr
 from flipscale.errors import RunError, StoppedEarly, UserError
@@ -141,12 +142,19 @@ class World:
 
     def sum(self, numbers: list[int]) -> list[int]:
         """Sum int64 numbers over all processes, modulo 2**64, with one small collective on the CPU."""
-        if self.size == 1:
-            return numbers
+        return self.start_sum(numbers).wait()
 
+    def start_sum(self, numbers: list[int]) -> PendingSum:
+        """Start a `sum`, and return at once. All processes call this method together.
+
+        A sum that is under way takes its turn among the collectives of the control group: all processes call
+        these in the same order.
+        """
         total = torch.tensor(numbers, dtype=torch.int64)
-        _dist.all_reduce(total, group=self._control_group())
-        return [int(number) for number in total]
+        if self.size == 1:
+            return PendingSum(total, None)
+
+        return PendingSum(total, _dist.all_reduce(total, group=self._control_group(), async_op=True))
 
     def _control_group(self) -> dist.ProcessGroup | None:
         """Return a gloo group of its own: control traffic never mixes with the tensors of a training step."""

@@ -8,7 +8,7 @@ computation of its part of the step: all of what `traffic` gives no window, and 
 rest. The bound is the largest of computation with loss, communication (hidden or not), and input.
 
 Left out: that collectives take multiprocessors from the kernels, that blocks differ in how well
-they hide theirs, the host, and the exchange of the step's facts over gloo (training/agreement.py).
+they hide theirs, the host, and the exchange of a step's facts over gloo, which runs during the next step.
 """
 
 from __future__ import annotations

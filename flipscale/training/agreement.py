@@ -1,4 +1,4 @@
-"""The exchange of small facts after a step, so that all processes take the same decisions."""
+"""The exchange of small facts between the steps, so that all processes take the same decisions."""
 
 from __future__ import annotations
 
@@ -8,29 +8,54 @@ from typing import NamedTuple
 from flipscale.config import Data
 from flipscale.data.quarantine import BadRecord, Quarantine
 from flipscale.data.samples.stream import Batch
+from flipscale.distributed.pending_sum import PendingSum
 from flipscale.orchestration.segments.segment import Segment
-from flipscale.orchestration.segments.stop_requests import REASONS, agreed_reason
+from flipscale.orchestration.segments.stop_requests import agreed_reason
 from flipscale.order_digest import ContentDigest, OrderDigest
 
 
 class Decision(NamedTuple):
-    """The decision of all processes after a step.
+    """The decision of all processes, by the facts of no, one or two steps.
 
     Attributes:
-        digest: Order digest of the samples of all processes in this step.
+        samples: Samples of all processes in these steps.
+        digest: Order digest of these samples.
         content: Their content digest.
         reason: The reason to stop, one of REASONS, or None.
         save: Whether a checkpoint is due.
     """
 
-    digest: OrderDigest
-    content: ContentDigest
-    reason: str | None
-    save: bool
+    samples: int = 0
+    digest: OrderDigest = OrderDigest()
+    content: ContentDigest = ContentDigest()
+    reason: str | None = None
+    save: bool = False
+
+    def followed_by(self, later: Decision) -> Decision:
+        """Return the decision by the facts of these steps and of the step after them."""
+        return Decision(
+            self.samples + later.samples,
+            self.digest + later.digest,
+            self.content + later.content,
+            later.reason or self.reason,  # a process keeps its requests
+            self.save or later.save,
+        )
+
+
+class _PendingFacts(NamedTuple):
+    """The facts of a step that are under way; not its batch, whose images would take memory."""
+
+    samples: int
+    samples_seen: int
+    bad: list[BadRecord]  # of this process
+    sums: PendingSum
 
 
 class Agreement:
-    """Exchanges the facts of a step between all processes.
+    """Exchanges the facts of each step between all processes, while the next step is computed.
+
+    The devices have work meanwhile. The hops of the collective from host to host, and a host that is late by
+    less than a step, thus delay nothing. The facts of at most one step are under way.
 
     Args:
         data: The `data` block of the job.
@@ -42,6 +67,7 @@ class Agreement:
         self._max_bad_fraction = data.max_bad_fraction
         self._world = segment.world
         self._stop = segment.stop
+        self._pending: _PendingFacts | None = None
         # Only the leading process writes the quarantine.
         self._quarantine = Quarantine(segment.run.quarantine) if segment.world.leads else None
         if self._quarantine is not None:
@@ -51,35 +77,56 @@ class Agreement:
         """Return the reason to stop that any process has; all processes call it together."""
         return agreed_reason(self._world.sum(self._stop.counts()))
 
-    def reach(self, batch: Batch, *, save_due: bool) -> Decision:
-        """Exchange the facts of a step; all processes call it together.
+    def reach(self, batch: Batch, *, save_due: bool, at_once: bool) -> Decision:
+        """Exchange the facts of a step that is queued; all processes call it together.
 
-        Bad samples are in the quarantine before the call returns, and thus before any checkpoint that counts
-        them as replaced.
+        The decision is by the facts of the step before; those of this step are under way when the call
+        returns. The facts of this step count as well, and no facts are under way, if `at_once` is true, or if
+        the step before asks for a save or a stop.
+
+        Bad samples are in the quarantine before their step counts in a decision, and thus before any
+        checkpoint that counts them as replaced.
 
         Args:
             batch: The batch of the step.
             save_due: Whether a checkpoint is due; only the leading process's word counts.
+            at_once: Whether to wait for the facts of this step; the same in all processes.
 
         Raises:
             UserError: If a larger share of the samples is bad than the job allows.
         """
-        save_due = self._world.leads and save_due
+        decision = self._settle()
+        self._pending = self._send(batch, save_due=self._world.leads and save_due)
+
+        if at_once or decision.save or decision.reason:
+            decision = decision.followed_by(self._settle())
+        return decision
+
+    def _send(self, batch: Batch, *, save_due: bool) -> _PendingFacts:
         digests = [batch.digest.as_int64(), batch.content.as_int64()]
         facts = [*digests, len(batch.bad), int(save_due), *self._stop.counts()]
-        digest, content, bad, saves, *requests = self._world.sum(facts)
+        return _PendingFacts(batch.step.size, batch.step.stop, batch.bad, self._world.start_sum(facts))
+
+    def _settle(self) -> Decision:
+        """Wait for the facts that are under way, if there are any, and return the decision by them."""
+        if self._pending is None:
+            return Decision()
+
+        facts = self._pending
+        self._pending = None
+        digest, content, bad, saves, *requests = facts.sums.wait()
 
         if bad:
-            self._record(batch)
-        reason = agreed_reason(requests[: len(REASONS)])
-        return Decision(OrderDigest(digest), ContentDigest(content), reason, saves > 0)
+            self._record(facts)
+        reason = agreed_reason(requests)
+        return Decision(facts.samples, OrderDigest(digest), ContentDigest(content), reason, saves > 0)
 
-    def _record(self, batch: Batch) -> None:
+    def _record(self, facts: _PendingFacts) -> None:
         quarantine = self._quarantine
-        records = self._world.gather(batch.bad)
+        records = self._world.gather(facts.bad)
         if quarantine is not None:
             quarantine.add(record for part in records for record in part)
 
-        seen = batch.step.stop
+        seen = facts.samples_seen
         limit = self._max_bad_fraction
         self._world.lead(lambda: quarantine and quarantine.judge(seen, limit))

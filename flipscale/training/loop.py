@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 from flipscale.budget import Budget, Step
 from flipscale.config import Job
@@ -30,7 +31,8 @@ class TrainingLoop:
         progress: Where training begins.
 
     Attributes:
-        progress: What is trained; `saver.committed` is what is on disk.
+        progress: What is trained, up to the last step whose facts all processes have exchanged;
+            `saver.committed` is what is on disk.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class TrainingLoop:
         self._data = data
         self._stage = stage
         self.progress = progress
+        self._samples_seen = progress.samples_seen
         self._steps_done = budget.steps_done(progress.samples_seen)
         self.saver = Saver(job, segment, stage.model, progress)
         self._updater = Updater(job, budget, data.tokenizer.padding_id, segment.world, progress)
@@ -63,7 +66,9 @@ class TrainingLoop:
         try:
             self._train()
         except BaseException as error:
-            self._segment.end(self.saver.committed, self.progress, error)
+            # The last step counts as trained, though its facts may be under way.
+            reached = replace(self.progress, samples_seen=self._samples_seen)
+            self._segment.end(self.saver.committed, reached, error)
             raise
         self._segment.end(self.saver.committed, self.progress)
         return self.progress
@@ -92,7 +97,7 @@ class TrainingLoop:
             self._evaluate(steps, log)
             self._segment.training()
 
-            while self.progress.samples_seen < self._budget.total:
+            while self._samples_seen < self._budget.total:
                 with steps.waiting_for_data():
                     batch = next(batches)
                 step = batch.step
@@ -100,22 +105,27 @@ class TrainingLoop:
                 # Change the shape first: the batch has the image size of its phase.
                 self._begin_phase(step.phase, steps)
                 scalars = self._updater.update(self._stage, batch)
+                logs = steps.due(step, self._steps_done + 1)
+                saves = self._saves_after(step)
 
                 # Agree before anything is written: all processes save, stop and evaluate at the same step.
-                decision = agreement.reach(batch, save_due=self.saver.due(step, self._steps_done))
-                self.progress = self.progress.after(step.size, decision.digest, decision.content)
+                # What is written needs the digest of this step at once.
+                clock_due = self.saver.due_by_clock()
+                decision = agreement.reach(batch, save_due=clock_due, at_once=logs or saves)
+                self.progress = self.progress.after(decision.samples, decision.digest, decision.content)
+                self._samples_seen = step.stop
                 self._steps_done += 1
 
                 # Log before saving: the host waits for the device here, and a run that diverged ends unsaved.
-                if steps.due(step, self._steps_done):
+                if logs:
                     self._segment.check_lock()
                     steps.write(step, self._steps_done, self.progress, scalars)
-                    self._updater.check_skips(self.progress.samples_seen)
+                    self._updater.check_skips(self._samples_seen)
 
                 # Save before a stop and before an evaluation: neither may cost the steps so far.
-                if self._saves_after(step, decision.reason, decision.save):
+                if saves or decision.save or decision.reason:
                     self._save(step)
-                self._segment.watchdog.step(self.progress.samples_seen)
+                self._segment.watchdog.step(self._samples_seen)
                 self._stop_if(decision.reason)
 
                 # Evaluate last: the scores belong to a checkpoint that exists.
@@ -129,16 +139,17 @@ class TrainingLoop:
         # Check the lock before the model is freed: a newer start may own the run.
         self._segment.check_lock()
         with steps.paused(), self._segment.watchdog.long_operation():
-            before = self.saver.phase_end(self.progress.samples_seen)
+            before = self.saver.phase_end(self._samples_seen)
             self._stage.begin_phase(phase, before)
             self.saver.prepare(self._stage.model)
 
-    def _saves_after(self, step: Step, reason: str | None, save: bool) -> bool:
-        samples_seen = self.progress.samples_seen
-        return bool(self._ends_phase(step) or save or reason or self._stage.evaluation.due(samples_seen))
+    def _saves_after(self, step: Step) -> bool:
+        """Return whether to save after a step, whatever the clock and the requests say."""
+        due = self.saver.due(step, self._steps_done + 1)
+        return due or self._ends_phase(step) or self._stage.evaluation.due(step.stop)
 
     def _ends_phase(self, step: Step) -> bool:
-        return self.progress.samples_seen == self._budget.spans[step.phase].stop
+        return step.stop == self._budget.spans[step.phase].stop
 
     def _save(self, step: Step) -> None:
         progress = self._updater.counted(self.progress, self._stage.model)
@@ -146,7 +157,7 @@ class TrainingLoop:
         self.progress = progress
 
     def _evaluate(self, steps: StepLog, log: MetricsLog | None) -> None:
-        samples_seen = self.progress.samples_seen
+        samples_seen = self._samples_seen
         if not self._stage.evaluation.due(samples_seen):
             return
 
@@ -157,11 +168,11 @@ class TrainingLoop:
 
     def _stop_if(self, reason: str | None) -> None:
         """Raise StoppedEarly if all processes agreed on a reason to stop, and the budget is not spent."""
-        if not reason or self.progress.samples_seen >= self._budget.total:
+        if not reason or self._samples_seen >= self._budget.total:
             return
 
         raise StoppedEarly(
-            f"stopped on request ({reason}) at {self.progress.samples_seen} of {self._budget.total} samples; "
+            f"stopped on request ({reason}) at {self._samples_seen} of {self._budget.total} samples; "
             "run the same command again to resume",
             self._segment.reason_of_stop(reason),
             agreed=True,

@@ -47,20 +47,23 @@ class Saver:
         self._writer.prepare(model.state())
 
     def due(self, step: Step, steps_done: int) -> bool:
-        """Return whether a checkpoint is due after a step.
+        """Return whether a checkpoint is due after a step by its samples or its number.
 
         Args:
             step: The step.
-            steps_done: Steps of the run before this one.
+            steps_done: Steps of the run, this one included.
         """
         for cadence in self._settings.every:
             if cadence.unit == "samples" and crosses_multiple(step.start, step.stop, cadence.amount):
                 return True
-            if cadence.unit == "steps" and (steps_done + 1) % cadence.amount == 0:
-                return True
-            if cadence.unit == "seconds" and time.monotonic() - self._saved_time >= cadence.amount:
+            if cadence.unit == "steps" and steps_done % cadence.amount == 0:
                 return True
         return False
+
+    def due_by_clock(self) -> bool:
+        """Return whether a checkpoint is due by the clock of this process."""
+        passed = time.monotonic() - self._saved_time
+        return any(every.unit == "seconds" and passed >= every.amount for every in self._settings.every)
 
     def save(self, model: ShardedModel, progress: Progress, *, permanent: bool) -> None:
         """Save a checkpoint; all processes call it together.

@@ -3,9 +3,15 @@
 from flipscale.orchestration.segments.stop_requests import REASONS, StopRequests
 from flipscale.runs.directory import RunDirectory
 
+NEVER = 10**6
+"""More steps than any test trains."""
+
 
 class StopAt(StopRequests):
-    """Asks to stop after a number of steps, as a signal would."""
+    """Asks to stop in a certain step, as a signal would.
+
+    Training ends after this step if it writes something, such as a line of metrics; else after the next step.
+    """
 
     def __init__(self, run: RunDirectory, steps: int) -> None:
         super().__init__(run.stop_file)

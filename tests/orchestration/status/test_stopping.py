@@ -68,7 +68,7 @@ def test_a_run_that_is_killed_and_then_stopped(tiny_run, capsys):
     assert process.wait(timeout=60) == 75
     process.communicate()
     printed = capsys.readouterr().out
-    assert "saves and ends after its current step" in printed
+    assert "saves and ends within two steps" in printed
     assert printed.endswith("it was stopped; `flipscale train JOB` resumes it\n")
     status = read_status(tiny.output, SlurmView())
     assert [segment.reason for segment in status.segments] == ["killed", "stopped"]
@@ -89,7 +89,7 @@ def test_a_running_job_is_left_to_the_stop_file_and_its_successor_cancelled(run,
     slurm.answers("7|RUNNING|None|n1", "8|PENDING|Dependency|")
     stop(run.path, wait=False)
     assert slurm.calls()[1:] == ["scancel --state=PENDING 8"]
-    assert "saves and ends after its current step" in capsys.readouterr().out
+    assert "saves and ends within two steps" in capsys.readouterr().out
 
 
 def test_all_jobs_are_cancelled(run, slurm, capsys):
