@@ -100,7 +100,9 @@ def _cost_compiled(call: BlockCall, device: torch.device, time: DeviceTime) -> B
     try:
         moved = bytes_of_fused_kernels(call, device)
     except Exception as error:  # the compiler's inner functions differ between versions of torch
-        line = str(error).strip().splitlines() or [""]
-        raise NotFused(f"{type(error).__name__}: {line[0][:200]}") from error
+        kind = type(getattr(error, "inner_exception", error)).__name__
+        raise NotFused(
+            f"the compiler of torch {torch.__version__} does not run on fake tensors: {kind}"
+        ) from error
     seconds = sum(time.seconds(Cost("fused", 0, each, exact=False), ()) for each in moved)
     return BlockCost(len(moved), sum(moved), {"fused": seconds})

@@ -121,6 +121,7 @@ def _compiler_of_a_gpu(device: torch.device) -> Generator[None]:
 
     answers: tuple[tuple[Any, str, Any], ...] = (
         (scheduler, "has_triton", lambda *arguments: True),
+        (torch.cuda, "is_available", lambda: False),  # else fake tensors allocate memory on the GPU
         (torch.cuda, "get_device_properties", gpu),
         (torch.cuda, "get_device_capability", lambda *arguments: (9, 0)),
         (torch.cuda, "current_device", lambda: 0),
