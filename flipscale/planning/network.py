@@ -138,10 +138,23 @@ def collective_seconds(kind: Kind, size: int, ranks: int, ranks_per_node: int, n
     if ranks == 1:
         return 0.0
 
-    ring = min(_ring_seconds(kind, size, ranks, ranks_per_node, network, p) for p in PROTOCOLS)
+    ring = ring_seconds(kind, size, ranks, ranks_per_node, network)
     if kind != "all_reduce":
         return ring
     return min(ring, *(_tree_seconds(size, ranks, ranks_per_node, network, p) for p in PROTOCOLS))
+
+
+def ring_seconds(kind: Kind, size: int, ranks: int, ranks_per_node: int, network: Network) -> float:
+    """Return the time of one collective along a ring, also if NCCL would all-reduce along a tree.
+
+    Args:
+        kind: What is asked for.
+        size: Bytes of the whole tensor.
+        ranks: Processes of the group, at least 2.
+        ranks_per_node: Processes of the group that share a node.
+        network: The links.
+    """
+    return min(_ring_seconds(kind, size, ranks, ranks_per_node, network, p) for p in PROTOCOLS)
 
 
 def bus_bandwidth(ranks: int, ranks_per_node: int, network: Network) -> float:
@@ -161,7 +174,10 @@ def bus_bandwidth(ranks: int, ranks_per_node: int, network: Network) -> float:
 def _ring_seconds(
     kind: Kind, size: int, ranks: int, ranks_per_node: int, network: Network, protocol: Protocol
 ) -> float:
-    """Return the time of a ring: every rank passes its part on, ranks - 1 times, and twice to all-reduce."""
+    """Return the time with one protocol.
+
+    Every rank passes its part on, ranks - 1 times, and twice as often to all-reduce.
+    """
     nodes = -(-ranks // ranks_per_node)
     rounds = 2 if kind == "all_reduce" else 1
     steps = rounds * (ranks - 1)

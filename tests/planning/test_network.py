@@ -16,6 +16,7 @@ from flipscale.planning.network import (
     bus_bandwidth,
     collective_seconds,
     find_network,
+    ring_seconds,
 )
 
 GB = 1e9
@@ -56,6 +57,16 @@ def test_small_all_reduce_takes_a_tree_and_a_large_one_a_ring() -> None:
     assert small == pytest.approx(6.6e-6 + 14 * 1.0e-6 + 14 * 5.0e-6, rel=0.1)
     large = collective_seconds("all_reduce", int(64 * GB), 1024, 8, H100)
     assert large == pytest.approx(2 * 64 * 1023 / 1024 / 370, rel=0.06)
+
+
+def test_ring_takes_as_long_without_a_tree_if_nccl_would_take_one() -> None:
+    """A small all-reduce over 128 nodes of one GPU, by hand: 6.6 us and 2 x 127 steps of 2.7 us."""
+    ring = ring_seconds("all_reduce", 1024, 128, 1, H100)
+    assert ring == pytest.approx(6.6e-6 + 254 * 2.7e-6, rel=0.01)
+    assert collective_seconds("all_reduce", 1024, 128, 1, H100) < ring / 5
+    assert ring_seconds("all_gather", 1024, 128, 1, H100) == collective_seconds(
+        "all_gather", 1024, 128, 1, H100
+    )
 
 
 def test_one_process_communicates_nothing() -> None:

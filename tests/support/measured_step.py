@@ -26,6 +26,7 @@ from flipscale.models.masking import visible_patches, visible_tokens
 from flipscale.models.presets import preset
 from flipscale.planning.memory import estimate_memory
 from flipscale.sharding.shard import shard
+from flipscale.sharding.strategy import ShardedModel
 from flipscale.training.gradients import accumulate_gradients
 
 PAIRS = 16  # of each process
@@ -63,28 +64,33 @@ def measure(world: World, sharding: dict[str, Any], *, ablations: bool = False) 
     """
     job = job_of(world.size, sharding, ablations=ablations)
     spec = WITH_DECODER if ablations else SPEC
-    patches = SPEC.vision.patches
-    side = SPEC.vision.image_size
 
     with LiveBytes() as live:
         model = shard(build_model(spec, device="meta"), job.sharding, job.optimizer, job.seed, world)
         live.peak = 0
         for _ in range(2):
-            positions = torch.arange(PAIRS)
-            texts = torch.randint(1000, (PAIRS, spec.text.context_length))
-            ratio = job.phases[0].text_mask_ratio
-            pairs = Inputs(
-                torch.randint(256, (PAIRS, 3, side, side), dtype=torch.uint8),
-                texts,
-                visible_patches(positions, patches, 0.5, job.seed),
-                visible_tokens(texts, positions, ratio, job.seed, "random", "first", 0),
-            )
-            loss = accumulate_gradients(model, pairs, job.loss, job.sharding.micro_batch)["loss"]
-            model.gradient_norm(None)
-            model.update(1e-6, torch.isfinite(loss))
+            train_once(model, job)
 
     (estimated,) = estimate_memory(job, spec, world.size, "cpu")
     return {"measured": live.peak, "estimated": estimated.total}
+
+
+def train_once(model: ShardedModel, job: Job) -> None:
+    """Run one step of a job of `job_of` with pairs of noise."""
+    patches = SPEC.vision.patches
+    side = SPEC.vision.image_size
+    positions = torch.arange(PAIRS)
+    texts = torch.randint(1000, (PAIRS, SPEC.text.context_length))
+    ratio = job.phases[0].text_mask_ratio
+    pairs = Inputs(
+        torch.randint(256, (PAIRS, 3, side, side), dtype=torch.uint8),
+        texts,
+        visible_patches(positions, patches, 0.5, job.seed),
+        visible_tokens(texts, positions, ratio, job.seed, "random", "first", 0),
+    )
+    loss = accumulate_gradients(model, pairs, job.loss, job.sharding.micro_batch)["loss"]
+    model.gradient_norm(None)
+    model.update(1e-6, torch.isfinite(loss))
 
 
 def main() -> None:
