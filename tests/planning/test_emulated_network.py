@@ -39,7 +39,13 @@ def _needs_emulation() -> None:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("link", [Link(2.5e6, 0.001), Link(12.5e6, 0.01)])
+@pytest.mark.parametrize(
+    "link",
+    [
+        pytest.param(Link(2.5e6, 0.001), id="slow"),
+        pytest.param(Link(12.5e6, 0.01), id="fast", marks=pytest.mark.long),
+    ],
+)
 def test_stream_has_the_rate_and_the_delay_of_its_link(link: Link) -> None:
     with emulated_network(2, link) as network:
         stream = measure_stream(network)
@@ -48,19 +54,28 @@ def test_stream_has_the_rate_and_the_delay_of_its_link(link: Link) -> None:
     assert stream.round_trip >= 2 * link.delay
 
 
-@pytest.mark.parametrize("nodes", [2, 4])
-def test_model_agrees_with_collectives_of_gloo(nodes: int) -> None:
-    measured = measure_collectives(nodes, sizes=(2**10, 2**16, 2**20, 2**22, 2**23), repetitions=5)
+@pytest.mark.parametrize(
+    ("nodes", "sizes"),
+    [
+        pytest.param(2, (2**10, 2**20), id="some"),
+        pytest.param(2, (2**16, 2**22, 2**23), id="two nodes", marks=pytest.mark.long),
+        pytest.param(4, (2**10, 2**16, 2**20, 2**22, 2**23), id="four nodes", marks=pytest.mark.long),
+    ],
+)
+def test_model_agrees_with_collectives_of_gloo(nodes: int, sizes: tuple[int, ...]) -> None:
+    measured = measure_collectives(nodes, sizes=sizes, repetitions=5)
     ratios = {(one.kind, one.size): one.shortest_ratio for one in measured}
     assert ratios == {name: pytest.approx(1, rel=PROMISED) for name in ratios}
 
 
+@pytest.mark.long
 def test_gloo_sends_the_bytes_of_the_model() -> None:
     """This shows that torch reduces and scatters by an all-reduce: half of the bytes would do."""
     measured = measure_collectives(4, sizes=(2**22,), repetitions=1)
     assert [one.sent / one.predicted_bytes for one in measured] == pytest.approx([1, 1, 1], rel=0.03)
 
 
+@pytest.mark.long
 def test_model_agrees_with_the_communication_of_a_training_step() -> None:
     steps = measure_steps(3)
     assert all(step.communication > 3 * min(step.without) for step in steps), "computation hides the network"
