@@ -137,8 +137,10 @@ def test_signals_before_the_first_step_and_twice_and_in_a_save(
     run = SlurmRun.of(patient_cluster, tiny_run("early", **two_nodes(4_000)))
     job = run.submit()
     patient_cluster.wait_for(job, "RUNNING")
-    patient_cluster.wait_until(lambda: list(run.run.output.glob("logs/*_0_log.out")), bool)
-    patient_cluster.run("scancel", "--signal=TERM", job)  # while Python still imports
+    # Slurm drops a signal that comes before the processes exist, so wait for them; Python still imports then.
+    for rank in (0, 1):
+        patient_cluster.wait_until(lambda rank=rank: run.process_of(rank, "0"), bool)
+    patient_cluster.run("scancel", "--signal=TERM", job)
 
     run.starts_again(job, 1)
     run.more_samples(160)

@@ -163,7 +163,8 @@ class SlurmRun:
             with suppress(psutil.Error):
                 trains = process.cmdline()[-3:] == ["flipscale", "train", str(self.run.output)]
                 place = process.environ() if trains else {}
-                if (place.get("SLURM_PROCID"), place.get("SLURM_RESTART_COUNT")) == (str(rank), restarts):
+                restart = place.get("SLURM_RESTART_COUNT", "0")  # Slurm does not set it in the first start
+                if (place.get("SLURM_PROCID"), restart) == (str(rank), restarts):
                     return process
         return None
 
