@@ -68,6 +68,9 @@ class Agreement:
         self._world = segment.world
         self._stop = segment.stop
         self._pending: _PendingFacts | None = None
+        self._bad: list[BadRecord] = []  # of this process, not yet in the quarantine
+        self._all_bad = 0  # their number in all processes
+        self._samples_seen = 0
         # Only the leading process writes the quarantine.
         self._quarantine = Quarantine(segment.run.quarantine) if segment.world.leads else None
         if self._quarantine is not None:
@@ -84,8 +87,9 @@ class Agreement:
         returns. The facts of this step count as well, and no facts are under way, if `at_once` is true, or if
         the step before asks for a save or a stop.
 
-        Bad samples are in the quarantine before their step counts in a decision, and thus before any
-        checkpoint that counts them as replaced.
+        Bad samples come into the quarantine when facts of the step itself are waited for, and thus before any
+        checkpoint that counts them as replaced, and before metrics. Their records are of any size, so that
+        all processes wait for them.
 
         Args:
             batch: The batch of the step.
@@ -100,6 +104,7 @@ class Agreement:
 
         if at_once or decision.save or decision.reason:
             decision = decision.followed_by(self._settle())
+            self._record()
         return decision
 
     def _send(self, batch: Batch, *, save_due: bool) -> _PendingFacts:
@@ -116,17 +121,22 @@ class Agreement:
         self._pending = None
         digest, content, bad, saves, *requests = facts.sums.wait()
 
-        if bad:
-            self._record(facts)
+        self._bad += facts.bad
+        self._all_bad += bad
+        self._samples_seen = facts.samples_seen
         reason = agreed_reason(requests)
         return Decision(facts.samples, OrderDigest(digest), ContentDigest(content), reason, saves > 0)
 
-    def _record(self, facts: _PendingFacts) -> None:
+    def _record(self) -> None:
+        if not self._all_bad:
+            return
+
+        records = self._world.gather(self._bad)
+        self._bad.clear()
+        self._all_bad = 0
         quarantine = self._quarantine
-        records = self._world.gather(facts.bad)
         if quarantine is not None:
             quarantine.add(record for part in records for record in part)
 
-        seen = facts.samples_seen
-        limit = self._max_bad_fraction
+        seen, limit = self._samples_seen, self._max_bad_fraction
         self._world.lead(lambda: quarantine and quarantine.judge(seen, limit))

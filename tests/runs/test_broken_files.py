@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ import pytest
 from support.broken_files import FILES, SHAPES, Outcome, break_file, flipscale
 from support.fake_slurm import FakeSlurm
 from support.rehearsals import made_up_rehearsal
+from support.spoiled import spoil_images
 from support.tiny_run import TinyRun
 
 PHASE = {"name": "all", "samples": 320, "mask_ratio": 0.5, "batch_size": 16, "base_lr": 0.02}
@@ -69,7 +69,7 @@ class KilledRun:
 @pytest.fixture
 def killed(tiny_run: Callable[..., TinyRun], data_set: Path, tmp_path: Path) -> KilledRun:
     shutil.copytree(data_set / "train", tmp_path / "train")
-    _spoil(tmp_path / "train" / "00001.tar")
+    spoil_images(tmp_path / "train" / "00001.tar")
     sets = {"every": "64 samples", "retrieval": {"captions": str(data_set / "val/00000.tar")}}
     run = tiny_run(
         phases=[PHASE],
@@ -99,16 +99,6 @@ def killed(tiny_run: Callable[..., TinyRun], data_set: Path, tmp_path: Path) -> 
     whole = run.train()
     assert whole.returncode == 0, whole.stderr
     return KilledRun(run, stored, run.weights(), environment)
-
-
-def _spoil(shard: Path) -> None:
-    """Overwrite some images of a shard with NULs."""
-    with tarfile.open(shard) as tar:
-        images = [member for member in tar.getmembers() if member.name.endswith(".jpg")]
-    with open(shard, "r+b") as file:
-        for member in images[3::17]:
-            file.seek(member.offset_data)
-            file.write(bytes(member.size))
 
 
 @pytest.mark.slow

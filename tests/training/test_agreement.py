@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 from support.spawned import spawn
+from support.spoiled import spoil_images
 from support.stop_at import NEVER, StopAt
 from support.time_limits import wait_until
 from support.tiny_run import TinyRun
 
 from flipscale.config import load_job
+from flipscale.data.quarantine import Quarantine, read_quarantine
 from flipscale.distributed.world import World
 from flipscale.errors import StoppedEarly
 from flipscale.models.flip import FLIP
@@ -164,6 +167,28 @@ def test_clock_saves_one_step_later_and_steps_save_where_they_did(
 
     # The fifth step; every eighth one; the twelfth, which is logged; the last.
     assert saves_of(run) == {80, 128, 192, 256, 320}
+    assert audit(RunDirectory(run.output)).proven
+
+
+@pytest.mark.slow
+def test_bad_samples_are_recorded_where_something_is_written(
+    tiny_run: MakeRun, data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All processes wait for each other's records: in large batches, some are bad in nearly every step."""
+    shards = shutil.copytree(data_set / "train", tmp_path / "train")
+    for shard in shards.glob("*.tar"):
+        spoil_images(shard)
+    judged: list[int] = []
+    monkeypatch.setattr(Quarantine, "judge", lambda self, samples, limit: judged.append(samples))
+
+    kept = {"every": ["64 samples"], "keep_last": 100}
+    run = tiny_run(phases=[PHASE], checkpoint=kept, data={"train": str(shards / "{00000..00002}.tar")})
+    train_here(run)
+
+    bad = read_quarantine(run.output / "quarantine.jsonl")
+    written = saves_of(run) | {line["samples"] for line in run.metrics()}
+    assert len(bad) > len(judged) > 0
+    assert set(judged) <= written
     assert audit(RunDirectory(run.output)).proven
 
 
