@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Two processes more than cores: the tests on clusters mostly wait for Slurm.
-WORKERS := $(shell echo $$(( $$(nproc) + 2 )))
+# Three processes more than cores: the tests on clusters mostly wait for Slurm.
+WORKERS := $(shell echo $$(( $$(nproc) + 3 )))
 PARALLEL := --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 # Some machines forbid compiled files; then every process that a test starts would compile the package again.
 ENVIRONMENT := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1

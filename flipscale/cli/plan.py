@@ -64,6 +64,8 @@ def plan(options: PlanOptions) -> None:
     from flipscale.planning.sweep import sweep_job
     from flipscale.planning.throughput import IMAGES_PER_CORE, make_speed
 
+    if options.sweep and options.rehearse:
+        raise UserError("--sweep compares estimates; rehearse the candidate that you choose, without --sweep")
     job = load_job(options.job, options.overrides or [])
     site = load_site(options.site)
     speed = make_speed(

@@ -39,6 +39,8 @@ def _print_memory(found: Rehearsal) -> None:
 
 
 def _print_collectives(phase: PhaseResult) -> None:
+    if not phase.collectives:
+        return
     rows = [
         (
             collective.kind,
@@ -90,7 +92,7 @@ def _print_problems(found: Rehearsal) -> None:
     for phase in found.phases:
         for what, count in phase.problems.items():
             say(f"{phase.name}: {what}, {format_quantity(count, 'time')} a step")
-    if not found.problems:
+    if found.sees_waits and not found.problems:
         say("the host never waits for the device, and no operator mixes devices")
 
     if found.compiled is not None:

@@ -36,11 +36,13 @@ def print_plans(jobs: Sequence[Job], site: Site) -> None:
             print_budget(plan_job(job, speed))
 
 
-def print_dry_run(findings: Sequence[Finding], script: str | None, as_json: bool) -> None:
-    """Print the checks and the batch script, which is None without Slurm."""
+def print_dry_run(
+    findings: Sequence[Finding], script: str | None, rehearsals: Sequence[dict[str, Any]], as_json: bool
+) -> None:
+    """Print the checks and the batch script, which is None without Slurm; in JSON the rehearsals, too."""
     if as_json:
         document = {"preflight": [_record(finding) for finding in findings], "script": script}
-        print_json(document)
+        print_json(document | _rehearsed(rehearsals))
         return
 
     rows = [(finding.name, finding.level, finding.text) for finding in findings]
@@ -49,8 +51,16 @@ def print_dry_run(findings: Sequence[Finding], script: str | None, as_json: bool
         say(script)
 
 
+def _rehearsed(rehearsals: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"rehearsals": rehearsals} if rehearsals else {}
+
+
 def print_submissions(
-    runs: Runs, submissions: Sequence[Submission], findings: Sequence[Finding], as_json: bool
+    runs: Runs,
+    submissions: Sequence[Submission],
+    findings: Sequence[Finding],
+    rehearsals: Sequence[dict[str, Any]],
+    as_json: bool,
 ) -> None:
     """Print the submitted jobs, when they may be done, and the command that shows their status.
 
@@ -58,6 +68,7 @@ def print_submissions(
         runs: The run directories with their jobs.
         submissions: One per run, in the same order.
         findings: The checks, for the JSON document.
+        rehearsals: The rehearsals as documents, if there were any.
         as_json: Print a JSON document instead of sentences.
     """
     submitted = [(run, job, submission) for (run, job), submission in zip(runs, submissions, strict=True)]
@@ -66,7 +77,7 @@ def print_submissions(
             "jobs": [_document(*one) for one in submitted],
             "preflight": [_record(finding) for finding in findings],
         }
-        print_json(document)
+        print_json(document | _rehearsed(rehearsals))
         return
 
     for run, job, submission in submitted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,9 +85,8 @@ def submit(options: SubmitOptions) -> None:
     if options.dry_run:
         if not options.as_json:
             print_plans(jobs, site)
-        if options.rehearse:
-            rehearse_submission(runs, site, quiet=options.as_json)
-        print_dry_run(findings, script, options.as_json)
+        rehearsals = rehearse_submission(runs, site, quiet=options.as_json) if options.rehearse else []
+        print_dry_run(findings, script, [asdict(one) for one in rehearsals], options.as_json)
         return
 
     # Refuse before nodes are asked: that can take a while.
@@ -103,7 +102,8 @@ def submit(options: SubmitOptions) -> None:
     submissions = _submitted(runs, site, options)
     if options.rehearse:
         keep_rehearsals(runs, rehearsals)
-    print_submissions(runs, submissions, findings, options.as_json)
+    documents = [asdict(one) for one in rehearsals]
+    print_submissions(runs, submissions, findings, documents, options.as_json)
 
 
 def _files_and_overrides(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -12,6 +12,7 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,13 +38,10 @@ def build_accelerator(directory: Path) -> Path:
     Raises:
         NoAccelerator: If there is no C++ compiler, or it cannot compile against torch's headers.
     """
-    compiler = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
-    if compiler is None:
-        raise NoAccelerator("no C++ compiler is installed (g++ or clang++, or the one that CXX names)")
-
+    compiler = _compiler()
     torch = _torch_directory()
     library = directory / "fake_accelerator.so"
-    command = [compiler, "-O0", "-fPIC", "-shared", f"-I{torch / 'include'}", str(_SOURCE)]
+    command = [*compiler, "-O0", "-fPIC", "-shared", f"-I{torch / 'include'}", str(_SOURCE)]
     command += ["-o", str(library), f"-L{torch / 'lib'}", "-lc10", "-ltorch_cpu"]
 
     output = ""
@@ -52,7 +50,27 @@ def build_accelerator(directory: Path) -> Path:
         if done.returncode == 0:
             return library
         output = output or done.stderr
-    raise NoAccelerator(f"{compiler} cannot compile against torch's headers: {_first_error(output)}")
+    if "No space left on device" in output:
+        raise NoAccelerator(
+            f"{directory.parent} is full; free some space, or set TMPDIR to another directory"
+        )
+    words = " ".join(compiler)
+    raise NoAccelerator(f"`{words}` cannot compile against torch's headers: {_first_error(output)}")
+
+
+def _compiler() -> list[str]:
+    """Return the words of CXX, or a compiler that is installed.
+
+    Raises:
+        NoAccelerator: If there is none.
+    """
+    named = shlex.split(os.environ.get("CXX", ""))
+    if named and shutil.which(named[0]) is None:
+        raise NoAccelerator(f"CXX names {named[0]}, which is not installed")
+    found = shutil.which("g++") or shutil.which("clang++")
+    if not named and found is None:
+        raise NoAccelerator("no C++ compiler is installed (g++ or clang++, or the one that CXX names)")
+    return named or [str(found)]
 
 
 def load_accelerator(library: Path) -> None:

@@ -12,12 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flipscale.child_process import die_with_parent
 from flipscale.rehearsal.accelerator import load_accelerator
 
 
 def main() -> None:
     """Answer one request."""
     request: dict[str, Any] = json.loads(sys.stdin.read())
+    die_with_parent(request["parent"])
     if request["library"]:
         load_accelerator(Path(request["library"]))
     answer = _compiled(request) if request["phase"] is None else rehearse_phase(request)
@@ -43,7 +45,6 @@ def rehearse_phase(request: dict[str, Any]) -> dict[str, Any]:
     from flipscale.rehearsal.device_time import DeviceTime
     from flipscale.rehearsal.fake_device import fake_device
     from flipscale.rehearsal.fake_world import fake_world
-    from flipscale.rehearsal.live_memory import LiveMemory
     from flipscale.rehearsal.one_phase import OnePhase
 
     job = Job.model_validate_json(request["job"])
@@ -59,7 +60,7 @@ def rehearse_phase(request: dict[str, Any]) -> dict[str, Any]:
     time = DeviceTime(**request["time"])
     place = (request["rank"], request["gpus"], request["ranks_per_node"])
     with fake_world(*place, device, strategy) as world, fake_device(device, waits):
-        rehearsed = OnePhase(job, phase, spec, world, time, LiveMemory())
+        rehearsed = OnePhase(job, phase, spec, world, time)
         rehearsed.warm_up()
         with counted_block_calls() as calls:
             record = rehearsed.run(waits)
@@ -79,7 +80,7 @@ def _compiled(request: dict[str, Any]) -> dict[str, Any]:
     from flipscale.config import Job
     from flipscale.rehearsal.graphs import count_graphs
 
-    return asdict(count_graphs(Job.model_validate_json(request["job"])))
+    return asdict(count_graphs(Job.model_validate_json(request["job"]), request["gpus"]))
 
 
 if __name__ == "__main__":

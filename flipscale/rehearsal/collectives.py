@@ -42,7 +42,7 @@ class Collective:
     stride: int
     """Distance of neighbours in the group: 1 for consecutive ranks, as of one node."""
     blocking: bool
-    """Whether the step waits for it before its next operator, as the loss does."""
+    """Whether nothing of the step runs meanwhile: in the loss, and after forward and backward."""
 
 
 class CollectiveCounts:

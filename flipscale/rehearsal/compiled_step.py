@@ -104,5 +104,7 @@ def _cost_compiled(call: BlockCall, device: torch.device, time: DeviceTime) -> B
         raise NotFused(
             f"the compiler of torch {torch.__version__} does not run on fake tensors: {kind}"
         ) from error
+    if not moved:
+        raise NotFused("torch compiled no block; unset TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE")
     seconds = sum(time.seconds(Cost("fused", 0, each, exact=False), ()) for each in moved)
     return BlockCost(len(moved), sum(moved), {"fused": seconds})

@@ -25,10 +25,10 @@ from flipscale.sharding.shard import shard
 from flipscale.training.update import Updater
 
 _PAIRS = 4
-_MICRO_BATCH = 3  # the second part of the pairs is smaller, as the last one of a share can be
+_EVEN, _UNEVEN = 2, 3  # micro-batches of the pairs; the last one of a share can be smaller
 
 
-def count_graphs(job: Job) -> CompileResult:
+def count_graphs(job: Job, gpus: int) -> CompileResult:
     """Run a step of every phase in one process on the CPU, with two blocks per tower and few pairs.
 
     The blocks of a tower share their code, so two of them show what all of them do. The graphs are run as
@@ -36,6 +36,7 @@ def count_graphs(job: Job) -> CompileResult:
 
     Args:
         job: The job.
+        gpus: The number of GPUs; it says whether a share of a batch has micro-batches of two sizes.
     """
     compile_module: Any = nn.Module.compile
 
@@ -45,7 +46,7 @@ def count_graphs(job: Job) -> CompileResult:
     torch._dynamo.reset()
     counters.clear()
     with mock.patch.object(nn.Module, "compile", without_code):
-        _run_phases(job)
+        _run_phases(job, gpus)
 
     frames = counters["frames"]
     return CompileResult(
@@ -55,14 +56,14 @@ def count_graphs(job: Job) -> CompileResult:
     )
 
 
-def _run_phases(job: Job) -> None:
-    small = _on_one_process(job)
+def _run_phases(job: Job, gpus: int) -> None:
     world = World(0, 1, 0, 1, torch.device("cpu"))
     budget = Budget.of(job.phases, job.data.lanes)
     shapes = phase_specs(_shallow(model_shape(job)), job)
-    updater = Updater(small, budget, 0, world, Progress.of_new_run())
 
     for span, spec in zip(budget.spans, shapes, strict=True):
+        small = _on_one_process(job, span.phase.batch_size // gpus)
+        updater = Updater(small, budget, 0, world, Progress.of_new_run())
         model = shard(build_model(spec, device="meta"), small.sharding, small.optimizer, 0, world)
         size = spec.vision.image_size
         batch: Any = SimpleNamespace(
@@ -75,16 +76,23 @@ def _run_phases(job: Job) -> None:
         updater.update(stage, batch)
 
 
-def _on_one_process(job: Job) -> Job:
-    """Return the job as one process on a CPU runs it; blocks are compiled alike with every strategy."""
+def _on_one_process(job: Job, share: int) -> Job:
+    """Return the job as one process on a CPU runs it; blocks are compiled alike with every strategy.
+
+    Args:
+        job: The job.
+        share: Pairs of a GPU in a step of the phase.
+    """
     changes: dict[str, Any] = {
         "strategy": "ddp",
         "shard_size": None,
         "precision": "fp32",
         "offload_optimizer": False,
     }
-    if job.sharding.micro_batch is not None:
-        changes["micro_batch"] = _MICRO_BATCH
+    micro_batch = job.sharding.micro_batch
+    if micro_batch is not None:
+        parts = _UNEVEN if share % micro_batch else _EVEN
+        changes["micro_batch"] = parts if micro_batch < share else None
     return job.model_copy(update={"sharding": job.sharding.model_copy(update=changes)})
 
 

@@ -57,17 +57,14 @@ class OnePhase:
         spec: The shape of the model in the phase.
         world: The rank.
         time: The model of the device's time.
-        memory: The device's memory. It is followed from here on.
     """
 
-    def __init__(
-        self, job: Job, phase: int, spec: ModelSpec, world: World, time: DeviceTime, memory: LiveMemory
-    ) -> None:
+    def __init__(self, job: Job, phase: int, spec: ModelSpec, world: World, time: DeviceTime) -> None:
         self._job = job
         self._spec = spec
         self._world = world
         self._time = time
-        self._memory = memory
+        self._memory = memory = LiveMemory()
 
         budget = Budget.of(job.phases, job.data.lanes)
         # The first step of a phase can also clear the moments, so that a second one is recorded.

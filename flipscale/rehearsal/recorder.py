@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -124,9 +125,7 @@ class Recorder(TorchDispatchMode):
             self._look_for_waits(operator, args, settings, inputs, outputs)
 
         if is_collective(operator):
-            # The only flag is asyncOp; its default, true, is left out of the arguments.
-            waited_for = _in_the_loss() and any(value is False for value in args)
-            self.collectives.add(operator, args, [*inputs, *outputs], blocking=waited_for)
+            self.collectives.add(operator, args, [*inputs, *outputs], blocking=_waited_for(args))
         elif on_device and launches_kernel(operator):
             if operator in _NORMS:
                 self._memory.relabel(inputs, "gradients")
@@ -162,10 +161,26 @@ def _by_mask(indices: Sequence[Tensor | None]) -> bool:
     return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
+def _waited_for(args: Sequence[Any]) -> bool:
+    """Return whether nothing of the step runs while the collective that is being called does."""
+    if _in_the_loss():
+        # The only flag is asyncOp; its default, true, is left out of the arguments.
+        return any(value is False for value in args)
+    # Forward and backward have other work meanwhile. What follows them, such as the norm of the gradient and
+    # DeepSpeed's gather of updated weights, has none. The engine runs a GPU's backward in threads of its own.
+    in_backward = threading.current_thread() is not threading.main_thread()
+    return not (in_backward or _below("torch/autograd/graph.py", "torch/nn/modules/module.py"))
+
+
 def _in_the_loss() -> bool:
+    return _below("/flipscale/losses/")
+
+
+def _below(*files: str) -> bool:
+    """Return whether a function of one of these files or directories is running."""
     frame = sys._getframe(1)
     while frame is not None:
-        if "/flipscale/losses/" in frame.f_code.co_filename:
+        if any(file in frame.f_code.co_filename for file in files):
             return True
         frame = frame.f_back
     return False

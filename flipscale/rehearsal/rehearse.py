@@ -62,7 +62,14 @@ def rehearse(request: Request, report: Callable[[str], None] = lambda phase: Non
     if compiled is not None:
         limits = (*limits, _limit_of_compiling(results))
     return Rehearsal(
-        request.job.name, request.on.gpu.name, request.on.gpus, request.rank, limits, results, compiled
+        job=request.job.name,
+        gpu=request.on.gpu.name,
+        gpus=request.on.gpus,
+        rank=request.rank,
+        sees_waits=processes.sees_waits,
+        limits=limits,
+        phases=results,
+        compiled=compiled,
     )
 
 

@@ -23,6 +23,7 @@ class RehearsingProcesses:
 
     Attributes:
         limits: What the processes cannot look at on this machine.
+        sees_waits: Whether they see where the host waits for the device.
     """
 
     def __init__(self, request: Request, directory: Path) -> None:
@@ -37,6 +38,7 @@ class RehearsingProcesses:
                 f"{error}, so that the step ran on fake CPU tensors: waits of the host cannot be seen, and "
                 "attention is that of a CPU",
             )
+        self.sees_waits = bool(self._library)
 
     def rehearse_phase(self, phase: int) -> dict[str, Any]:
         """Return the fields of a `StepRecord` of one phase.
@@ -72,6 +74,7 @@ class RehearsingProcesses:
                 "bandwidth": gpu.bandwidth,
             },
             "answer": str(answer),
+            "parent": os.getpid(),
         }
         done = subprocess.run(
             [sys.executable, "-m", "flipscale.rehearsal.child"],

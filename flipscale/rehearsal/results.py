@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=0, le=1 << 62)]
+"""Bytes, operations or calls; bounded, since a file may hold anything."""
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -13,17 +20,17 @@ class CollectiveResult:
     """all_gather, reduce_scatter, all_reduce, broadcast, reduce, all_to_all or barrier."""
     dtype: str
     """The dtype of the data, such as bfloat16."""
-    bytes: int
+    bytes: Count
     """Bytes of one call: the whole gathered, reduced or scattered buffer of one process."""
-    ranks: int
+    ranks: Count
     """Processes that take part."""
-    ranks_per_node: int
+    ranks_per_node: Count
     """Those of them that share a node."""
     blocking: bool
-    """Whether the step waits for it before its next operator."""
-    count: int
+    """Whether nothing of the step runs meanwhile: in the loss, and after forward and backward."""
+    count: Count
     """Calls in a step."""
-    seconds: float
+    seconds: Seconds
     """Modelled seconds of all calls."""
 
 
@@ -31,19 +38,19 @@ class CollectiveResult:
 class StepTime:
     """The lower bound of the time of one step, in seconds, and its terms."""
 
-    device: float
+    device: Seconds
     """The kernels, one after the other."""
-    network: float
+    network: Seconds
     """All collectives, one after the other."""
-    exposed: float
+    exposed: Seconds
     """The part of `network` that nothing hides: blocking ones, and what exceeds the kernels."""
-    launches: float
+    launches: Seconds
     """The host's time to start the kernels; it runs at the same time as the device."""
-    total: float
+    total: Seconds
     """The larger of `device` + `exposed` and `launches`."""
     bound_by: str
     """The largest term: operations, memory, network or launches."""
-    mfu: float
+    mfu: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
     """The share of the peak that the model's operations reach in `total`."""
 
 
@@ -52,29 +59,29 @@ class PhaseResult:
     """What the step of one phase does on one rank."""
 
     name: str
-    pairs: int
+    pairs: Count
     """Image-text pairs of the rank in a step."""
-    memory: dict[str, int]
+    memory: dict[str, Count]
     """Bytes of device memory at the peak, by what they are for."""
-    peak: int
+    peak: Count
     """The sum of `memory`."""
-    planned: dict[str, int]
+    planned: dict[str, Count]
     """What `flipscale plan` estimates, by part, in bytes."""
-    planned_peak: int
+    planned_peak: Count
     """The sum of `planned`."""
     fits: bool
     """Whether the peak, with room for what is not counted, fits the GPU."""
-    problems: dict[str, int]
+    problems: dict[str, Count]
     """What makes the host wait for the device or mixes devices, with the place, and how often in a step."""
-    launches: int
+    launches: Count
     """Kernels in a step."""
-    flops: int
+    flops: Count
     """Operations of products and attention, those that are recomputed included."""
-    model_flops: int
+    model_flops: Count
     """Operations that the model needs: forward and backward, once."""
-    moved_bytes: int
+    moved_bytes: Count
     """Bytes of device memory that kernels read or write."""
-    device_seconds: dict[str, float]
+    device_seconds: dict[str, Seconds]
     """Modelled seconds of the device by kind of work."""
     not_fused: str | None
     """None if kernels, bytes and seconds are those of compiled blocks; else why not, if there is a reason."""
@@ -86,10 +93,10 @@ class PhaseResult:
 class CompileResult:
     """What torch.compile makes of the blocks over all phases; only if the job compiles."""
 
-    graphs: int
-    breaks: int
+    graphs: Count
+    breaks: Count
     """Places at which a graph had to end early."""
-    uncompiled: int
+    uncompiled: Count
     """Calls for which torch gave up compiling, so that they run in eager mode."""
 
 
@@ -99,8 +106,10 @@ class Rehearsal:
 
     job: str
     gpu: str
-    gpus: int
-    rank: int
+    gpus: Count
+    rank: Count
+    sees_waits: bool
+    """Whether the device was a fake GPU; on fake CPU tensors, the host waits for nothing."""
     limits: tuple[str, ...]
     """What this rehearsal could not look at, one sentence each."""
     phases: tuple[PhaseResult, ...]

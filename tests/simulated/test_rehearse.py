@@ -93,16 +93,17 @@ def test_executed_operations_are_those_of_the_model_and_the_loss(base: dict[str,
 def test_strategies_of_other_libraries_and_recomputation():
     """DeepSpeed's third stage waits for the device; the rehearsal says where."""
     job = (JOBS / "dev/tiny.yaml", "sharding.precision=bf16", "--json")
-    zero = flipscale(*job, "sharding.strategy=zero3")
+    zero = flipscale(*job, "sharding.strategy=zero3", "sharding.compile=true", TORCH_COMPILE_DISABLE="1")
     assert zero.returncode == 0, zero.stderr
     problems = json.loads(zero.stdout)["phases"][0]["problems"]
     assert any("item waits for the device (deepspeed/" in problem for problem in problems)
+    assert "torch compiled no block; unset TORCH_COMPILE_DISABLE" in json.loads(zero.stdout)["limits"][0]
 
 
 @pytest.mark.slow
 def test_graphs_of_a_job_that_compiles(tmp_path: Path):
     """Two towers, two phases, micro-batches of two sizes, each with and without a gradient."""
-    job = (JOBS / "dev/tiny.yaml", "sharding.compile=true", "sharding.micro_batch=4", "--json")
+    job = (JOBS / "dev/tiny.yaml", "sharding.compile=true", "sharding.micro_batch=5", "--json")
     done = flipscale(*job, "sharding.activation_checkpointing=selective", PATH=str(tmp_path), CXX="")
     assert done.returncode == 0, done.stderr
     compiled = json.loads(done.stdout)["compiled"]
@@ -115,6 +116,7 @@ def test_machine_without_a_compiler_says_what_it_cannot_see(tmp_path: Path):
     done = flipscale(JOBS / "dev/tiny.yaml", PATH=str(tmp_path), CXX="")
     assert done.returncode == 0, done.stderr
     assert "not looked at: no C++ compiler is installed" in done.stdout
+    assert "never waits" not in done.stdout
 
 
 @needs_compiler
@@ -135,19 +137,43 @@ def test_submission_of_a_step_that_does_not_fit_is_refused(tmp_path: Path):
     assert "name it as `gpu` in the site file" in unnamed.stderr
 
 
+@needs_compiler
+@pytest.mark.slow
+def test_rehearsal_of_a_dry_run_is_in_its_json(tmp_path: Path):
+    """Behind the backward of DeepSpeed's first stage, nothing hides the gather of the updated weights."""
+    site = tmp_path / "site.yaml"
+    site.write_text("gpu: h100-80gb\n")
+    job = (JOBS / "dev/tiny.yaml", f"output={tmp_path / 'run'}", "sharding.strategy=zero1")
+    done = flipscale(
+        *(*job, "sharding.precision=bf16", "--dry-run", "--rehearse", "--json", "--site", site),
+        command="submit",
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)["rehearsals"]
+    for phase in found["phases"]:
+        gathers = [
+            one for one in phase["collectives"] if one["kind"] == "all_gather" and one["bytes"] > 2**20
+        ]
+        assert gathers
+        assert all(one["blocking"] for one in gathers)
+        assert phase["time"]["exposed"] >= sum(one["seconds"] for one in gathers)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--gpu", "h100"], "there is no GPU 'h100' in the table; did you mean"),
         (["--gpus", "0"], "--gpus 0 is not a number of GPUs"),
         (["--gpus", "3"], "3"),
+        (["--sweep", "--rehearse"], "rehearse the candidate that you choose, without --sweep"),
         (["--rank", "2"], "--rank 2 does not exist; the ranks of 2 GPUs are 0 to 1"),
         (["sharding.strategy=hsdp", "sharding.shard_size=4"], "shard_size"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_bad_input_gets_one_sentence(arguments: list[str], message: str):
-    done = flipscale(JOBS / "dev/tiny.yaml", *arguments)
+    command = "plan" if "--sweep" in arguments else "rehearse"
+    done = flipscale(JOBS / "dev/tiny.yaml", *arguments, command=command)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

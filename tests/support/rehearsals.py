@@ -26,4 +26,4 @@ def made_up_rehearsal() -> Rehearsal:
         time=StepTime(0.3, 0.05, 0.01, 0.017, 0.312, "operations", 0.459),
     )
     compiled = CompileResult(graphs=3, breaks=0, uncompiled=1)
-    return Rehearsal("first", "h100-80gb", 256, 0, ("the rest",), (phase,), compiled)
+    return Rehearsal("first", "h100-80gb", 256, 0, True, ("the rest",), (phase,), compiled)

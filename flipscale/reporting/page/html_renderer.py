@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from flipscale.reporting.page.blocks import Page
+from flipscale.terminal import printable
 
 
 def to_html(page: Page) -> str:
@@ -32,6 +33,7 @@ def to_html(page: Page) -> str:
     environment = Environment(
         loader=PackageLoader("flipscale.reporting"),
         autoescape=True,
+        finalize=_plain,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -46,9 +48,14 @@ def to_html(page: Page) -> str:
     )
 
 
+def _plain(value: object) -> object:
+    """Write characters that steer a terminal, or reorder text, as escapes."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _inline_code(text: str) -> Markup:
     """Escape a text, and mark up as code what is between backticks."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(printable(text)))))
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flipscale.reporting.page.blocks import Block, Gallery, Note, Page, PlotGrid, Table
+from flipscale.terminal import printable
 
 
 def to_markdown(page: Page) -> str:
@@ -55,7 +56,9 @@ def _table(table: Table) -> list[str]:
 
 def _inline(text: str) -> str:
     """Escape a text for one line of Markdown, which may itself be rendered as HTML."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
+    escaped = (
+        printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
+    )
     for character in "`*_[]":
         escaped = escaped.replace(character, f"\\{character}")
 

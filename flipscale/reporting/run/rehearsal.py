@@ -31,14 +31,14 @@ def rehearsal_sections(facts: RunFacts) -> list[Section]:
             Column("MFU at most"),
             Column("waits", hint="times per step that the host waits for the device"),
         ],
-        [_row(phase) for phase in found.phases],
+        [_row(phase, sees_waits=found.sees_waits) for phase in found.phases],
         f"One step of each phase as rank {found.rank} of {found.gpus} x {found.gpu}, without a GPU; the "
         "times are a model.",
     )
     return [Section(_TITLE, [table, *_notes(facts, found)])]
 
 
-def _row(phase: PhaseResult) -> list[Cell]:
+def _row(phase: PhaseResult, *, sees_waits: bool) -> list[Cell]:
     waits = sum(phase.problems.values())
     return [
         Cell(phase.name),
@@ -49,7 +49,7 @@ def _row(phase: PhaseResult) -> list[Cell]:
         Cell(f"{1e3 * phase.time.total:.1f} ms", phase.time.total),
         Cell(phase.time.bound_by),
         percent_cell(phase.time.mfu),
-        Cell(str(waits), waits, tone="bad" if waits else ""),
+        Cell(str(waits) if sees_waits else "not seen", waits, tone="bad" if waits else ""),
     ]
 
 

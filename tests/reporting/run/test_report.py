@@ -7,7 +7,8 @@ import hashlib
 import io
 import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -240,5 +241,33 @@ def test_rehearsal_is_shown_next_to_what_the_run_measured(tmp_path: Path):
     assert "Not looked at: the rest." in text
     assert run_document(gather_facts(RunDirectory(run.path), lambda what: None))["rehearsal"] == asdict(found)
 
-    RunDirectory(run.path).rehearsal.write_text("{}")
+    unseen = replace(found, sees_waits=False)
+    RunDirectory(run.path).rehearsal.write_text(json.dumps(asdict(unseen)))
+    assert "45.9% | not seen |" in to_markdown(page_of(run.path))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "{}",
+        lambda text: text.replace("3385", "1" + 400 * "0"),
+        lambda text: text.replace("3385", "-1"),
+        lambda text: text.replace("0.312", "NaN"),
+        lambda text: text.replace("0.312", "Infinity"),
+        lambda text: text.replace("0.459", "1e300"),
+    ],
+)
+def test_damaged_rehearsal_gets_a_sentence(tmp_path: Path, damage: Callable[[str], str]):
+    run = RunInFiles.new(tmp_path / "run")
+    RunDirectory(run.path).rehearsal.write_text(damage(json.dumps(asdict(made_up_rehearsal()))))
     assert "rehearsal.json is damaged" in missing(page_of(run.path))["Rehearsal"]
+
+
+def test_no_text_steers_a_terminal_or_reorders_a_page(tmp_path: Path):
+    run = RunInFiles.new(tmp_path / "run")
+    found = replace(made_up_rehearsal(), limits=("\x1b[2J\x07 and \u202e",))
+    RunDirectory(run.path).rehearsal.write_text(json.dumps(asdict(found)))
+    page = page_of(run.path)
+    for text in (to_markdown(page), to_html(page).partition("<script>")[0]):
+        assert "x1b" in text
+        assert not {"\x1b", "\x07", "\u202e"} & set(text)
