@@ -131,12 +131,12 @@ class Agreement:
         if not self._all_bad:
             return
 
-        records = self._world.gather(self._bad)
-        self._bad.clear()
-        self._all_bad = 0
         quarantine = self._quarantine
+        records = self._world.gather(self._bad)
         if quarantine is not None:
             quarantine.add(record for part in records for record in part)
+        self._bad.clear()
+        self._all_bad = 0
 
         seen, limit = self._samples_seen, self._max_bad_fraction
         self._world.lead(lambda: quarantine and quarantine.judge(seen, limit))
