@@ -14,13 +14,16 @@ import psutil
 import pytest
 import torch
 from support.broken_files import SHAPES
+from support.replaced_time import replace_time
 
+from flipscale import processes
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World
 from flipscale.errors import UserError
 from flipscale.order_digest import ContentDigest, OrderDigest
 from flipscale.processes import own_age
 from flipscale.progress import Progress
+from flipscale.runs import ledger_writer
 from flipscale.runs.failures import Failure
 from flipscale.runs.heartbeat import Heartbeat, write_heartbeat
 from flipscale.runs.ledger import LedgerLine, fruitless_segments, read_ledger, tail_ledger, timestamp, utc
@@ -130,8 +133,8 @@ def test_wall_clock_that_is_set_back_changes_no_duration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall, steady = [2e9], [1e4]
-    monkeypatch.setattr(time, "time", lambda: wall[0])
-    monkeypatch.setattr(time, "monotonic", lambda: steady[0])
+    clocks = {"time": lambda: wall[0], "monotonic": lambda: steady[0]}
+    replace_time(monkeypatch, ledger_writer, processes, **clocks)
     ledger = LedgerWriter(tmp_path, Progress(), world(), "7.0")
     age = own_age()
     for seconds, act in ((20, ledger.training), (60, lambda: None)):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.readers import hasty, open_reader
+from support.replaced_time import replace_time
 from support.shards import BAD, Member, caption, encoded, good, picture, vast_png, write_shards, write_tar
 
 from flipscale.config import Augmentation
@@ -248,7 +249,7 @@ def test_a_read_error_that_passes_changes_nothing(tmp_path, monkeypatch):
         if len(pauses) == 2:
             away.rename(tmp_path / "00000.tar")
 
-    monkeypatch.setattr(storage.time, "sleep", pause)
+    replace_time(monkeypatch, storage, sleep=pause)
     chunk = reader.read(positions(0, 6))
     assert pauses == [0.1, 0.5]
     assert chunk.images.equal(expected.images)

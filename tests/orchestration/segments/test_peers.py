@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from support.replaced_time import replace_time
 
 from flipscale.distributed.placement import Placement
 from flipscale.orchestration.segments import peers
@@ -84,8 +85,7 @@ def test_wait_has_an_end(
     looks: list[float] = []
     clock = iter(range(1000))
     monkeypatch.setattr(peers, "SECONDS_TO_REPORT", 10)
-    monkeypatch.setattr(peers.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(peers.time, "sleep", looks.append)
+    replace_time(monkeypatch, peers, monotonic=lambda: next(clock), sleep=looks.append)
     await_reports(tmp_path, "7.0", PLACE)
     assert len(looks) == 9
 
@@ -117,7 +117,7 @@ def test_lowest_rank_that_reported_asks_first(
         done.append("ask")
         return True
 
-    monkeypatch.setattr(peers.time, "sleep", lambda seconds: done.append("wait"))
+    replace_time(monkeypatch, peers, sleep=lambda seconds: done.append("wait"))
     monkeypatch.setattr(peers, "exit_now", leave)
     beat(tmp_path, 0, leader)
     beat(tmp_path, 1, "failed")

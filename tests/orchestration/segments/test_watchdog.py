@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.replaced_time import replace_time
 
 from flipscale.config import Hang
 from flipscale.distributed.world import World
+from flipscale.orchestration.segments import watchdog
 from flipscale.orchestration.segments.watchdog import Watchdog
 from flipscale.runs.failures import Failure
 from flipscale.runs.heartbeat import Heartbeat, read_heartbeats, write_heartbeat
@@ -90,7 +92,7 @@ def test_a_stuck_process_dumps_its_stacks_and_ends(tmp_path: Path) -> None:
 
 def test_the_limit_follows_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    replace_time(monkeypatch, watchdog, monotonic=lambda: now[0])
     limits = Hang.model_validate({"factor": 10, "least": "20s", "start": "600s"})
     dog = Watchdog(tmp_path, ALONE, "x", limits, lambda failure: None)
     assert dog.limit == 600  # until the first step has ended
