@@ -170,3 +170,14 @@ def test_what_a_tokenizer_sets_leaves_commands_warm(monkeypatch):
     process = WarmPopen([*FLIPSCALE, "schema"], stdout=subprocess.PIPE, text=True)
     assert is_warm(process)
     assert process.communicate(timeout=60)[0].startswith("{")
+
+
+@pytest.fixture(scope="module")
+def compiler_of_several_tests() -> None:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = "somewhere"  # as torch's compiler does
+
+
+def test_what_a_fixture_of_several_tests_sets_leaves_commands_warm(compiler_of_several_tests: None) -> None:
+    process = WarmPopen([*FLIPSCALE, "schema"], stdout=subprocess.PIPE, text=True)
+    assert is_warm(process)
+    process.communicate(timeout=60)

@@ -85,7 +85,7 @@ class WarmServer:
         if os.getpid() != self._owner:
             return False
         names = environment.keys() | self._environment.keys()
-        read = (name for name in names if name.startswith(_READ_AT_IMPORT) and name not in _READ_LATER)
+        read = filter(read_at_import, names)
         return all(environment.get(name) == self._environment.get(name) for name in read)
 
     def fork(self, request: dict[str, Any], streams: list[int]) -> int:
@@ -158,6 +158,11 @@ class WarmWorkerPopen(WarmPopen):
 
     only_commands = False
     with_server = True
+
+
+def read_at_import(name: str) -> bool:
+    """Whether a module reads a variable of this name when it is imported."""
+    return name.startswith(_READ_AT_IMPORT) and name not in _READ_LATER
 
 
 def _program(arguments: Any) -> list[str] | None:
