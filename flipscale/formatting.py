@@ -6,10 +6,12 @@ in a message. `flipscale.config.units` reads such texts.
 
 from __future__ import annotations
 
+import math
 import unicodedata
 
 _COUNT_UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
 _BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_BINARY_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 _SLOW = 10  # per second; below it, a rate without decimals would be rounded too far
 _SHOWN = 80  # characters of a value in a message
 
@@ -36,6 +38,15 @@ def format_quantity(number: int, noun: str) -> str:
 def format_rate(per_second: float) -> str:
     """Return a rate per second: without decimals from 10 on, with two digits below."""
     return f"{per_second:,.0f}" if per_second >= _SLOW else f"{per_second:.2g}"
+
+
+def format_digits(number: float) -> str:
+    """Return a number >= 0 with three digits, or all before the point: 1,234, 56.7, 0.0891, 1.23e+20."""
+    if number >= 1e12 or 0 < number < 1e-6:
+        return f"{number:.3g}"
+    if number >= 100 or number == 0:
+        return f"{number:,.0f}"
+    return f"{number:.{2 - math.floor(math.log10(number))}f}"
 
 
 def format_percent(share: float) -> str:
@@ -101,6 +112,15 @@ def format_gib(size: float, decimals: int = 1) -> str:
         decimals: Digits after the point.
     """
     return f"{size / 2**30:.{decimals}f} GiB"
+
+
+def pick_memory_unit(largest: float) -> tuple[str, int]:
+    """Return the unit of a table of memory, and its bytes: the largest unit that gives 0.1 or more.
+
+    Args:
+        largest: The largest amount of the table, in bytes.
+    """
+    return next(((name, size) for size, name in _BINARY_UNITS if largest >= size / 10), ("KiB", 2**10))
 
 
 def control_character(text: str) -> str | None:

@@ -22,7 +22,7 @@ FLOORS = (
     ("files", "processes"),
     ("documents", "staging", "terminal"),
     ("jsonl", "formatting", "addresses"),
-    ("slurm", "third_party", "child_process"),
+    ("slurm", "third_party", "child_process", "scratch"),
     ("order_digest",),
     ("config",),
     ("budget",),

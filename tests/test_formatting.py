@@ -9,6 +9,7 @@ from flipscale.formatting import (
     format_bytes,
     format_clock,
     format_count,
+    format_digits,
     format_duration,
     format_gib,
     format_hours,
@@ -19,6 +20,7 @@ from flipscale.formatting import (
     format_percent,
     format_quantity,
     format_rate,
+    pick_memory_unit,
 )
 
 
@@ -52,6 +54,34 @@ def test_parameters_are_in_millions():
 )
 def test_quantity_takes_the_plural_of_its_noun(number: int, text: str):
     assert format_quantity(number, "run") == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (1e-9, "1e-09"),
+        (0.0891, "0.0891"),
+        (0.5, "0.500"),
+        (9.876, "9.88"),
+        (56.71, "56.7"),
+        (100, "100"),
+        (1234.5, "1,234"),
+        (999_999_999_999, "999,999,999,999"),
+        (1e308, "1e+308"),
+    ],
+)
+def test_small_numbers_keep_three_digits(number: float, text: str):
+    assert format_digits(number) == text
+
+
+@pytest.mark.parametrize(
+    ("largest", "unit"), [(0, "KiB"), (100e3, "KiB"), (105e3, "MiB"), (107e6, "MiB"), (108e6, "GiB")]
+)
+def test_memory_of_a_table_takes_the_unit_that_shows_it(largest: float, unit: str):
+    name, size = pick_memory_unit(largest)
+    assert name == unit
+    assert size == {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from flipscale.cli.console import print_table
 from flipscale.config import Job
-from flipscale.formatting import format_count, format_gib, format_hours, format_millions, format_quantity
+from flipscale.formatting import (
+    format_count,
+    format_digits,
+    format_gib,
+    format_hours,
+    format_millions,
+    format_quantity,
+    pick_memory_unit,
+)
 from flipscale.planning.phase_plan import PhasePlan
 from flipscale.planning.plan import Plan
 from flipscale.planning.sweep import Candidate
@@ -87,8 +95,8 @@ def print_sweep(candidates: Sequence[Candidate], speed: Speed) -> None:
             one.bound,
             f"{one.exposed:.0%}",
             format_hours(one.seconds),
-            f"{one.gpu_hours:,.0f}",
-            *((f"{one.cost:,.0f}",) if one.cost is not None else ()),
+            format_digits(one.gpu_hours),
+            *((format_digits(one.cost),) if one.cost is not None else ()),
         )
         for one in best.values()
     ]
@@ -106,16 +114,17 @@ def _shape(phase: PhasePlan) -> str:
 
 def _print_memory(plan: Plan) -> None:
     gpu = plan.speed.gpu
+    unit, size = pick_memory_unit(max(phase.memory_bytes for phase in plan.phases))
     rows = [
         (
             phase.name,
-            *(f"{getattr(phase.memory, part) / 2**30:.2f}" for part in _PARTS),
-            f"{phase.memory_bytes / 2**30:.2f} of {gpu.memory / 2**30:.0f}",
+            *(f"{getattr(phase.memory, part) / size:.2f}" for part in _PARTS),
+            f"{phase.memory_bytes / size:.2f} of {gpu.memory / size:,.0f}",
             "yes" if phase.fits else "NO",
         )
         for phase in plan.phases
     ]
-    print_table(("phase, GiB per GPU", *_PARTS, "needed", "fits"), rows)
+    print_table((f"phase, {unit} per GPU", *_PARTS, "needed", "fits"), rows)
 
     host = max(phase.memory.host for phase in plan.phases)
     say(
@@ -163,7 +172,7 @@ def _print_time(plan: Plan, job: Job) -> None:
             phase.name,
             f"{phase.samples / phase.seconds:,.0f}",
             format_hours(phase.seconds),
-            f"{phase.gpu_hours:,.0f}",
+            format_digits(phase.gpu_hours),
             f"{phase.loader_cores:,.1f}",
         )
         for phase in plan.phases
@@ -175,11 +184,11 @@ def _print_time(plan: Plan, job: Job) -> None:
         basis = f"{speed.images_per_second:,.0f} images/s (--images-per-second)"
     say(
         f"{format_hours(plan.seconds)} on {speed.gpus} x {speed.gpu.name} at {basis}: "
-        f"{plan.gpu_hours:,.0f} GPU-hours, in {format_quantity(plan.segments, 'segment')} "
-        f"of at most {job.cluster.timeout / 3600:g} h"
+        f"{format_digits(plan.gpu_hours)} GPU-hours, in {format_quantity(plan.segments, 'segment')} "
+        f"of at most {format_hours(job.cluster.timeout)}"
     )
     if plan.cost is not None:
-        say(f"cost: {plan.cost:,.0f} (--price-per-gpu-hour)")
+        say(f"cost: {format_digits(plan.cost)} (--price-per-gpu-hour)")
     say(
         f"loader cores: to read as many images at {plan.images_per_core:,.0f} images/s per core "
         "(--images-per-core; measure it with `flipscale bench loader`)"

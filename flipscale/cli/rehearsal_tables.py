@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flipscale.cli.console import print_table
-from flipscale.formatting import format_count, format_gib, format_percent, format_quantity
+from flipscale.formatting import (
+    format_bytes,
+    format_count,
+    format_digits,
+    format_gib,
+    format_percent,
+    format_quantity,
+    pick_memory_unit,
+)
 from flipscale.rehearsal.results import PhaseResult, Rehearsal
 from flipscale.terminal import say
 
@@ -21,15 +31,18 @@ def print_rehearsal(found: Rehearsal) -> None:
 
 
 def _print_memory(found: Rehearsal) -> None:
-    rows: list[tuple[str, ...]] = []
+    """Print the parts of each phase's peak, next to the plan's."""
+    columns: list[tuple[str, Mapping[str, int], int]] = []
     for phase in found.phases:
-        for what, parts, total in (
-            (phase.name, phase.memory, phase.peak),
-            ("  as planned", phase.planned, phase.planned_peak),
-        ):
-            cells = (f"{parts.get(part, 0) / 2**30:.2f}" for part in _PARTS)
-            rows.append((what, *cells, f"{total / 2**30:.2f}"))
-    print_table(("peak, GiB per GPU", *_PARTS, "total"), rows)
+        columns.append((phase.name, phase.memory, phase.peak))
+        columns.append(("planned", phase.planned, phase.planned_peak))
+
+    unit, size = pick_memory_unit(max(total for _, _, total in columns))
+    rows = [
+        *((part, *(f"{parts.get(part, 0) / size:.2f}" for _, parts, _ in columns)) for part in _PARTS),
+        ("total", *(f"{total / size:.2f}" for _, _, total in columns)),
+    ]
+    print_table((f"peak, {unit} per GPU", *(name for name, _, _ in columns)), rows)
 
     for phase in found.phases:
         if not phase.fits:
@@ -46,45 +59,41 @@ def _print_collectives(phase: PhaseResult) -> None:
             collective.kind,
             collective.dtype,
             f"{collective.count:,}",
-            f"{collective.bytes / 2**20:,.2f}",
-            f"{collective.ranks} ({collective.ranks_per_node} per node)",
+            format_bytes(collective.bytes),
+            f"{collective.ranks // collective.ranks_per_node:,} x {collective.ranks_per_node}",
             "yes" if collective.blocking else "no",
-            f"{1e3 * collective.seconds:.2f}",
+            format_digits(1e3 * collective.seconds),
         )
         for collective in phase.collectives
     ]
-    print_table(
-        (f"collectives of {phase.name}", "dtype", "calls", "MiB each", "ranks", "waited for", "ms in all"),
-        rows,
-    )
+    say(f"collectives of {phase.name}")
+    print_table(("kind", "dtype", "calls", "each", "nodes x ranks", "waits", "ms"), rows)
     say()
 
 
 def _print_time(found: Rehearsal) -> None:
-    rows = [
+    """Print one column per phase: jobs have a few phases, and the terminal may have 80 characters."""
+    columns = [
         (
-            phase.name,
             f"{phase.pairs:,}",
             format_count(phase.launches),
-            f"{phase.flops / 1e12:.1f}",
-            f"{phase.moved_bytes / 1e9:,.0f}",
-            f"{1e3 * phase.time.device:.1f}",
-            f"{1e3 * phase.time.network:.1f}",
-            f"{1e3 * phase.time.exposed:.1f}",
-            f"{1e3 * phase.time.launches:.1f}",
-            f"{1e3 * phase.time.total:.1f}",
+            format_digits(phase.flops / 1e12),
+            format_digits(phase.moved_bytes / 1e9),
+            format_digits(1e3 * phase.time.device),
+            format_digits(1e3 * phase.time.network),
+            format_digits(1e3 * phase.time.exposed),
+            format_digits(1e3 * phase.time.launches),
+            format_digits(1e3 * phase.time.total),
             phase.time.bound_by,
             format_percent(phase.time.mfu),
         )
         for phase in found.phases
     ]
-    print_table(
-        (
-            *("phase, per GPU", "pairs", "kernels", "TFLOP", "GB moved", "device ms", "network ms"),
-            *("exposed ms", "launch ms", "step at least, ms", "bound by", "MFU at most"),
-        ),
-        rows,
+    names = (
+        *("pairs", "kernels", "TFLOP", "GB moved", "device, ms", "network, ms"),
+        *("network that nothing hides, ms", "launches, ms", "step at least, ms", "bound by", "MFU at most"),
     )
+    print_table(("per GPU", *(phase.name for phase in found.phases)), zip(names, *columns, strict=True))
     say("the times are a model, not a measurement; docs/rehearsal.md states its assumptions")
 
 

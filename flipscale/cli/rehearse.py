@@ -79,6 +79,16 @@ def rehearse_on(job: Job, on: Speed, rank: int = 0) -> Rehearsal:
     )
 
 
+def require_gpu(site: Site) -> None:
+    """Refuse to rehearse a submission for a site that does not name its GPU.
+
+    Raises:
+        UserError: If it does not.
+    """
+    if site.gpu is None:
+        raise UserError("--rehearse needs the kind of GPU; name it as `gpu` in the site file")
+
+
 def rehearse_submission(
     runs: Sequence[tuple[RunDirectory, Job]], site: Site, *, quiet: bool
 ) -> list[Rehearsal]:
@@ -90,14 +100,11 @@ def rehearse_submission(
         quiet: Print no tables.
 
     Raises:
-        UserError: If the site does not name its GPU, or a step does not fit it.
+        UserError: If a step does not fit the site's GPU.
     """
     from flipscale.cli.rehearsal_tables import print_rehearsal
     from flipscale.orchestration.cluster.allocation import resolve_allocation
     from flipscale.planning.throughput import make_speed
-
-    if site.gpu is None:
-        raise UserError("--rehearse needs the kind of GPU; name it as `gpu` in the site file")
 
     found: list[Rehearsal] = []
     for _, job in runs:

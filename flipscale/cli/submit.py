@@ -58,7 +58,7 @@ class SubmitOptions:
 
 def submit(options: SubmitOptions) -> None:
     """Submit jobs that then need nobody until their budget is spent; several become one job array."""
-    from flipscale.cli.rehearse import keep_rehearsals, rehearse_submission
+    from flipscale.cli.rehearse import keep_rehearsals, rehearse_submission, require_gpu
     from flipscale.cli.submission_checks import ask_nodes, check_submission
     from flipscale.cli.submission_report import print_dry_run, print_plans, print_submissions
     from flipscale.config import load_job
@@ -70,6 +70,8 @@ def submit(options: SubmitOptions) -> None:
     jobs = [load_job(file, overrides) for file in files]
     runs = [(run_directory(job), job) for job in jobs]
     site = _site(runs, options)
+    if options.rehearse:
+        require_gpu(site)
 
     script = None
     if options.cluster == "slurm":

@@ -8,7 +8,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from flipscale.interop.tensor_files import load_tensors, save_tensors
 from flipscale.interop.weights import loadable
 from flipscale.models.flip import FLIP, MAX_LOG_SCALE, build_model
 from flipscale.models.inputs import Inputs
+from flipscale.scratch import scratch_directory
 
 TOLERANCE = 1e-5
 """The largest absolute difference of a normalised feature in fp32."""
@@ -163,15 +163,14 @@ def _ask_open_clip(
     stock: str, pretrained: str | None, images: Tensor, texts: Tensor, captions: list[str]
 ) -> StateDict:
     """Let a process of its own compute the features and token ids of stock OpenCLIP."""
-    with tempfile.TemporaryDirectory() as directory:
-        work = Path(directory)
+    with scratch_directory() as work:
         if pretrained is not None and Path(pretrained).is_file():
             pretrained = str(loadable(Path(pretrained), work))
         question = {"model": stock, "pretrained": pretrained, "captions": captions}
         (work / "question.json").write_text(json.dumps(question), encoding="utf-8")
         save_tensors({"images": images, "texts": texts}, work / "inputs.safetensors")
 
-        command = [sys.executable, "-m", "flipscale.interop.stock_features", directory]
+        command = [sys.executable, "-m", "flipscale.interop.stock_features", str(work)]
         done = subprocess.run(
             command,
             env=_offline_environment(),

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -22,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from flipscale.models.flip import FLIP
 from flipscale.rehearsal.bucketed_copies import BucketedCopies
 from flipscale.rehearsal.calling_place import calling_place
+from flipscale.rehearsal.gpu_properties import CAPABILITY, PROPERTIES
 from flipscale.sharding import ddp, fsdp
 
 _cuda: Any = torch.cuda
@@ -134,9 +134,6 @@ class _Streams:
 
 def _of_torch_cuda(streams: _Streams, waits: list[str]) -> dict[str, Any]:
     """Return the functions of torch.cuda that would ask a driver."""
-    properties = SimpleNamespace(
-        total_memory=80 * 2**30, name="a GPU of a rehearsal", major=9, minor=0, multi_processor_count=132
-    )
 
     def synchronize(*args: Any, **settings: Any) -> None:
         waits.append(f"torch.cuda.synchronize{calling_place()}")
@@ -154,8 +151,8 @@ def _of_torch_cuda(streams: _Streams, waits: list[str]) -> dict[str, Any]:
         "is_initialized": lambda: True,
         "is_bf16_supported": lambda *args, **settings: True,
         "is_current_stream_capturing": lambda: False,
-        "get_device_capability": lambda *args: (9, 0),
-        "get_device_properties": lambda *args: properties,
+        "get_device_capability": lambda *args: CAPABILITY,
+        "get_device_properties": lambda *args: PROPERTIES,
         "memory_allocated": lambda *args: 0,
         "max_memory_allocated": lambda *args: 0,
         "memory_reserved": lambda *args: 0,

@@ -24,24 +24,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Interpreter
 
 from flipscale.rehearsal.block_calls import BlockCall
+from flipscale.rehearsal.gpu_properties import CAPABILITY, PROPERTIES
 
 # The compiler's inner functions are untyped, or typed for its own callers only.
 _compile_fx: Any = compile_fx
 _config: Any = config
 _functorch_config: Any = functorch_config
 
-_GPU = SimpleNamespace(
-    name="a GPU of a rehearsal",
-    gcnArchName="",
-    total_memory=80 * 2**30,
-    major=9,
-    minor=0,
-    multi_processor_count=132,
-    regs_per_multiprocessor=65536,
-    max_threads_per_multi_processor=2048,
-    warp_size=32,
-)
-"""What the compiler asks about a GPU before it chooses how to split a reduction: an H100."""
 _LIBRARY_KERNELS = ("mm", "addmm", "bmm", "baddbmm", "attention")
 """Products and attention: kernels of libraries, which compiling leaves as they are."""
 
@@ -117,13 +106,16 @@ def _compiler_of_a_gpu(device: torch.device) -> Generator[None]:
     interface: Any = device_interface.CudaInterface
 
     def gpu(*arguments: Any) -> SimpleNamespace:
-        return _GPU
+        return PROPERTIES
+
+    def capability(*arguments: Any) -> int:
+        return 10 * CAPABILITY[0] + CAPABILITY[1]
 
     answers: tuple[tuple[Any, str, Any], ...] = (
         (scheduler, "has_triton", lambda *arguments: True),
         (torch.cuda, "is_available", lambda: False),  # else fake tensors allocate memory on the GPU
         (torch.cuda, "get_device_properties", gpu),
-        (torch.cuda, "get_device_capability", lambda *arguments: (9, 0)),
+        (torch.cuda, "get_device_capability", lambda *arguments: CAPABILITY),
         (torch.cuda, "current_device", lambda: 0),
         (torch.cuda, "device_count", lambda: 1),
         (torch.cuda, "is_bf16_supported", lambda *arguments, **settings: True),
@@ -132,7 +124,11 @@ def _compiler_of_a_gpu(device: torch.device) -> Generator[None]:
         (torch.cuda, "default_generators", (torch.Generator(),)),
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         (interface, "get_device_properties", staticmethod(gpu)),
-        (interface, "get_compute_capability", staticmethod(lambda *arguments: 90)),
+        (
+            interface,
+            "get_compute_capability",
+            staticmethod(capability),
+        ),
         (interface, "is_bf16_supported", staticmethod(lambda *arguments, **settings: True)),
         (F, "scaled_dot_product_attention", _flash_attention),
     )

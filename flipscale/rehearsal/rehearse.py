@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from flipscale.models.of_job import phase_specs
@@ -16,9 +14,10 @@ from flipscale.planning.flops import training_flops
 from flipscale.planning.memory import PhaseMemory, estimate_memory
 from flipscale.planning.plan import model_shape
 from flipscale.rehearsal.rehearsing_process import RehearsingProcesses
-from flipscale.rehearsal.request import Request
+from flipscale.rehearsal.request import Request, digest_of_step
 from flipscale.rehearsal.results import CompileResult, PhaseResult, Rehearsal
 from flipscale.rehearsal.step_time import bound_step, time_of_collectives
+from flipscale.scratch import scratch_directory
 
 _OWN_REDUCER = (
     "the reducer of DistributedDataParallel; one with the same buckets, filled in the order of the "
@@ -42,15 +41,17 @@ def rehearse(request: Request, report: Callable[[str], None] = lambda phase: Non
         UserError: If the strategy cannot be rehearsed.
     """
     phases = request.job.phases
-    with tempfile.TemporaryDirectory(prefix="flipscale_rehearsal_") as directory:
-        processes = RehearsingProcesses(request, Path(directory))
+    at_once = min(len(phases), len(os.sched_getaffinity(0)))
+    with scratch_directory() as directory:
+        processes = RehearsingProcesses(request, directory)
 
         def one(number: int) -> PhaseResult:
             result = _phase_result(request, number, processes.rehearse_phase(number))
             report(phases[number].name)
             return result
 
-        with ThreadPoolExecutor(min(len(phases), len(os.sched_getaffinity(0)))) as threads:
+        # The threads wait for their processes, so that these end first.
+        with ThreadPoolExecutor(at_once) as threads, processes.killed_on_error():
             results = tuple(threads.map(one, range(len(phases))))
         compiled = None
         if request.job.sharding.compile:
@@ -63,6 +64,7 @@ def rehearse(request: Request, report: Callable[[str], None] = lambda phase: Non
         limits = (*limits, _limit_of_compiling(results))
     return Rehearsal(
         job=request.job.name,
+        step_digest=digest_of_step(request.job),
         gpu=request.on.gpu.name,
         gpus=request.on.gpus,
         rank=request.rank,

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ class RehearsingProcesses:
         self._request = request
         self._directory = directory
         self._library = ""
+        self._running: set[subprocess.Popen[str]] = set()
         self.limits: tuple[str, ...] = ()
         try:
             self._library = str(build_accelerator(directory))
@@ -39,6 +42,16 @@ class RehearsingProcesses:
                 "attention is that of a CPU",
             )
         self.sees_waits = bool(self._library)
+
+    @contextmanager
+    def killed_on_error(self) -> Generator[None]:
+        """Kill the processes that other threads of this one wait for, if the block ends with an exception."""
+        try:
+            yield
+        except BaseException:
+            for process in list(self._running):
+                process.kill()
+            raise
 
     def rehearse_phase(self, phase: int) -> dict[str, Any]:
         """Return the fields of a `StepRecord` of one phase.
@@ -76,21 +89,34 @@ class RehearsingProcesses:
             "answer": str(answer),
             "parent": os.getpid(),
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "flipscale.rehearsal.child"],
-            input=json.dumps(question),
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode or not answer.exists():
+        code, output = self._run(json.dumps(question))
+        if code or not answer.exists():
             strategy = request.job.sharding.strategy
             raise UserError(
-                f"strategy {strategy} cannot be rehearsed with this job: {_reason(done.stderr)}; "
+                f"strategy {strategy} cannot be rehearsed with this job: {_reason(output)}; "
                 "`flipscale plan` estimates its memory and time"
             )
         return json.loads(answer.read_text())
+
+    def _run(self, question: str) -> tuple[int, str]:
+        """Return the exit code of a process that was handed a question, and what it wrote to stderr."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flipscale.rehearsal.child"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._running.add(process)
+        try:
+            _, output = process.communicate(question)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            self._running.discard(process)
+        return process.returncode, output
 
 
 def _reason(output: str) -> str:

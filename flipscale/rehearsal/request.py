@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from flipscale.budget import Budget, check_world_size
@@ -25,6 +26,17 @@ class Request:
     def ranks_per_node(self) -> int:
         """Processes of a node."""
         return min(self.on.gpus, self.on.gpus_per_node)
+
+
+def digest_of_step(job: Job) -> str:
+    """Return a digest of what a job's steps depend on; its data, evaluation and cluster do not change it.
+
+    Args:
+        job: The job.
+    """
+    parts = {"model", "phases", "optimizer", "loss", "sharding", "deterministic"}
+    text = job.model_dump_json(include=parts, exclude={"model": {"weights"}})
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def make_request(job: Job, on: Speed, rank: int = 0) -> Request:

@@ -105,6 +105,8 @@ class Rehearsal:
     """The rehearsal of a job."""
 
     job: str
+    step_digest: str
+    """`digest_of_step` of the job."""
     gpu: str
     gpus: Count
     rank: Count

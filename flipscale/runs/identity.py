@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from flipscale.documents import read_as
 from flipscale.errors import UserError
 from flipscale.files import read_regular, write_durably
 from flipscale.runs.directory import RunDirectory
+from flipscale.scratch import scratch_directory
 
 _log = logging.getLogger(__name__)
 
@@ -130,9 +130,9 @@ def recorded_data(run: RunDirectory, source: TokenizerSource) -> tuple[DataIdent
 def _copy_tokenizer(directory: Path, save: Callable[[Path], None]) -> None:
     """Write the tokenizer's files to the run, unless they are there already. A damaged copy is replaced."""
     directory.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        save(Path(scratch))
-        for file in sorted(Path(scratch).iterdir()):
+    with scratch_directory() as scratch:
+        save(scratch)
+        for file in sorted(scratch.iterdir()):
             text = file.read_text(encoding="utf-8")
             copy = directory / file.name
             if not _holds(copy, text):

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -16,6 +14,7 @@ from flipscale.budget import Budget
 from flipscale.config import Job, Phase
 from flipscale.data.samples.stream import CHUNK, Stream
 from flipscale.distributed.world import World
+from flipscale.scratch import scratch_directory
 from flipscale.training.data import open_data
 
 
@@ -59,9 +58,9 @@ def measure_loader(
         name="bench", samples=batch_size * 10**9, mask_ratio=0.0, batch_size=batch_size, base_lr=1.0
     )
 
-    with TemporaryDirectory() as scratch:
+    with scratch_directory() as scratch:
         world = World(0, 1, 0, 1, torch.device("cpu"))
-        data = open_data(job, Path(scratch), Budget.of([endless], lanes), world)
+        data = open_data(job, scratch, Budget.of([endless], lanes), world)
         images, bad, passed = _read_for(data.stream, seconds, progress)
 
     rate = images / passed

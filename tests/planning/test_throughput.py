@@ -206,7 +206,7 @@ def test_table_shows_fit_time_and_cost() -> None:
     assert "it would fit with sharding." in done.stdout
     assert "64 x a100-40gb at 30% of their peak" in done.stdout
     plan = plan_job(load_job(H14), make_speed("a100-40gb", 64, 0.3))
-    assert f"{plan.gpu_hours:,.0f} GPU-hours, in {plan.segments} segments of at most 24 h" in done.stdout
+    assert f"{plan.gpu_hours:,.0f} GPU-hours, in {plan.segments} segments of at most 24.0 h" in done.stdout
 
 
 def test_json_has_the_whole_plan() -> None:

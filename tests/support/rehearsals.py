@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from flipscale.config import Job
+from flipscale.rehearsal.request import digest_of_step
 from flipscale.rehearsal.results import CompileResult, PhaseResult, Rehearsal, StepTime
 
 
-def made_up_rehearsal() -> Rehearsal:
-    """Return a rehearsal of one phase, whose step fits and waits once."""
+def made_up_rehearsal(job: Job | None = None) -> Rehearsal:
+    """Return a rehearsal of one phase, whose step fits and waits once.
+
+    Args:
+        job: The job that was rehearsed; by default none that a run has.
+    """
+    digest = "" if job is None else digest_of_step(job)
     phase = PhaseResult(
         name="masked",
         pairs=256,
@@ -26,4 +33,4 @@ def made_up_rehearsal() -> Rehearsal:
         time=StepTime(0.3, 0.05, 0.01, 0.017, 0.312, "operations", 0.459),
     )
     compiled = CompileResult(graphs=3, breaks=0, uncompiled=1)
-    return Rehearsal("first", "h100-80gb", 256, 0, True, ("the rest",), (phase,), compiled)
+    return Rehearsal("first", digest, "h100-80gb", 256, 0, True, ("the rest",), (phase,), compiled)

@@ -12,6 +12,7 @@ import typer
 from flipscale.errors import UserError
 
 if TYPE_CHECKING:
+    from flipscale.data.shards.index import Index
     from flipscale.data.shards.storage import Storage
 
 ShardsOrJob = Annotated[
@@ -54,6 +55,22 @@ class TrainingSet:
     """The extensions of images."""
     max_image_pixels: int
     storage: Storage
+
+    def build_index(self, directory: Path) -> Index:
+        """Index the shards with all cores, and return the index.
+
+        Args:
+            directory: Where to write it.
+
+        Raises:
+            UserError: If the shards cannot be indexed.
+        """
+        from flipscale.cli.data.cores import worker_count
+        from flipscale.data.shards.indexing import build_index
+        from flipscale.data.shards.journal import IndexKind
+
+        kind = IndexKind(images=self.images)
+        return build_index(self.pattern, directory, workers=worker_count(), storage=self.storage, kind=kind)
 
 
 def read_training_set(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,25 +26,17 @@ def vocab(
     allow_pipe: AllowPipe = None,
 ) -> None:
     """Learn a WordPiece vocabulary from all captions that a job reads from its shards."""
-    from flipscale.cli.data.cores import worker_count
-    from flipscale.data.shards.indexing import build_index
-    from flipscale.data.shards.journal import IndexKind
     from flipscale.data.text.vocabulary import learn_vocab
     from flipscale.files import check_writable
+    from flipscale.scratch import scratch_directory
 
     if out.suffix != ".txt":
         raise UserError(f"{out} must end in .txt: a vocabulary is a file such as vocab.txt")
     check_writable(out, "OUT")
 
     training_set = read_training_set(shards, captions, allow_pipe)
-    with tempfile.TemporaryDirectory() as scratch:
-        index = build_index(
-            training_set.pattern,
-            Path(scratch) / "index",
-            workers=worker_count(),
-            storage=training_set.storage,
-            kind=IndexKind(images=training_set.images),
-        )
+    with scratch_directory() as scratch:
+        index = training_set.build_index(scratch / "index")
         pieces = learn_vocab(_captions(index, training_set), size, out)
 
     say(f"{out}: {len(pieces)} word pieces from the captions of {index.samples} samples")

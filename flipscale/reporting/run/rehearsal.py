@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flipscale.formatting import format_bytes, format_percent, format_quantity
+from flipscale.rehearsal.request import digest_of_step
 from flipscale.rehearsal.results import PhaseResult, Rehearsal
 from flipscale.reporting.page.blocks import Cell, Column, Note, Section, Table
 from flipscale.reporting.page.cells import bytes_cell, count_cell, percent_cell
@@ -55,6 +56,9 @@ def _row(phase: PhaseResult, *, sees_waits: bool) -> list[Cell]:
 
 def _notes(facts: RunFacts, found: Rehearsal) -> list[Note]:
     notes: list[Note] = []
+    if found.step_digest != digest_of_step(facts.job):
+        text = f"The run's job is not the one that was rehearsed, {found.job}: its steps differ."
+        notes.append(Note(text))
     if measured := _measured(facts):
         notes.append(Note(f"The run itself, in its last log line: {measured}."))
     if found.compiled is not None:

@@ -232,7 +232,7 @@ def test_rehearsal_is_shown_next_to_what_the_run_measured(tmp_path: Path):
     assert run_document(gather_facts(RunDirectory(run.path), lambda what: None))["rehearsal"] is None
 
     run.metrics(samples=8, images_per_second=10.0, mfu=0.31, peak_memory_gb=42.95)
-    found = made_up_rehearsal()
+    found = made_up_rehearsal(recorded_job(RunDirectory(run.path)))
     RunDirectory(run.path).rehearsal.write_text(json.dumps(asdict(found)))
     text = to_markdown(page_of(run.path))
     assert "masked | 256 | 42.9 GB | 44 GB | 3,385 | 312.0 ms | operations | 45.9% | 1" in text
@@ -240,6 +240,13 @@ def test_rehearsal_is_shown_next_to_what_the_run_measured(tmp_path: Path):
     assert "Compiled: 3 graphs, 0 graph breaks, 1 call that torch could not compile." in text
     assert "Not looked at: the rest." in text
     assert run_document(gather_facts(RunDirectory(run.path), lambda what: None))["rehearsal"] == asdict(found)
+
+    assert "is not the one that was rehearsed" not in text
+
+    another = made_up_rehearsal()
+    RunDirectory(run.path).rehearsal.write_text(json.dumps(asdict(another)))
+    text = to_markdown(page_of(run.path))
+    assert "The run's job is not the one that was rehearsed, first: its steps differ." in text
 
     unseen = replace(found, sees_waits=False)
     RunDirectory(run.path).rehearsal.write_text(json.dumps(asdict(unseen)))
