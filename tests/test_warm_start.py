@@ -174,7 +174,9 @@ def test_what_a_tokenizer_sets_leaves_commands_warm(monkeypatch):
 
 @pytest.fixture(scope="module")
 def compiler_of_several_tests() -> None:
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = "somewhere"  # as torch's compiler does
+    """Start the server of this process, and set what torch's compiler sets."""
+    WarmPopen([*FLIPSCALE, "schema"], stdout=subprocess.DEVNULL).wait(timeout=60)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = "somewhere"
 
 
 def test_what_a_fixture_of_several_tests_sets_leaves_commands_warm(compiler_of_several_tests: None) -> None:
