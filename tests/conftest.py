@@ -11,7 +11,7 @@ import random
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from support.made_once import made_once
 from support.shards import tiny_tokenizer
 from support.time_limits import PatientPopen, slowness, time_limit
 from support.tiny_run import TinyRun
-from support.warm_start import WarmPopen, WarmWorkerPopen, read_at_import
+from support.warm_start import WarmPopen, WarmWorkerPopen
 
 from flipscale.addresses import references
 from flipscale.data.synthetic.dataset import SyntheticOptions, synthesize
@@ -118,12 +118,6 @@ def warm_start() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def environment_at_start() -> dict[str, str]:
-    """Return the environment before the first test."""
-    return dict(os.environ)
-
-
 @pytest.fixture(autouse=True)
 def _executed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Execute every program of a test that is marked so, and none of a test that is marked `warm`.
@@ -141,26 +135,20 @@ def _executed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture(autouse=True)
-def _own_environment(environment_at_start: dict[str, str]) -> Iterator[None]:
+def _own_environment() -> Iterator[None]:
     """Undo what tests, or libraries in them, wrote into the environment, so that programs start warm.
 
     Values that addresses took from it are no longer hidden in messages.
     """
     # Also what a fixture of several tests caused: torch's compiler writes TORCHINDUCTOR_CACHE_DIR.
-    _restore(environment_at_start, read_at_import)
+    if WarmPopen.server is not None:
+        WarmPopen.server.restore_environment()
     before = dict(os.environ)
     yield
     references._used.clear()
-    _restore(before)
-
-
-def _restore(environment: Mapping[str, str], concerns: Callable[[str], bool] = lambda name: True) -> None:
-    """Give the variables that a function chooses their values in an earlier environment, or none."""
-    for name in filter(concerns, os.environ.keys() | environment.keys()):
-        if name in environment:
-            os.environ[name] = environment[name]
-        else:
-            os.environ.pop(name, None)
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

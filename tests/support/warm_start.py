@@ -82,11 +82,20 @@ class WarmServer:
 
     def serves(self, environment: Mapping[str, str]) -> bool:
         """Whether imports in this environment would have had the result that they had in the server's."""
-        if os.getpid() != self._owner:
-            return False
+        return os.getpid() == self._owner and not self._differences(environment)
+
+    def restore_environment(self) -> None:
+        """Give the variables of this process that modules read at import the server's values."""
+        for name in self._differences(os.environ):
+            if name in self._environment:
+                os.environ[name] = self._environment[name]
+            else:
+                del os.environ[name]
+
+    def _differences(self, environment: Mapping[str, str]) -> list[str]:
         names = environment.keys() | self._environment.keys()
-        read = filter(read_at_import, names)
-        return all(environment.get(name) == self._environment.get(name) for name in read)
+        read = (name for name in names if name.startswith(_READ_AT_IMPORT) and name not in _READ_LATER)
+        return [name for name in read if environment.get(name) != self._environment.get(name)]
 
     def fork(self, request: dict[str, Any], streams: list[int]) -> int:
         """Return the pid of a new child of this process, which runs the request with these streams."""
@@ -158,11 +167,6 @@ class WarmWorkerPopen(WarmPopen):
 
     only_commands = False
     with_server = True
-
-
-def read_at_import(name: str) -> bool:
-    """Whether a module reads a variable of this name when it is imported."""
-    return name.startswith(_READ_AT_IMPORT) and name not in _READ_LATER
 
 
 def _program(arguments: Any) -> list[str] | None:
