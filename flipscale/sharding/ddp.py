@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from flipscale.config import Optimizer, Sharding
@@ -15,6 +15,52 @@ from flipscale.distributed.world import World
 from flipscale.models.flip import FLIP, Features
 from flipscale.models.inputs import Inputs
 from flipscale.sharding.in_place_optimizer import InPlaceOptimizer
+
+
+class _ReducedModel(nn.Module):
+    """The model as DDP wraps it: a call without inputs gives every parameter a gradient of zero.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: FLIP) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Inputs | None, *, reconstruct: bool = False) -> Features | Tensor:
+        """Run FLIP.forward; without inputs, return zero as a function of all parameters."""
+        if inputs is not None:
+            return self.model(inputs, reconstruct=reconstruct)
+
+        # In the order of the forward, so that the gradients come in that of the backward.
+        named = list(self.model.named_parameters())
+        named.sort(key=lambda pair: not pair[0].startswith("visual."))
+        first = [parameter.flatten()[:1].sum() for _, parameter in named]
+        return 0.0 * torch.stack(first).sum()
+
+
+def _reduced_copies(model: FLIP, device: torch.device) -> DistributedDataParallel:
+    """Return the model with its gradients averaged over all processes, in buckets that stay as they are.
+
+    DDP fills new buckets after the first backward of a process, in the order in which gradients came. Sums of
+    more than two processes depend on the buckets, so that a resumed run would differ from one that was not
+    stopped. A backward of zeros comes before the first step.
+    """
+    with warnings.catch_warnings():
+        # torch 2.13 renames the argument; older supported versions do not know the new name.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped = DistributedDataParallel(
+            _ReducedModel(model),
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+    wrapped(None).backward()
+    for parameter in model.parameters():
+        parameter.grad = None
+    return wrapped
 
 
 class DdpModel(InPlaceOptimizer):
@@ -38,15 +84,7 @@ class DdpModel(InPlaceOptimizer):
 
         self._wrapped = self._module
         if world.size > 1:
-            with warnings.catch_warnings():
-                # torch 2.13 renames the argument; older supported versions do not know the new name.
-                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-                self._wrapped = DistributedDataParallel(
-                    self._module,
-                    device_ids=[world.device] if world.device.type == "cuda" else None,
-                    broadcast_buffers=False,
-                    gradient_as_bucket_view=True,
-                )
+            self._wrapped = _reduced_copies(self._module, world.device)
 
     def forward(self, inputs: Inputs, *, reconstruct: bool = False) -> Features:
         """Run FLIP.forward in the precision of the job."""

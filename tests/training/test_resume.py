@@ -115,6 +115,25 @@ def test_two_processes_train_as_one(tiny_run: MakeRun, precision: str, tolerance
 
 
 @pytest.mark.slow
+def test_four_processes_resume_to_the_bit(tiny_run: MakeRun) -> None:
+    """With more than two, sums depend on where in a message a gradient is, and so on DDP's buckets."""
+    straight, stopped = tiny_run("straight"), tiny_run("stopped")
+    assert straight.train(processes=4).returncode == 0
+
+    process = stopped.start(processes=4)
+    wait_until(lambda: len(stopped.metrics()) >= 3 or process.poll() is not None, interval=0.005)
+    (stopped.output / "STOP").touch()
+    process.communicate()
+    assert process.returncode != 0
+    assert 0 < stopped.last_manifest()["progress"]["samples_seen"] < 640
+
+    (stopped.output / "STOP").unlink(missing_ok=True)
+    assert stopped.train(processes=4).returncode == 0
+    assert stopped.weights() == straight.weights()
+    assert stopped.metrics() == straight.metrics()
+
+
+@pytest.mark.slow
 def test_the_world_size_may_change_between_starts(tiny_run: MakeRun, straight: TinyRun) -> None:
     moved = tiny_run("moved")
     assert moved.train("phases.1.samples=152", "--time-limit", "1s").returncode in (0, 75)
