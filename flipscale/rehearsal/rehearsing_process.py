@@ -33,6 +33,7 @@ class RehearsingProcesses:
         self._directory = directory
         self._library = ""
         self._running: set[subprocess.Popen[str]] = set()
+        self._given_up = False
         self.limits: tuple[str, ...] = ()
         try:
             self._library = str(build_accelerator(directory))
@@ -49,6 +50,7 @@ class RehearsingProcesses:
         try:
             yield
         except BaseException:
+            self._given_up = True
             for process in list(self._running):
                 process.kill()
             raise
@@ -109,6 +111,8 @@ class RehearsingProcesses:
             text=True,
         )
         self._running.add(process)
+        if self._given_up:  # another thread has killed the others just before
+            process.kill()
         try:
             _, output = process.communicate(question)
         except BaseException:

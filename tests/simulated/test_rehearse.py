@@ -8,12 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from support.time_limits import wait_until
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 COMMAND = Path(sys.executable).with_name("flipscale")
@@ -130,15 +131,23 @@ def test_machine_without_a_compiler_says_what_it_cannot_see(tmp_path: Path):
     assert all(float(cell) > 0 for cell in total.split("│")[2:-1])
 
 
+def phases_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the processes of the phases that a rehearsal has started."""
+    assert process.poll() is None
+    found: list[psutil.Process] = []
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.Error):  # the compiler ends meanwhile
+            if "flipscale.rehearsal.child" in child.cmdline():
+                found.append(child)
+    return found
+
+
 @pytest.mark.slow
 def test_sigterm_leaves_nothing_behind(tmp_path: Path):
     """Neither the directory nor the processes of the phases, which would compute for minutes."""
     words = [str(COMMAND), "rehearse", JOBS / "dev/tiny.yaml"]
     process = subprocess.Popen(words, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE)
-    parent = psutil.Process(process.pid)
-    while not (children := [each for each in parent.children() if "child" in " ".join(each.cmdline())]):
-        assert process.poll() is None
-        time.sleep(0.05)
+    children = wait_until(lambda: phases_of(process), interval=0.05)
 
     process.terminate()
     _, errors = process.communicate()
