@@ -135,6 +135,7 @@ def test_workers_of_torchrun_are_its_own_warm_children(any_program, tmp_path):
         "import os, sys, torch.distributed as dist\n"
         "warm = b'warm_server.py' in open('/proc/self/cmdline', 'rb').read()\n"
         "dist.init_process_group('gloo')\n"
+        "dist.barrier()\n"  # a process that leaves at once closes connections that others still make
         "with open(f'rank{os.environ[\"RANK\"]}', 'w') as file:\n"  # libraries print, too
         "    file.write(f'{os.getppid()} {warm}')\n"
         "dist.destroy_process_group()\n"
