@@ -58,3 +58,11 @@ class StoppedEarly(Exception):
         super().__init__(message)
         self.reason: Reason = reason
         self.agreed = agreed
+
+
+def words_of(error: BaseException) -> str:
+    """Return what an error says, without the number and the path that an OSError puts around its words.
+
+    A message that names its file would otherwise name it twice: "[Errno 21] Is a directory: 'jobs'".
+    """
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

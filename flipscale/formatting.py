@@ -74,8 +74,10 @@ def format_duration(seconds: float) -> str:
 
 
 def format_hours(seconds: float) -> str:
-    """Return the duration of an estimate in hours, or in minutes below one hour: 1,234.5 h, 12.0 min."""
-    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+    """Return the duration of an estimate in hours, minutes or seconds: 1,234.5 h, 12.0 min, 0.0674 s."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{format_digits(seconds)} s"
 
 
 def format_minutes(seconds: int) -> str:

@@ -115,9 +115,13 @@ def test_durations_have_two_units(seconds: float, text: str):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(90, "1.5 min"), (3599, "60.0 min"), (3600, "1.0 h"), (36_000_000, "10,000.0 h")]
+    ("seconds", "text"),
+    [
+        *((0, "0 s"), (0.0674, "0.0674 s"), (59.9, "59.9 s"), (90, "1.5 min"), (3599, "60.0 min")),
+        *((3600, "1.0 h"), (36_000_000, "10,000.0 h")),
+    ],
 )
-def test_estimates_are_in_hours_or_minutes(seconds: float, text: str):
+def test_estimates_are_in_hours_minutes_or_seconds(seconds: float, text: str):
     assert format_hours(seconds) == text
 
 

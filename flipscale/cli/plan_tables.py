@@ -33,24 +33,23 @@ def print_plan(plan: Plan, job: Job) -> None:
 
 
 def print_budget(plan: Plan) -> None:
-    """Print what the phases train, and the size of the model.
+    """Print what the phases train, and the size of the model: one column per phase, for narrow terminals.
 
-    The columns of the masked text and of the input's shape appear only if a phase masks text, or if the
-    phases differ in their shape.
+    The lines of the masked text and of the input's shape appear only if a phase masks text, or if the phases
+    differ in their shape.
     """
     inputs = [_shape(phase) for phase in plan.phases]
     shapes_differ = len(set(inputs)) > 1
     text_masked = any(phase.text_mask_ratio for phase in plan.phases)
 
-    headings = (
-        *("phase", "samples", "steps", "batch", "masked"),
+    names = (
+        *("samples", "steps", "batch", "masked"),
         *(("text masked",) if text_masked else ()),
         *(("image / patch",) if shapes_differ else ()),
-        *("peak lr", "warm-up", "FLOPs per sample", "FLOPs"),
+        *("peak learning rate", "warm-up, samples", "FLOPs per sample", "FLOPs"),
     )
-    rows = [
+    columns = [
         (
-            phase.name,
             format_count(phase.samples),
             f"{phase.steps:,}",
             f"{phase.batch_size:,}",
@@ -64,7 +63,7 @@ def print_budget(plan: Plan) -> None:
         )
         for phase in plan.phases
     ]
-    print_table(headings, rows)
+    _print_columns("phase", plan, names, columns)
 
     decoder = f", {format_millions(plan.decoder_parameters)} decoder" if plan.decoder_parameters else ""
     say(
@@ -108,6 +107,11 @@ def print_sweep(candidates: Sequence[Candidate], speed: Speed) -> None:
     say(f"the cheapest: {' '.join(candidates[0].overrides)}")
 
 
+def _print_columns(heading: str, plan: Plan, names: Sequence[str], columns: Sequence[Sequence[str]]) -> None:
+    phases = (phase.name for phase in plan.phases)
+    print_table((heading, *phases), zip(names, *columns, strict=True))
+
+
 def _shape(phase: PhasePlan) -> str:
     return f"{phase.image_size} / {phase.patch_size}"
 
@@ -115,16 +119,17 @@ def _shape(phase: PhasePlan) -> str:
 def _print_memory(plan: Plan) -> None:
     gpu = plan.speed.gpu
     unit, size = pick_memory_unit(max(phase.memory_bytes for phase in plan.phases))
-    rows = [
+    columns = [
         (
-            phase.name,
             *(f"{getattr(phase.memory, part) / size:.2f}" for part in _PARTS),
-            f"{phase.memory_bytes / size:.2f} of {gpu.memory / size:,.0f}",
+            f"{phase.memory_bytes / size:.2f}",
+            f"{gpu.memory / size:,.0f}",
             "yes" if phase.fits else "NO",
         )
         for phase in plan.phases
     ]
-    print_table((f"phase, {unit} per GPU", *_PARTS, "needed", "fits"), rows)
+    names = (*_PARTS, "needed", f"of a {gpu.name}", "fits")
+    _print_columns(f"{unit} per GPU", plan, names, columns)
 
     host = max(phase.memory.host for phase in plan.phases)
     say(
@@ -138,20 +143,21 @@ def _print_memory(plan: Plan) -> None:
 
 def _print_steps(plan: Plan) -> None:
     """Print what the time of a step is spent on; nothing if the speed is measured."""
-    rows = [
-        (
-            phase.name,
-            *(_milliseconds(seconds) for seconds in (phase.step_seconds, step.computation, step.loss)),
-            *(_milliseconds(seconds) for seconds in (step.communication, step.exposed, step.input)),
-            phase.bound or "",
-        )
-        for phase in plan.phases
-        if (step := phase.step) is not None
-    ]
-    if not rows:
+    steps = [(phase, phase.step) for phase in plan.phases if phase.step is not None]
+    if not steps:
         return
 
-    print_table(("phase, ms", "step", "towers", "loss", "network", "exposed", "input", "bound by"), rows)
+    unit, per_second = ("ms", 1e3) if max(step.total for _, step in steps) >= 1e-3 else ("µs", 1e6)
+    columns = [
+        (
+            *(_time(seconds, per_second) for seconds in (phase.step_seconds, step.computation, step.loss)),
+            *(_time(seconds, per_second) for seconds in (step.communication, step.exposed, step.input)),
+            phase.bound or "",
+        )
+        for phase, step in steps
+    ]
+    names = ("step", "towers", "loss", "network", "exposed", "input", "bound by")
+    _print_columns(f"{unit} per step", plan, names, columns)
     network = plan.speed.network
     say(
         f"network: {network.node_bandwidth / 1e9:g} GB/s per GPU inside nodes of {plan.speed.gpus_per_node}, "
@@ -161,15 +167,14 @@ def _print_steps(plan: Plan) -> None:
     say()
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{1000 * seconds:,.1f}"
+def _time(seconds: float | None, per_second: float) -> str:
+    return "" if seconds is None else format_digits(per_second * seconds)
 
 
 def _print_time(plan: Plan, job: Job) -> None:
     speed = plan.speed
-    rows = [
+    columns = [
         (
-            phase.name,
             f"{phase.samples / phase.seconds:,.0f}",
             format_hours(phase.seconds),
             format_digits(phase.gpu_hours),
@@ -177,7 +182,8 @@ def _print_time(plan: Plan, job: Job) -> None:
         )
         for phase in plan.phases
     ]
-    print_table(("phase", "images/s", "time", "GPU-hours", "loader cores per GPU"), rows)
+    names = ("images/s", "time", "GPU-hours", "loader cores per GPU")
+    _print_columns("all of the phase", plan, names, columns)
 
     basis = f"{speed.mfu:.0%} of their peak (--mfu)"
     if speed.images_per_second is not None:

@@ -18,7 +18,7 @@ from flipscale.config.problems import block_name, describe_problem
 from flipscale.config.site import Site
 from flipscale.config.values import Strict
 from flipscale.config.yaml_text import NotYamlError, parse_yaml, read_text_file
-from flipscale.errors import UserError
+from flipscale.errors import UserError, words_of
 from flipscale.formatting import format_value
 
 SITE_VARIABLE = "FLIPSCALE_SITE"
@@ -126,7 +126,7 @@ def _read_mapping(kind: type[Strict], path: Path, chain: tuple[Path, ...]) -> di
             f"there is no {block_name(kind)} file at {path}{extended_by}; {_nearest_files(path)}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {words_of(error)}") from None
 
     try:
         document = parse_yaml(text)

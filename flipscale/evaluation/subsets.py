@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
-from flipscale.errors import UserError
+from flipscale.errors import UserError, words_of
 
 SUBSETS = {"imagenet_a": "imagenet_a_indices.txt", "imagenet_r": "imagenet_r_indices.txt"}
 """The subsets that have a name, and timm's tables of them."""
@@ -86,8 +86,8 @@ def _table(path: Path) -> dict[str, str]:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); as class names give a file, or the folder `mappings` that "
-            "comes with ObjectNet"
+            f"{path} cannot be read ({words_of(error)}); as class names give a file, or the folder "
+            "`mappings` that comes with ObjectNet"
         ) from None
 
     if not isinstance(table, dict):

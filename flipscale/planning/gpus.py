@@ -6,6 +6,7 @@ import difflib
 from dataclasses import dataclass
 
 from flipscale.errors import UserError
+from flipscale.formatting import format_value
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,9 @@ def find_gpu(name: str) -> Gpu:
     """
     gpu = GPUS.get(name.lower())
     if gpu is None:
-        nearest = difflib.get_close_matches(name.lower(), GPUS, n=2, cutoff=0.3) or list(GPUS)
-        raise UserError(
-            f"there is no GPU {name!r} in the table; did you mean {' or '.join(nearest)}? "
-            f"All: {', '.join(GPUS)}"
-        )
+        nearest = difflib.get_close_matches(name.lower(), GPUS, n=2, cutoff=0.3)
+        meant = f"did you mean {' or '.join(nearest)}? All: " if nearest else "it has "
+        raise UserError(f"there is no GPU {format_value(name)} in the table; {meant}{', '.join(GPUS)}")
     return gpu
 
 

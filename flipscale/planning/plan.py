@@ -18,6 +18,8 @@ from flipscale.planning.phase_plan import PhasePlan, plan_phase
 from flipscale.planning.throughput import IMAGES_PER_CORE, Speed, count_segments, make_speed
 from flipscale.sharding.limits import check_sharding
 
+_HIGHEST_PRICE = 10**6  # per GPU-hour, in any currency; a larger one is a slip of the hand
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -72,8 +74,8 @@ def plan_job(
     """
     if not 0 < images_per_core < math.inf:
         raise UserError(f"--images-per-core is {images_per_core:g}; give more than 0")
-    if price_per_gpu_hour is not None and not 0 <= price_per_gpu_hour < math.inf:
-        raise UserError(f"--price-per-gpu-hour is {price_per_gpu_hour:g}; give 0 or more")
+    if price_per_gpu_hour is not None and not 0 <= price_per_gpu_hour <= _HIGHEST_PRICE:
+        raise UserError(f"--price-per-gpu-hour is {price_per_gpu_hour:g}; give 0 to {_HIGHEST_PRICE:,}")
 
     # Check the job before anything is computed from it.
     on = on or make_speed(None, job.cluster.gpus, gpus_per_node=job.cluster.gpus_per_node)

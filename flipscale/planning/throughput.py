@@ -18,6 +18,7 @@ busier. This is the lowest, since a plan with too few cores starves a GPU.
 """
 GPUS_PER_NODE = 8
 """GPUs of a node that nobody has named."""
+_MOST_GPUS = 10**6  # more than any machine has; a larger number is a slip of the hand
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def make_speed(
         UserError: If an option is out of range, the GPU is unknown, both kinds of speed are given, or the
             GPUs do not fill their nodes.
     """
-    if gpus < 1:
-        raise UserError(f"--gpus {gpus} is not a number of GPUs; give 1 or more")
+    if not 1 <= gpus <= _MOST_GPUS:
+        raise UserError(f"--gpus {gpus} is not a number of GPUs; give 1 to {_MOST_GPUS:,}")
     if mfu is not None and images_per_second is not None:
         raise UserError("--mfu and --images-per-second exclude each other; give one of them")
     if mfu is not None and not 0.0 < mfu <= 1.0:

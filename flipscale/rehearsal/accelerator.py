@@ -14,6 +14,7 @@ import importlib.util
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,16 +47,34 @@ def build_accelerator(directory: Path) -> Path:
 
     output = ""
     for standard in _STANDARDS:
-        done = subprocess.run([*command, standard], capture_output=True, text=True, check=False)
-        if done.returncode == 0:
+        status, errors = _run_compiler([*command, standard], directory)
+        if status == 0:
             return library
-        output = output or done.stderr
+        output = output or errors
     if "No space left on device" in output:
         raise NoAccelerator(
             f"{directory.parent} is full; free some space, or set TMPDIR to another directory"
         )
     words = " ".join(compiler)
     raise NoAccelerator(f"`{words}` cannot compile against torch's headers: {_first_error(output)}")
+
+
+def _run_compiler(command: list[str], directory: Path) -> tuple[int, str]:
+    """Run a compiler, and return its exit code and messages.
+
+    Its temporary files are in the directory, which the caller removes. If a signal ends this process
+    meanwhile, the programs that the compiler has started end with it.
+    """
+    environment = {**os.environ, "TMPDIR": str(directory)}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as compiler:
+        try:
+            _, errors = compiler.communicate()
+        except BaseException:
+            os.killpg(compiler.pid, signal.SIGKILL)
+            raise
+    return compiler.returncode, errors
 
 
 def _compiler() -> list[str]:

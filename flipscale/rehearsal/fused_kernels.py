@@ -124,11 +124,7 @@ def _compiler_of_a_gpu(device: torch.device) -> Generator[None]:
         (torch.cuda, "default_generators", (torch.Generator(),)),
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         (interface, "get_device_properties", staticmethod(gpu)),
-        (
-            interface,
-            "get_compute_capability",
-            staticmethod(capability),
-        ),
+        (interface, "get_compute_capability", staticmethod(capability)),
         (interface, "is_bf16_supported", staticmethod(lambda *arguments, **settings: True)),
         (F, "scaled_dot_product_attention", _flash_attention),
     )

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_loader import (
 )
 
 from flipscale.config import Job
-from flipscale.errors import RunError, UserError
+from flipscale.errors import RunError, UserError, words_of
 from flipscale.files import too_many_files
 from flipscale.progress import Progress
 from flipscale.runs.commit_order import in_order_of_commit
@@ -87,7 +87,7 @@ class Checkpoint:
             read_patiently(lambda: self._load(state), self.path)
         except OSError as error:
             raise RunError(
-                f"{self.path} was changed while it was read ({error}); run the same command again",
+                f"{self.path} was changed while it was read ({words_of(error)}); run the same command again",
                 kind="disk",
             ) from None
         except CheckpointException as error:
@@ -163,7 +163,7 @@ def read(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise DamagedCheckpoint("it has no manifest, so its save was never finished") from None
     except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"its manifest cannot be read ({error})") from None
+        raise DamagedCheckpoint(f"its manifest cannot be read ({words_of(error)})") from None
 
     # The loader takes every file that it finds. Hidden names are those of file servers (.nfs...).
     unknown = {name for name in names if not name.startswith(".")} - manifest.files.keys() - {MANIFEST}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from flipscale.errors import StoppedEarly
+from flipscale.errors import StoppedEarly, words_of
 
 _log = logging.getLogger(__name__)
 
@@ -45,15 +44,12 @@ def read_patiently(read: Callable[[], T], path: Path) -> T:
                 raise
             if pause is None:
                 raise StoppedEarly(
-                    f"{path} cannot be read ({_named(error)}, {len(PAUSES) + 1} times); "
+                    f"{path} cannot be read ({words_of(error)}, {len(PAUSES) + 1} times); "
                     "bring its storage back and run the same command again to resume",
                     "storage",
                     agreed=True,
                 ) from None
-            _log.warning("%s cannot be read (%s); the next attempt comes in %g s", path, _named(error), pause)
+            words = words_of(error)
+            _log.warning("%s cannot be read (%s); the next attempt comes in %g s", path, words, pause)
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
-
-
-def _named(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else str(error)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from flipscale.distributed.world import World
 from flipscale.documents import read_object, typed
-from flipscale.errors import RunError, UserError
+from flipscale.errors import RunError, UserError, words_of
 from flipscale.files import check_writable, open_regular, write_durably
 from flipscale.interop.tensor_files import read_header, save_tensors
 from flipscale.transfer.finetune_recipe import FinetuneRecipe
@@ -133,8 +133,8 @@ class FinetuneState:
             os.replace(partial, path)
         except (OSError, SafetensorError) as error:
             raise RunError(
-                f"{path} cannot be written after epoch {epochs} ({error}); make room there, and the same "
-                "command resumes from the last epoch that was saved",
+                f"{path} cannot be written after epoch {epochs} ({words_of(error)}); make room there, and "
+                "the same command resumes from the last epoch that was saved",
                 kind="disk",
             ) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_time_limit_divides_training_into_segments() -> None:
 def test_unknown_gpu_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean h100-80gb"):
         find_gpu("H100")
-    with pytest.raises(UserError, match="All: a100-40gb"):
+    with pytest.raises(UserError, match="no GPU 'tpu' in the table; it has a100-40gb, "):
         find_gpu("tpu")
 
 
@@ -180,8 +181,11 @@ def test_device_is_recognised_by_its_name(device: str, name: str | None) -> None
         (["--images-per-second", "inf"], "not a speed"),
         (["--images-per-core", "nan"], "--images-per-core is nan; give more than 0"),
         (["--images-per-core", "inf"], "--images-per-core is inf; give more than 0"),
-        (["--price-per-gpu-hour", "-1"], "--price-per-gpu-hour is -1; give 0 or more"),
-        (["--price-per-gpu-hour", "nan"], "--price-per-gpu-hour is nan; give 0 or more"),
+        (["--price-per-gpu-hour", "-1"], "--price-per-gpu-hour is -1; give 0 to 1,000,000"),
+        (["--price-per-gpu-hour", "nan"], "--price-per-gpu-hour is nan; give 0 to 1,000,000"),
+        (["--price-per-gpu-hour", "1e308"], "--price-per-gpu-hour is 1e+308; give 0 to 1,000,000"),
+        (["--gpus", "0"], "give 1 to 1,000,000"),
+        (["--gpus", "9" * 20], "give 1 to 1,000,000"),
         (["--gpus", "12"], "12 GPUs do not fill nodes of 8; give 8 or 16 GPUs"),
         (["--sweep", "--images-per-second", "9"], "leave out --images-per-second"),
         (["--sweep", "phases.0.batch_size=67108864"], "no change of sharding makes vit_h14 fit"),
@@ -207,6 +211,18 @@ def test_table_shows_fit_time_and_cost() -> None:
     assert "64 x a100-40gb at 30% of their peak" in done.stdout
     plan = plan_job(load_job(H14), make_speed("a100-40gb", 64, 0.3))
     assert f"{plan.gpu_hours:,.0f} GPU-hours, in {plan.segments} segments of at most 24.0 h" in done.stdout
+
+
+@pytest.mark.parametrize("job", [H14, JOBS / "dev/tiny.yaml"], ids=["vit_h14", "tiny"])
+def test_tables_fit_narrow_terminals_in_units_of_the_job(job: Path) -> None:
+    done = PLAN.invoke(app, ["plan", str(job), "--price-per-gpu-hour", "2"])
+    assert done.exit_code == 0, done.exception
+    lines = done.stdout.splitlines()
+    assert max(len(line) for line in lines if line[:1] in "┃│┏└┡├") <= 80
+    assert not re.search(r"\b0\.0 (min|h|s)\b", done.stdout)
+    for name in ("step", "towers", "loss", "network", "GPU-hours"):
+        *_, row = (line.split("│") for line in lines if line.startswith(f"│ {name} "))
+        assert all(float(cell.replace(",", "")) > 0 for cell in row[2:-1])
 
 
 def test_json_has_the_whole_plan() -> None:

@@ -25,7 +25,7 @@ from flipscale.data.samples.captions import CaptionFields
 from flipscale.data.shards.storage import Storage
 from flipscale.data.shards.tar import NotATar, Strays, scan
 from flipscale.data.shards.tar_members import Member, TarDamage, read_members
-from flipscale.errors import UserError
+from flipscale.errors import UserError, words_of
 
 _ARCHIVES = (".tar", ".tgz", ".gz", ".zip", ".bz2", ".xz", ".zst")
 
@@ -100,9 +100,7 @@ def _check_shard(checking: Checking, number: int, path: str) -> ShardReport:
     except FileNotFoundError:
         raise UserError(f"the shard {path} does not exist; check the pattern that names it") from None
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); restore it, or leave it out"
-        ) from None
+        raise UserError(f"{path} cannot be read ({words_of(error)}); restore it, or leave it out") from None
 
     return report
 

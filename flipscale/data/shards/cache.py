@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from flipscale.data.shards.cache_blocks import Blocks
 from flipscale.data.shards.cache_key import prepare_cache, warn_of_strangers
+from flipscale.errors import words_of
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -63,7 +64,7 @@ class BlockCache:
             if failures is None:  # else the object that was copied to this process has warned
                 warn_of_strangers(directory)
         except OSError as error:
-            self._count_failure(error.strerror or str(error))
+            self._count_failure(words_of(error))
         self._blocks = Blocks(directory, key)
 
     def __reduce__(self) -> tuple[type[BlockCache], tuple[Path, int, Synchronized[int]]]:
@@ -155,7 +156,7 @@ class BlockCache:
         except OSError as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-            self._count_failure(error.strerror or str(error))
+            self._count_failure(words_of(error))
 
     def _count_failure(self, reason: str) -> None:
         """Stop writing; the first process of all that share the count warns."""

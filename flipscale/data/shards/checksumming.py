@@ -10,7 +10,7 @@ from flipscale.data.shards.checksums import header, shard_checksums
 from flipscale.data.shards.index import Index
 from flipscale.data.shards.index_directory import CHECKSUMS
 from flipscale.data.shards.storage import is_remote
-from flipscale.errors import UserError
+from flipscale.errors import UserError, words_of
 
 MOST_OF_A_RUN = 32 << 30
 """Bytes of shards up to which a run that builds its own index reads them whole for checksums."""
@@ -42,7 +42,7 @@ def write_checksums(
             return shard_checksums(shard.path, index.members[first : first + shard.samples]).tobytes()
         except OSError as error:
             raise UserError(
-                f"{shard.path} cannot be read ({error.strerror or error}); restore it, or leave it out"
+                f"{shard.path} cannot be read ({words_of(error)}); restore it, or leave it out"
             ) from None
 
     path = index.directory / CHECKSUMS

@@ -31,7 +31,7 @@ from flipscale.data.shards.index_directory import TABLE
 from flipscale.data.shards.remote import Status
 from flipscale.data.shards.storage import Storage, is_command, is_remote
 from flipscale.data.shards.tar import MEMBER
-from flipscale.errors import UserError
+from flipscale.errors import UserError, words_of
 from flipscale.formatting import format_value
 
 _VERIFIED_AT_ONCE = 32  # shards whose size and version are requested at the same time
@@ -197,7 +197,7 @@ class Index:
             try:
                 status = storage.status(shard.path)
             except OSError as error:
-                return f"{shard.path} cannot be opened ({error.strerror or error})"
+                return f"{shard.path} cannot be opened ({words_of(error)})"
             same = status == shard.status or self._has_same_content(shard, status)
             return None if same else f"{shard.path} changed since the index was made"
 

@@ -15,7 +15,7 @@ from flipscale.data.shards.index import Damage, Index, Shard, expand_shards
 from flipscale.data.shards.index_directory import INDEX, TABLE
 from flipscale.data.shards.tar import MEMBER
 from flipscale.documents import read_object, typed
-from flipscale.errors import UserError
+from flipscale.errors import UserError, words_of
 from flipscale.files import write_durably
 
 VERSION = 2
@@ -114,7 +114,7 @@ def load_index(directory: Path) -> Index:
     except FileNotFoundError:
         raise UserError(f"there is no index in {directory}; make one with `flipscale data index`") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"the index in {directory} cannot be read ({error}); {_FIX}") from None
+        raise UserError(f"the index in {directory} cannot be read ({words_of(error)}); {_FIX}") from None
 
     if size is not None and size != index.samples * MEMBER.itemsize:
         raise UserError(f"the index in {directory} is damaged: members.bin has the wrong size; {_FIX}")

@@ -23,7 +23,7 @@ from flipscale.data.shards.journal import IndexKind, Journal, JournalEntry
 from flipscale.data.shards.remote import Status
 from flipscale.data.shards.storage import Storage, is_command, is_remote
 from flipscale.data.shards.tar import MEMBER, NotATar, Stray, Strays, not_a_tar, scan
-from flipscale.errors import UserError
+from flipscale.errors import UserError, words_of
 
 _RECORDED_AT_ONCE = 64  # most shards that a killed command scans again
 _REMOTE_AT_ONCE = 8  # remote shards per process at a time; scanning one is mostly waiting
@@ -211,9 +211,7 @@ def _scan_shard(path: str, *, storage: Storage, kind: IndexKind) -> _ScannedShar
     except NotATar as error:
         raise not_a_tar(path, error) from None
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); restore it, or leave it out"
-        ) from None
+        raise UserError(f"{path} cannot be read ({words_of(error)}); restore it, or leave it out") from None
 
     shard = Shard(path, len(result.members), status.bytes, status.version)
     return _ScannedShard(shard, result.members if kind.members else None, result.damage, result.strays)
@@ -242,8 +240,6 @@ def _read_stats(path: str, *, storage: Storage, kind: IndexKind) -> _ScannedShar
             f"{stats} holds no statistics of img2dataset ({error}); make the index without --from-stats"
         ) from None
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); restore it, or leave it out"
-        ) from None
+        raise UserError(f"{path} cannot be read ({words_of(error)}); restore it, or leave it out") from None
 
     return _ScannedShard(Shard(path, samples, status.bytes, status.version), None, None, Strays())

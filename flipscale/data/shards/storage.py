@@ -17,7 +17,7 @@ from flipscale.data.shards import remote
 from flipscale.data.shards.http import Http
 from flipscale.data.shards.range_file import RangeFile
 from flipscale.data.shards.remote import Status
-from flipscale.errors import StoppedEarly
+from flipscale.errors import StoppedEarly, words_of
 from flipscale.files import open_regular
 
 _OPEN_SHARDS = 64
@@ -159,7 +159,7 @@ class Storage:
                     raise
                 if pause is None:
                     raise DataReadError(
-                        without_secrets(f"{path} cannot be read ({error})")
+                        without_secrets(f"{path} cannot be read ({words_of(error)})")
                         + f" after {len(self.patience.pauses)} retries"
                     ) from None
                 time.sleep(pause)

@@ -25,7 +25,7 @@ from flipscale.child_process import die_with_parent
 from flipscale.data.synthetic.descriptions import SyntheticSplit, write_descriptions
 from flipscale.data.synthetic.samples import sample_members
 from flipscale.data.synthetic.vocabulary import HELD_OUT, SEEN
-from flipscale.errors import UserError
+from flipscale.errors import UserError, words_of
 from flipscale.staging import staged_directory
 
 MIN_IMAGE_SIZE = 16  # pixels; in smaller images, shapes cannot be recognized
@@ -126,7 +126,9 @@ def synthesize(
             splits = tuple(_summarize(out, split, sizes) for split, count in counts.items() if count)
             write_descriptions(work, splits, options.image_size, options.seed)
     except OSError as error:
-        raise UserError(f"{out} can't be written ({error}): free space or name another directory") from error
+        raise UserError(
+            f"{out} can't be written ({words_of(error)}): free space or name another directory"
+        ) from error
 
     return SyntheticSummary(out, splits, out / "classnames.txt", out / "templates.txt")
 
