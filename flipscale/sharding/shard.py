@@ -22,11 +22,12 @@ def shard(model: FLIP, sharding: Sharding, optimizer: Optimizer, seed: int, worl
         world: The processes of the run.
     """
     # Recomputation first, then compilation, then sharding: each wraps what the one before made.
-    apply_activation_checkpointing(model, sharding.activation_checkpointing)
+    strategy = sharding.strategy
+    mode = sharding.activation_checkpointing
+    apply_activation_checkpointing(model, mode, gathers_inside=strategy == "zero3")
     if sharding.compile:
         compile_blocks(model)
 
-    strategy = sharding.strategy
     if strategy in ("fsdp", "hsdp"):
         from flipscale.sharding.fsdp import FsdpModel
 

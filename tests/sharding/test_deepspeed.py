@@ -51,6 +51,16 @@ def test_one_process_trains_as_ddp(strategy: str, offload: bool, precision: str)
             torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize("mode", ["selective", "full"])
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_zero3_recomputes_what_it_gathers_within_blocks(mode: str, micro_batch: int | None) -> None:
+    """It frees weights in other places of the forward than of the recomputation."""
+    plain = OneProcess.start("ddp", micro_batch=micro_batch)
+    zero = OneProcess.start("zero3", activation_checkpointing=mode, micro_batch=micro_batch)
+    for number in range(4):
+        assert zero.step(number) == pytest.approx(plain.step(number), rel=1e-5)
+
+
 @pytest.mark.parametrize("strategy", STAGES)
 def test_a_step_that_is_not_finite_changes_nothing(strategy: str) -> None:
     run = OneProcess.start(strategy)
