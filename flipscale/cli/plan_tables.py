@@ -15,8 +15,10 @@ from flipscale.formatting import (
     format_quantity,
     pick_memory_unit,
 )
+from flipscale.models.packing import is_packable
+from flipscale.planning.flops import CAPTION_TOKENS
 from flipscale.planning.phase_plan import PhasePlan
-from flipscale.planning.plan import Plan
+from flipscale.planning.plan import Plan, model_shape
 from flipscale.planning.sweep import Candidate
 from flipscale.planning.throughput import Speed
 from flipscale.terminal import say
@@ -195,6 +197,12 @@ def _print_time(plan: Plan, job: Job) -> None:
     )
     if plan.cost is not None:
         say(f"cost: {format_digits(plan.cost)} (--price-per-gpu-hour)")
+    text = model_shape(job).text
+    if any(is_packable(text, phase.text_mask_ratio) for phase in plan.phases):
+        say(
+            f"captions: FLOPs and times count {CAPTION_TOKENS} of {text.context_length} tokens, about the "
+            "mean on the web; memory counts all"
+        )
     say(
         f"loader cores: to read as many images at {plan.images_per_core:,.0f} images/s per core "
         "(--images-per-core; measure it with `flipscale bench loader`)"

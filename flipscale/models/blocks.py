@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, empty, nn
 
+from flipscale.models.packing import Packing
 from flipscale.models.presets import TowerSpec
 
 
@@ -39,7 +40,7 @@ def in_product_dtype(x: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over (B, T, width), with biases in all projections and without dropout.
+    """Multi-head self-attention, with biases in all projections and without dropout.
 
     Args:
         spec: The shape of the transformer.
@@ -54,15 +55,19 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(empty(3 * spec.width))
         self.out_proj = nn.Linear(spec.width, spec.width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the attention output, (B, T, width)."""
-        batch, tokens, width = x.shape
+    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+        """Return the attention output, in the shape of x: (B, T, width), or (N, width) of packed texts."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        if packing is not None:
+            qkv = packing.padded(qkv)
+
+        batch, tokens, _ = qkv.shape
+        width = x.shape[-1]
         qkv = qkv.view(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, T, head width)
 
-        mixed = _attention(query, key, value, self.causal)
-        return self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        mixed = _attention(query, key, value, self.causal).transpose(1, 2).reshape(batch, tokens, width)
+        return self.out_proj(mixed if packing is None else packing.packed(mixed))
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
@@ -75,7 +80,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tenso
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them: (B, T, width) to the same shape."""
+    """Two linear layers with a GELU between them: (..., width) to the same shape."""
 
     def __init__(self, spec: TowerSpec) -> None:
         super().__init__()
@@ -91,7 +96,7 @@ class MLP(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A block of the transformer: x + attention(norm(x)), then x + MLP(norm(x)), over (B, T, width).
+    """A block of the transformer: x + attention(norm(x)), then x + MLP(norm(x)).
 
     Args:
         spec: The shape of the transformer.
@@ -102,7 +107,7 @@ class ResidualBlock(nn.Module):
             `checkpoint` does. None to keep them.
     """
 
-    recompute: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] | None
+    recompute: Callable[..., Tensor] | None
 
     def __init__(self, spec: TowerSpec, causal: bool) -> None:
         super().__init__()
@@ -112,13 +117,15 @@ class ResidualBlock(nn.Module):
         self.mlp = MLP(spec)
         self.recompute = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the residual stream after the block."""
+    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+        """Return the residual stream after the block, (B, T, width), or (N, width) of packed texts."""
         # Inside of forward: torch.compile does not enter a checkpoint() that is around it.
-        return self._residual(x) if self.recompute is None else self.recompute(self._residual, x)
+        if self.recompute is None:
+            return self._residual(x, packing)
+        return self.recompute(self._residual, x, packing)
 
-    def _residual(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def _residual(self, x: Tensor, packing: Packing | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), packing)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -134,8 +141,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.resblocks = nn.ModuleList(ResidualBlock(spec, causal) for _ in range(spec.layers))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the residual stream after all blocks, (B, T, width)."""
+    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+        """Return the residual stream after all blocks, (B, T, width), or (N, width) of packed texts."""
         for block in self.resblocks:
-            x = block(x)
+            x = block(x, packing)
         return x

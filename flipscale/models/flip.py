@@ -80,7 +80,7 @@ class FLIP(TextTransformer):
             reconstruct: Also compute the decoder's loss, if the model has a decoder. If nothing is hidden,
                 that loss is zero, with gradients of zero.
         """
-        images, texts, keep, keep_tokens = inputs
+        images, texts, keep, keep_tokens, lengths = inputs
         tokens: Tensor | None = None
         image_features: Tensor | None = None
         text_features: Tensor | None = None
@@ -90,7 +90,7 @@ class FLIP(TextTransformer):
             tokens = self.visual.tokens(images, keep)
             image_features = _normalized(self.visual.feature(tokens))
         if texts is not None:
-            text_features = _normalized(self.text_features(texts, keep_tokens))
+            text_features = _normalized(self.text_features(texts, keep_tokens, lengths))
 
         # The decoder comes last, so that the backward begins with it.
         if reconstruct and self.reconstruction is not None and images is not None and tokens is not None:

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flipscale.config import Sharding
+from flipscale.models.packing import is_packable
 from flipscale.models.presets import ModelSpec, TowerSpec
 
 Device = Literal["cuda", "cpu"]
 _BF16_BLOCKS = ("fsdp", "hsdp")
 """The strategies that gather the weights of blocks in bf16, if the precision is bf16."""
+_INDICES = 4
+"""int64 numbers per packed token: its id, its place, its position, and where attention has it."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,10 @@ def text_activations(
     tokens = pairs * visible
     ids = tokens * 8 if visible < text.context_length else 0  # otherwise they are the batch's own
 
+    packed = is_packable(text, 1 - visible / text.context_length)
+    if packed:
+        ids = tokens * 8 * _INDICES
+
     # The pooled position is a view, which keeps all positions alive, unless the last norm copies it or argmax
     # picks it.
     view = text.pool == "first" and not sizes.norm_copies
@@ -101,7 +108,7 @@ def text_activations(
     last = (tokens if view else pairs) * text.width * element
     pooled = pairs * text.width * sizes.product
 
-    blocks = _blocks(text, tokens, sharding, sizes)
+    blocks = _blocks(text, tokens, sharding, sizes, packed=packed)
     kept = blocks.kept + ids + last + pooled + _feature(spec, pairs, sizes)
     return TowerActivations(kept, blocks.recomputed)
 
@@ -179,8 +186,10 @@ def block_matrices(tower: TowerSpec) -> int:
     return 4 * tower.width**2 + 2 * tower.width * tower.mlp_width
 
 
-def _blocks(tower: TowerSpec, tokens: int, sharding: Sharding, sizes: ElementSizes) -> TowerActivations:
-    """Count the activations of a tower's blocks."""
+def _blocks(
+    tower: TowerSpec, tokens: int, sharding: Sharding, sizes: ElementSizes, *, packed: bool = False
+) -> TowerActivations:
+    """Count the activations of a tower's blocks; packed tokens are a row of their own behind attention."""
     elements = tokens * tower.width
     log_sums = tokens * tower.heads * max(4, sizes.exact)
     attended = elements * sizes.attention
@@ -191,7 +200,7 @@ def _blocks(tower: TowerSpec, tokens: int, sharding: Sharding, sizes: ElementSiz
         + 2 * products  # the results of the norms, which are inputs of the two products after them
         + 3 * attended  # query, key, value
         + attended  # the result of attention
-        + (products if sizes.attention != sizes.product else 0)  # that result, cast
+        + (products if packed or sizes.attention != sizes.product else 0)  # that result, packed or cast
         + log_sums
         + 4 * products  # the input of GELU
         + 4 * products  # and its result

@@ -7,6 +7,7 @@ from functools import cache
 
 from flipscale.models.flip import build_model
 from flipscale.models.masking import visible_count
+from flipscale.models.packing import is_packable
 from flipscale.models.presets import ModelSpec, TowerSpec
 
 
@@ -42,8 +43,18 @@ class ParameterCount:
     """The decoder that reconstructs hidden patches."""
 
 
+CAPTION_TOKENS = 25
+"""Tokens up to the end of a caption, the start and end tokens included: about the mean of LAION's captions in
+CLIP's tokens."""
+
+
 def forward_macs(
-    spec: ModelSpec, mask_ratio: float = 0.0, text_mask_ratio: float = 0.0, *, embed_hidden: bool = False
+    spec: ModelSpec,
+    mask_ratio: float = 0.0,
+    text_mask_ratio: float = 0.0,
+    *,
+    embed_hidden: bool = False,
+    caption_tokens: float | None = None,
 ) -> ForwardMacs:
     """Count the MACs of one pair: patch embedding, blocks with the products of attention, projections.
 
@@ -54,13 +65,17 @@ def forward_macs(
         mask_ratio: Share of the patches hidden.
         text_mask_ratio: Share of the caption's slots hidden.
         embed_hidden: Count the paper's code, which embeds every patch and then drops the hidden ones.
+        caption_tokens: Mean tokens up to the end of a caption, if no others are computed where they reach no
+            feature (see `flipscale.models.packing`); None if whole captions are.
     """
     vision = spec.vision
     text = spec.text
     visible = visible_count(vision.patches, mask_ratio)
     embedded = vision.patches if embed_hidden else visible
     embedding = embedded * 3 * vision.patch_size**2 * vision.width
-    tokens = visible_count(text.context_length, text_mask_ratio)
+    tokens: float = visible_count(text.context_length, text_mask_ratio)
+    if caption_tokens is not None and is_packable(text, text_mask_ratio):
+        tokens = min(caption_tokens, text.context_length)
 
     return ForwardMacs(
         image=embedding + _blocks(vision, visible + 1) + vision.width * spec.embed_dim,
@@ -76,6 +91,7 @@ def training_flops(
     text_mask_ratio: float = 0.0,
     *,
     forward_twice: bool = False,
+    caption_tokens: float | None = None,
 ) -> int:
     """Return the FLOPs of training: the forward, and twice as much for the backward, without recomputation.
 
@@ -85,8 +101,9 @@ def training_flops(
         mask_ratio: Share of the patches hidden.
         text_mask_ratio: Share of the caption's slots hidden.
         forward_twice: Count GradCache's second forward of both towers.
+        caption_tokens: As in `forward_macs`.
     """
-    macs = forward_macs(spec, mask_ratio, text_mask_ratio)
+    macs = forward_macs(spec, mask_ratio, text_mask_ratio, caption_tokens=caption_tokens)
     again = macs.image + macs.text if forward_twice else 0
     return 2 * (3 * macs.total + again) * samples
 
@@ -118,7 +135,7 @@ def _decoder(spec: ModelSpec, visible: int) -> int:
     return (visible + 1) * vision.width * decoder.width + _blocks(decoder, vision.patches + 1) + pixels
 
 
-def _blocks(tower: TowerSpec, tokens: int) -> int:
+def _blocks(tower: TowerSpec, tokens: float) -> int:
     matrices = 4 * tower.width**2 + 2 * tower.width * tower.mlp_width  # q, k, v, output; MLP
     attention = 2 * tokens * tower.width  # scores and weighted sum, for each token
-    return tower.layers * tokens * (matrices + attention)
+    return round(tower.layers * tokens * (matrices + attention))

@@ -8,7 +8,7 @@ from flipscale.budget import PhaseSpan
 from flipscale.config import Job
 from flipscale.models.presets import ModelSpec
 from flipscale.planning.fit import fits
-from flipscale.planning.flops import training_flops
+from flipscale.planning.flops import CAPTION_TOKENS, training_flops
 from flipscale.planning.memory import PhaseMemory
 from flipscale.planning.phase_time import phase_step
 from flipscale.planning.step_time import Bound, StepTime
@@ -71,7 +71,8 @@ def plan_phase(
         images_per_core: Images per second that one core of the loader reads.
     """
     phase = span.phase
-    flops_per_sample = training_flops(spec, 1, phase.mask_ratio, phase.text_mask_ratio)
+    ratios = (phase.mask_ratio, phase.text_mask_ratio)
+    flops_per_sample = training_flops(spec, 1, *ratios, caption_tokens=CAPTION_TOKENS)
 
     step = phase_step(job, phase, spec, on, images_per_core)
     if step is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flipscale.config import Job, Phase
 from flipscale.models.presets import ModelSpec
 from flipscale.planning.activations import recomputing_blocks
-from flipscale.planning.flops import forward_macs
+from flipscale.planning.flops import CAPTION_TOKENS, forward_macs
 from flipscale.planning.step_time import Pace, StepTime, Work, step_time
 from flipscale.planning.throughput import Speed
 from flipscale.planning.traffic import Layout, loss_traffic, weight_traffic, weights_of
@@ -51,7 +51,8 @@ def phase_step(job: Job, phase: Phase, spec: ModelSpec, on: Speed, images_per_co
 
 def _work(job: Job, phase: Phase, spec: ModelSpec, pairs: int, parts: int) -> Work:
     """Count the FLOPs of one GPU in a step."""
-    macs = forward_macs(spec, phase.mask_ratio, phase.text_mask_ratio)
+    ratios = (phase.mask_ratio, phase.text_mask_ratio)
+    macs = forward_macs(spec, *ratios, caption_tokens=CAPTION_TOKENS)
     forward = 2 * macs.total * pairs
     again = recomputed_share(spec, job.sharding.activation_checkpointing) * forward
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flipscale.models.blocks import ResidualBlock
+from flipscale.models.packing import Packing
 from flipscale.models.presets import TowerSpec
 
 
@@ -23,7 +24,9 @@ class BlockCall:
     """The shape of a tower of one such block."""
     causal: bool
     shape: tuple[int, ...]
-    """(B, T, width) of the residual stream."""
+    """(B, T, width) of the residual stream, or (N, width) of packed texts."""
+    packed: tuple[int, int] | None
+    """B and T of packed texts."""
     stream_dtype: torch.dtype
     weight_dtype: torch.dtype
     autocast: torch.dtype | None
@@ -34,12 +37,13 @@ class BlockCall:
     """`ResidualBlock.recompute`."""
 
     @classmethod
-    def of(cls, block: ResidualBlock, x: Tensor) -> BlockCall:
+    def of(cls, block: ResidualBlock, x: Tensor, packing: Packing | None) -> BlockCall:
         """Return the call of a block whose weights are gathered.
 
         Args:
             block: The block.
-            x: The residual stream, (B, T, width).
+            x: The residual stream, (B, T, width) or (N, width).
+            packing: That of packed texts.
         """
         kind = x.device.type
         tower = TowerSpec(
@@ -53,6 +57,7 @@ class BlockCall:
             tower,
             block.attn.causal,
             tuple(x.shape),
+            None if packing is None else (packing.captions, packing.length),
             x.dtype,
             block.ln_1.weight.dtype,
             torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None,
@@ -75,7 +80,11 @@ class BlockCall:
             torch.set_default_dtype(before)
         block.recompute = self.recompute
         x = torch.empty(self.shape, dtype=self.stream_dtype, device=device, requires_grad=self.backward)
-        return LoneBlock(self, block, x)
+        packing: Packing | None = None
+        if self.packed is not None:
+            places = torch.zeros(self.shape[0], dtype=torch.int64, device=device)
+            packing = Packing(places, places[: self.packed[0]], *self.packed)
+        return LoneBlock(self, block, x, packing)
 
 
 class LoneBlock:
@@ -85,15 +94,17 @@ class LoneBlock:
         call: How it is called.
         block: The block.
         x: The residual stream.
+        packing: That of packed texts.
 
     Attributes:
         block: The block.
     """
 
-    def __init__(self, call: BlockCall, block: ResidualBlock, x: Tensor) -> None:
+    def __init__(self, call: BlockCall, block: ResidualBlock, x: Tensor, packing: Packing | None) -> None:
         self._call = call
         self.block = block
         self._x = x
+        self._packing = packing
         self._gradient = torch.empty_like(x)
 
     def run(self) -> None:
@@ -102,7 +113,7 @@ class LoneBlock:
         kind = self._x.device.type
         autocast = torch.autocast(kind, call.autocast, enabled=call.autocast is not None)
         with autocast, torch.set_grad_enabled(call.backward):
-            y = self.block(self._x)
+            y = self.block(self._x, self._packing)
         if call.backward:
             y.backward(self._gradient)
 
@@ -113,9 +124,9 @@ def counted_block_calls() -> Generator[Counter[BlockCall]]:
     counts: Counter[BlockCall] = Counter()
     forward = ResidualBlock.forward
 
-    def counting(block: ResidualBlock, x: Tensor) -> Tensor:
-        counts[BlockCall.of(block, x)] += 1
-        return forward(block, x)
+    def counting(block: ResidualBlock, x: Tensor, packing: Packing | None = None) -> Tensor:
+        counts[BlockCall.of(block, x, packing)] += 1
+        return forward(block, x, packing)
 
     with mock.patch.object(ResidualBlock, "forward", counting):
         yield counts

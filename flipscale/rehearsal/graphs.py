@@ -70,6 +70,7 @@ def _run_phases(job: Job, gpus: int) -> None:
             step=budget.step_at(span.start),
             images=torch.zeros(_PAIRS, 3, size, size, dtype=torch.uint8),
             tokens=torch.zeros(_PAIRS, spec.text.context_length, dtype=torch.int64),
+            lengths=(spec.text.context_length,) * _PAIRS,
             positions=torch.arange(_PAIRS),
         )
         stage: Any = SimpleNamespace(model=model, spec=spec)

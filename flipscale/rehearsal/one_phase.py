@@ -123,7 +123,12 @@ class OnePhase:
         tokens = self._empty(self._pairs, self._spec.text.context_length, dtype=torch.int64)
         positions = self._empty(self._pairs, dtype=torch.int64)
 
-        return SimpleNamespace(step=self._step, images=images, tokens=tokens, positions=positions)
+        # The longest captions: the peak of memory that none exceeds.
+        lengths = (self._spec.text.context_length,) * self._pairs
+
+        return SimpleNamespace(
+            step=self._step, images=images, tokens=tokens, lengths=lengths, positions=positions
+        )
 
     def _empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=self._world.device)

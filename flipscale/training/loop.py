@@ -119,7 +119,7 @@ class TrainingLoop:
                 # Log before saving: the host waits for the device here, and a run that diverged ends unsaved.
                 if logs:
                     self._segment.check_lock()
-                    steps.write(step, self._steps_done, self.progress, scalars)
+                    steps.write(batch, self._steps_done, self.progress, scalars)
                     self._updater.check_skips(self._samples_seen)
 
                 # Save before a stop and before an evaluation: neither may cost the steps so far.

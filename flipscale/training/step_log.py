@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flipscale.budget import Budget, Step, crosses_multiple
 from flipscale.config import Logging
+from flipscale.data.samples.stream import Batch
 from flipscale.distributed.world import World
 from flipscale.models.presets import ModelSpec
 from flipscale.progress import Progress
@@ -73,20 +74,22 @@ class StepLog:
             return crosses_multiple(step.start, step.stop, self._every.amount)
         return steps_done % self._every.amount == 0
 
-    def write(self, step: Step, steps_done: int, progress: Progress, scalars: dict[str, Tensor]) -> None:
+    def write(self, batch: Batch, steps_done: int, progress: Progress, scalars: dict[str, Tensor]) -> None:
         """Write the line of a step. The host waits for the device.
 
         Args:
-            step: The step.
+            batch: The batch of the step.
             steps_done: Steps of the run, this one included.
             progress: Progress at the end of the step.
             scalars: 0-d tensors on the device by name; `loss` is among them.
         """
+        step = batch.step
         stacked = torch.stack([scalar.double() for scalar in scalars.values()])
         values = cast("list[float]", stacked.tolist())
         named = {n: int(v) if n in _COUNTS else v for n, v in zip(scalars, values, strict=True)}
         phase = self._budget.spans[step.phase].phase.name
         images_per_second, waited = self._interval.restart(step.stop)
+        caption_tokens = sum(batch.lengths) / len(batch.lengths)
 
         if self._metrics is not None:
             self._metrics.write(
@@ -99,7 +102,7 @@ class StepLog:
                     content=progress.content_hex,
                     timing={
                         "images_per_second": images_per_second,
-                        **self._utilisation.fields(step.phase, images_per_second),
+                        **self._utilisation.fields(step.phase, images_per_second, caption_tokens),
                         "data_wait_fraction": waited,
                         "peak_memory_gb": _peak_memory_gb(),
                         "time": time.time(),

@@ -61,7 +61,8 @@ class Updater:
         if step.start == span.start and span.phase.fresh_optimizer:
             model.reset_optimizer()
 
-        inputs = Inputs(self._moved(batch.images), self._moved(batch.tokens)).masked(
+        pairs = Inputs(self._moved(batch.images), self._moved(batch.tokens), lengths=batch.lengths)
+        inputs = pairs.masked(
             self._moved(batch.positions),
             span.phase,
             stage.spec,

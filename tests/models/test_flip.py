@@ -157,7 +157,7 @@ def test_blocks_can_be_recomputed_without_changing_a_bit() -> None:
     plain, recomputed = micro(), micro()
     for block in (*recomputed.visual.transformer.resblocks, *recomputed.transformer.resblocks):
         forward = block.forward
-        block.forward = lambda x, forward=forward: checkpoint(forward, x, use_reentrant=False)
+        block.forward = lambda *args, forward=forward: checkpoint(forward, *args, use_reentrant=False)
     for model in (plain, recomputed):
         images, texts, scale, *_ = model(make_inputs(model))
         (images @ texts.T * scale).logsumexp(dim=1).sum().backward()

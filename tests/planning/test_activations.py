@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from support.live_bytes import LiveBytes
+from torch import Tensor
 
 from flipscale.config import Sharding
 from flipscale.models.flip import build_model
 from flipscale.models.inputs import Inputs
 from flipscale.models.masking import visible_count, visible_patches, visible_tokens
+from flipscale.models.packing import is_packable
 from flipscale.models.presets import ModelSpec, preset
 from flipscale.planning.activations import (
     ElementSizes,
@@ -31,16 +33,21 @@ def kept(
 
     side = spec.vision.image_size
     images = torch.randint(256, (pairs, 3, side, side), dtype=torch.uint8)
-    texts = torch.randint(spec.text.vocab_size, (pairs, spec.text.context_length))
+    texts = torch.randint(spec.text.vocab_size - 1, (pairs, spec.text.context_length))
     keep = visible_patches(torch.arange(pairs), spec.vision.patches, mask_ratio, 0)
     keep_tokens = visible_tokens(texts, torch.arange(pairs), text_mask_ratio, 0, "random", spec.text.pool, 0)
 
-    inputs = Inputs(images, texts, keep, keep_tokens)
+    packable = is_packable(spec.text, text_mask_ratio)
+    if packable:  # the longest captions: what memory must hold
+        texts[:, -1] = spec.text.vocab_size - 1
+    lengths = (spec.text.context_length,) * pairs if packable else None
+
+    inputs = Inputs(images, texts, keep, keep_tokens, lengths)
     bf16 = sharding.precision == "bf16"
     with LiveBytes() as live, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         outputs = model(inputs, reconstruct=True)
 
-    batch = [part for part in inputs if part is not None]
+    batch = [part for part in inputs if isinstance(part, Tensor)]
     held = live.held(without=(*model.parameters(), *model.buffers(), *batch))
     del outputs
     return held

@@ -14,6 +14,7 @@ from flipscale.cli.app import app
 from flipscale.config import Job, Site, load_job
 from flipscale.errors import UserError
 from flipscale.models.presets import preset
+from flipscale.planning.flops import CAPTION_TOKENS, training_flops
 from flipscale.planning.gpus import find_gpu, gpu_of_device
 from flipscale.planning.network import find_network
 from flipscale.planning.phase_time import phase_step
@@ -74,8 +75,10 @@ def test_towers_of_h14_take_the_gpu_hours_calculated_by_hand(
 
 def test_speed_of_a_published_run_is_reproduced() -> None:
     """OpenCLIP's H/14 ran at 42 samples/s on an A100, which is 15.4 % of its peak (LAION, large-openclip)."""
-    job = job_of("clip_h14", 8 * 42, 0.0)
-    assert step_of(job, make_speed("a100-40gb", 8, 0.154)).computation == pytest.approx(1.0, rel=0.02)
+    seconds = step_of(job_of("clip_h14", 8 * 42, 0.0), make_speed("a100-40gb", 8, 0.154)).computation
+    spec = preset("clip_h14")
+    ours, whole = (training_flops(spec, 1, 0.0, caption_tokens=tokens) for tokens in (CAPTION_TOKENS, None))
+    assert seconds * whole / ours == pytest.approx(1.0, rel=0.02)  # OpenCLIP computes the padding, too
 
 
 def test_measured_speed_replaces_flops() -> None:
@@ -223,6 +226,14 @@ def test_tables_fit_narrow_terminals_in_units_of_the_job(job: Path) -> None:
     for name in ("step", "towers", "loss", "network", "GPU-hours"):
         *_, row = (line.split("│") for line in lines if line.startswith(f"│ {name} "))
         assert all(float(cell.replace(",", "")) > 0 for cell in row[2:-1])
+
+
+def test_captions_that_end_early_are_said() -> None:
+    job = ["model=clip_h14", "data.tokenizer={kind: clip_bpe}"]
+    shown = PLAN.invoke(app, ["plan", str(H14), *job]).stdout
+    assert "FLOPs and times count 25 of 77 tokens" in shown
+    masked = [*job, "phases.0.text_mask_ratio=0.5", "phases.1.text_mask_ratio=0.5"]
+    assert "25 of 77" not in PLAN.invoke(app, ["plan", str(H14), *masked]).stdout
 
 
 def test_json_has_the_whole_plan() -> None:

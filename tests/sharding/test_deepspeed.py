@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from support.one_process import OneProcess, assert_same
+from support.one_process import CLIP_SPEC, OneProcess, assert_same, make_captioned_pairs
 from support.tiny_run import TinyRun
 from torch import Tensor
 
@@ -49,6 +50,18 @@ def test_one_process_trains_as_ddp(strategy: str, offload: bool, precision: str)
     for name, tensor in plain.copied_state().items():
         if name.startswith("exp_avg"):  # Adam steps by the sign of gradients that are but rounding, too
             torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "settings"),
+    [("zero2", {"micro_batch": 3}), ("zero3", {"micro_batch": 3, "activation_checkpointing": "selective"})],
+)
+def test_packed_captions_train_as_whole_ones(strategy: str, settings: dict[str, Any]) -> None:
+    whole, packed = (OneProcess.start(strategy, spec=CLIP_SPEC, **settings) for _ in range(2))
+    for step in range(4):
+        expected = whole.step(step, pairs=make_captioned_pairs(step, packed=False))
+        got = packed.step(step, pairs=make_captioned_pairs(step, packed=True))
+        assert got == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["selective", "full"])

@@ -40,6 +40,7 @@ for words in sys.argv[2:]:
         TowerSpec(width={WIDTH}, layers=1, heads=4),
         False,
         ({PAIRS}, {TOKENS}, {WIDTH}),
+        None,
         torch.bfloat16,
         getattr(torch, weights),
         None if weights == "bfloat16" else torch.bfloat16,

@@ -11,12 +11,14 @@ from flipscale.config import Job
 from flipscale.distributed.world import World
 from flipscale.models.flip import build_model
 from flipscale.models.inputs import Inputs
-from flipscale.models.presets import preset
+from flipscale.models.presets import ModelSpec, preset
 from flipscale.sharding.shard import shard
 from flipscale.sharding.strategy import ShardedModel
 from flipscale.training.gradients import accumulate_gradients
 
 SPEC = preset("vit_micro_p8", vocab_size=40, context_length=16)
+CLIP_SPEC = preset("clip_micro_p8", vocab_size=40, context_length=16)
+LENGTHS = ((3, 9, 16, 4, 7, 12, 5, 8), (2, 3, 2, 4, 3, 2, 5, 3), (16,) * 8)
 
 
 def make_pairs(step: int, count: int = 8) -> Inputs:
@@ -30,6 +32,19 @@ def make_pairs(step: int, count: int = 8) -> Inputs:
     )
 
 
+def make_captioned_pairs(step: int, *, packed: bool) -> Inputs:
+    """Return pairs for CLIP_SPEC whose captions end after as many tokens as `LENGTHS` says."""
+    pairs = make_pairs(step)
+    lengths = LENGTHS[step % len(LENGTHS)]
+    assert pairs.texts is not None
+    end = CLIP_SPEC.text.vocab_size - 1
+    texts = pairs.texts.clamp(max=end - 1)
+    for row, length in zip(texts, lengths, strict=True):
+        row[length - 1] = end
+        row[length:] = 0
+    return pairs._replace(texts=texts, lengths=lengths if packed else None)
+
+
 @dataclass
 class OneProcess:
     """The strategy's model, and the loop around it."""
@@ -39,7 +54,9 @@ class OneProcess:
     device: torch.device
 
     @classmethod
-    def start(cls, strategy: str, device: str = "cpu", **sharding: object) -> OneProcess:
+    def start(
+        cls, strategy: str, device: str = "cpu", spec: ModelSpec = SPEC, **sharding: object
+    ) -> OneProcess:
         job = Job.model_validate(
             {
                 "name": "steps",
@@ -54,7 +71,7 @@ class OneProcess:
         world = World(0, 1, 0, 1, torch.device(device))
         return cls(
             job,
-            shard(build_model(SPEC, device="meta"), job.sharding, job.optimizer, job.seed, world),
+            shard(build_model(spec, device="meta"), job.sharding, job.optimizer, job.seed, world),
             world.device,
         )
 
@@ -63,7 +80,7 @@ class OneProcess:
     ) -> tuple[float, float]:
         """Run one update, and return its loss and gradient norm."""
         on_host = make_pairs(number) if pairs is None else pairs
-        moved = Inputs(*(None if part is None else part.to(self.device) for part in on_host))
+        moved = on_host.to(self.device)
         loss = accumulate_gradients(self.model, moved, self.job.loss, self.job.sharding.micro_batch)["loss"]
         norm = self.model.gradient_norm(clip)
         self.model.update(1e-3, torch.tensor(finite, device=self.device))

@@ -41,6 +41,7 @@ class Batch:
     step: Step
     images: Tensor  # uint8 (n, 3, size, size)
     tokens: Tensor  # int64 (n, context_length)
+    lengths: tuple[int, ...]  # tokens up to the largest id of each caption, CLIP's end of text; on the host
     positions: Tensor  # int64 (n,)
     digest: OrderDigest
     content: ContentDigest
@@ -110,7 +111,9 @@ class Stream:
                 digest = sum((part.digest for part in parts), OrderDigest())
                 content = sum((part.content for part in parts), ContentDigest())
                 bad = crashed + [record for part in parts for record in part.bad]
-                yield Batch(step, images, tokens, positions, digest, content, bad)
+                ends = np.concatenate([part.tokens.numpy().argmax(axis=1) for part in parts])
+                lengths = tuple(map(int, ends + 1))
+                yield Batch(step, images, tokens, lengths, positions, digest, content, bad)
         finally:
             loader.close()
             gc.unfreeze()

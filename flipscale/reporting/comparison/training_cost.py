@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from flipscale.config import Phase
 from flipscale.models.presets import ModelSpec
-from flipscale.planning.flops import training_flops
+from flipscale.planning.flops import CAPTION_TOKENS, training_flops
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.ledger import read_ledger
 
@@ -23,7 +23,8 @@ def flops_at(phases: Sequence[Phase], shapes: Sequence[ModelSpec], samples: int)
     left = samples
     for phase, spec in zip(phases, shapes, strict=True):
         seen = min(left, phase.samples)
-        total += training_flops(spec, seen, phase.mask_ratio, phase.text_mask_ratio)
+        ratios = (phase.mask_ratio, phase.text_mask_ratio)
+        total += training_flops(spec, seen, *ratios, caption_tokens=CAPTION_TOKENS)
         left = max(0, left - phase.samples)
 
     return float(total)
