@@ -149,16 +149,20 @@ def test_less_is_held_of_a_compiled_block_that_recomputes() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
 @pytest.mark.parametrize("mode", [pytest.param("full", marks=pytest.mark.long), "selective"])
-def test_compiled_blocks_give_the_same_gradients(mode: str) -> None:
-    """Compiled kernels round in another order."""
+def test_compiled_blocks_give_the_same_gradients(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled kernels round in another order.
+
+    One tower is compiled: both have the same blocks, and each kernel takes the C++ compiler a second.
+    """
     plain, compiled = tiny_model("none"), tiny_model(mode)
+    monkeypatch.setattr(FLIP, "transformers", (compiled.transformers[0],))
     compile_blocks(compiled)
     torch.compiler.reset()
     counters.clear()
     loss_of(plain).backward()
     loss_of(compiled).backward()
 
-    assert counters["stats"]["unique_graphs"] == 2  # one for each tower
+    assert counters["stats"]["unique_graphs"] == 1
     for (name, a), (_, b) in zip(plain.named_parameters(), compiled.named_parameters(), strict=True):
         assert a.grad is not None
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-6, msg=name)
