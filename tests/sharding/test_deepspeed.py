@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.one_process import CLIP_SPEC, OneProcess, assert_same, make_captioned_pairs
+from support.one_process import (
+    CLIP_SPEC,
+    OneProcess,
+    assert_same,
+    make_captioned_pairs,
+    release_models_of_deepspeed,
+)
 from support.tiny_run import TinyRun
 from torch import Tensor
 
@@ -29,6 +35,12 @@ def _one_process_group() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     leave_world()
+
+
+@pytest.fixture(autouse=True)
+def _released_models() -> Iterator[None]:
+    yield
+    release_models_of_deepspeed()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -45,6 +45,18 @@ def make_captioned_pairs(step: int, *, packed: bool) -> Inputs:
     return pairs._replace(texts=texts, lengths=lengths if packed else None)
 
 
+_of_deepspeed: list[ShardedModel] = []
+
+
+def release_models_of_deepspeed() -> None:
+    """Release every model of DeepSpeed that this process has started.
+
+    It keeps 2 GB of address space for each of zero3, and the kernel refuses to fork a process of 24 GB.
+    """
+    while _of_deepspeed:
+        _of_deepspeed.pop().release()
+
+
 @dataclass
 class OneProcess:
     """The strategy's model, and the loop around it."""
@@ -69,11 +81,10 @@ class OneProcess:
             }
         )
         world = World(0, 1, 0, 1, torch.device(device))
-        return cls(
-            job,
-            shard(build_model(spec, device="meta"), job.sharding, job.optimizer, job.seed, world),
-            world.device,
-        )
+        model = shard(build_model(spec, device="meta"), job.sharding, job.optimizer, job.seed, world)
+        if strategy.startswith("zero"):
+            _of_deepspeed.append(model)
+        return cls(job, model, world.device)
 
     def step(
         self, number: int, *, clip: float | None = None, finite: bool = True, pairs: Inputs | None = None
