@@ -2,7 +2,7 @@
 
     python tools/bench/rehearse_jobs.py --out docs/benchmarks/rehearsal_paper_jobs_DATE.md
 
-A step that several jobs share is rehearsed once. It takes about ten minutes on one core.
+A step that several jobs share is rehearsed once. It takes about twenty minutes on one core.
 """
 
 from __future__ import annotations
