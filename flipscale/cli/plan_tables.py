@@ -200,7 +200,8 @@ def _print_time(plan: Plan, job: Job) -> None:
     text = model_shape(job).text
     if any(is_packable(text, phase.text_mask_ratio) for phase in plan.phases):
         say(
-            f"captions: FLOPs and times count {CAPTION_TOKENS} of {text.context_length} tokens, about the "
+            f"captions: FLOPs and times count {min(CAPTION_TOKENS, text.context_length)} of "
+            f"{text.context_length} tokens, about the "
             "mean on the web; memory counts all"
         )
     say(

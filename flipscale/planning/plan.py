@@ -75,7 +75,7 @@ def plan_job(
     if not 0 < images_per_core < math.inf:
         raise UserError(f"--images-per-core is {images_per_core:g}; give more than 0")
     if price_per_gpu_hour is not None and not 0 <= price_per_gpu_hour <= _HIGHEST_PRICE:
-        raise UserError(f"--price-per-gpu-hour is {price_per_gpu_hour:g}; give 0 to {_HIGHEST_PRICE:,}")
+        raise UserError(f"--price-per-gpu-hour is {price_per_gpu_hour}; give 0 to {_HIGHEST_PRICE:,}")
 
     # Check the job before anything is computed from it.
     on = on or make_speed(None, job.cluster.gpus, gpus_per_node=job.cluster.gpus_per_node)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from flipscale.config import Site
@@ -18,6 +17,7 @@ busier. This is the lowest, since a plan with too few cores starves a GPU.
 """
 GPUS_PER_NODE = 8
 """GPUs of a node that nobody has named."""
+_LEAST = 1e-9  # of a share of the peak, and of images per second; times would be without meaning below
 _MOST_GPUS = 10**6  # more than any machine has; a larger number is a slip of the hand
 
 
@@ -65,12 +65,14 @@ def make_speed(
             GPUs do not fill their nodes.
     """
     if not 1 <= gpus <= _MOST_GPUS:
-        raise UserError(f"--gpus {gpus} is not a number of GPUs; give 1 to {_MOST_GPUS:,}")
+        raise UserError(
+            f"{gpus} is not a number of GPUs; give 1 to {_MOST_GPUS:,}, by --gpus or the job's cluster.nodes"
+        )
     if mfu is not None and images_per_second is not None:
         raise UserError("--mfu and --images-per-second exclude each other; give one of them")
-    if mfu is not None and not 0.0 < mfu <= 1.0:
+    if mfu is not None and not _LEAST <= mfu <= 1.0:
         raise UserError(f"--mfu {mfu} is not a share of the peak; give one above 0 and up to 1, such as 0.4")
-    if images_per_second is not None and not 0.0 < images_per_second < math.inf:
+    if images_per_second is not None and not _LEAST <= images_per_second <= 1 / _LEAST:
         raise UserError(f"--images-per-second {images_per_second} is not a speed; give a number above 0")
 
     found = find_gpu(gpu or (site.gpu if site is not None else None) or DEFAULT_GPU)

@@ -14,10 +14,14 @@ import importlib.util
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
+
+from flipscale.errors import words_of
 
 _SOURCE = Path(__file__).with_name("fake_accelerator.cpp")
 _STANDARDS = (
@@ -62,19 +66,30 @@ def build_accelerator(directory: Path) -> Path:
 def _run_compiler(command: list[str], directory: Path) -> tuple[int, str]:
     """Run a compiler, and return its exit code and messages.
 
-    Its temporary files are in the directory, which the caller removes. If a signal ends this process
+    Its temporary files are in the directory, which the caller removes. If SIGTERM or SIGINT ends this process
     meanwhile, the programs that the compiler has started end with it.
+
+    Raises:
+        NoAccelerator: If it cannot be started.
     """
     environment = {**os.environ, "TMPDIR": str(directory)}
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    ) as compiler:
+    try:
+        compiler = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+        )
+    except OSError as error:
+        raise NoAccelerator(f"`{command[0]}` cannot be started ({words_of(error)})") from None
+
+    with compiler:
         try:
             _, errors = compiler.communicate()
         except BaseException:
-            os.killpg(compiler.pid, signal.SIGKILL)
+            with suppress(psutil.Error):
+                started = psutil.Process(compiler.pid)
+                for process in (*started.children(recursive=True), started):
+                    process.kill()
             raise
-    return compiler.returncode, errors
+    return compiler.returncode, errors.decode(errors="replace")
 
 
 def _compiler() -> list[str]:
@@ -83,7 +98,10 @@ def _compiler() -> list[str]:
     Raises:
         NoAccelerator: If there is none.
     """
-    named = shlex.split(os.environ.get("CXX", ""))
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise NoAccelerator(f"CXX cannot be read as a command ({error})") from None
     if named and shutil.which(named[0]) is None:
         raise NoAccelerator(f"CXX names {named[0]}, which is not installed")
     found = shutil.which("g++") or shutil.which("clang++")

@@ -200,7 +200,7 @@ def test_rehearsal_of_a_dry_run_is_in_its_json(tmp_path: Path):
     ("arguments", "message"),
     [
         (["--gpu", "h100"], "there is no GPU 'h100' in the table; did you mean"),
-        (["--gpus", "0"], "--gpus 0 is not a number of GPUs"),
+        (["--gpus", "0"], "0 is not a number of GPUs"),
         (["--gpus", "3"], "3"),
         (["--sweep", "--rehearse"], "rehearse the candidate that you choose, without --sweep"),
         (["--rank", "2"], "--rank 2 does not exist; the ranks of 2 GPUs are 0 to 1"),
