@@ -26,6 +26,10 @@ class Packing(NamedTuple):
 
     slots: Tensor
     """(N,) int64: caption x length + place of each token; captions x length where the row is only filled."""
+    tokens: Tensor
+    """(N,) int64: the same slots, but that of the last token, which exists, where the row is only filled.
+
+    A field, not a property: torch 2.9 cannot compile its computation within a block that recomputes."""
     ends: Tensor
     """(B,) int64 places in the row of the tokens whose outputs become the features."""
     captions: int
@@ -50,12 +54,8 @@ class Packing(NamedTuple):
         places = torch.where(kept, kept.cumsum(0) - 1, rows)
         slots = texts.new_full((rows + 1,), captions * length)
         slots = slots.scatter(0, places, torch.arange(captions * length, device=texts.device))[:rows]
-        return cls(slots, (ends + 1).cumsum(0) - 1, captions, length)
-
-    @property
-    def tokens(self) -> Tensor:
-        """(N,) int64 slots of tokens that exist; where the row is only filled, that of the last one."""
-        return self.slots.clamp(max=self.captions * self.length - 1)
+        tokens = slots.clamp(max=captions * length - 1)
+        return cls(slots, tokens, (ends + 1).cumsum(0) - 1, captions, length)
 
     def packed(self, padded: Tensor) -> Tensor:
         """Return the row of (B, length, width), (N, width)."""

@@ -83,7 +83,7 @@ class BlockCall:
         packing: Packing | None = None
         if self.packed is not None:
             places = torch.zeros(self.shape[0], dtype=torch.int64, device=device)
-            packing = Packing(places, places[: self.packed[0]], *self.packed)
+            packing = Packing(places, places, places[: self.packed[0]], *self.packed)
         return LoneBlock(self, block, x, packing)
 
 
