@@ -7,6 +7,7 @@ import os
 # Before torch is imported: the suite runs several processes per core, as `make test` says, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import random
 import signal
 import subprocess
@@ -46,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Measure the speed of this machine before anything else runs; let Ctrl-C reach what tests start."""
     slowness()
+    gc.set_threshold(100_000, 20)  # as in the command
     if count := config.getoption("--slowest"):
         config.pluginmanager.register(CostMeter(count))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script starts with `&`

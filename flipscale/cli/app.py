@@ -64,6 +64,9 @@ def main() -> None:
 
     Exits with 0 if it is done, 2 if the input is wrong, 75 if it stopped with work left, and 1 for the rest.
     """
+    # Imports make hundreds of thousands of objects and hardly any garbage. With Python's usual 700 objects
+    # between two collections, the search for it is a fifth of the time of training's imports.
+    gc.set_threshold(100_000, 20)
     _log_to_stderr()
 
     try:

@@ -9,6 +9,7 @@ WORK/inputs.safetensors holds `images` (bytes) and `texts` (ids). The answer is 
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ def write_stock_features(work: Path) -> None:
     Args:
         work: The directory with the question and the inputs; the answers go there as well.
     """
+    gc.set_threshold(100_000, 20)  # as in the command: imports make hardly any garbage
     open_clip: Any = import_open_clip()
     question = json.loads((work / "question.json").read_text(encoding="utf-8"))
     name = question["model"]

@@ -6,6 +6,7 @@ rehearsal replaces parts of torch.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from flipscale.rehearsal.accelerator import load_accelerator
 
 def main() -> None:
     """Answer one request."""
+    gc.set_threshold(100_000, 20)  # as in the command: imports make hardly any garbage
     request: dict[str, Any] = json.loads(sys.stdin.read())
     die_with_parent(request["parent"])
     if request["library"]:

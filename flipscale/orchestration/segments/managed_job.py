@@ -18,10 +18,10 @@ from flipscale.distributed.placement import Placement
 from flipscale.errors import Reason, UserError
 from flipscale.orchestration.cluster.blamed_nodes import avoidance
 from flipscale.orchestration.cluster.submit import submit_run
+from flipscale.orchestration.segments.fruitless_starts import check_progress, exhausted
 from flipscale.orchestration.segments.job_record import query_record, query_state, reason_of_signal
 from flipscale.orchestration.segments.job_times import SlurmTimes, slurm_times
 from flipscale.orchestration.segments.peers import give_up
-from flipscale.orchestration.segments.start_checks import exhausted
 from flipscale.runs.directory import RunDirectory, recorded_job
 from flipscale.runs.submissions import Submission, read_submissions
 from flipscale.slurm import NoAnswerError, SlurmError
@@ -53,11 +53,14 @@ class ManagedJob:
         """The site at the time of the submission."""
         return self.submission.site
 
-    @property
-    def submitted_by_a_person(self) -> float:
-        """The time at which a person last submitted the run, in seconds since 1970; 0 if nobody did."""
+    def check_progress(self) -> None:
+        """Check that the last segments since a person submitted the run did not all end without progress.
+
+        Raises:
+            RunError: If they did: another would not bring any either.
+        """
         by_hand = [s.time for s in read_submissions(self.run) if s.dependency is None]
-        return by_hand[-1] if by_hand else 0.0
+        check_progress(self.run.path, by_hand[-1] if by_hand else 0.0)
 
     def times(self) -> SlurmTimes:
         """Return what Slurm says about this start and the starts before it."""

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NoReturn
 from flipscale.distributed.placement import Placement
 from flipscale.distributed.world import World, join_world
 from flipscale.errors import StoppedEarly
+from flipscale.orchestration.segments.fruitless_starts import exhausted
 from flipscale.orchestration.segments.peers import SECONDS_TO_REPORT
 from flipscale.orchestration.segments.process_exit import exit_now
 from flipscale.orchestration.segments.rendezvous import bounded_rendezvous
-from flipscale.orchestration.segments.start_checks import exhausted
 from flipscale.orchestration.segments.stop_requests import StopRequests
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.failures import TRANSIENT, failure_of

@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING
 from flipscale.config import Hang
 from flipscale.distributed.world import World
 from flipscale.errors import Reason, StoppedEarly
-from flipscale.orchestration.segments.start_checks import (
-    check_devices,
-    check_nodes,
-    check_progress,
-    connect_devices,
-)
+from flipscale.orchestration.segments.start_checks import check_devices, check_nodes, connect_devices
 from flipscale.orchestration.segments.stop_requests import StopRequests
 from flipscale.orchestration.segments.watchdog import Watchdog
 from flipscale.progress import Progress
@@ -224,7 +219,7 @@ class Segment:
         times = self.managed.times() if self.managed is not None else None
         self._ledger = LedgerWriter(self.run.path, resumed, self.world, self.attempt, times)
         if self.managed is not None:
-            check_progress(self.run.path, self.managed.submitted_by_a_person)
+            self.managed.check_progress()
 
     def _expect_next_start(self, managed: ManagedJob) -> None:
         """Stop before the time limit, and let a successor wait if the site chains jobs."""
