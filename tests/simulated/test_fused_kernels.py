@@ -1,4 +1,4 @@
-"""The kernels of compiled blocks, as torch's compiler chooses them for a GPU that is not there."""
+"""The kernels of a step on a fake GPU, and those that torch's compiler chooses for blocks."""
 
 from __future__ import annotations
 
@@ -83,19 +83,42 @@ def test_recomputation_costs_kernels(tmp_path: Path):
     assert none < selective < full < 1.01 * (none + forward)
 
 
-@pytest.mark.parametrize(
-    "sharding",
-    [
-        pytest.param({"strategy": "fsdp"}, id="fsdp"),
-        pytest.param(
-            {"strategy": "ddp", "activation_checkpointing": "selective"}, id="ddp", marks=pytest.mark.long
-        ),
-    ],
-)
-def test_step_that_compiles_has_the_costs_of_compiled_blocks(sharding: dict[str, Any]):
-    steps = [SimulatedStep(sharding={**sharding, "compile": compiled}) for compiled in (False, True)]
-    eager, compiled = run_simulated(steps)
+@pytest.fixture(scope="module")
+def fsdp() -> list[dict[str, Any]]:
+    """A step of a small model; the same compiled; and one of a model with two more blocks."""
+    return run_simulated(
+        [
+            SimulatedStep(sharding={"strategy": "fsdp"}),
+            SimulatedStep(sharding={"strategy": "fsdp", "compile": True}),
+            SimulatedStep(sharding={"strategy": "fsdp"}, model="vit_tiny_p8"),
+        ]
+    )
 
+
+def test_blocks_that_fsdp_gathers_in_bf16_convert_nothing(fsdp: list[dict[str, Any]]):
+    """Two more blocks bring no conversion: their norms read and write bf16, as their products do.
+
+    The time of a conversion this small is that of one kernel, whatever its size.
+    """
+    few, _, many = fsdp
+    assert many["seconds"]["norms"] > few["seconds"]["norms"]
+    assert many["seconds"]["casts"] == pytest.approx(few["seconds"]["casts"])
+
+
+def test_step_that_compiles_has_the_costs_of_compiled_blocks(fsdp: list[dict[str, Any]]):
+    assert_compiled(*fsdp[:2])
+
+
+@pytest.mark.long
+def test_step_that_compiles_and_recomputes_has_the_costs_of_compiled_blocks():
+    sharding = {"strategy": "ddp", "activation_checkpointing": "selective"}
+    assert_compiled(
+        *run_simulated([SimulatedStep(sharding={**sharding, "compile": on}) for on in (False, True)])
+    )
+
+
+def assert_compiled(eager: dict[str, Any], compiled: dict[str, Any]) -> None:
+    """Check that compiled blocks save kernels of norms and sums, and change nothing else."""
     assert (eager["not_fused"], compiled["not_fused"]) == ("", None)
     for what in ("peak", "collectives", "flops", "problems"):
         assert compiled[what] == eager[what]

@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*came to a s
 
 SAVES = 50 * 16  # samples between two checkpoints
 POLLS = 1_000  # of the status, at least
+LONG_SAMPLES = 110_000  # more than a paced run trains while thirty faults are caused, 64,000
 
 
 def kill_rank_0(run: SlurmRun, job: str) -> None:
@@ -117,8 +118,8 @@ def test_five_of_each_fault_at_random_moments(
     """The run is exact, each start is booked as Slurm's accounting has it, and `status` agrees with Slurm."""
     cluster = new_cluster("--nodes=3", f"--kill-wait={kill_wait}", "--grace=15", "--accounting")
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
-    straight = tiny_run("straight", **two_nodes(80_000, data={"workers": 1}))
-    run = SlurmRun.of(cluster, tiny_run("killed", **two_nodes(80_000, data={"workers": 1})))
+    straight = tiny_run("straight", **two_nodes(LONG_SAMPLES, data={"workers": 1}))
+    run = SlurmRun.paced(cluster, tiny_run("killed", **two_nodes(LONG_SAMPLES, data={"workers": 1})))
     job = run.submit()
     observer = StatusObserver(run.run.output, pause=0.5)
     observer.start()
@@ -144,7 +145,7 @@ def test_five_of_each_fault_at_random_moments(
     assert observer.count >= POLLS
     assert_booked(run)
     assert straight.train(processes=2, timeout=1_200).returncode == 0
-    assert_no_trace(run, straight, 80_000)
+    assert_no_trace(run, straight, LONG_SAMPLES)
 
 
 def disturb(run: SlurmRun, job: str, fault: Fault) -> None:
