@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
-import yaml
 from pydantic import ValidationError
 
 from flipscale.budget import Budget
-from flipscale.config import Job, dump_job
+from flipscale.config import Job
 from flipscale.config.problems import describe_problem
 from flipscale.errors import UserError
 
@@ -58,8 +57,8 @@ def check_same_job(path: Path, before: Job, now: Job, samples_seen: int) -> None
             f"{path} holds the run of the job {before.name!r}, not {now.name!r}; set another `output`"
         )
 
-    old = leaves(yaml.safe_load(dump_job(before)))
-    new = leaves(yaml.safe_load(dump_job(now)))
+    old = job_leaves(before)
+    new = job_leaves(now)
     changed = [
         f"{key} was {old.get(key, 'not set')}, now {new.get(key, 'not set')}"
         for key in _changed_keys(before, now, samples_seen)
@@ -112,8 +111,8 @@ def _changed_keys(before: Job, now: Job, samples_seen: int) -> list[str]:
     """Return the keys that differ and may not, sorted."""
     spans = Budget.of(before.phases, before.data.lanes).spans
     begun = sum(span.start < samples_seen for span in spans)
-    old = leaves(yaml.safe_load(dump_job(before)))
-    new = leaves(yaml.safe_load(dump_job(now)))
+    old = job_leaves(before)
+    new = job_leaves(now)
     return [
         key
         for key in sorted(old.keys() | new.keys())
@@ -125,6 +124,11 @@ def _may_change(key: str, phases_begun: int) -> bool:
     if any(key == changeable or key.startswith(f"{changeable}.") for changeable in CHANGEABLE):
         return True
     return key.startswith("phases.") and int(key.split(".")[1]) >= phases_begun
+
+
+def job_leaves(job: Job) -> dict[str, object]:
+    """Return the values of a job by their keys, e.g. "phases.0.samples", without those that are not set."""
+    return leaves(job.model_dump(mode="json", exclude_none=True))
 
 
 def leaves(document: object, prefix: str = "") -> dict[str, object]:

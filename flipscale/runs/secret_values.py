@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 
-import yaml
-
 from flipscale.addresses import find_secret, is_address, without_secrets
-from flipscale.config import Job, dump_job
+from flipscale.config import Job
 from flipscale.errors import UserError
-from flipscale.runs.job_changes import leaves
+from flipscale.runs.job_changes import job_leaves
 
 _FIX = (
     "write ${NAME} in its place and set the environment variable NAME, or leave user and password out and "
@@ -58,6 +56,6 @@ def check_no_secret(pattern: str) -> None:
 
 def job_addresses(job: Job) -> list[tuple[str, str]]:
     """Return every address of a job, with its key."""
-    values = leaves(yaml.safe_load(dump_job(job))).items()
+    values = job_leaves(job).items()
     texts = ((key, text) for key, text in values if isinstance(text, str) and is_address(text))
     return [(key, address) for key, text in texts for address in text.split("::")]

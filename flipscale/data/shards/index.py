@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -241,6 +241,11 @@ def expand_shards(pattern: str) -> list[str]:
     Raises:
         UserError: If braces are unbalanced or stand for too many paths, or a path is empty or occurs twice.
     """
+    return list(_expanded(pattern))
+
+
+@lru_cache(maxsize=4)  # a start and a submission ask several times for the same tens of thousands of paths
+def _expanded(pattern: str) -> tuple[str, ...]:
     parts = pattern.split("::")
     check_size(parts)
 
@@ -265,4 +270,4 @@ def expand_shards(pattern: str) -> list[str]:
             f"the shard pattern {format_value(pattern)} names {repeated[0]} more than once; name it once"
         )
 
-    return paths
+    return tuple(paths)
