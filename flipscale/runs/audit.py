@@ -188,7 +188,7 @@ def _order(files: RecordedRun) -> Mixture:
         counts = [samples for _, samples in files.identity.shards]
         data = files.job.data
         sources = job_sources(data, files.identity.sources)
-        return Mixture(counts, data.lanes, data.window, files.job.seed, sources)
+        return Mixture(counts, data.lanes, data.window, files.job.seed, sources, files.identity.turns)
     except ValueError:
         raise UserError(f"{files.run.index} is damaged; restore it") from None
 

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from flipscale.config import TokenizerSource
+from flipscale.data.order.mixture import TURNS
 from flipscale.data.text.of_job import load_job_tokenizer
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.documents import read_as
@@ -38,6 +39,8 @@ class DataIdentity:
         samples: Samples of all shards.
         shards: Name and number of samples of each shard, in the order of the index.
         sources: Number of shards of each source of a mixture; None without a mixture.
+        turns: Version of the rule by which lanes take from the sources in turn (see `Mixture`). Runs that
+            began before there was a second one recorded none.
     """
 
     fingerprint: str
@@ -45,6 +48,7 @@ class DataIdentity:
     samples: Count
     shards: tuple[tuple[str, Count], ...]
     sources: tuple[Count, ...] | None = None
+    turns: Annotated[int, Field(ge=1, le=TURNS)] = 1
 
 
 def check_identity(
@@ -102,6 +106,15 @@ def read_identity(run: RunDirectory) -> DataIdentity:
     if counted != identity.samples or sum(identity.sources or [len(identity.shards)]) != len(identity.shards):
         raise UserError(f"{run.index} is damaged (its counts contradict each other); restore it")
     return identity
+
+
+def recorded_turns(run: RunDirectory) -> int:
+    """Return the version of the rule by which a run's mixture takes turns: that of its first start.
+
+    Raises:
+        UserError: If index.json is damaged.
+    """
+    return read_identity(run).turns if run.index.exists() else TURNS
 
 
 def recorded_data(run: RunDirectory, source: TokenizerSource) -> tuple[DataIdentity, Tokenizer]:

@@ -56,7 +56,8 @@ def open_data(job: Job, run: Path, budget: Budget, world: World) -> TrainingData
     tokenizer = load_job_tokenizer(data.tokenizer)
     spec = model_spec(job, tokenizer)
 
-    reader = open_reader(data, job.seed, shards.source, shards.counts, tokenizer, spec.vision.image_size)
+    size = spec.vision.image_size
+    reader = open_reader(data, job.seed, shards.source, shards.counts, tokenizer, size, shards.turns)
     reader.leave_out(read_quarantine(RunDirectory(run).quarantine))
     workers = default_workers(world.cores) if data.workers is None else data.workers
     sizes = [shape.vision.image_size for shape in phase_specs(spec, job)]

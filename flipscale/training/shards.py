@@ -16,7 +16,7 @@ from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Storage
 from flipscale.distributed.world import World
 from flipscale.runs.directory import RunDirectory
-from flipscale.runs.identity import DataIdentity
+from flipscale.runs.identity import DataIdentity, recorded_turns
 from flipscale.training.run_index import make_run_index
 
 
@@ -28,11 +28,13 @@ class TrainingShards:
         index: The index of all shards.
         source: Reads samples from the shards, through the cache if the job has one.
         counts: The number of shards of each source of a mixture; None for a single source.
+        turns: Version of the rule by which lanes take from the sources of a mixture in turn.
     """
 
     index: Index
     source: ShardSource
     counts: list[int] | None
+    turns: int
 
     def identity(self, tokenizer: str) -> DataIdentity:
         """Return what must stay the same for the life of a run; see `flipscale.runs`.
@@ -51,6 +53,7 @@ class TrainingShards:
             samples=self.index.samples,
             shards=tuple((shard_name(shard.path), shard.samples) for shard in self.index.shards),
             sources=None if self.counts is None else tuple(self.counts),
+            turns=self.turns,
         )
 
 
@@ -72,9 +75,10 @@ def open_shards(data: Data, run: Path, world: World) -> TrainingShards:
     directory = Path(data.index) if data.index is not None else run / "index"
     world.lead(lambda: _prepare_index(data, run, directory, storage))
     index = load_located(directory, data.train, data.images)
+    turns = world.lead(lambda: recorded_turns(RunDirectory(run)))
 
     cache = BlockCache(Path(data.cache.directory), data.cache.size) if data.cache else None
-    return TrainingShards(index, ShardSource(index, storage, cache), shards_by_source(data))
+    return TrainingShards(index, ShardSource(index, storage, cache), shards_by_source(data), turns)
 
 
 def _prepare_index(data: Data, run: Path, directory: Path, storage: Storage) -> None:

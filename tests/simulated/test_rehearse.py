@@ -145,7 +145,7 @@ def phases_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_sigterm_leaves_nothing_behind(tmp_path: Path):
     """Neither the directory nor the processes of the phases, which would compute for minutes."""
-    words = [str(COMMAND), "rehearse", JOBS / "dev/tiny.yaml"]
+    words = [str(COMMAND), "rehearse", JOBS / "vitl16_baseline.yaml"]
     process = subprocess.Popen(words, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE)
     children = wait_until(lambda: phases_of(process), interval=0.05)
 

@@ -61,8 +61,9 @@ def test_remote_shards_through_a_cache_that_fills_up(tiny_run, data_set, small_d
 
 
 def test_a_mixture_stops_resumes_and_is_audited(tiny_run, data_set):
-    patterns = f"{data_set}/train/{{00000..00001}}.tar::{data_set}/train/00002.tar"
-    data = {"train": patterns, "weights": [1, 3]}
+    """Its order is that of the rule which the run recorded, whichever is the newest."""
+    patterns = "::".join(f"{data_set}/train/0000{number}.tar" for number in range(3))
+    data = {"train": patterns, "weights": [1, 3, 2]}
     straight, stopped = tiny_run("straight", data=data), tiny_run("stopped", data=data)
     assert straight.train().returncode == 0
     assert stopped.train("phases.1.samples=152", "checkpoint.every=[8 steps]").returncode == 0
@@ -70,8 +71,14 @@ def test_a_mixture_stops_resumes_and_is_audited(tiny_run, data_set):
     audit = [sys.executable, "-m", "flipscale", "data", "audit", str(straight.output)]
     finished = subprocess.run(audit, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert json.loads(RunDirectory(straight.output).index.read_text())["sources"] == [2, 1]
-    assert "data.weights.0 was 1.0, now 2.0" in said(straight.train("data.weights=[2,3]"))
+    index = RunDirectory(straight.output).index
+    recorded = json.loads(index.read_text())
+    assert (recorded["sources"], recorded["turns"]) == ([1, 1, 1], 2)
+    assert "data.weights.0 was 1.0, now 2.0" in said(straight.train("data.weights=[2,3,2]"))
+
+    del recorded["turns"]  # as in a run that began before there was a second rule
+    index.write_text(json.dumps(recorded))
+    assert subprocess.run(audit, capture_output=True, check=False).returncode == 1
 
 
 def test_too_many_bad_samples_end_the_run(tiny_run, tmp_path):

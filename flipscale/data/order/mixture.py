@@ -2,12 +2,14 @@
 
 Position p belongs to lane l = p mod L, as in a training set of one source. Every source has its own lane l,
 and lane l of the mixture takes from these in turn. Before its position number n = p div L, it has taken
-floor(n w_0 + phase_l) samples of the first source. Of the n' samples that remain, it has taken
-floor(n' w_1 / (1 - w_0) + phase_l) of the second source, and so on.
+floor(n w_0 + phase_0l) samples of the first source. Of the n' samples that remain, it has taken
+floor(n' w_1 / (1 - w_0) + phase_1l) of the second source, and so on.
 
-The counts therefore follow the weights, to within a few samples, in each lane and in total. The phases of
-the lanes are spread evenly, so that each batch follows the weights as well. All of this is integer
-arithmetic: the position of sample number k of a source's lane has a closed form, which the audit needs.
+In each lane, the counts follow the weights to within one sample per source. In each batch and in total they
+do so as well, since the phases are spread evenly over the lanes: those of the second source over every group
+of lanes to which the first one has just given the same number of samples, and so on (a Halton sequence). All
+of this is integer arithmetic: the position of sample number k of a source's lane has a closed form, which the
+audit needs.
 """
 
 from __future__ import annotations
@@ -23,6 +25,13 @@ from flipscale.config import Data
 from flipscale.data.order.lanes import Int64s, Lanes, Samples, hash64, permutation
 from flipscale.data.shards.index import expand_shards
 from flipscale.errors import UserError
+
+TURNS = 2
+"""The version of the rule by which lanes take from the sources in turn.
+
+In version 1, a lane had one phase for all sources. Three sources in 1,024 lanes with the weights 2, 1, 1 then
+gave batches with 0, 25 or 50 % of the second source in place of 25 %. Both are the same for two sources.
+"""
 
 _MIXTURE = 4  # word of the hash that spreads the lanes' phases; those of lanes.py are 1 to 3
 _LARGEST_SUM = 1 << 24  # of integer weights, so that positions below 2**38 times it stay below 2**63
@@ -67,6 +76,7 @@ class Mixture:
         window: Consecutive samples of a source's lane that are shuffled together.
         seed: The job's seed.
         sources: Sources that cover the shards in order; default: one source of all shards.
+        turns: Version of the rule by which lanes take from the sources in turn.
 
     Raises:
         UserError: If a source has fewer samples than lanes, or the weights cannot be kept exactly.
@@ -79,6 +89,7 @@ class Mixture:
         window: int,
         seed: int,
         sources: Sequence[Source] = (),
+        turns: int = TURNS,
     ) -> None:
         counts = np.asarray(counts, dtype=np.int64)
         sources = sources or [Source(len(counts), 1.0)]
@@ -103,9 +114,10 @@ class Mixture:
         self.samples = sum(order.samples for order in self.orders)
         self._weights = integer_weights([Fraction(repr(source.weight)) for source in sources])
 
-        self._phases = np.empty(lanes, dtype=np.int64)
-        spread = permutation(hash64(seed, _MIXTURE, np.arange(lanes, dtype=np.int64)))
-        self._phases[spread] = np.arange(lanes, dtype=np.int64)
+        # In units of 1 / lanes: one row per source but the last, which takes what is left.
+        first = _ranks(permutation(hash64(seed, _MIXTURE, np.arange(lanes, dtype=np.int64))))
+        bases = _primes(len(sources) - 2) if turns > 1 else [1] * (len(sources) - 2)
+        self._phases = [first, *(first if base == 1 else _halton(lanes, base)[first] for base in bases)]
 
     def locate(self, positions: Int64s, attempt: int = 0) -> Samples:
         """Return the samples at some positions.
@@ -181,16 +193,16 @@ class Mixture:
         Returns:
             int64 array of shape (n,), positions of the run.
         """
-        phase = int(self._phases[lane])
-
         if source < len(self.orders) - 1:
             # Sample k is taken at the last n with floor(n w + phase) = k.
             own, rest = self._share(source)
+            phase = int(self._phases[source][lane])
             numbers = -(-((numbers + 1) * self.lanes - phase) * rest // (own * self.lanes)) - 1
         for earlier in range(min(source, len(self.orders) - 1) - 1, -1, -1):
             # Number m of the samples that an earlier source left: n is m plus the samples taken until then.
             own, rest = self._share(earlier)
             others = rest - own
+            phase = int(self._phases[earlier][lane])
             taken = (numbers * own * self.lanes + phase * rest) // (others * self.lanes)
             numbers = numbers + taken
 
@@ -203,7 +215,37 @@ class Mixture:
     def _taken(self, source: int, numbers: Int64s, lanes: Int64s) -> Int64s:
         """Return how many samples of a source come before the numbers-th that the earlier sources left."""
         own, rest = self._share(source)
-        return (numbers * (own * self.lanes) + self._phases[lanes] * rest) // (rest * self.lanes)
+        return (numbers * (own * self.lanes) + self._phases[source][lanes] * rest) // (rest * self.lanes)
+
+
+def _halton(lanes: int, base: int) -> Int64s:
+    """Return where each number below `lanes` stands if all are sorted by their reversed digits, (lanes,)."""
+    numbers = np.arange(lanes, dtype=np.int64)
+    reversed_ = np.zeros(lanes, dtype=np.int64)
+    power = 1
+    while power < lanes:
+        reversed_ = reversed_ * base + numbers % base
+        numbers //= base
+        power *= base
+    return _ranks(np.argsort(reversed_))
+
+
+def _ranks(order: Int64s) -> Int64s:
+    """Return the inverse of a permutation."""
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order), dtype=np.int64)
+    return ranks
+
+
+def _primes(count: int) -> list[int]:
+    """Return the first primes."""
+    primes: list[int] = []
+    number = 2
+    while len(primes) < count:
+        if all(number % prime for prime in primes):
+            primes.append(number)
+        number += 1
+    return primes
 
 
 def shards_by_source(data: Data) -> list[int] | None:

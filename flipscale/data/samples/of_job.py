@@ -18,6 +18,7 @@ def open_reader(
     shards: Sequence[int] | None,
     tokenizer: Tokenizer,
     image_size: int,
+    turns: int,
 ) -> SampleReader:
     """Return a reader of a job's samples by their positions in its order.
 
@@ -28,10 +29,11 @@ def open_reader(
         shards: The number of shards of each source of a mixture; None for a single source.
         tokenizer: The tokenizer of the captions.
         image_size: Side of the images in pixels, unless a read names another one.
+        turns: Version of the rule by which lanes take from the sources of a mixture in turn.
 
     Raises:
         UserError: If a source has fewer samples than the job has lanes, or if weights cannot be kept exactly.
     """
-    order = Mixture(source.index.counts, data.lanes, data.window, seed, job_sources(data, shards))
+    order = Mixture(source.index.counts, data.lanes, data.window, seed, job_sources(data, shards), turns)
     settings = ReaderSettings(image_size, data.augmentation, data.max_image_pixels, data.captions)
     return SampleReader(source, order, tokenizer, settings)

@@ -12,16 +12,15 @@ from torch import Tensor
 
 from flipscale.budget import Budget
 from flipscale.config import Job
-from flipscale.data.order.mixture import shards_by_source
 from flipscale.data.samples.of_job import open_reader
 from flipscale.data.shards.index_document import load_located
 from flipscale.data.shards.source import ShardSource
 from flipscale.data.shards.storage import Patience, Storage
-from flipscale.data.text.of_job import load_job_tokenizer
 from flipscale.data.text.tokenizer import Tokenizer
 from flipscale.models.masking import visible_patches
 from flipscale.models.of_job import model_spec, phase_specs
 from flipscale.runs.directory import RunDirectory
+from flipscale.runs.identity import recorded_data
 
 _PATIENCE = Patience(pauses=(0.2,), attempt=10.0)  # a report without images is better than a long wait
 
@@ -56,15 +55,17 @@ def read_seen_samples(run: RunDirectory, job: Job, samples_seen: int, each: int)
         UserError: If the data or its index cannot be read from here.
         StoppedEarly: If a shard does not become readable in time.
     """
-    tokenizer = _RecordingTokenizer(load_job_tokenizer(job.data.tokenizer, run.tokenizer))
+    identity, kept = recorded_data(run, job.data.tokenizer)
+    tokenizer = _RecordingTokenizer(kept)
     specs = phase_specs(model_spec(job, tokenizer), job)
     reader = open_reader(
         job.data,
         job.seed,
         _open_source(run, job),
-        shards_by_source(job.data),
+        identity.sources,
         tokenizer,
         specs[0].vision.image_size,
+        identity.turns,
     )
 
     samples: list[SeenSample] = []

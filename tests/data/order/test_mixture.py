@@ -35,7 +35,7 @@ def mixtures(draw: st.DrawFn) -> tuple[list[int], list[Source], Mixture]:
     ]
     counts = [draw(st.integers(0, 9)) + lanes for source in sources for _ in range(source.shards)]
     window, seed = draw(st.integers(1, 7)), draw(st.integers(0, 99))
-    return counts, sources, Mixture(counts, lanes, window, seed, sources)
+    return counts, sources, Mixture(counts, lanes, window, seed, sources, draw(st.sampled_from([1, 2])))
 
 
 def source_of(sources: list[Source], shards: np.ndarray) -> np.ndarray:
@@ -50,11 +50,27 @@ def test_shares_are_those_of_the_weights(made, rows):
     which = source_of(sources, order.locate(positions).shards)
     weights = np.array([source.weight for source in sources])
     shares = weights / weights.sum()
-    for lane in [None, *range(order.lanes)]:
-        chosen = which if lane is None else which[positions % order.lanes == lane]
+    for lane in range(order.lanes):
+        chosen = which[positions % order.lanes == lane]
         counts = np.bincount(chosen, minlength=len(sources))
         # Two sources are exact to the rounding of one sample; each further one may round once more.
-        assert np.abs(counts - shares * len(chosen)).max() < max(1, len(sources) - 1) + 1e-6
+        assert np.abs(counts - shares * rows).max() < max(1, len(sources) - 1) + 1e-6
+
+
+@pytest.mark.parametrize("lanes", [6, 250, 1024])
+@pytest.mark.parametrize(
+    "weights", [[0.7, 0.3], [0.5, 0.25, 0.25], [10, 0.25, 3], [0.5, 0.3, 0.2], [6, 2.5, 1, 0.5], [1, 1, 1, 1]]
+)
+def test_each_batch_follows_the_weights(lanes: int, weights: list[float]):
+    """With the first rule, up to 384 samples in 1,024 were of another source."""
+    order = Mixture([lanes] * len(weights), lanes, 8, 3, [Source(1, float(weight)) for weight in weights])
+    rows = 200
+    which, _ = order.sources_at(np.arange(rows * lanes, dtype=np.int64))
+    batches = np.stack([np.bincount(row, minlength=len(weights)) for row in which.reshape(rows, lanes)])
+    wanted = lanes * np.array(weights) / sum(weights)
+    most = 1 if len(weights) == 2 else 3
+    assert np.abs(batches - wanted).max() <= most
+    assert np.abs(batches.cumsum(axis=0) - wanted * np.arange(1, rows + 1)[:, None]).max() <= most
 
 
 @FEW
@@ -153,12 +169,21 @@ def test_positions_far_into_a_run_are_exact():
 
 def test_the_order_of_a_mixture_is_frozen():
     """A change of this would silently change every run of a mixture that is under way."""
-    order = Mixture([5, 9, 8], 3, 4, 2023, [Source(1, 1.0), Source(2, 2.5)])
-    found = order.locate(np.arange(24, dtype=np.int64))
-    assert " ".join(f"{shard}.{ordinal}" for shard, ordinal in zip(*found, strict=True)) == FROZEN
+    two = [Source(1, 1.0), Source(2, 2.5)]
+    three = [Source(1, 1.0), Source(1, 2.5), Source(1, 2.0)]
+    assert frozen(two, 1) == frozen(two, 2) == FROZEN
+    assert frozen(three, 1) == FROZEN_ONE
+    assert frozen(three, 2) == FROZEN_TWO
+
+
+def frozen(sources: list[Source], turns: int) -> str:
+    found = Mixture([5, 9, 8], 3, 4, 2023, sources, turns).locate(np.arange(24, dtype=np.int64))
+    return " ".join(f"{shard}.{ordinal}" for shard, ordinal in zip(*found, strict=True))
 
 
 FROZEN = "1.0 1.6 2.5 1.2 1.8 0.3 0.0 1.7 2.2 1.3 0.2 2.4 1.1 1.5 0.4 0.0 2.1 2.3 1.4 0.1 2.6 1.0 2.0 2.7"
+FROZEN_ONE = "2.0 2.3 1.6 1.0 1.4 0.3 1.2 2.4 2.5 0.0 1.5 1.8 2.1 2.2 2.7 1.1 0.2 1.7 2.0 1.3 1.6 1.0 2.3 0.4"
+FROZEN_TWO = "1.0 2.3 2.5 2.0 1.4 0.3 1.2 2.4 1.6 0.0 1.5 1.8 2.1 2.2 2.7 1.1 0.2 1.7 1.0 1.3 2.6 2.0 2.3 0.4"
 
 
 def test_weights_and_sources_that_do_not_fit_are_refused():
