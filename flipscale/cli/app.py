@@ -15,6 +15,7 @@ import typer
 
 from flipscale.addresses import Formatter, without_secrets
 from flipscale.cli.options import expand_options
+from flipscale.cli.versions import Version
 from flipscale.errors import RunError, StoppedEarly, UserError
 from flipscale.files import storage_problem
 from flipscale.terminal import say
@@ -22,6 +23,9 @@ from flipscale.terminal import say
 EXIT_FAILED = 1
 EXIT_USER = 2
 EXIT_STOPPED = 75
+
+_PROGRAM = "flipscale"
+"""The name in usage and completion, also of `python -m flipscale`."""
 
 GROUPS = {
     "data": "Make, index, check and audit training data.",
@@ -70,7 +74,7 @@ def main() -> None:
     _log_to_stderr()
 
     try:
-        app()
+        app(prog_name=_PROGRAM)
     except UserError as error:
         _exit(f"error: {error}", EXIT_USER)
     except StoppedEarly as stopped:
@@ -110,13 +114,18 @@ def _exit(message: str, code: int) -> None:
     sys.exit(code)
 
 
+def _options(version: Version = False) -> None:
+    """Take the options that come before a command; an option that prints ends the program by itself."""
+
+
 def _make_app() -> typer.Typer:
     made = typer.Typer(
-        name="flipscale",
+        name=_PROGRAM,
         help="Train FLIP (CLIP with most of the image masked out) and spend samples-seen budgets exactly.",
+        callback=_options,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=False,
+        context_settings={"help_option_names": ["--help", "-h"]},  # commands and groups inherit them
     )
     groups = {"": made}
     for word, text in GROUPS.items():

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import resource
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from flipscale.cli.app import app
+from flipscale import __version__
+from flipscale.cli.app import COMMANDS, app
 from flipscale.cli.evaluation_sets import Metric
 from flipscale.config import ZeroShotMetric
 
@@ -30,6 +34,22 @@ def flipscale(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedP
         check=False,
         env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
     )
+
+
+HEAVY = {"torch", "open_clip", "transformers", "PIL", "numpy", "pydantic"}
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Return the names of all modules that a command imports."""
+    program = [sys.executable, "-X", "importtime", "-m", "flipscale", *arguments]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    return {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+
+
+def test_versions_are_read_without_an_import_of_the_libraries() -> None:
+    imported = imported_by("--version")
+    assert not HEAVY & imported
+    assert "typer" in imported
 
 
 # The smallest program with two commands; its help takes as long as Python and typer need.
@@ -60,14 +80,86 @@ def test_help_is_fast_and_does_not_import_torch(tmp_path: Path) -> None:
 
     assert min(seconds["flipscale"]) <= 2 * min(seconds["bare"]), seconds
 
-    imported = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "flipscale", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stderr
-    loaded = {line.rsplit("|", 1)[-1].strip() for line in imported.splitlines()}
-    assert not {"torch", "open_clip", "transformers", "PIL", "numpy", "pydantic"} & loaded
+    assert not HEAVY & imported_by("--help")
+
+
+LIBRARIES = ("torch", "deepspeed", "fairscale", "open_clip_torch", "submitit", "webdataset")
+
+# Packages are looked for in one directory only, once all that the command itself needs is imported.
+ELSEWHERE = """
+import platform, sys
+from importlib import metadata
+from flipscale.cli.app import main
+metadata.version("typer")
+sys.path[:] = [sys.argv.pop(1)]
+main()
+"""
+
+
+def versions(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    assert done.returncode == 0, done.stderr
+    lines = [re.fullmatch(r"(\S+) +(\S.*)", line) for line in done.stdout.splitlines()]
+    assert len({line.start(2) for line in lines if line}) == 1  # aligned
+    return {line[1]: line[2] for line in lines if line}
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_versions_are_those_that_are_installed(option: str) -> None:
+    shown = versions(flipscale(option))
+    assert list(shown) == ["flipscale", "Python", *LIBRARIES]
+    assert (shown.pop("flipscale"), shown.pop("Python")) == (__version__, platform.python_version())
+    built_for = f" (CUDA {torch.version.cuda})" if torch.version.cuda else " (CPU only)"
+    assert shown.pop("torch") == torch.__version__ + built_for
+    assert shown == {name: metadata.version(name) for name in LIBRARIES[1:]}
+
+
+@pytest.mark.parametrize(
+    ("text", "build"),
+    [
+        ("cuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n", "CUDA 12.8"),  # of PyPI: no label
+        ("cuda = None\nhip = '6.4.43482'\n", "ROCm 6.4.43482"),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = None\nxpu: Optional[str] = None\n", "CPU only"),
+        (None, "unknown build"),
+    ],
+)
+def test_build_of_torch_and_missing_libraries_are_said(tmp_path: Path, text: str | None, build: str) -> None:
+    (tmp_path / "torch-2.9.1.dist-info").mkdir()
+    (tmp_path / "torch-2.9.1.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torch\nVersion: 2.9.1\n"
+    )
+    if text is not None:
+        (tmp_path / "torch").mkdir()
+        (tmp_path / "torch/version.py").write_text(f"__version__ = '2.9.1'\n{text}")
+
+    program = [sys.executable, "-c", ELSEWHERE, str(tmp_path), "--version"]
+    shown = versions(subprocess.run(program, capture_output=True, text=True, check=False))
+    assert shown["torch"] == f"2.9.1 ({build})"
+    assert {shown[name] for name in LIBRARIES[1:]} == {"not installed"}
+
+
+@pytest.mark.parametrize("words", ["", "data", *COMMANDS])
+def test_short_option_shows_the_help(words: str) -> None:
+    short, long = (CliRunner().invoke(app, [*words.split(), option]) for option in ("-h", "--help"))
+    assert (short.exit_code, short.stdout) == (0, long.stdout)
+    assert "Usage:" in short.stdout
+
+
+def test_shell_completes_commands_and_leaves_paths_to_the_shell() -> None:
+    def completed(words: str) -> list[str]:
+        environment = {
+            **os.environ,
+            "_FLIPSCALE_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }
+        program = [sys.executable, "-m", "flipscale"]
+        done = subprocess.run(program, capture_output=True, text=True, check=True, env=environment)
+        return done.stdout.split()
+
+    assert completed("flipscale re") == ["rehearse", "report"]
+    assert completed("flipscale data a") == ["audit"]
+    assert completed("flipscale status --w") == ["--watch"]
+    assert completed("flipscale train jo") == []  # bash then completes the names of files
 
 
 JOB = """
