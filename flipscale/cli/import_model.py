@@ -61,7 +61,7 @@ def import_model(
 
 def _provenance(source: str, published: ImportSource) -> dict[str, str]:
     """Return what the model card says about the source."""
-    from flipscale.runs.checkpoint import sha256
+    from flipscale.runs.verification import sha256
 
     if published.weights is None:
         return {"imported from": source, "weights": "initial (seed 0)"}

@@ -15,6 +15,7 @@ from flipscale.runs.checkpoint import Checkpoint
 from flipscale.runs.directory import RunDirectory
 from flipscale.runs.manifest import MANIFEST
 from flipscale.runs.resume_point import find_trained
+from flipscale.runs.verification import DamagedCheckpoint
 
 
 def is_model(path: Path) -> bool:
@@ -59,5 +60,5 @@ def load_model(path: Path, world: World) -> LoadedModel:
 def _read_checkpoint(path: Path) -> Checkpoint:
     try:
         return checkpoint.read(path)
-    except checkpoint.DamagedCheckpoint as damage:
+    except DamagedCheckpoint as damage:
         raise UserError(f"the checkpoint {path} is damaged: {damage}; name an older one") from None

@@ -8,13 +8,9 @@ and LATEST changes only after that. A checkpoint is verified against its manifes
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
-import os
-import stat
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +28,9 @@ from flipscale.files import too_many_files
 from flipscale.progress import Progress
 from flipscale.runs.commit_order import in_order_of_commit
 from flipscale.runs.job_changes import saved_job
-from flipscale.runs.manifest import (
-    LATEST,
-    MANIFEST,
-    StoredFile,
-    directory_name,
-    read_latest,
-    read_manifest,
-)
+from flipscale.runs.manifest import LATEST, directory_name, read_latest
 from flipscale.runs.storage import read_patiently
+from flipscale.runs.verification import DamagedCheckpoint, verify
 
 _log = logging.getLogger(__name__)
 
@@ -115,10 +105,6 @@ class Checkpoint:
             raise
 
 
-class DamagedCheckpoint(Exception):
-    """A checkpoint that is incomplete or not as it was written; the message says how."""
-
-
 def find(root: Path) -> Checkpoint | None:
     """Return the checkpoint that was committed last and is whole, with a warning for each damaged later one.
 
@@ -157,25 +143,7 @@ def read(path: Path) -> Checkpoint:
         UserError: If a newer version of flipscale wrote it.
         StoppedEarly: If the storage does not answer.
     """
-    try:
-        manifest = read_patiently(lambda: read_manifest(path), path / MANIFEST)
-        names = read_patiently(lambda: os.listdir(path), path)
-    except FileNotFoundError:
-        raise DamagedCheckpoint("it has no manifest, so its save was never finished") from None
-    except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"its manifest cannot be read ({words_of(error)})") from None
-
-    # The loader takes every file that it finds. Hidden names are those of file servers (.nfs...).
-    unknown = {name for name in names if not name.startswith(".")} - manifest.files.keys() - {MANIFEST}
-    if unknown:
-        raise DamagedCheckpoint(f"it holds {min(unknown)[:80]!r}, which is not of it; move that away")
-
-    for name, stored in manifest.files.items():
-        try:
-            read_patiently(partial(_check_file, path / name, stored), path / name)
-        except OSError:
-            raise DamagedCheckpoint(f"{name} is missing") from None
-
+    manifest = verify(path)
     return Checkpoint(path, manifest.progress, manifest.permanent, manifest.job)
 
 
@@ -199,31 +167,6 @@ def read_phase_end(root: Path, samples_seen: int) -> Checkpoint:
             "from the checkpoint before",
             kind="disk",
         ) from None
-
-
-def _check_file(file: Path, stored: StoredFile) -> None:
-    """Compare a file with its entry in the manifest.
-
-    Raises:
-        DamagedCheckpoint: If it is another.
-        OSError: If it cannot be read.
-    """
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise DamagedCheckpoint(f"{file.name} is not a file")
-    if status.st_size != stored.bytes:
-        raise DamagedCheckpoint(f"{file.name} has {status.st_size} bytes, not {stored.bytes}")
-    if sha256(file) != stored.sha256:
-        raise DamagedCheckpoint(f"the contents of {file.name} changed since it was written")
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's contents, in hexadecimal."""
-    hasher = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            hasher.update(block)
-    return hasher.hexdigest()
 
 
 def reason_of(error: BaseException) -> str:

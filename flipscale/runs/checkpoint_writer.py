@@ -22,7 +22,7 @@ from flipscale.distributed.world import World
 from flipscale.errors import RunError
 from flipscale.files import write_durably
 from flipscale.progress import Progress
-from flipscale.runs.checkpoint import reason_of, sha256
+from flipscale.runs.checkpoint import reason_of
 from flipscale.runs.host_copy import HostCopy
 from flipscale.runs.manifest import (
     LATEST,
@@ -34,6 +34,7 @@ from flipscale.runs.manifest import (
 )
 from flipscale.runs.pruning import Pruner
 from flipscale.runs.unfinished import discard, new_token, remove_unfinished, unfinished
+from flipscale.runs.verification import sha256
 
 FILE_BYTES = 1 << 29
 """Bytes of a file, over the shares of all processes; a process holds its share of one file in memory."""

@@ -26,6 +26,7 @@ from flipscale.progress import Progress
 from flipscale.runs import checkpoint, checkpoint_writer
 from flipscale.runs.checkpoint_writer import FILE_BYTES, CheckpointWriter, file_numbers
 from flipscale.runs.manifest import directory_name, read_manifest
+from flipscale.runs.verification import DamagedCheckpoint
 
 
 def test_saved_state_is_loaded_bit_for_bit(tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_hidden_files_of_file_servers_do_no_harm(tmp_path: Path) -> None:
     (path / ".nfs000000000001").write_bytes(b"deleted, and still open somewhere")
     assert torch.equal(load(checkpoint.read(path))["model.a"], state_at(8)["model.a"])
     (path / "nfs000000000001").write_bytes(b"whatever")
-    with pytest.raises(checkpoint.DamagedCheckpoint, match="it holds 'nfs000000000001', which is not of it"):
+    with pytest.raises(DamagedCheckpoint, match="it holds 'nfs000000000001', which is not of it"):
         checkpoint.read(path)
 
 
