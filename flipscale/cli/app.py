@@ -40,6 +40,7 @@ COMMANDS = {
     "rehearse": "rehearse",
     "schema": "schema",
     "status": "status",
+    "checkpoints": "checkpoints",
     "stop": "stop",
     "cancel": "cancel",
     "doctor": "doctor",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def in_order_of_commit(root: Path) -> list[ListedCheckpoint]:
         elif looks_like_a_checkpoint(name):
             _log.warning("%s is not named as a checkpoint, and stays as it is", root / name)
 
+    return sorted_by_commit(listed)
+
+
+def sorted_by_commit(listed: Iterable[ListedCheckpoint]) -> list[ListedCheckpoint]:
+    """Return checkpoints in the order of their commit, the first commit first."""
+    listed = list(listed)
     # After a roll-back, later commits have fewer samples. Where the order is not recorded, it was that of the
     # samples: a manifest of version 1, or a damaged one.
     numbered = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from flipscale import jsonl
 from flipscale.documents import parse_object
@@ -238,9 +238,9 @@ def _misread_time(line: LedgerLine) -> str | None:
     return None
 
 
-def utc(seconds: float) -> str:
-    """Return the ISO time in UTC, to the millisecond, of a time in seconds since 1970."""
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
+def utc(seconds: float, precision: Literal["milliseconds", "seconds"] = "milliseconds") -> str:
+    """Return the ISO time in UTC of a time in seconds since 1970."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec=precision)
 
 
 def timestamp(stamp: str) -> float:

@@ -26,10 +26,15 @@ def new_token() -> str:
     return secrets.token_hex(4)
 
 
+def is_unfinished(name: str) -> bool:
+    """Return whether a directory has the name of a save or a deletion that did not end yet."""
+    return _NAME.fullmatch(name) is not None
+
+
 def remove_unfinished(root: Path) -> None:
     """Remove what interrupted saves and deletions have left."""
     for path in root.glob("saving_*"):
-        if _NAME.fullmatch(path.name) and not path.is_symlink():
+        if is_unfinished(path.name) and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +21,12 @@ class DamagedCheckpoint(Exception):
     """A checkpoint that is incomplete or not as it was written; the message says how."""
 
 
-def verify(path: Path) -> Manifest:
+def verify(path: Path, report: Callable[[int], None] = lambda size: None) -> Manifest:
     """Compare a checkpoint with its manifest, and return the manifest.
+
+    Args:
+        path: The checkpoint.
+        report: A function that is called with the bytes of each block that was read.
 
     Raises:
         DamagedCheckpoint: If a file is missing, short, changed or not in the manifest.
@@ -31,10 +36,8 @@ def verify(path: Path) -> Manifest:
     try:
         manifest = read_patiently(lambda: read_manifest(path), path / MANIFEST)
         names = read_patiently(lambda: os.listdir(path), path)
-    except FileNotFoundError:
-        raise DamagedCheckpoint("it has no manifest, so its save was never finished") from None
     except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"its manifest cannot be read ({words_of(error)})") from None
+        raise DamagedCheckpoint(manifest_problem(error)) from None
 
     # The loader takes every file that it finds. Hidden names are those of file servers (.nfs...).
     unknown = {name for name in names if not name.startswith(".")} - manifest.files.keys() - {MANIFEST}
@@ -43,14 +46,21 @@ def verify(path: Path) -> Manifest:
 
     for name, stored in manifest.files.items():
         try:
-            read_patiently(partial(_check_file, path / name, stored), path / name)
+            read_patiently(partial(_check_file, path / name, stored, report), path / name)
         except OSError:
             raise DamagedCheckpoint(f"{name} is missing") from None
 
     return manifest
 
 
-def _check_file(file: Path, stored: StoredFile) -> None:
+def manifest_problem(error: OSError | ValueError) -> str:
+    """Return what is wrong with a checkpoint whose manifest `read_manifest` could not read."""
+    if isinstance(error, FileNotFoundError):
+        return "it has no manifest, so its save was never finished"
+    return f"its manifest cannot be read ({words_of(error)})"
+
+
+def _check_file(file: Path, stored: StoredFile, report: Callable[[int], None]) -> None:
     """Compare a file with its entry in the manifest.
 
     Raises:
@@ -62,14 +72,20 @@ def _check_file(file: Path, stored: StoredFile) -> None:
         raise DamagedCheckpoint(f"{file.name} is not a file")
     if status.st_size != stored.bytes:
         raise DamagedCheckpoint(f"{file.name} has {status.st_size} bytes, not {stored.bytes}")
-    if sha256(file) != stored.sha256:
+    if sha256(file, report) != stored.sha256:
         raise DamagedCheckpoint(f"the contents of {file.name} changed since it was written")
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's contents, in hexadecimal."""
+def sha256(path: Path, report: Callable[[int], None] = lambda size: None) -> str:
+    """Return the SHA-256 of a file's contents, in hexadecimal.
+
+    Args:
+        path: The file.
+        report: A function that is called with the bytes of each block that was read.
+    """
     hasher = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
             hasher.update(block)
+            report(len(block))
     return hasher.hexdigest()

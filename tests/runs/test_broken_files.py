@@ -24,6 +24,7 @@ CASES = [(name, shape) for name in FILES for shape in SHAPES]
 COMMANDS: dict[str, Callable[[Path, Path], list[object]]] = {
     "train": lambda run, out: ["train", run],
     "status": lambda run, out: ["status", run],
+    "checkpoints": lambda run, out: ["checkpoints", run, "--verify"],
     "audit": lambda run, out: ["data", "audit", run],
     "eval": lambda run, out: ["eval", run],
     "export": lambda run, out: ["export", run, out],

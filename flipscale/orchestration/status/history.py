@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from flipscale.runs.failures import TRANSIENT
-from flipscale.runs.ledger import LedgerLine
+from flipscale.runs.ledger import LedgerLine, utc
 from flipscale.runs.submissions import RecordedJob
 
 
@@ -191,4 +191,4 @@ def _plus(started: str, seconds: float) -> str | None:
     begin = unix_time(started)
     if begin is None:
         return None
-    return datetime.fromtimestamp(begin + seconds, timezone.utc).isoformat(timespec="seconds")
+    return utc(begin + seconds, "seconds")
