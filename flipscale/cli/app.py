@@ -30,6 +30,7 @@ _PROGRAM = "flipscale"
 GROUPS = {
     "data": "Make, index, check and audit training data.",
     "bench": "Measure this machine.",
+    "show": "Show the models that a job can name, and a job as it is understood.",
 }
 """Commands of two words: the first word and its help text."""
 
@@ -39,6 +40,8 @@ COMMANDS = {
     "plan": "plan",
     "rehearse": "rehearse",
     "schema": "schema",
+    "show job": "show.job",
+    "show presets": "show.presets",
     "status": "status",
     "checkpoints": "checkpoints",
     "stop": "stop",

@@ -13,11 +13,12 @@ from pydantic import ValidationError
 
 from flipscale.config.evaluation import Evaluation
 from flipscale.config.job import Job
+from flipscale.config.origins import Origins, file_origins, merge_origins, override_origins
 from flipscale.config.overrides import apply_override
 from flipscale.config.problems import block_name, describe_problem
 from flipscale.config.site import Site
 from flipscale.config.values import Strict
-from flipscale.config.yaml_text import NotYamlError, parse_yaml, read_text_file
+from flipscale.config.yaml_text import KeyPath, NotYamlError, parse_with_lines, read_text_file
 from flipscale.errors import UserError, words_of
 from flipscale.formatting import format_value
 
@@ -40,6 +41,11 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
         UserError: If a file cannot be read, `extends` forms a cycle, a key is unknown (the message names the
             nearest known one) or a value does not fit.
     """
+    return load_job_with_origins(path, overrides)[0]
+
+
+def load_job_with_origins(path: Path, overrides: Sequence[str] = ()) -> tuple[Job, Origins]:
+    """Load a job file, and say where each of its values comes from; see `load_job`."""
     return _load(Job, path, overrides)
 
 
@@ -49,7 +55,7 @@ def load_evaluation(path: Path) -> Evaluation:
     Raises:
         UserError: As `load_job` does.
     """
-    return _load(Evaluation, path, ())
+    return _load(Evaluation, path, ())[0]
 
 
 def load_site(path: Path | None = None) -> Site:
@@ -65,7 +71,7 @@ def load_site(path: Path | None = None) -> Site:
     named = os.environ.get(SITE_VARIABLE)
     if path is None and not named:
         return Site()
-    return _load(Site, path or Path(named or ""), ())
+    return _load(Site, path or Path(named or ""), ())[0]
 
 
 def dump_job(job: Job) -> str:
@@ -73,20 +79,23 @@ def dump_job(job: Job) -> str:
     return yaml.safe_dump(job.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
 
-def _load(kind: type[Document], path: Path, overrides: Sequence[str]) -> Document:
-    document = _read_with_bases(kind, path, ())
+def _load(kind: type[Document], path: Path, overrides: Sequence[str]) -> tuple[Document, Origins]:
+    document, origins = _read_with_bases(kind, path, ())
 
     for override in overrides:
-        apply_override(document, override)
+        place, lines = apply_override(document, override)
+        origins = override_origins(origins, place, lines)
 
     try:
-        return kind.model_validate(document)
+        return kind.model_validate(document), origins
     except ValidationError as error:
         raise UserError(f"{path}: {describe_problem(kind, error)}") from None
 
 
-def _read_with_bases(kind: type[Strict], path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
-    """Return the content of a file merged over that of the file it extends, if any.
+def _read_with_bases(
+    kind: type[Strict], path: Path, chain: tuple[Path, ...]
+) -> tuple[dict[str, Any], Origins]:
+    """Return the content of a file merged over that of the file it extends, if any, and its origins.
 
     Args:
         kind: The block that the file holds.
@@ -104,19 +113,24 @@ def _read_with_bases(kind: type[Strict], path: Path, chain: tuple[Path, ...]) ->
             f"{chain[0]} extends more than {_LONGEST_CHAIN} files, one through the other; merge some of them"
         )
 
-    own = _read_mapping(kind, path, chain)
+    own, lines = _read_mapping(kind, path, chain)
+    origins = file_origins(path, lines)
     base = own.pop("extends", None)
     if base is None:
-        return own
+        return own, origins
     if not isinstance(base, str):
         raise UserError(
             f"{path}: extends must be the path of one {block_name(kind)} file, not {format_value(base)}"
         )
 
-    return _merged(_read_with_bases(kind, path.parent / base, (*chain, resolved)), own)
+    inherited, inherited_origins = _read_with_bases(kind, path.parent / base, (*chain, resolved))
+    return _merged(inherited, own), merge_origins(inherited_origins, origins)
 
 
-def _read_mapping(kind: type[Strict], path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+def _read_mapping(
+    kind: type[Strict], path: Path, chain: tuple[Path, ...]
+) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    """Return the content of a file, and the lines of its values."""
     extended_by = f" (extended by {chain[-1]})" if chain else ""
 
     try:
@@ -129,13 +143,13 @@ def _read_mapping(kind: type[Strict], path: Path, chain: tuple[Path, ...]) -> di
         raise UserError(f"{path} cannot be read: {words_of(error)}") from None
 
     try:
-        document = parse_yaml(text)
+        document, lines = parse_with_lines(text)
     except NotYamlError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
 
     if not isinstance(document, dict):
         raise UserError(f"{path} must hold keys and values, such as `name: my_run`, at its top level")
-    return cast("dict[str, Any]", document)
+    return cast("dict[str, Any]", document), lines
 
 
 def _nearest_files(path: Path) -> str:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from flipscale.config.yaml_text import NotYamlError, parse_yaml
+from flipscale.config.yaml_text import KeyPath, NotYamlError, parse_with_lines
 from flipscale.errors import UserError
 from flipscale.formatting import format_value
 
 
-def apply_override(document: dict[str, Any], override: str) -> None:
+def apply_override(document: dict[str, Any], override: str) -> tuple[KeyPath, dict[KeyPath, int]]:
     """Set the value of one override in the content of a file.
 
     Args:
         document: The content, which is changed; blocks that it lacks are added.
         override: A text of the form `key.sub=value`; the value is YAML, and a number stands for an item of a
             list.
+
+    Returns:
+        The place that the value was set at, and the lines of the value, as `parse_with_lines` returns them.
 
     Raises:
         UserError: If the text has another form, or its key leads through a value or past a list.
@@ -26,7 +29,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise UserError(f"{shown} is not of the form key.sub=value; write it so")
     try:
-        value = parse_yaml(text)
+        value, lines = parse_with_lines(text)
     except NotYamlError:
         raise UserError(
             f"the value of {shown} is not valid YAML; put it in double quotes, as in 'data.train=\"a.tar\"'"
@@ -34,21 +37,25 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 
     *parents, last = key.split(".")
     node: Any = document
+    place: KeyPath = ()
     for part in parents:
-        node = _child(node, part, shown)
+        place = (*place, _key(node, part, shown))
+        node = _child(node, place[-1], shown)
 
-    if isinstance(node, list):
-        items = cast("list[Any]", node)
-        items[_item_number(items, last, shown)] = value
-    else:
-        node[last] = value
+    place = (*place, _key(node, last, shown))
+    cast("Any", node)[place[-1]] = value  # a list with a number, or a mapping with a name
+    return place, lines
 
 
-def _child(node: Any, part: str, shown: str) -> dict[str, Any] | list[Any]:
+def _key(node: dict[str, Any] | list[Any], part: str, shown: str) -> str | int:
+    """Return a part of the override's key as the node takes it: a number for an item of a list."""
+    return _item_number(node, part, shown) if isinstance(node, list) else part
+
+
+def _child(node: Any, part: str | int, shown: str) -> dict[str, Any] | list[Any]:
     child: Any
-    if isinstance(node, list):
-        items = cast("list[Any]", node)
-        child = items[_item_number(items, part, shown)]
+    if isinstance(part, int):
+        child = node[part]
     else:
         mapping = cast("dict[str, Any]", node)
         child = mapping.setdefault(part, {})
@@ -58,7 +65,7 @@ def _child(node: Any, part: str, shown: str) -> dict[str, Any] | list[Any]:
             mapping[part] = child
 
     if not isinstance(child, (dict, list)):
-        raise UserError(f"{shown}: {format_value(part)} holds a value, not keys; correct the key")
+        raise UserError(f"{shown}: {format_value(str(part))} holds a value, not keys; correct the key")
     return cast("dict[str, Any] | list[Any]", child)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +10,9 @@ import yaml
 
 from flipscale.files import open_regular
 from flipscale.formatting import format_value
+
+KeyPath = tuple[str | int, ...]
+"""The place of a value: the keys and the numbers of items, from 0, that lead to it."""
 
 LARGEST_FILE = 1_000_000
 """Bytes of a file; the longest job file of the paper's tables has 3,000."""
@@ -30,8 +34,26 @@ def parse_yaml(text: str) -> Any:
     Raises:
         NotYamlError: If it is not valid YAML, gives a key twice, or exceeds a limit.
     """
+    return parse_with_lines(text)[0]
+
+
+def parse_with_lines(text: str) -> tuple[Any, dict[KeyPath, int]]:
+    """Return the content of a YAML text, and where its values are.
+
+    Returns:
+        The content, and the lines by the places of the values, counted from 1. Only values and empty lists
+        have lines, not the blocks that they are in.
+
+    Raises:
+        NotYamlError: If it is not valid YAML, gives a key twice, or exceeds a limit.
+    """
     try:
-        return _unshared(yaml.load(text, Loader=_BoundedLoader))  # a subclass of SafeLoader
+        loader = _BoundedLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        content = loader.construct_document(node)
+        return _unshared(content), dict(_lines(node, ()))
     except RecursionError:
         raise NotYamlError("it is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:  # a date such as 2026-13-45 is a ValueError
@@ -122,6 +144,18 @@ def _count(node: yaml.Node, counted: dict[int, int]) -> int:
 
     counted[id(node)] = count
     return count
+
+
+def _lines(node: yaml.Node, place: KeyPath) -> Iterator[tuple[KeyPath, int]]:
+    """Yield the places of the values in a node, with their lines; merge keys (`<<`) are resolved."""
+    if isinstance(node, yaml.MappingNode):
+        for key, item in {str(key.value): item for key, item in node.value}.items():
+            yield from _lines(item, (*place, key))
+    elif isinstance(node, yaml.SequenceNode) and node.value:
+        for number, item in enumerate(node.value):
+            yield from _lines(item, (*place, number))
+    else:
+        yield place, node.start_mark.line + 1
 
 
 def _unshared(value: Any) -> Any:

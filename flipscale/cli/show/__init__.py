@@ -1,0 +1,1 @@
+"""Commands that show what flipscale knows: `flipscale show ...`."""
