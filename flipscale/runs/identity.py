@@ -40,7 +40,7 @@ class DataIdentity:
         shards: Name and number of samples of each shard, in the order of the index.
         sources: Number of shards of each source of a mixture; None without a mixture.
         turns: Version of the rule by which lanes take from the sources in turn (see `Mixture`). Runs that
-            began before there was a second one recorded none.
+            began before there was a second one recorded none, and runs without a mixture record none.
     """
 
     fingerprint: str
@@ -162,4 +162,7 @@ def _holds(path: Path, text: str) -> bool:
 
 
 def _to_record(identity: DataIdentity) -> dict[str, object]:
-    return {key: value for key, value in asdict(identity).items() if value is not None}
+    record: dict[str, object] = {key: value for key, value in asdict(identity).items() if value is not None}
+    if identity.sources is None:
+        del record["turns"]
+    return record
