@@ -23,6 +23,7 @@ from support.costs import CostMeter
 from support.hidden_gpus import hidden_gpus, show_gpus
 from support.made_once import made_once
 from support.shards import tiny_tokenizer
+from support.stock_in_process import run_stock_in_process
 from support.time_limits import PatientPopen, slowness, time_limit
 from support.tiny_run import TinyRun
 from support.warm_start import WarmPopen, WarmWorkerPopen
@@ -32,6 +33,7 @@ from flipscale.data.synthetic.dataset import SyntheticOptions, synthesize
 from flipscale.data.synthetic.vocabulary import COLOURS, SHAPES
 from flipscale.data.text.tokenizer import WordPieceTokenizer
 from flipscale.data.text.vocabulary import SPECIAL_TOKENS, write_vocabulary
+from flipscale.interop import verification
 
 # No test judges by time: an example takes longer whenever the machine is busy.
 hypothesis.settings.register_profile(
@@ -110,6 +112,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         order[group] = (count == 0, ranks[waits], waits)
         ranks[waits] += 1
     items.sort(key=lambda item: order[groups[item]])
+
+
+@pytest.fixture
+def stock_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the proof of an export run stock open_clip in this process, which has imported it already."""
+    monkeypatch.setattr(verification.subprocess, "run", run_stock_in_process)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,7 +21,6 @@ from flipscale.interop import verification
 from flipscale.interop.import_source import find_import_source
 from flipscale.interop.openclip_directory import CONFIG
 from flipscale.interop.openclip_import import import_openclip
-from flipscale.interop.stock_features import write_stock_features
 from flipscale.interop.weights import WEIGHTS, read_weights
 from flipscale.models.presets import preset
 from flipscale.third_party import import_open_clip
@@ -45,20 +44,6 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> str:
     (root / f"{name}-quickgelu.json").write_text(json.dumps({**CFG, "quick_gelu": True}))
     open_clip.add_model_config(root)
     return name
-
-
-@pytest.fixture
-def stock_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run stock open_clip in this process, which knows the small model and has imported it already."""
-
-    class Done:
-        returncode = 0
-
-    def run(command: list[str], **_: object) -> Done:
-        write_stock_features(Path(command[-1]))
-        return Done()
-
-    monkeypatch.setattr(verification.subprocess, "run", run)
 
 
 def stock(**changes: Any) -> torch.nn.Module:

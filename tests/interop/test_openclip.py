@@ -240,6 +240,7 @@ def test_verification_passes_in_a_process_of_its_own(spec: ModelSpec, tokenizer:
     assert 0 < max(report.image_difference, report.text_difference) <= TOLERANCE
 
 
+@pytest.mark.usefixtures("stock_in_process")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "message"),
@@ -263,7 +264,7 @@ def test_verification_detects_another_configuration(
         verify_export(tmp_path, model)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("stock_in_process")
 def test_verification_detects_other_tokens(tmp_path: Path) -> None:
     model = perturbed(FLIP_SPEC)
     export_openclip(model, FLIP_SPEC, tmp_path, tokenizer=WordPieceTokenizer(PIECES))

@@ -9,7 +9,6 @@ import torch
 
 from flipscale.data.text.tokenizer import load_tokenizer
 from flipscale.interop.openclip_export import export_openclip
-from flipscale.interop.stock_features import write_stock_features
 from flipscale.models.flip import build_model
 from flipscale.models.presets import preset
 
@@ -34,15 +33,3 @@ def export_some(
 def started_from(weights: Path, **model: Any) -> dict[str, Any]:
     """Return the blocks of a job that starts from these weights and trains one step that changes nothing."""
     return {"model": {"preset": "vit_micro_p8", "weights": str(weights), **model}, "phases": ONE_STEP}
-
-
-class Done:
-    """A process that has ended without an error."""
-
-    returncode = 0
-
-
-def run_judge(command: list[str], **_: object) -> Done:
-    """Write the features of stock open_clip in this process, in place of `subprocess.run`."""
-    write_stock_features(Path(command[-1]))
-    return Done()

@@ -266,6 +266,7 @@ def test_sizes_that_do_not_fit_are_refused_by_phase(tiny_run: MakeRun, override:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stock_in_process")
 def test_stock_open_clip_loads_the_last_shape(tiny_run: MakeRun, tmp_path: Path) -> None:
     run = tiny_run(**SETTINGS)
     train(run)

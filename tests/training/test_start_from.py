@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.starting_weights import export_some, run_judge, started_from
+from support.starting_weights import export_some, started_from
+from support.stock_in_process import run_stock_in_process
 from support.tiny_run import TinyRun
 
 from flipscale.cli.import_model import import_model
@@ -97,7 +98,7 @@ def test_foreign_flip_and_random_flip_fit_the_preset(
     spec, state = import_openclip(exported)
     save_file(load_file(exported / WEIGHTS), tmp_path / WEIGHTS)  # without flipscale's header
     (tmp_path / WEIGHTS).replace(exported / WEIGHTS)  # `state` may be mapped from the old file
-    monkeypatch.setattr(verification.subprocess, "run", run_judge)
+    monkeypatch.setattr(verification.subprocess, "run", run_stock_in_process)
     import_model(str(exported), tmp_path / "trial", weights=None, pretrained=None, random=True)
     tokenizer = load_tokenizer("wordpiece", str(data_set / "vocab.txt"), 16)
     for source, wanted in ((exported, state), (tmp_path / "trial", build_model(spec).state_dict())):

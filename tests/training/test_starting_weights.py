@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from support.shards import tiny_tokenizer
-from support.starting_weights import ONE_STEP, export_some, run_judge, started_from
+from support.starting_weights import ONE_STEP, export_some, started_from
+from support.stock_in_process import run_stock_in_process
 from support.stop_at import StopAt
 from support.tiny_run import TinyRun
 
@@ -65,7 +66,7 @@ def test_flip_is_exported_imported_tuned_and_exported_again(
     tiny_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every export and import compares with stock open_clip (1e-5), in this process to save time."""
-    monkeypatch.setattr(verification.subprocess, "run", run_judge)
+    monkeypatch.setattr(verification.subprocess, "run", run_stock_in_process)
     masked = {"name": "masked", "samples": 64, "mask_ratio": 0.5, "batch_size": 16, "base_lr": 0.02}
     tuned = {"name": "tuned", "samples": 48, "mask_ratio": 0.0, "batch_size": 16, "base_lr": 0.01}
     first = tiny_run("first", phases=[masked])
