@@ -26,13 +26,15 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 
 def say(text: str = "", *, error: bool = False) -> None:
-    """Print a text and a line break.
+    """Print a text and a line break; characters that the stream cannot encode are written as escapes.
 
     Args:
         text: Any text.
         error: Whether to print to stderr and not to stdout.
     """
-    print(printable(text), file=sys.stderr if error else sys.stdout)
+    stream = sys.stderr if error else sys.stdout
+    encoding = stream.encoding or "utf-8"
+    print(printable(text).encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def print_json(document: Any) -> None:

@@ -49,6 +49,15 @@ SECRET = {
     "pipe:curl -H X-Auth-Token:hunter2 https://h/0.tar": "a secret (the header X-Auth-Token)",
     "pipe:curl -u ada:hunter2 https://h/0.tar": "a user and password (the option -u)",
     "pipe:curl --user ada:hunter2 https://h/0.tar": "a user and password (the option --user)",
+    "pipe:curl -uada:hunter2 https://h/0.tar": "a user and password (the option -u)",
+    "pipe:curl --oauth2-bearer hunter2 https://h/0.tar": "a secret (the option --oauth2-bearer)",
+    "pipe:curl -b 'session=hunter2' https://h/0.tar": "a secret (the option -b)",
+    "pipe:env AWS_SECRET_ACCESS_KEY=hunter2 aws s3 cp s3://b/0.tar -": (
+        "a secret (the variable AWS_SECRET_ACCESS_KEY)"
+    ),
+    'pipe:sh -c "curl -u ada:hunter2 https://h/0.tar"': "a user and password (the option -u)",
+    "https://h/0.tar;sig=hunter2": "a signature or token (the parameter 'sig')",
+    "https://h/a;b/0.tar;v=1;sig=hunter2": "a signature or token (the parameter 'sig')",
     "pipe:get --token hunter2 0.tar": "a secret (the option --token)",
     "pipe:get --api-key=hunter2 0.tar": "a secret (the option --api-key)",
 }

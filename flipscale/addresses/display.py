@@ -10,7 +10,8 @@ from flipscale.addresses.secret_parts import COMMAND, without_arguments
 from flipscale.terminal import printable
 
 _USER = re.compile(r"(://)[^\s/'\"]*@")
-_QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]*")
+# Parameters may begin at a semicolon, too, which is also a sign of the sentence around an address.
+_QUERY = re.compile(r"(://[^\s?#'\"]*?)(?:[?#]|;(?=[^\s'\"=;]+=))[^\s'\"]*")
 _QUERY_OF_PATH = re.compile(r"\?[^\s'\"()=]+=[^\s'\"()]*")  # in errors of clients: `with url: /0.tar?sig=1`
 
 

@@ -12,11 +12,12 @@ COMMAND = "pipe:"
 """The beginning of a shard that is the output of a command."""
 
 _USER = re.compile(r"(?<=://)[^\s/?#'\"]*(?=@)")
-_PARAMETERS = re.compile(r"[?#&;]+([^\s?#&;'\"]+)")
+_BEGINNING = r"[?#&]|;(?=[^\s;=]+=)"  # of a parameter; a semicolon may also be part of a path
+_PARAMETERS = re.compile(rf"(?:{_BEGINNING})+([^\s?#&;'\"]+)")
 
 # Names of parameters, options and headers.
 _SECRET_NAME = (
-    r"(?:[\w.-]*[-_.])?(?:sig|signature|\w*token|sas|\w*auth|authorization|credentials?|\w*password|passwd|pwd|"
+    r"(?:[\w.-]*[-_.])?(?:sig|signature|\w*token|bearer|sas|\w*auth|authorization|credentials?|\w*password|passwd|pwd|"
     r"\w*secret|policy|jwt|hdn\w+|rlkey|code|key|\w*(?:api|access|account|secret)[-_]?key)"
 )
 _SECRET = re.compile(_SECRET_NAME, re.IGNORECASE)
@@ -28,6 +29,8 @@ _SIGNED_WITH_AZURE = re.compile(r"s(v|s|rt|p|e|t|pr|ip|r|c?id|koid|ktid|kt|ke|ks
 _VERSION_NAME = re.compile(r"versionid|generation", re.IGNORECASE)
 _RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+/=_~.%-]{20,}")
 _LOGIN_OPTIONS = ("-u", "-U", "--user", "--proxy-user")  # of curl, with NAME:PASSWORD
+_LOGIN = re.compile(r"(-[uU])[^:\s]+:(.+)", re.DOTALL)  # the same in one word
+_COOKIE_OPTIONS = ("-b", "--cookie")  # of curl, with NAME=VALUE; without =, a file
 _HEADER = re.compile(r"([\w-]+)\s*:\s*(.+)", re.DOTALL)
 
 _ARGUMENTS = tuple(
@@ -36,6 +39,9 @@ _ARGUMENTS = tuple(
         rf"(\s(?:--?{_SECRET_NAME}|-u|--user|--proxy-user)[= ]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+)",
         rf"(['\"]{_SECRET_NAME}\s*:\s*)[^'\"\n]+",
         rf"(\s{_SECRET_NAME}:)[^\s'\"]+",
+        rf"([\s:'\"]{_SECRET_NAME}=)(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+)",
+        r"(\s['\"]?-u)[^\s:'\"]+:[^\s'\"]+",
+        r"(\s(?:-b|--cookie)[= ]\s*)(?:'[^']*=[^']*'|\"[^\"]*=[^\"]*\"|[^\s'\"=]+=[^\s'\"]+)",
     )
 )
 
@@ -84,7 +90,7 @@ def without_signature(path: str) -> str:
             or (azure and _SIGNED_WITH_AZURE.fullmatch(name))
         )
     ]
-    return "?".join([re.split(r"[?#]", address, maxsplit=1)[0], *(["&".join(kept)] if kept else [])])
+    return "?".join([re.split(_BEGINNING, address, maxsplit=1)[0], *(["&".join(kept)] if kept else [])])
 
 
 def without_arguments(text: str) -> str:
@@ -98,12 +104,21 @@ def _secrets_of_command(command: str) -> Iterator[str]:
     """Yield what looks secret in the words of a command."""
     words = _words(command)
     for word, following in zip(words, [*words[1:], ""], strict=True):
-        option, _, value = word.partition("=")
+        option, equals, value = word.partition("=")
         header = _HEADER.fullmatch(word)
+        login = _LOGIN.fullmatch(word)
+        if " " in word:  # a command in one word, as of `sh -c`
+            yield from _secrets_of_command(word)
         if "://" in word and (secret := find_secret(word)):
             yield secret
         elif option in _LOGIN_OPTIONS and _is_literal((value or following).partition(":")[2]):
             yield f"a user and password (the option {option})"
+        elif login and _is_literal(login[2]):
+            yield f"a user and password (the option {login[1]})"
+        elif option in _COOKIE_OPTIONS and _is_literal((value or following).partition("=")[2]):
+            yield f"a secret (the option {option})"
+        elif equals and not option.startswith("-") and _SECRET.fullmatch(option) and _is_literal(value):
+            yield f"a secret (the variable {option})"
         elif (
             option.startswith("-")
             and _SECRET.fullmatch(option.lstrip("-"))

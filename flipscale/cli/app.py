@@ -90,6 +90,8 @@ def main() -> None:
             raise
         _exit(f"error: {problem}", EXIT_FAILED)
     except RuntimeError as error:
+        if str(error).startswith("Symlink loop"):  # of pathlib, until Python 3.12
+            _exit(f"error: a link leads to itself ({error}); name what it should lead to", EXIT_USER)
         # By its name: the module of the class costs every command time.
         if type(error).__name__ != "BrokenProcessPool":
             raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flipscale.cli.options import AsJson, Run
-from flipscale.errors import RunError
+from flipscale.errors import RunError, StoppedEarly
 from flipscale.terminal import print_json, printable, say
 
 if TYPE_CHECKING:
@@ -31,8 +31,13 @@ def checkpoints(
     listed = list_checkpoints(directory)
     if verify:
         size = sum(checkpoint.bytes for checkpoint in listed.checkpoints if checkpoint.problem is None)
-        with progress_bar("verifying", size) as bar:
-            listed = verify_checkpoints(directory, listed, bar.advance)
+        try:
+            with progress_bar("verifying", size) as bar:
+                listed = verify_checkpoints(directory, listed, bar.advance)
+        except StoppedEarly:
+            if not as_json:
+                _print(listed)
+            raise
 
     if as_json:
         print_json({"run": str(directory.path), "verified": verify, **asdict(listed)})
@@ -45,7 +50,11 @@ def checkpoints(
         names = ", ".join(checkpoint.name for checkpoint in listed.damaged)
         raise RunError(
             f"{len(listed.damaged)} of {len(listed.checkpoints)} checkpoints are not whole: {names}; a start "
-            "resumes from the last commit that is whole"
+            + (
+                "resumes from the last commit that is whole"
+                if len(listed.damaged) < len(listed.checkpoints)
+                else "is refused; restore one, or begin again with `flipscale train --from-zero`"
+            )
         )
     if verify and not as_json:
         say("every file has the size and the SHA-256 of its manifest")
@@ -54,22 +63,23 @@ def checkpoints(
 def _print(listed: CheckpointList) -> None:
     """Print the table, and below it what is wrong: these sentences are too long for a column."""
     from flipscale.cli.console import print_table
-    from flipscale.formatting import format_bytes, format_count
+    from flipscale.formatting import format_bytes
 
-    rows = [
-        (
-            checkpoint.name,
-            format_count(checkpoint.samples),
-            checkpoint.phase or "",
-            (checkpoint.saved or "").replace("+00:00", "Z"),
-            format_bytes(checkpoint.bytes),
-            (checkpoint.kept or "").replace("_end", " end"),
-            _mark(checkpoint),
+    # Samples are in the name, and the marks are rows of their own: the columns fit 80 characters.
+    rows: list[tuple[str, ...]] = []
+    for checkpoint in listed.checkpoints:
+        rows.append(
+            (
+                checkpoint.name,
+                checkpoint.phase or "",
+                (checkpoint.saved or "")[: len("2026-01-31T12:00")].replace("T", " "),
+                format_bytes(checkpoint.bytes),
+                (checkpoint.kept or "").replace("_end", " end"),
+            )
         )
-        for checkpoint in listed.checkpoints
-    ]
+        rows.extend((mark, "", "", "", "") for mark in _marks(checkpoint))
     if rows:
-        print_table(("checkpoint", "samples", "phase", "saved", "size", "kept by", ""), rows)
+        print_table(("checkpoint", "phase", "saved (UTC)", "size", "kept by"), rows)
 
     for checkpoint in listed.damaged:
         say(f"{checkpoint.name} is damaged: {checkpoint.problem}")
@@ -78,6 +88,6 @@ def _print(listed: CheckpointList) -> None:
         say(f"{printable(other.name, keep='')} ({size}) is not a checkpoint of this run: {other.reason}")
 
 
-def _mark(checkpoint: StoredCheckpoint) -> str:
+def _marks(checkpoint: StoredCheckpoint) -> list[str]:
     marks = ("LATEST" if checkpoint.latest else "", "damaged" if checkpoint.problem else "")
-    return ", ".join(filter(None, marks))
+    return [f"  {mark}" for mark in marks if mark]

@@ -118,7 +118,7 @@ def _read_with_bases(
     base = own.pop("extends", None)
     if base is None:
         return own, origins
-    if not isinstance(base, str):
+    if not isinstance(base, str) or "\0" in base:
         raise UserError(
             f"{path}: extends must be the path of one {block_name(kind)} file, not {format_value(base)}"
         )

@@ -56,5 +56,4 @@ def _without_secrets(value: object) -> object:
 
     # Only what has a secret changes: without its query, an address may be another one.
     addresses = value.split("::")
-    shown = [without_secrets(address) if find_secret(address) else address for address in addresses]
-    return "::".join(shown)
+    return "::".join(without_secrets(address) if find_secret(address) else address for address in addresses)

@@ -42,7 +42,7 @@ def parse_with_lines(text: str) -> tuple[Any, dict[KeyPath, int]]:
 
     Returns:
         The content, and the lines by the places of the values, counted from 1. Only values and empty lists
-        have lines, not the blocks that they are in.
+        have lines, not the blocks that they are in; the line of an empty block is 0.
 
     Raises:
         NotYamlError: If it is not valid YAML, gives a key twice, or exceeds a limit.
@@ -149,6 +149,8 @@ def _count(node: yaml.Node, counted: dict[int, int]) -> int:
 def _lines(node: yaml.Node, place: KeyPath) -> Iterator[tuple[KeyPath, int]]:
     """Yield the places of the values in a node, with their lines; merge keys (`<<`) are resolved."""
     if isinstance(node, yaml.MappingNode):
+        if not node.value:
+            yield place, 0
         for key, item in {str(key.value): item for key, item in node.value}.items():
             yield from _lines(item, (*place, key))
     elif isinstance(node, yaml.SequenceNode) and node.value:

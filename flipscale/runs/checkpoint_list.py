@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from flipscale.budget import Budget
 from flipscale.config import Job
-from flipscale.errors import StoppedEarly, UserError, words_of
+from flipscale.errors import UserError, words_of
 from flipscale.formatting import format_value
 from flipscale.runs.commit_order import ListedCheckpoint, sorted_by_commit
 from flipscale.runs.directory import RunDirectory, recorded_job
@@ -135,6 +135,9 @@ def verify_checkpoints(
         run: The run.
         listed: Its checkpoints. Those that training deletes in the meantime are left out of the result.
         report: A function that is called with the bytes of each block that was read.
+
+    Raises:
+        StoppedEarly: If the storage does not answer in time, which says nothing about what it holds.
     """
     verified: list[StoredCheckpoint] = []
     for checkpoint in listed.checkpoints:
@@ -149,7 +152,7 @@ def verify_checkpoints(
 def _damage(path: Path, report: Callable[[int], None]) -> str | None:
     try:
         verify(path, report)
-    except (DamagedCheckpoint, UserError, StoppedEarly) as problem:
+    except (DamagedCheckpoint, UserError) as problem:
         return str(problem)
     return None
 
@@ -158,13 +161,13 @@ def _directories(run: RunDirectory) -> list[Path]:
     """Return the directories below checkpoints/, and whatever else has a name like theirs, by name."""
     try:
         paths = sorted(run.checkpoints.iterdir())
+        return [path for path in paths if path.is_dir() or looks_like_a_checkpoint(path.name)]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(
             f"{run.checkpoints} cannot be read ({words_of(error)}); bring the directory back"
         ) from None
-    return [path for path in paths if path.is_dir() or looks_like_a_checkpoint(path.name)]
 
 
 def _reason(name: str) -> str:

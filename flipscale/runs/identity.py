@@ -34,7 +34,7 @@ class DataIdentity:
     `flipscale data audit` needs only this record, the job and the quarantine list.
 
     Attributes:
-        fingerprint: Hash of the data index, and of `sources` if there are any.
+        fingerprint: Hash of the data index, and of `sources` and `turns` if there are any.
         tokenizer: Fingerprint of the tokenizer.
         samples: Samples of all shards.
         shards: Name and number of samples of each shard, in the order of the index.
@@ -79,8 +79,8 @@ def check_identity(
     if recorded.fingerprint != identity.fingerprint:
         raise UserError(
             f"the training shards are not those that {run.path} began with "
-            f"({recorded.samples} samples then, {identity.samples} now, or other names or sizes); "
-            "restore them, or start a new run with another `output`"
+            f"({recorded.samples} samples then, {identity.samples} now, or other names or sizes), or "
+            f"{run.index.name} was edited; restore them, or start a new run with another `output`"
         )
     if recorded.tokenizer != identity.tokenizer:
         raise UserError(

@@ -44,7 +44,9 @@ class TrainingShards:
         """
         fingerprint = self.index.fingerprint
         if self.counts is not None:
-            divided = json.dumps([fingerprint, self.counts]).encode()
+            # The first rule had no number, and is the same for two sources.
+            turns = [self.turns] if len(self.counts) > 2 and self.turns > 1 else []
+            divided = json.dumps([fingerprint, self.counts, *turns]).encode()
             fingerprint = hashlib.sha256(divided).hexdigest()
 
         return DataIdentity(

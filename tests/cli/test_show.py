@@ -50,18 +50,31 @@ def test_job_is_shown_without_torch(tmp_path: Path) -> None:
     assert not {"torch", "numpy"} & imported
 
 
+def test_stdout_of_few_characters_shows_escapes(tmp_path: Path) -> None:
+    path = tmp_path / "\u4e2d.yaml"
+    path.write_text(BASE)
+    program = [sys.executable, "-m", "flipscale", "show", "job", str(path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin1"}
+    done = subprocess.run(program, capture_output=True, check=True, env=environment)
+    assert b"\\u4e2d.yaml:1" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["nowhere.yaml"], "there is no job file at nowhere.yaml"),
         (["job.yaml", "data.lane=3"], "unknown key data.lane; did you mean lanes?"),
         (["job.yaml", "seed"], "is not of the form key.sub=value"),
+        (["nul.yaml"], "extends must be the path of one job file"),
+        (["loop.yaml"], "leads to itself"),
     ],
 )
 def test_wrong_job_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     (tmp_path / "job.yaml").write_text(BASE)
+    (tmp_path / "nul.yaml").write_text('extends: "a\\0b"\n')
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     monkeypatch.chdir(tmp_path)
     outcome = flipscale("show", "job", *words)
     assert (outcome.code, outcome.output) == (2, "")

@@ -138,6 +138,8 @@ SECRETS = (
     "https://host/{0..9}.tar?X-Amz-Signature=hunter2hunter2",
     "pipe:curl -H 'Authorization: Bearer hunter2hunter2' https://host/{0..9}.tar",
     "pipe:curl -u user:hunter2hunter2 https://host/{0..9}.tar",
+    "pipe:curl -uuser:hunter2hunter2 https://host/{0..9}.tar",
+    "https://host/{0..9}.tar;sig=hunter2hunter2",
 )
 
 
@@ -176,6 +178,19 @@ def test_origin_of_an_empty_list_is_that_of_the_list(write: Write) -> None:
     assert found["data.allow_pipe"] == "job.yaml:2"
     assert found["checkpoint.every.0"] == "job.yaml:4"
     assert "checkpoint.every.1" not in found
+
+
+def test_values_of_an_empty_block_are_defaults(write: Write) -> None:
+    write(BASE + "loss:\n  reconstruction:\n", "base.yaml")
+    path = write("extends: base.yaml\nloss: {reconstruction: {}}\n")
+    assert load_job(path).loss.reconstruction is not None
+    assert not any(key.startswith("loss") for key in origins(path))
+    assert origins(path, "loss.reconstruction.weight=2")["loss.reconstruction.weight"] == "the command line"
+
+    write(BASE + "loss: {reconstruction: {weight: 2}}\n", "base.yaml")
+    found = {key: origin for key, origin in origins(path).items() if key.startswith("loss")}
+    assert found == {"loss.reconstruction.weight": f"base.yaml:{len(BASE.splitlines()) + 1}"}
+    assert not any(key.startswith("loss") for key in origins(path, "loss.reconstruction={}"))
 
 
 def test_job_of_no_file_has_no_origins() -> None:

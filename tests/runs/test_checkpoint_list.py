@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from support.run_in_files import RunInFiles
 from support.saved_checkpoints import save
 
 from flipscale.cli.checkpoints import checkpoints
-from flipscale.errors import UserError
+from flipscale.errors import StoppedEarly, UserError
 from flipscale.formatting import format_bytes
 from flipscale.runs import checkpoint
 from flipscale.runs.checkpoint_list import list_checkpoints, verify_checkpoints
@@ -232,6 +233,45 @@ def test_checkpoint_that_training_deletes_meanwhile_is_left_out(run: RunDirector
     verified = verify_checkpoints(run, listed, lambda size: None)
     assert [entry.samples for entry in verified.checkpoints] == [16]
     assert verified.damaged == []
+
+
+def test_storage_that_does_not_answer_is_not_damage(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(run, 8, 16)
+
+    def away(file: Path, report: Any) -> str:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(file))
+
+    monkeypatch.setattr("flipscale.runs.storage.PAUSES", (0.0,))
+    monkeypatch.setattr("flipscale.runs.verification.sha256", away)
+    with pytest.raises(StoppedEarly, match=r"cannot be read .*bring its storage back"):
+        checkpoints(run.path, verify=True)
+    shown = capsys.readouterr().out
+    assert all(directory_name(samples) in shown for samples in (8, 16))
+    assert "damaged" not in shown
+
+
+def test_table_fits_a_terminal_of_80_columns(run: RunDirectory) -> None:
+    saved(run, 8, 16, permanent=True)
+    change_a_byte(run, 16)
+    table = [
+        line for line in flipscale("checkpoints", run.path, "--verify").output.splitlines() if "│" in line
+    ]
+    assert max(map(len, table)) <= 80
+    assert [line.split("│")[1].strip() for line in table] == [
+        directory_name(8),
+        directory_name(16),
+        "LATEST",
+        "damaged",
+    ]
+
+
+def test_start_is_refused_if_none_is_whole(run: RunDirectory) -> None:
+    saved(run, 8)
+    change_a_byte(run, 8)
+    errors = flipscale("checkpoints", run.path, "--verify").errors
+    assert "a start is refused; restore one, or begin again with `flipscale train --from-zero`" in errors
 
 
 def test_latest_that_names_nothing_is_a_warning(run: RunDirectory) -> None:

@@ -79,6 +79,8 @@ def test_a_mixture_stops_resumes_and_is_audited(tiny_run, data_set):
     del recorded["turns"]  # as in a run that began before there was a second rule
     index.write_text(json.dumps(recorded))
     assert subprocess.run(audit, capture_output=True, check=False).returncode == 1
+    RunDirectory(stopped.output).index.write_text(json.dumps(recorded))
+    assert "or index.json was edited; restore them" in said(stopped.train())
 
 
 def test_too_many_bad_samples_end_the_run(tiny_run, tmp_path):
