@@ -73,22 +73,21 @@ def _run_compiler(command: list[str], directory: Path) -> tuple[int, str]:
         NoAccelerator: If it cannot be started.
     """
     environment = {**os.environ, "TMPDIR": str(directory)}
+    this = psutil.Process()
+    before = set(this.children(recursive=True))
     try:
         compiler = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
         )
+        _, errors = compiler.communicate()
     except OSError as error:
         raise NoAccelerator(f"`{command[0]}` cannot be started ({words_of(error)})") from None
-
-    with compiler:
-        try:
-            _, errors = compiler.communicate()
-        except BaseException:
-            with suppress(psutil.Error):
-                started = psutil.Process(compiler.pid)
-                for process in (*started.children(recursive=True), started):
-                    process.kill()
-            raise
+    except BaseException:
+        # A signal that comes while Popen starts the compiler leaves it as a child that has no name here.
+        with suppress(psutil.Error):
+            for process in set(this.children(recursive=True)) - before:
+                process.kill()
+        raise
     return compiler.returncode, errors.decode(errors="replace")
 
 
