@@ -25,6 +25,7 @@ HARMLESS = [
     "pipe:aws s3 cp s3://b/{0..9}.tar -",
     "pipe:curl -s -H 'Authorization: Bearer ${TOKEN}' https://h/0.tar",
     "pipe:curl -u ada:${PASSWORD} https://h/0.tar",
+    "pipe:awk -v code=1 -f pick.awk 0.tar",
     "pipe:rclone --config /home/ada/rclone.conf --sftp-key-file /home/ada/key cat r:b/0.tar",
 ]
 SECRET = {
@@ -124,3 +125,10 @@ def test_references_are_resolved_from_variables_and_files(tmp_path: Path, monkey
     with pytest.raises(UserError, match="the value of SIG has control characters"):
         resolve(address)
     assert resolve("https://h/$SIG/${not a name}/$$") == "https://h/$SIG/${not a name}/$$"
+
+
+@pytest.mark.parametrize("word", ["a_" * 20_000 + "=x", "--" + "a-" * 20_000, "'x" + "secret_" * 10_000])
+def test_long_words_of_commands_are_looked_at_once(word):
+    """Names of any length were matched from every place in the word: minutes for a word of 40 kB."""
+    assert find_secret(f"pipe:cat {word}") is None
+    assert "pipe:cat" in without_secrets(f"pipe:cat {word}")

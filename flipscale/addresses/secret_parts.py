@@ -15,10 +15,11 @@ _USER = re.compile(r"(?<=://)[^\s/?#'\"]*(?=@)")
 _BEGINNING = r"[?#&]|;(?=[^\s;=]+=)"  # of a parameter; a semicolon may also be part of a path
 _PARAMETERS = re.compile(rf"(?:{_BEGINNING})+([^\s?#&;'\"]+)")
 
-# Names of parameters, options and headers.
+# Names of parameters, options, headers, variables. Their length is bounded: else a long word takes minutes.
 _SECRET_NAME = (
-    r"(?:[\w.-]*[-_.])?(?:sig|signature|\w*token|bearer|sas|\w*auth|authorization|credentials?|\w*password|passwd|pwd|"
-    r"\w*secret|policy|jwt|hdn\w+|rlkey|code|key|\w*(?:api|access|account|secret)[-_]?key)"
+    r"(?:[\w.-]{0,80}[-_.])?(?:sig|signature|\w{0,40}token|bearer|sas|\w{0,40}auth|authorization|credentials?|"
+    r"\w{0,40}password|passwd|pwd|\w{0,40}secret|policy|jwt|hdn\w{1,40}|rlkey|code|key|"
+    r"\w{0,40}(?:api|access|account|secret)[-_]?key)"
 )
 _SECRET = re.compile(_SECRET_NAME, re.IGNORECASE)
 _SIGNED_WITH = re.compile(
@@ -31,6 +32,7 @@ _RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+/=_~.%-]{20,}")
 _LOGIN_OPTIONS = ("-u", "-U", "--user", "--proxy-user")  # of curl, with NAME:PASSWORD
 _LOGIN = re.compile(r"(-[uU])[^:\s]+:(.+)", re.DOTALL)  # the same in one word
 _COOKIE_OPTIONS = ("-b", "--cookie")  # of curl, with NAME=VALUE; without =, a file
+_VARIABLE = re.compile(r"(?!key$|code$|policy$)[A-Za-z_]\w*")  # `awk -v code=1` sets no secret
 _HEADER = re.compile(r"([\w-]+)\s*:\s*(.+)", re.DOTALL)
 
 _ARGUMENTS = tuple(
@@ -117,7 +119,7 @@ def _secrets_of_command(command: str) -> Iterator[str]:
             yield f"a user and password (the option {login[1]})"
         elif option in _COOKIE_OPTIONS and _is_literal((value or following).partition("=")[2]):
             yield f"a secret (the option {option})"
-        elif equals and not option.startswith("-") and _SECRET.fullmatch(option) and _is_literal(value):
+        elif equals and _VARIABLE.fullmatch(option) and _SECRET.fullmatch(option) and _is_literal(value):
             yield f"a secret (the variable {option})"
         elif (
             option.startswith("-")

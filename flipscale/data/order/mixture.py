@@ -116,8 +116,8 @@ class Mixture:
 
         # In units of 1 / lanes: one row per source but the last, which takes what is left.
         first = _ranks(permutation(hash64(seed, _MIXTURE, np.arange(lanes, dtype=np.int64))))
-        bases = _primes(len(sources) - 2) if turns > 1 else [1] * (len(sources) - 2)
-        self._phases = [first, *(first if base == 1 else _halton(lanes, base)[first] for base in bases)]
+        later = [_halton(lanes, base)[first] if turns > 1 else first for base in _primes(len(sources) - 2)]
+        self._phases = [first, *later]
 
     def locate(self, positions: Int64s, attempt: int = 0) -> Samples:
         """Return the samples at some positions.
