@@ -14,6 +14,7 @@ from support.cluster_handle import Cluster, is_requeued
 from support.slurm_run import (
     DISTURBED_SAMPLES,
     ENDED,
+    SAVES,
     SlurmRun,
     booked_and_elapsed,
     trained_without_gaps,
@@ -31,7 +32,6 @@ MakeRun = Callable[..., TinyRun]
 Fault = Callable[[SlurmRun, str], None]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*came to a segment")]
 
-SAVES = 50 * 16  # samples between two checkpoints
 POLLS = 1_000  # of the status, at least
 LONG_SAMPLES = 110_000  # more than a paced run trains while thirty faults are caused, 64,000
 

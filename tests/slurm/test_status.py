@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.cluster_handle import Cluster, is_requeued
 from support.run_in_files import RunInFiles
-from support.slurm_run import ENDED, SlurmRun, booked_and_elapsed, two_nodes
+from support.slurm_run import ENDED, SAVES, SlurmRun, booked_and_elapsed, two_nodes
 from support.status_observer import StatusObserver
 from support.tiny_run import TinyRun
 
@@ -119,7 +119,7 @@ def test_status_never_contradicts_slurm(
     turns = 0
     while observer.count < POLLS or turns < len(faults):
         assert observer.is_alive()
-        run.more_samples(160, timeout=240)
+        run.more_samples(2 * SAVES, timeout=240)  # three starts that save nothing end a run
         before = patient_cluster.job(run.newest_job())["Restarts"]
         with suppress(ProcessLookupError):
             faults[turns % len(faults)]()

@@ -48,6 +48,7 @@ def two_nodes(samples: int = 16_000, **changes: Any) -> dict[str, Any]:
 
 
 DISTURBED_SAMPLES = 12_160
+SAVES = 50 * 16  # samples between two checkpoints of `two_nodes`
 
 # Every Python of the job imports it from PYTHONPATH. A process that waits before each step leaves the
 # processor to other tests, and its own test the time to cause faults.
