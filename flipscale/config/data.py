@@ -48,7 +48,7 @@ class Augmentation(Strict):
     """How training images are cropped, flipped and resized."""
 
     crop_area: tuple[Fraction, Fraction] = (0.5, 1.0)
-    """Smallest and largest share of the image's area that a random crop takes (paper, A.1)."""
+    """Smallest and largest share of the image's area that a random crop takes (released code of FLIP)."""
     flip: bool = True
     """Flip half of the images left to right. Turn it off if captions name left and right."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"

@@ -67,6 +67,9 @@ class Phase(Strict):
     patch_size: Annotated[ImageSide | None, Default("the model's")] = None
     """Side in pixels of a patch in this phase. If it changes between phases, the patch kernels are
     resampled."""
+    micro_batch: Annotated[PositiveCount | None, Default("`sharding.micro_batch`")] = None
+    """Samples that a process works on at a time in this phase, such as one without a mask after masked
+    ones."""
 
     @model_validator(mode="after")
     def _check_warmup(self) -> Phase:

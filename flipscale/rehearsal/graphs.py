@@ -13,7 +13,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from flipscale.budget import Budget
-from flipscale.config import Job
+from flipscale.config import Job, Phase
 from flipscale.distributed.world import World
 from flipscale.models.flip import build_model
 from flipscale.models.of_job import phase_specs
@@ -58,11 +58,13 @@ def count_graphs(job: Job, gpus: int) -> CompileResult:
 
 def _run_phases(job: Job, gpus: int) -> None:
     world = World(0, 1, 0, 1, torch.device("cpu"))
-    budget = Budget.of(job.phases, job.data.lanes)
+    # The few pairs of a small step have micro-batches of their own.
+    phases = [phase.model_copy(update={"micro_batch": None}) for phase in job.phases]
+    budget = Budget.of(phases, job.data.lanes)
     shapes = phase_specs(_shallow(model_shape(job)), job)
 
-    for span, spec in zip(budget.spans, shapes, strict=True):
-        small = _on_one_process(job, span.phase.batch_size // gpus)
+    for phase, span, spec in zip(job.phases, budget.spans, shapes, strict=True):
+        small = _on_one_process(job, phase, phase.batch_size // gpus)
         updater = Updater(small, budget, 0, world, Progress.of_new_run())
         model = shard(build_model(spec, device="meta"), small.sharding, small.optimizer, 0, world)
         size = spec.vision.image_size
@@ -77,11 +79,12 @@ def _run_phases(job: Job, gpus: int) -> None:
         updater.update(stage, batch)
 
 
-def _on_one_process(job: Job, share: int) -> Job:
+def _on_one_process(job: Job, phase: Phase, share: int) -> Job:
     """Return the job as one process on a CPU runs it; blocks are compiled alike with every strategy.
 
     Args:
         job: The job.
+        phase: The phase.
         share: Pairs of a GPU in a step of the phase.
     """
     changes: dict[str, Any] = {
@@ -90,7 +93,7 @@ def _on_one_process(job: Job, share: int) -> Job:
         "precision": "fp32",
         "offload_optimizer": False,
     }
-    micro_batch = job.sharding.micro_batch
+    micro_batch = job.micro_batch(phase)
     if micro_batch is not None:
         parts = _UNEVEN if share % micro_batch else _EVEN
         changes["micro_batch"] = parts if micro_batch < share else None

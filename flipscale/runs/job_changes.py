@@ -39,6 +39,9 @@ CHANGEABLE = (
     "cluster",
 )
 
+CHANGEABLE_OF_PHASES = ("micro_batch",)
+"""Keys of phases that have begun with which a run can be resumed."""
+
 
 def check_same_job(path: Path, before: Job, now: Job, samples_seen: int) -> None:
     """Check that a run can be resumed with a changed job.
@@ -66,7 +69,8 @@ def check_same_job(path: Path, before: Job, now: Job, samples_seen: int) -> None
     if changed:
         raise UserError(
             f"the job file changed since {path} began: {'; '.join(changed)}; change it back, or set "
-            f"another `output` (in a run only {', '.join(CHANGEABLE)} and phases not yet begun may change)"
+            f"another `output` (in a run only {', '.join(CHANGEABLE)}, the micro_batch of phases and "
+            "phases not yet begun may change)"
         )
 
 
@@ -123,7 +127,11 @@ def _changed_keys(before: Job, now: Job, samples_seen: int) -> list[str]:
 def _may_change(key: str, phases_begun: int) -> bool:
     if any(key == changeable or key.startswith(f"{changeable}.") for changeable in CHANGEABLE):
         return True
-    return key.startswith("phases.") and int(key.split(".")[1]) >= phases_begun
+    if not key.startswith("phases."):
+        return False
+
+    _, number, name, *_ = key.split(".")
+    return int(number) >= phases_begun or name in CHANGEABLE_OF_PHASES
 
 
 def job_leaves(job: Job) -> dict[str, object]:

@@ -102,6 +102,7 @@ def test_directory_without_a_run_is_refused(tmp_path):
         "sharding.strategy=fsdp",
         "sharding.activation_checkpointing=full",
         "sharding.micro_batch=8",
+        "phases.0.micro_batch=8",
         "checkpoint.every=[5 steps]",
         "checkpoint.keep_last=9",
         "logging.every=5 steps",

@@ -37,8 +37,9 @@ from flipscale.runs.audit import audit
 from flipscale.runs.directory import RunDirectory, existing_run, run_directory
 from flipscale.runs.ledger import read_ledger
 from flipscale.runs.metrics import read_metrics
-from flipscale.training import trainer
+from flipscale.training import trainer, update
 from flipscale.training.check_job import check_job
+from flipscale.training.gradients import accumulate_gradients
 
 MakeRun = Callable[..., TinyRun]
 ALONE = World(0, 1, 0, 1, torch.device("cpu"))
@@ -102,6 +103,25 @@ def test_both_phases_run_to_the_exact_budget(tiny_run: MakeRun) -> None:
     assert manifest["progress"]["optimizer_steps"] == 40
     assert run.last_manifest()["progress"]["optimizer_steps"] == 10  # fresh_optimizer
     assert audit(RunDirectory(run.output)).proven
+
+
+def test_phase_may_have_micro_batches_of_its_own(tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Micro-batches of 5, 5, 5 and 1 pairs; the other phase takes those of `sharding`."""
+    calls: list[int | None] = []
+
+    def counted(model: Any, inputs: Inputs, loss: Any, micro_batch: int | None) -> Any:
+        calls.append(micro_batch)
+        return accumulate_gradients(model, inputs, loss, micro_batch)
+
+    monkeypatch.setattr(update, "accumulate_gradients", counted)
+    masked = dict(name="masked", samples=32, mask_ratio=0.5, batch_size=16, base_lr=0.01)
+    unmasked = dict(name="unmasked", samples=16, mask_ratio=0.0, batch_size=16, base_lr=0.01, micro_batch=5)
+    whole = tiny_run("whole", phases=[masked, {**unmasked, "micro_batch": None}])
+    parts = tiny_run("parts", phases=[masked, unmasked], sharding={"micro_batch": 8})
+    train(whole)
+    train(parts)
+    assert calls == [None, None, None, 8, 8, 5]
+    assert parts.metrics()[-1]["loss"] == pytest.approx(whole.metrics()[-1]["loss"], rel=1e-5)
 
 
 def test_a_finished_run_trained_again_does_nothing(tiny_run: MakeRun) -> None:

@@ -30,7 +30,7 @@ def random_views(
     numbers: npt.NDArray[np.float64],
     augmentation: Augmentation,
 ) -> list[View]:
-    """Return random resized crops of n images (FLIP paper, appendix A.1).
+    """Return random resized crops of n images (released code of FLIP, configs/default.py).
 
     The area's share is uniform in `crop_area`, and the logarithm of the aspect is uniform in 3/4..4/3. If
     none of ten attempts fits, the crop is the largest centred one whose aspect is in that range.
