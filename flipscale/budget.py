@@ -64,12 +64,17 @@ class PhaseSpan:
         """Return the learning rate of the step that starts at `samples_seen`.
 
         The rate rises linearly over `warmup` samples and reaches the peak with the step that completes them.
-        Then it falls to 0 with a cosine over the rest of the phase.
+        Then it falls to 0: with a cosine over the rest of the phase, or, if the phase has a cooldown,
+        linearly over its last `cooldown` samples. The latter is OpenCLIP's `const_lr_cooldown` at its default
+        power of 1 (open_clip_train/scheduler.py), counted in samples.
         """
         done = samples_seen - self.start
         warmup = self.phase.warmup
 
         rise = min(1.0, (done + self.batch_at(samples_seen)) / warmup) if warmup else 1.0
+        if self.phase.cooldown is not None:
+            return self.peak_lr * rise * min(1.0, (self.phase.samples - done) / self.phase.cooldown)
+
         fall = max(0, done - warmup) / (self.phase.samples - warmup)
         return self.peak_lr * rise * 0.5 * (1.0 + math.cos(math.pi * fall))
 

@@ -13,10 +13,35 @@ from flipscale.budget import Budget, check_world_size, crosses_multiple, epochs
 from flipscale.config import Phase
 from flipscale.errors import UserError
 
+# Rates at six starts of a phase of 960 samples, batch 64, warm-up 100; the first are older than `schedule`.
+COSINE = [
+    *("0x1.4f8b588e368f1p-13", "0x1.0624dd2f1a9fcp-12", "0x1.05757df6f37ebp-12"),
+    *("0x1.3f3c8a7f5a181p-14", "0x1.aa0ea30f181ddp-15", "0x1.c86ded091772bp-19"),
+]
+COOLED = [
+    *("0x1.4f8b588e368f1p-13", "0x1.0624dd2f1a9fcp-12", "0x1.0624dd2f1a9fcp-12"),
+    *("0x1.0624dd2f1a9fcp-12", "0x1.bf647612f3697p-13", "0x1.bf647612f3697p-15"),
+]
 
-def phase(samples: int, batch_size: int, *, base_lr: float = 1e-3, warmup: int = 0, name: str = "p") -> Phase:
+
+def phase(
+    samples: int,
+    batch_size: int,
+    *,
+    base_lr: float = 1e-3,
+    warmup: int = 0,
+    cooldown: int | None = None,
+    name: str = "p",
+) -> Phase:
     return Phase(
-        name=name, samples=samples, mask_ratio=0.5, batch_size=batch_size, base_lr=base_lr, warmup=warmup
+        name=name,
+        samples=samples,
+        mask_ratio=0.5,
+        batch_size=batch_size,
+        base_lr=base_lr,
+        warmup=warmup,
+        schedule="cosine" if cooldown is None else "constant_cooldown",
+        cooldown=cooldown,
     )
 
 
@@ -30,8 +55,11 @@ def budgets(draw: st.DrawFn) -> tuple[Budget, int]:
         batch = lanes * draw(st.integers(1, 20))
         samples = lanes * draw(st.integers(1, 60 * batch // lanes))
         warmup = draw(st.integers(0, samples - 1))
+        cooldown = draw(st.none() | st.integers(1, samples - warmup))
         base_lr = draw(st.floats(1e-9, 1.0))
-        phases.append(phase(samples, batch, base_lr=base_lr, warmup=warmup, name=f"p{number}"))
+        phases.append(
+            phase(samples, batch, base_lr=base_lr, warmup=warmup, cooldown=cooldown, name=f"p{number}")
+        )
     return Budget.of(phases, lanes), lanes
 
 
@@ -104,6 +132,31 @@ def test_cosine_ends_near_zero():
     # The last step begins one batch before the end: 1/900 of the fall is left.
     assert rates[-1] == pytest.approx(span.peak_lr * (1 - math.cos(math.pi / 900)) / 2)
     assert rates[-1] < 1e-5 * span.peak_lr
+
+
+@pytest.mark.parametrize(("warmup", "cooldown"), [(0, 1), (0, 60), (1, 59), (7, 20), (13, 47)])
+def test_cooldown_is_that_of_openclip(warmup, cooldown):
+    """The reference is const_lr_cooldown of open_clip_train/scheduler.py, which counts in steps."""
+
+    def reference(step: int, peak: float) -> float:
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        return peak if step < 60 - cooldown else peak * (1 - (step - (60 - cooldown)) / cooldown)
+
+    span = Budget.of([phase(60 * 64, 64, warmup=warmup * 64, cooldown=cooldown * 64)], 64).spans[0]
+    rates = [span.lr_at(step * 64) for step in range(60)]
+
+    assert rates == pytest.approx([reference(step, span.peak_lr) for step in range(60)], rel=1e-12)
+    assert rates[warmup : 61 - cooldown] == [span.peak_lr] * (61 - cooldown - warmup)
+
+
+def test_rates_are_frozen_to_the_bit():
+    cosine = Budget.of([phase(960, 64, warmup=100)], 32).spans[0]
+    cooled = Budget.of([phase(960, 64, warmup=100, cooldown=300)], 32).spans[0]
+    starts = (0, 64, 128, 640, 704, 896)
+
+    assert [cosine.lr_at(start).hex() for start in starts] == COSINE
+    assert [cooled.lr_at(start).hex() for start in starts] == COOLED
 
 
 def test_budget_of_the_paper():

@@ -37,18 +37,22 @@ def print_plan(plan: Plan, job: Job) -> None:
 def print_budget(plan: Plan) -> None:
     """Print what the phases train, and the size of the model: one column per phase, for narrow terminals.
 
-    The lines of the masked text and of the input's shape appear only if a phase masks text, or if the phases
-    differ in their shape.
+    The lines of the masked text, of the input's shape and of the cooldown appear only if a phase masks text,
+    if the phases differ in their shape, or if a phase has a cooldown.
     """
     inputs = [_shape(phase) for phase in plan.phases]
     shapes_differ = len(set(inputs)) > 1
     text_masked = any(phase.text_mask_ratio for phase in plan.phases)
 
+    cooled = any(phase.cooldown for phase in plan.phases)
+
     names = (
         *("samples", "steps", "batch", "masked"),
         *(("text masked",) if text_masked else ()),
         *(("image / patch",) if shapes_differ else ()),
-        *("peak learning rate", "warm-up, samples", "FLOPs per sample", "FLOPs"),
+        *("peak learning rate", "warm-up, samples"),
+        *(("cooldown, samples",) if cooled else ()),
+        *("FLOPs per sample", "FLOPs"),
     )
     columns = [
         (
@@ -60,6 +64,7 @@ def print_budget(plan: Plan) -> None:
             *((_shape(phase),) if shapes_differ else ()),
             f"{phase.peak_lr:.4g}",
             format_count(phase.warmup),
+            *((format_count(phase.cooldown) if phase.cooldown else "cosine",) if cooled else ()),
             f"{phase.flops_per_sample:.3g}",
             f"{phase.flops:.3g}",
         )

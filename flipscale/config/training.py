@@ -55,7 +55,13 @@ class Phase(Strict):
     base_lr: PositiveFloat
     """Peak learning rate per 256 samples of batch: peak = base_lr x batch_size / 256 (paper, A.1)."""
     warmup: Count = 0
-    """Samples over which the rate rises linearly to its peak; after that, a cosine falls to 0."""
+    """Samples over which the rate rises linearly to its peak; after that, `schedule` says how it falls."""
+    schedule: Literal["cosine", "constant_cooldown"] = "cosine"
+    """How the rate falls to 0: `cosine` over the rest of the phase, or `constant_cooldown`, which holds the
+    peak and falls linearly over the last `cooldown` samples, as OpenCLIP's `const-cooldown` does."""
+    cooldown: PositiveCount | None = None
+    """constant_cooldown only, and required there: samples at the end of the phase over which the rate
+    falls."""
     text_mask_ratio: Share = 0.0
     """Share of each caption's token slots that the text encoder never sees (paper, table 1c)."""
     text_mask: Literal["prioritised", "random"] = "prioritised"
@@ -75,6 +81,28 @@ class Phase(Strict):
     def _check_warmup(self) -> Phase:
         if self.warmup >= self.samples:
             raise ValueError(f"warmup ({self.warmup}) must be shorter than samples ({self.samples})")
+        return self
+
+    @model_validator(mode="after")
+    def _check_cooldown(self) -> Phase:
+        if self.schedule == "cosine":
+            if self.cooldown is not None:
+                raise ValueError(
+                    "cooldown belongs to schedule constant_cooldown, not to cosine; leave it out or set the "
+                    "schedule"
+                )
+            return self
+
+        if self.cooldown is None:
+            raise ValueError(
+                "constant_cooldown needs cooldown, the samples at the end of the phase over which the rate "
+                "falls"
+            )
+        if self.warmup + self.cooldown > self.samples:
+            raise ValueError(
+                f"warmup ({self.warmup}) and cooldown ({self.cooldown}) must fit into samples "
+                f"({self.samples}); shorten one of them"
+            )
         return self
 
 

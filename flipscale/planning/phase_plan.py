@@ -32,6 +32,10 @@ class PhasePlan:
     peak_lr: float
     warmup: int
     """Samples."""
+    schedule: str
+    """How the rate falls after the warm-up: `cosine` or `constant_cooldown`."""
+    cooldown: int | None
+    """Samples of the cooldown; None with a cosine."""
     flops_per_sample: int
     """FLOPs of forward and backward."""
     flops: int
@@ -91,6 +95,8 @@ def plan_phase(
         patch_size=spec.vision.patch_size,
         peak_lr=span.peak_lr,
         warmup=phase.warmup,
+        schedule=phase.schedule,
+        cooldown=phase.cooldown,
         flops_per_sample=flops_per_sample,
         flops=flops_per_sample * phase.samples,
         memory=memory,

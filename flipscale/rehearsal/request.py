@@ -29,13 +29,18 @@ class Request:
 
 
 def digest_of_step(job: Job) -> str:
-    """Return a digest of what a job's steps depend on; its data, evaluation and cluster do not change it.
+    """Return a digest of what a job's steps depend on, which are neither its data nor its schedule.
 
     Args:
         job: The job.
     """
     parts = {"model", "phases", "optimizer", "loss", "sharding", "deterministic"}
-    text = job.model_dump_json(include=parts, exclude={"model": {"weights"}})
+    # Keys that are younger than the first rehearsals count only if they are set: their digests stay the same.
+    unset = {
+        number: {"schedule", "cooldown", *(() if phase.micro_batch else ("micro_batch",))}
+        for number, phase in enumerate(job.phases)
+    }
+    text = job.model_dump_json(include=parts, exclude={"model": {"weights"}, "phases": unset})
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -94,6 +94,14 @@ WRONG = [
     ("phases.0.batch_size=0", "phases.0.batch_size"),
     ("phases.0.batch_size=true", "phases.0.batch_size"),
     ("phases.0.warmup=12.8B", "warmup (12800000000) must be shorter than samples (12800000000)"),
+    ("phases.0.schedule=linear", "phases.0.schedule"),
+    ("phases.0.schedule=constant_cooldown", "constant_cooldown needs cooldown"),
+    ("phases.0.cooldown=640M", "cooldown belongs to schedule constant_cooldown"),
+    (
+        "phases.0={name: a, samples: 12.8B, mask_ratio: 0, batch_size: 64, base_lr: 1, warmup: 51.2M, "
+        "schedule: constant_cooldown, cooldown: 12.8B}",
+        "(51200000) and cooldown (12800000000) must fit",
+    ),
     ("phases.0.mask_ratio=1.0", "phases.0.mask_ratio"),
     ("phases.0.mask_ratio=-0.1", "phases.0.mask_ratio"),
     ("phases.0.mask_ratio=.nan", "phases.0.mask_ratio"),

@@ -50,6 +50,14 @@ def parameters(phase: Any) -> int:
     return parameter_count(preset("vit_l16", image_size=phase.image_size, patch_size=phase.patch_size)).total
 
 
+def test_plan_shows_a_cooldown_if_there_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    print_budget(plan_job(job_of({})))
+    assert "cooldown" not in capsys.readouterr().out
+    print_budget(plan_job(job_of({}, {"schedule": "constant_cooldown", "cooldown": 32})))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "cooldown" in line]
+    assert [cell.strip() for cell in line.split("│")[2:4]] == ["cosine", "32"]
+
+
 def test_plan_gives_the_last_model_and_the_largest_checkpoint() -> None:
     job = job_of({"image_size": 112}, {"patch_size": 14})
     plan = plan_job(job)
