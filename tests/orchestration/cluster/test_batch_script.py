@@ -91,7 +91,7 @@ def test_script_of_an_example_site_is_the_golden_one(path: Path, monkeypatch: py
 
 def test_page_shows_a_golden_script():
     page = (ROOT / "docs/slurm.md").read_text()
-    assert f"```sh\n{(GOLDEN / 'h100_preemptible.sh').read_text()}```\n" in page
+    assert f"```sh\n{(GOLDEN / 'h100_preemptible.sh').read_text()}\n```\n" in page
 
 
 def test_links_of_a_site_reach_its_processes(
