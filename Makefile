@@ -76,6 +76,7 @@ format: $(VENV)/.dev
 docs-tables: $(VENV)/.dev
 	$(BIN)/python tools/documentation/job_keys.py --write
 	$(BIN)/python tools/documentation/scaling_anchors.py --write
+	$(BIN)/python tools/documentation/python_names.py --write
 
 clean:
 	rm -rf demo runs
