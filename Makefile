@@ -77,6 +77,7 @@ docs-tables: $(VENV)/.dev
 	$(BIN)/python tools/documentation/job_keys.py --write
 	$(BIN)/python tools/documentation/scaling_anchors.py --write
 	$(BIN)/python tools/documentation/python_names.py --write
+	cd tools && ../$(BIN)/python -m documentation.messages --write
 
 clean:
 	rm -rf demo runs

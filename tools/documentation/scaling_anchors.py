@@ -217,7 +217,7 @@ def page_with_table(page: str) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise UserError(f"{PAGE} lacks the comment {END if begin else BEGIN!r}; put it around the table")
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
 
 
 def main(arguments: Sequence[str]) -> None:
