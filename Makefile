@@ -10,7 +10,7 @@ PARALLEL := --numprocesses $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loa
 ENVIRONMENT := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
 PYTEST := $(ENVIRONMENT) $(BIN)/python -m pytest $(PARALLEL)
 
-.PHONY: demo test test-shuffled test-long test-lowest test-slowest coverage lint check format docs-tables clean
+.PHONY: demo test test-shuffled test-long test-lowest test-slowest coverage lint check format docs docs-tables clean
 
 # Install torch first, at the pinned version: any other would bring gigabytes of CUDA libraries to machines without
 # a GPU.
@@ -71,6 +71,15 @@ check: lint
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The pages as a site in site/, without a warning. mkdocs itself needs no network.
+$(VENV)/.docs: $(VENV)/.run
+	$(CONSTRAINED) --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "look at it with: python3 -m http.server --directory site"
 
 # Make the tables of pages that come from the code again; tests fail if a page differs.
 docs-tables: $(VENV)/.dev
