@@ -39,6 +39,14 @@ def test_every_job_plans(name: str) -> None:
     assert job.data.lanes % (job.cluster.gpus) == 0
 
 
+def test_example_of_the_readme_fits(tmp_path: Path) -> None:
+    _, _, rest = (JOBS.parent / "README.md").read_text().partition("```yaml\n")
+    job = tmp_path / "my_job.yaml"
+    job.write_text(rest.partition("```")[0])
+    assert plan_job(load_job(job)).fits
+    assert load_job(job).phases == job_of("vitl16_baseline.yaml").phases
+
+
 def test_jobs_for_gpus_are_compiled_and_those_for_cpus_are_not() -> None:
     on_cpus = {name for name in NAMES if not job_of(name).sharding.compile}
     assert on_cpus == {"quickstart.yaml", "toy.yaml", "dev/tiny.yaml"}
