@@ -138,6 +138,7 @@ def test_status_never_contradicts_slurm(
         elif is_requeued(record):
             patient_cluster.command("release", run.newest_job())
 
+    run.more_samples(160, timeout=240)  # a job that waits would be cancelled, not stopped
     stop(run.run.output, wait=True)
     patient_cluster.wait_until(patient_cluster.squeue, lambda jobs: not jobs)
     ended = observer.count + 20
