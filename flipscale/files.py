@@ -87,7 +87,11 @@ def open_regular(path: Path) -> BinaryIO:
         OSError: If the file cannot be read.
     """
     # Without O_NONBLOCK the call would wait for a writer of a pipe.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a name from a damaged file, with a NUL or half of a character
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), ascii(str(path))) from error
+
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise IsADirectoryError(errno.EISDIR, "it is not a regular file", str(path))

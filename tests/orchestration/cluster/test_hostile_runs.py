@@ -32,6 +32,7 @@ HOSTILE: tuple[Any, ...] = (
     "--me",
     "",
     "\0",
+    "\ud800",
     "\x1b[2J",
     "²",
     "9" * 99,
@@ -222,6 +223,15 @@ def test_some_damaged_fields_become_neither_commands_nor_tracebacks(attempt: Att
     assert "#SBATCH --exclude=n2\n" in attempt.fake.submitted()
     damage(attempt, random.Random(14).sample(damages(attempt), 20))
     assert attempt.submitted > 5
+
+
+@pytest.mark.parametrize("job_id", ["\0", "\ud800", "../" * 9, "9" * 999])
+def test_job_id_of_a_killed_segment_need_not_be_the_name_of_a_file(attempt: Attempt, job_id: str):
+    """The log of the job, which says why Slurm ended it, is looked for by the id."""
+    segment = attempt.run / "segment.json"
+    write(segment, read(segment) | {"job_id": job_id})
+    attempt(job_id)
+    assert attempt.submitted == 1
 
 
 @pytest.mark.long
