@@ -49,10 +49,6 @@ class Job(Strict):
     cluster: Cluster = Cluster()
     """What the job asks of a cluster."""
 
-    def micro_batch(self, phase: Phase) -> int | None:
-        """Return the samples that a process works on at a time in a phase; None for its whole share."""
-        return phase.micro_batch or self.sharding.micro_batch
-
     @model_validator(mode="after")
     def _check_phase_names(self) -> Job:
         names = [phase.name for phase in self.phases]

@@ -74,8 +74,8 @@ class Phase(Strict):
     """Side in pixels of a patch in this phase. If it changes between phases, the patch kernels are
     resampled."""
     micro_batch: Annotated[PositiveCount | None, Default("`sharding.micro_batch`")] = None
-    """Samples that a process works on at a time in this phase, such as one without a mask after masked
-    ones."""
+    """Samples that a process works on at a time in this phase, such as one without a mask after masked ones;
+    the smaller one counts if `sharding` has one, too."""
 
     @model_validator(mode="after")
     def _check_warmup(self) -> Phase:
@@ -145,6 +145,11 @@ class Sharding(Strict):
     """Compile each transformer block with torch.compile."""
     micro_batch: Annotated[PositiveCount | None, Default("the whole share")] = None
     """Samples that a process works on at a time. With it a global batch of any size fits (GradCache)."""
+
+    def micro_batch_in(self, phase: Phase) -> int | None:
+        """Return the samples that a process works on at a time in a phase; None for its whole share."""
+        given = [size for size in (self.micro_batch, phase.micro_batch) if size is not None]
+        return min(given, default=None)
 
     @model_validator(mode="after")
     def _check_strategy_options(self) -> Sharding:

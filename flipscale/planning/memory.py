@@ -129,7 +129,7 @@ def _phase_memory(setting: _Setting, phase: Phase, spec: ModelSpec, loader: int)
     sizes = setting.sizes
     state = _state(setting, spec)
     local = -(-phase.batch_size // setting.world_size)
-    pairs = min(local, phase.micro_batch or sharding.micro_batch or local)
+    pairs = min(local, sharding.micro_batch_in(phase) or local)
 
     gradients = state.gradients
     if sharding.strategy in ("ddp", "fsdp", "hsdp", "zero1") and pairs < local:

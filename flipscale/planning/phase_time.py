@@ -31,7 +31,7 @@ def phase_step(job: Job, phase: Phase, spec: ModelSpec, on: Speed, images_per_co
         return None
 
     pairs = -(-phase.batch_size // on.gpus)
-    micro_batch = min(pairs, job.micro_batch(phase) or pairs)
+    micro_batch = min(pairs, job.sharding.micro_batch_in(phase) or pairs)
     parts = -(-pairs // micro_batch)
     layout = Layout(on.gpus, on.gpus_per_node)
 

@@ -93,7 +93,7 @@ def _on_one_process(job: Job, phase: Phase, share: int) -> Job:
         "precision": "fp32",
         "offload_optimizer": False,
     }
-    micro_batch = job.micro_batch(phase)
+    micro_batch = job.sharding.micro_batch_in(phase)
     if micro_batch is not None:
         parts = _UNEVEN if share % micro_batch else _EVEN
         changes["micro_batch"] = parts if micro_batch < share else None

@@ -69,7 +69,9 @@ class Updater:
             padding_id=self._padding_id,
             seed=self._job.seed,
         )
-        scalars = accumulate_gradients(model, inputs, self._job.loss, self._job.micro_batch(span.phase))
+        scalars = accumulate_gradients(
+            model, inputs, self._job.loss, self._job.sharding.micro_batch_in(span.phase)
+        )
         norm = model.gradient_norm(self._job.optimizer.clip_grad_norm)
         self._compilation.after_step()
 

@@ -106,7 +106,7 @@ def test_both_phases_run_to_the_exact_budget(tiny_run: MakeRun) -> None:
 
 
 def test_phase_may_have_micro_batches_of_its_own(tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Micro-batches of 5, 5, 5 and 1 pairs; the other phase takes those of `sharding`."""
+    """The pairs of one phase are taken by 5, fewer than those of `sharding`, which the other phase takes."""
     calls: list[int | None] = []
 
     def counted(model: Any, inputs: Inputs, loss: Any, micro_batch: int | None) -> Any:
